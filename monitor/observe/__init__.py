@@ -1,0 +1,1 @@
+"""Measures weight updates. Knows torch; knows nothing of files, networks or trainers."""

@@ -1,0 +1,1 @@
+"""Carries observations from the training process to the service: spool on disk, uploader process."""
