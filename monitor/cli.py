@@ -1,0 +1,103 @@
+"""The command `sparsity-monitor`. Each command imports what it needs, so that none pays for another."""
+
+import inspect
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+if TYPE_CHECKING:
+    import typer
+
+
+def main() -> None:
+    """Run the command line. Without the libraries of the `service` extra, say how to get them."""
+    try:
+        import typer
+    except ModuleNotFoundError:
+        sys.exit('The command line needs more than the training side does: pip install "sparsity-monitor[service]"')
+    app = typer.Typer(
+        name="sparsity-monitor", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+    _add_version(app)
+    _add_serve(app)
+    _add_runs(app)
+    app()
+
+
+def _add_version(app: "typer.Typer") -> None:
+    import typer
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            import monitor
+
+            print(monitor.__version__)
+            raise typer.Exit
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=show, is_eager=True, help="Show the version.")
+        ] = False,
+    ) -> None:
+        """See, live, how sparse a language model's weight updates are while it trains."""
+
+
+def _add_serve(app: "typer.Typer") -> None:
+    def serve(**settings: Any) -> None:
+        """Receive what training runs report, keep it, and show it."""
+        _serve(settings)
+
+    serve.__signature__ = _options_of_service()  # type: ignore[attr-defined]
+    app.command()(serve)
+
+
+def _options_of_service() -> inspect.Signature:
+    """One option, and one environment variable, for every setting of the service."""
+    import typer
+
+    from monitor.service.settings import ServiceSettings
+
+    parameters = []
+    for name, field in ServiceSettings.model_fields.items():
+        option = typer.Option(help=field.description, envvar=f"SPARSITY_MONITOR_{name.upper()}", show_envvar=True)
+        annotation = Annotated[field.annotation, option]  # type: ignore[name-defined]
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+        )
+    return inspect.Signature(parameters)
+
+
+def _serve(settings: dict[str, Any]) -> None:
+    import logging
+
+    from pydantic import ValidationError
+
+    from monitor.service.errors import ServiceError
+    from monitor.service.server import run
+    from monitor.service.settings import ServiceSettings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        run(ServiceSettings(**settings), announce=lambda listening: print(listening, flush=True))
+    except ValidationError as error:
+        sys.exit("\n".join(f"--{str(each['loc'][0]).replace('_', '-')}: {each['msg']}" for each in error.errors()))
+    except ServiceError as error:
+        sys.exit(str(error))
+
+
+def _add_runs(app: "typer.Typer") -> None:
+    import typer
+
+    @app.command()
+    def runs(target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")]) -> None:
+        """List the runs that a service knows."""
+        import grpc
+
+        from monitor.service.listing import print_runs
+
+        try:
+            print_runs(target)
+        except grpc.RpcError as error:
+            sys.exit(
+                f"{target} did not list its runs: {error.details()}. Expected the gRPC address of a service, host:port"
+            )

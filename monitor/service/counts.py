@@ -1,0 +1,85 @@
+"""Counts of an observation, added up over the groups, and the ratios that follow from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from monitor.wire.monitor_pb2 import Observation, Registration
+
+COUNTS = ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite")
+"""The counts per group of an observation, by the name of their field."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceTotals:
+    """|R|, |M ∩ R| and what chance would give, over all groups. None was not measured."""
+
+    weights: int
+    intersection: int | None
+    expected_intersection: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """One observation over all groups. What was not measured is absent, or None.
+
+    Attributes:
+        counts: name of the count → weights.
+        changed_at: one entry per tolerance of the registration.
+        references: one entry per reference mask of the registration.
+        update_norm: Euclidean norm of the visible update.
+        update_max_abs: its largest absolute value.
+    """
+
+    counts: Mapping[str, int]
+    changed_at: tuple[int | None, ...]
+    references: tuple[ReferenceTotals, ...]
+    update_norm: float | None
+    update_max_abs: float | None
+
+
+def total_weights(registration: Registration) -> int:
+    """Return the number of weights of the model, frozen ones included."""
+    return sum(group.weights for group in registration.groups)
+
+
+def add_up(observation: Observation, registration: Registration) -> Totals:
+    """Add an observation up over its groups."""
+    arrays = {name: getattr(observation, name) for name in COUNTS}
+    at_tolerance = [sum(counts.weights) if counts.weights else None for counts in observation.changed_at]
+    return Totals(
+        counts={name: sum(array) for name, array in arrays.items() if array},
+        changed_at=tuple(at_tolerance or [None] * len(registration.tolerances)),
+        references=_references(observation, registration),
+        update_norm=math.sqrt(sum(observation.squared_norm)) if observation.squared_norm else None,
+        update_max_abs=max(observation.max_abs, default=None),
+    )
+
+
+def _references(observation: Observation, registration: Registration) -> tuple[ReferenceTotals, ...]:
+    totals = []
+    for index, reference in enumerate(registration.references):
+        counts = observation.references[index] if observation.references else None
+        intersection = counts.intersection if counts else []
+        expected = counts.expected_intersection if counts else []
+        totals.append(
+            ReferenceTotals(
+                weights=sum(reference.weights),
+                intersection=sum(intersection) if intersection else None,
+                expected_intersection=sum(expected) if expected else None,
+            )
+        )
+    return tuple(totals)
+
+
+def sparsity(changed: int | None, weights: int) -> float | None:
+    """Return 1 − changed ÷ weights, from 0 to 1; None where it was not measured or there are no weights.
+
+    Cumulative if `changed` counts against the base, step if against the previous observation.
+
+    >>> sparsity(25, 100)
+    0.75
+    """
+    return None if changed is None or weights == 0 else 1.0 - changed / weights

@@ -1,0 +1,77 @@
+"""The service's own errors. Each message says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+from monitor.errors import SparsityMonitorError
+
+
+class ServiceError(SparsityMonitorError):
+    """Base class of every error that the service raises on purpose."""
+
+
+class AddressUnavailableError(ServiceError):
+    """A listening address cannot be bound."""
+
+
+class StoreError(ServiceError):
+    """The store cannot be opened, or did not take or give what it was asked. Nothing was acknowledged."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer version of this program."""
+
+
+class ProtocolVersionError(ServiceError):
+    """The sender speaks another version of the wire contract."""
+
+
+class InvalidRegistrationError(ServiceError):
+    """A field of a registration is missing or wrong."""
+
+
+class LimitError(InvalidRegistrationError):
+    """Something is larger than this service allows.
+
+    Attributes:
+        limit: name of the setting that was exceeded, such as "max_groups".
+    """
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class TooManyRunsError(LimitError):
+    """The service holds as many runs as it may."""
+
+
+class ContradictingRegistrationError(ServiceError):
+    """The attempt is registered with other contents."""
+
+
+class IncomparableAttemptError(ServiceError):
+    """The run measured something else in an earlier attempt, so that counts would not be comparable."""
+
+
+class UnknownRunError(ServiceError):
+    """The run, or that attempt of it, was never registered."""
+
+
+class UnstorableItemError(ServiceError):
+    """The item can never be stored; sending it again will not help.
+
+    Attributes:
+        limit: name of the setting that was exceeded, or "" where the item is wrong in itself.
+    """
+
+    def __init__(self, message: str, limit: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class RequestOrderError(ServiceError):
+    """A request on a stream that comes out of turn."""
+
+
+class StoppingError(ServiceError):
+    """The service shuts down."""

@@ -1,0 +1,129 @@
+"""Every metric that the service exports: the one table that the exposition and its documentation come from."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+PREFIX = "sparsity_monitor_"
+
+
+class Family(NamedTuple):
+    """One metric.
+
+    Attributes:
+        name: as Prometheus sees it.
+        kind: its type.
+        labels: label names, in order. `run_info` has the user's labels besides.
+        help: one sentence, with the unit in the words of the project.
+    """
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram", "info"]
+    labels: tuple[str, ...]
+    help: str
+
+
+_SERVICE = ()
+_RUN = ("run",)
+_GROUP = ("run", "layer", "module")
+
+_COUNTS = {
+    "changed": "Visible weights that differ from the base, by the run's criterion.",
+    "newly_changed": "Visible weights that differ from the base now and did not at the previous observation.",
+    "reverted": "Visible weights that differed from the base at the previous observation and do not now.",
+    "step_changed": "Visible weights that differ from the previous observation.",
+    "touched": "Visible weights that differed from their predecessor at some observation so far.",
+    "hidden": "Stored weights that differ from the base although the visible ones do not.",
+    "non_finite": "Visible weights that are NaN or infinite.",
+}
+
+
+def _gauge(name: str, labels: tuple[str, ...], text: str) -> Family:
+    return Family(PREFIX + name, "gauge", labels, text)
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...] = _SERVICE) -> Family:
+    return Family(PREFIX + name, "counter", labels, text)
+
+
+def _counts(level: str, labels: tuple[str, ...], of_what: str) -> list[Family]:
+    """The counts of a group, and of a run as a whole, under the same names."""
+    reference = (*labels, "reference")
+    return [
+        _gauge(f"{level}_weights", labels, f"Weights of {of_what}, frozen ones included."),
+        _gauge(f"{level}_frozen_weights", labels, f"Weights of {of_what} that are not trained."),
+        *(_gauge(f"{level}_{name}_weights", labels, text) for name, text in _COUNTS.items()),
+        _gauge(f"{level}_reference_weights", reference, "Weights in the reference mask R."),
+        _gauge(f"{level}_reference_intersection_weights", reference, "Weights in both update mask and reference mask."),
+        _gauge(
+            f"{level}_reference_expected_intersection_weights",
+            reference,
+            "Weights that would be in both masks by chance, stratified by matrix.",
+        ),
+    ]
+
+
+FAMILIES: tuple[Family, ...] = (
+    *_counts("group", _GROUP, "the group"),
+    *_counts("run", _RUN, "the run's model"),
+    _gauge(
+        "run_changed_at_tolerance_weights",
+        ("run", "tolerance"),
+        "Visible weights that differ from the base by more than the tolerance.",
+    ),
+    _gauge("run_update_norm", _RUN, "Euclidean norm of the visible update, over finite differences."),
+    _gauge("run_update_max_abs", _RUN, "Largest absolute value of the visible update, over finite differences."),
+    _gauge("run_step", _RUN, "Optimizer step of the latest observation."),
+    _gauge("run_attempt", _RUN, "Latest attempt of the run; it rises when the run is resumed."),
+    _gauge("run_stride_steps", _RUN, "Optimizer steps between the latest observation and the one before."),
+    _gauge("run_host_seconds", _RUN, "Time that the latest observation took on the training thread."),
+    _gauge("run_device_seconds", _RUN, "Time that the latest observation took on the device."),
+    _gauge("run_monitor_bytes", _RUN, "Memory that base, masks and previous weights hold in the training processes."),
+    _gauge("run_dropped_items", _RUN, "Items that the latest attempt dropped because its spool was full."),
+    _gauge("run_unsent_items", _RUN, "Items in the spool of the latest attempt that are not acknowledged yet."),
+    _gauge("run_observations", _RUN, "Stored observations that no later attempt superseded."),
+    _gauge("run_training_metric", ("run", "metric"), "Newest value that the trainer logged under this name."),
+    Family(
+        PREFIX + "run_info",
+        "info",
+        (
+            "run",
+            "name",
+            "model",
+            "base",
+            "base_fingerprint",
+            "criterion",
+            "visible_dtype",
+            "stored_dtypes",
+        ),
+        "What the run is and how it is measured; the user's labels follow as label_NAME.",
+    ),
+    _gauge("run_state", ("run", "state"), "1 for the state that the run is in, 0 for the others."),
+    _gauge("run_last_observation_timestamp_seconds", _RUN, "When the latest observation was made, by the run's clock."),
+    _gauge("run_last_heard_timestamp_seconds", _RUN, "When the service last heard of the run, by its own clock."),
+    _gauge("run_started_timestamp_seconds", _RUN, "When the latest attempt started, by the run's clock."),
+    _gauge("run_rolled_up", _RUN, "1 where the series budget leaves no room for the run's group series."),
+    _gauge("rolled_up_runs", _SERVICE, "Runs without group series, because of the series budget."),
+    _gauge("series", _SERVICE, "Series of runs and groups that a scrape shows."),
+    _gauge("series_budget", _SERVICE, "Series of runs and groups that are allowed before runs are rolled up."),
+    _gauge("runs", _SERVICE, "Runs in the store."),
+    _gauge("open_streams", _SERVICE, "Streams on which runs report at this moment."),
+    _counter("items_stored_total", "Items that were stored."),
+    _counter("items_duplicate_total", "Items that were sent again although they were stored."),
+    _counter("items_rejected_total", "Items that can never be stored."),
+    _counter("registrations_total", "Registrations that were accepted, repeated ones included."),
+    _counter("heartbeats_total", "Heartbeats that were received."),
+    _counter("store_errors_total", "Calls of the store that failed."),
+    _counter("limit_hits_total", "Requests and items that exceeded a limit.", ("limit",)),
+    Family(PREFIX + "store_commit_seconds", "histogram", _SERVICE, "Time that a transaction with items took."),
+    Family(
+        PREFIX + "build_info", "info", ("version", "protocol_version"), "Version of the service and of the protocol."
+    ),
+)
+
+_BY_NAME = {family.name: family for family in FAMILIES}
+
+
+def family(name: str) -> Family:
+    """Return the metric of that name, given without the prefix."""
+    return _BY_NAME[PREFIX + name]

@@ -1,0 +1,143 @@
+"""The HTTP face of the service: /metrics, /healthz, /readyz, /api and the pages."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from prometheus_client.exposition import choose_encoder
+
+from monitor.service.api import HistoryJson, RunDetailJson, RunsJson
+from monitor.service.errors import StoreError
+from monitor.service.ingest import Ingest
+from monitor.service.instruments import Instruments
+from monitor.service.labels import criterion_label
+from monitor.service.live import LiveRun
+from monitor.service.page import Pages
+from monitor.service.recorder import Recorder
+from monitor.service.registration import shortened
+from monitor.service.settings import ServiceSettings
+from monitor.service.store import START, after_step
+from monitor.service.views import observation_json, run_detail_json, run_json
+
+_HISTORY_PAGE_ITEMS = 256
+_READY_WITHIN_SECONDS = 5
+
+# Nothing comes from anywhere else, and nobody may frame the page or guess types.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+}
+
+
+def build_app(settings: ServiceSettings, recorder: Recorder, ingest: Ingest, instruments: Instruments) -> FastAPI:
+    """Return the web application over the live state and the store."""
+    # The interactive documentation loads scripts from elsewhere; the schema itself is served.
+    app = FastAPI(title="sparsity-monitor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.middleware("http")(_with_headers)
+    _add_health(app, recorder, ingest)
+    _add_metrics(app, instruments)
+    _add_api(app, settings, recorder)
+    _add_pages(app, Pages(settings, recorder.live))
+    return app
+
+
+async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    response = await answer(request)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+def _add_health(app: FastAPI, recorder: Recorder, ingest: Ingest) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        if not ingest.serving:
+            raise HTTPException(503, "the service is stopping")
+        try:
+            await asyncio.wait_for(recorder.ping(), _READY_WITHIN_SECONDS)
+        except (StoreError, TimeoutError) as error:
+            reason = str(error) or f"the store did not answer within {_READY_WITHIN_SECONDS} seconds"
+            raise HTTPException(503, reason) from error
+        return {"status": "ready"}
+
+
+def _add_metrics(app: FastAPI, instruments: Instruments) -> None:
+    one_at_a_time = asyncio.Lock()
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        # In a thread: a large fleet takes a second to write down, and acknowledgements must not wait for it.
+        async with one_at_a_time:
+            text = await asyncio.to_thread(encode, instruments.registry)
+        return Response(text, headers={"Content-Type": content_type})
+
+
+def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> None:
+    def find(run_id: str) -> LiveRun:
+        run = recorder.live.get(run_id)
+        if run is None:
+            raise HTTPException(404, f"run {shortened(run_id)} is not in this store; /api/runs names those that are")
+        return run
+
+    @app.get("/api/runs")
+    async def runs() -> RunsJson:
+        now = time.time()
+        return RunsJson(runs=[run_json(run, now, settings) for run in recorder.live.all()])
+
+    @app.get("/api/runs/{run_id}")
+    async def run_detail(run_id: str) -> RunDetailJson:
+        return run_detail_json(find(run_id), time.time(), settings)
+
+    @app.get("/api/runs/{run_id}/history")
+    async def history(run_id: str, after_step: int = -1) -> HistoryJson:
+        return await _history(recorder, find(run_id), after_step)
+
+
+async def _history(recorder: Recorder, run: LiveRun, step: int) -> HistoryJson:
+    observations = []
+    after = after_step(step) if step >= 0 else START
+    # Page by page: totals are small, but the observations that they come from are not.
+    while page := await recorder.history(run.run_id, after, _HISTORY_PAGE_ITEMS, "observation"):
+        # An attempt may have been registered while the pages are read.
+        run = recorder.live.get(run.run_id) or run
+        observations += [observation_json(stored, run) for stored in page]
+        after = page[-1].position
+    return HistoryJson(
+        run_id=run.run_id,
+        criterion=criterion_label(run.registration.criterion),
+        visible_dtype=run.registration.visible_dtype,
+        weights=run.weights,
+        observations=observations,
+    )
+
+
+def _add_pages(app: FastAPI, pages: Pages) -> None:
+    @app.get("/", include_in_schema=False)
+    async def overview() -> Response:
+        return Response(pages.overview(time.time()), media_type="text/html")
+
+    @app.get("/runs/{run_id}", include_in_schema=False)
+    async def run_page(run_id: str) -> Response:
+        page = pages.run(run_id, time.time())
+        if page is None:
+            return Response(pages.missing(run_id), status_code=404, media_type="text/html")
+        return Response(page, media_type="text/html")
+
+    @app.get("/style.css", include_in_schema=False)
+    async def style() -> Response:
+        return Response(pages.style, media_type="text/css")

@@ -1,0 +1,192 @@
+"""The gRPC face of the service: registrations and items in, acknowledgements and history out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterable
+
+import grpc
+from grpc.aio import ServicerContext
+
+from monitor.service import errors
+from monitor.service.arrivals import Arrivals
+from monitor.service.instruments import Instruments
+from monitor.service.live import LiveRun
+from monitor.service.recorder import Attempt, Recorder, Verdict
+from monitor.service.registration import shortened
+from monitor.service.settings import ServiceSettings
+from monitor.service.store import START, after_step
+from monitor.wire import PROTOCOL_VERSION
+from monitor.wire.monitor_pb2 import (
+    Acknowledgement,
+    ListRunsRequest,
+    ListRunsResponse,
+    ReadHistoryRequest,
+    ReadHistoryResponse,
+    RegisterRunRequest,
+    RegisterRunResponse,
+    Rejection,
+    ReportRequest,
+    ReportResponse,
+    RunSummary,
+)
+from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer
+
+HISTORY_PAGE_ITEMS = 64
+
+_STATUS = (
+    (errors.TooManyRunsError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.InvalidRegistrationError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.RequestOrderError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.ProtocolVersionError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.IncomparableAttemptError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.ContradictingRegistrationError, grpc.StatusCode.ALREADY_EXISTS),
+    (errors.UnknownRunError, grpc.StatusCode.NOT_FOUND),
+    (errors.StoppingError, grpc.StatusCode.UNAVAILABLE),
+    (errors.StoreError, grpc.StatusCode.UNAVAILABLE),
+)
+
+
+class Ingest(MonitorServiceServicer):
+    """Serves MonitorService. Must be made inside the running asyncio loop."""
+
+    def __init__(self, settings: ServiceSettings, recorder: Recorder, instruments: Instruments) -> None:
+        self._settings = settings
+        self._recorder = recorder
+        self._instruments = instruments
+        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def serving(self) -> bool:
+        return not self._stopping.done()
+
+    def stop(self) -> None:
+        """Let every open stream end after what it is storing now, so that its sender connects again elsewhere."""
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+
+    async def RegisterRun(  # noqa: N802
+        self, request: RegisterRunRequest, context: ServicerContext[RegisterRunRequest, RegisterRunResponse]
+    ) -> RegisterRunResponse:
+        try:
+            _check_protocol(request.protocol_version)
+            last = await self._recorder.register(request.registration)
+        except errors.ServiceError as error:
+            await context.abort(*_status(error))
+        return RegisterRunResponse(
+            protocol_version=PROTOCOL_VERSION,
+            last_sequence=last,
+            max_request_bytes=self._settings.max_request_bytes,
+        )
+
+    async def Report(  # noqa: N802
+        self, requests: AsyncIterator[ReportRequest], context: ServicerContext[ReportRequest, ReportResponse]
+    ) -> None:
+        limit = self._settings.max_batch_items
+        try:
+            with self._instruments.open_streams.track_inprogress():
+                async with Arrivals(requests, limit, self._stopping) as arrivals:
+                    attempt = self._opened(await arrivals.next())
+                    while batch := await arrivals.next():
+                        await self._store(attempt, batch, context)
+            if not self.serving:
+                raise errors.StoppingError("the service is stopping; connect again and send what is not acknowledged")
+        except errors.ServiceError as error:
+            await context.abort(*_status(error))
+
+    async def ListRuns(  # noqa: N802
+        self, _request: ListRunsRequest, _context: ServicerContext[ListRunsRequest, ListRunsResponse]
+    ) -> ListRunsResponse:
+        now = time.time()
+        return ListRunsResponse(runs=[_summary(run, now, self._settings) for run in self._recorder.live.all()])
+
+    async def ReadHistory(  # noqa: N802
+        self, request: ReadHistoryRequest, context: ServicerContext[ReadHistoryRequest, ReadHistoryResponse]
+    ) -> None:
+        try:
+            if self._recorder.live.get(request.run_id) is None:
+                raise errors.UnknownRunError(
+                    f"run {shortened(request.run_id)} is not in this store; ListRuns names those that are"
+                )
+            # 0 is what a request without after_step says, and a run may end before its first step.
+            after = after_step(request.after_step) if request.after_step else START
+            while page := await self._recorder.history(request.run_id, after, HISTORY_PAGE_ITEMS):
+                for stored in page:
+                    await context.write(ReadHistoryResponse(attempt=stored.position.attempt, item=stored.item))
+                after = page[-1].position
+        except errors.ServiceError as error:
+            await context.abort(*_status(error))
+
+    def _opened(self, first: list[ReportRequest]) -> Attempt:
+        if not first and not self.serving:
+            raise errors.StoppingError("the service is stopping; connect again")
+        if not first or first[0].WhichOneof("kind") != "open":
+            raise errors.RequestOrderError("the first request of a stream must be `open`; say whose items follow")
+        return self._recorder.open(first[0].open.run_id, first[0].open.attempt)
+
+    async def _store(
+        self,
+        attempt: Attempt,
+        batch: list[ReportRequest],
+        context: ServicerContext[ReportRequest, ReportResponse],
+    ) -> None:
+        """Store what a batch brings, then answer; a request out of turn ends the stream, after what came before it."""
+        in_turn = list(itertools.takewhile(_is_report, batch))
+        heartbeats = [request.heartbeat for request in in_turn if request.HasField("heartbeat")]
+        items = [request.item for request in in_turn if request.HasField("item")]
+        if in_turn:
+            verdicts = await self._recorder.record(attempt, items, heartbeats[-1] if heartbeats else None)
+            self._instruments.heartbeats.inc(len(heartbeats))
+            for response in answers(verdicts):
+                await context.write(response)
+        if len(in_turn) < len(batch):
+            given = batch[len(in_turn)].WhichOneof("kind") or "an empty request"
+            raise errors.RequestOrderError(
+                f"{given} came where an item or a heartbeat was expected; open another stream for another attempt"
+            )
+
+
+def _is_report(request: ReportRequest) -> bool:
+    return request.WhichOneof("kind") in ("item", "heartbeat")
+
+
+def answers(verdicts: Iterable[Verdict]) -> Iterable[ReportResponse]:
+    """Return acknowledgements and rejections in the order of the items; neighbours are acknowledged together."""
+    stored = 0
+    for verdict in verdicts:
+        if verdict.rejected is None:
+            stored = max(stored, verdict.sequence)
+            continue
+        if stored:
+            yield ReportResponse(acknowledgement=Acknowledgement(sequence=stored))
+        stored = 0
+        yield ReportResponse(rejection=Rejection(sequence=verdict.sequence, reason=verdict.rejected))
+    if stored:
+        yield ReportResponse(acknowledgement=Acknowledgement(sequence=stored))
+
+
+def _check_protocol(version: int) -> None:
+    if version != PROTOCOL_VERSION:
+        older = "sender" if version < PROTOCOL_VERSION else "service"
+        raise errors.ProtocolVersionError(
+            f"the sender speaks protocol version {version}, the service {PROTOCOL_VERSION}; "
+            f"upgrade sparsity-monitor on the side of the {older}"
+        )
+
+
+def _status(error: errors.ServiceError) -> tuple[grpc.StatusCode, str]:
+    code = next((code for kind, code in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    return code, str(error)
+
+
+def _summary(run: LiveRun, now: float, settings: ServiceSettings) -> RunSummary:
+    return RunSummary(
+        registration=run.registration,
+        state=f"STATE_{run.state(now, settings).name}",
+        reason=run.finish.reason if run.finish else "",
+        last_step=run.step,
+        last_observed_at=run.latest.observation.observed_at if run.latest else 0,
+        observations=run.observations,
+    )

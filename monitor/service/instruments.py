@@ -1,0 +1,39 @@
+"""What the service counts about itself."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.registry import Collector
+
+from monitor.service.families import family
+
+
+class Instruments:
+    """Counters of one service process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        # When the process started says the same as a creation time per counter, in one series.
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self.items_stored = self._counter("items_stored_total")
+        self.items_duplicate = self._counter("items_duplicate_total")
+        self.items_rejected = self._counter("items_rejected_total")
+        self.registrations = self._counter("registrations_total")
+        self.heartbeats = self._counter("heartbeats_total")
+        self.store_errors = self._counter("store_errors_total")
+        self.limit_hits = self._counter("limit_hits_total")
+        streams = family("open_streams")
+        self.open_streams = Gauge(streams.name, streams.help, registry=self.registry)
+        commits = family("store_commit_seconds")
+        self.store_commits = Histogram(commits.name, commits.help, registry=self.registry, buckets=COMMIT_SECONDS)
+
+    def add(self, collector: Collector) -> None:
+        """Export what `collector` collects, too."""
+        self.registry.register(collector)
+
+    def _counter(self, name: str) -> Counter:
+        counted = family(name)
+        return Counter(counted.name, counted.help, counted.labels, registry=self.registry)
+
+
+COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)

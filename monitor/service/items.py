@@ -1,0 +1,123 @@
+"""What an item must be to be stored: it has to fit the registration of its attempt, and the limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from monitor.service.counts import COUNTS
+from monitor.service.errors import UnstorableItemError
+from monitor.service.registration import how_to_raise, shortened
+from monitor.service.schema import MAX_INTEGER
+from monitor.service.settings import ServiceSettings
+from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
+
+
+class ItemCheck:
+    """Checks the items of one attempt."""
+
+    def __init__(self, registration: Registration, settings: ServiceSettings) -> None:
+        self._settings = settings
+        self._weights = [group.weights for group in registration.groups]
+        self._references = [(reference.name, list(reference.weights)) for reference in registration.references]
+        self._tolerances = list(registration.tolerances)
+
+    def check(self, item: Item) -> None:
+        """Accept an item that can be stored.
+
+        Raises:
+            UnstorableItemError: it can never be stored.
+        """
+        if not 1 <= item.sequence <= MAX_INTEGER:
+            raise UnstorableItemError(f"sequence {item.sequence} was given; numbers count up from 1 to {MAX_INTEGER}")
+        if (size := item.ByteSize()) > self._settings.max_request_bytes:
+            raise UnstorableItemError(
+                f"the item has {size} bytes; this service allows {self._settings.max_request_bytes}. "
+                f"{how_to_raise('max_request_bytes')}",
+                limit="max_request_bytes",
+            )
+        match item.WhichOneof("kind"):
+            case "observation":
+                self._check_observation(item.observation)
+            case "training_log":
+                self._check_training_log(item.training_log)
+            case "finish":
+                _check_finish(item.finish)
+            case _:
+                raise UnstorableItemError("the item is empty; expected an observation, a training log or a finish")
+
+    def _check_observation(self, observation: Observation) -> None:
+        _check_when(observation.step, "observed_at", observation.observed_at)
+        for name in COUNTS:
+            _check_counts(name, getattr(observation, name), self._weights)
+        self._check_measures(observation)
+        if observation.changed_at:
+            _check_length("changed_at", len(observation.changed_at), len(self._tolerances), "tolerance")
+        for tolerance, counts in zip(self._tolerances, observation.changed_at, strict=False):
+            _check_counts(f"changed_at[{tolerance}]", counts.weights, self._weights)
+        if observation.references:
+            _check_length("references", len(observation.references), len(self._references), "reference")
+        for (name, weights), reference in zip(self._references, observation.references, strict=False):
+            _check_counts(f"intersection with {name!r}", reference.intersection, weights)
+            self._check_amounts(f"expected_intersection with {name!r}", reference.expected_intersection)
+
+    def _check_measures(self, observation: Observation) -> None:
+        self._check_amounts("squared_norm", observation.squared_norm)
+        self._check_amounts("max_abs", observation.max_abs)
+        _check_amount("host_seconds", observation.host_seconds)
+        _check_amount("device_seconds", observation.device_seconds)
+
+    def _check_amounts(self, name: str, values: Sequence[float]) -> None:
+        if values:
+            _check_length(name, len(values), len(self._weights), "group")
+        for value in values:
+            _check_amount(name, value)
+
+    def _check_training_log(self, log: TrainingLog) -> None:
+        # Values may be NaN or infinite: a loss that is, is what the user needs to see.
+        _check_when(log.step, "logged_at", log.logged_at)
+        allowed = self._settings.max_training_metrics
+        if len(log.metrics) > allowed:
+            raise _over_limit(f"the log has {len(log.metrics)} metrics", allowed, "max_training_metrics")
+        for name in log.metrics:
+            if len(name) > self._settings.max_label_length:
+                given = f"the metric {shortened(name)} has {len(name)} characters"
+                raise _over_limit(given, self._settings.max_label_length, "max_label_length")
+
+
+def _over_limit(given: str, allowed: int, limit: str) -> UnstorableItemError:
+    return UnstorableItemError(f"{given}; this service allows {allowed}. {how_to_raise(limit)}", limit)
+
+
+def _check_finish(finish: Finish) -> None:
+    _check_when(finish.step, "finished_at", finish.finished_at)
+    if finish.outcome not in (Finish.OUTCOME_FINISHED, Finish.OUTCOME_FAILED):
+        raise UnstorableItemError(f"outcome {finish.outcome} was given; expected OUTCOME_FINISHED or OUTCOME_FAILED")
+
+
+def _check_when(step: int, name: str, seconds: float) -> None:
+    if step > MAX_INTEGER:
+        raise UnstorableItemError(f"step {step} was given; expected at most {MAX_INTEGER}")
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise UnstorableItemError(f"{name} {seconds} was given; expected seconds since 1970-01-01 UTC")
+
+
+def _check_length(name: str, given: int, expected: int, unit: str) -> None:
+    if given != expected:
+        raise UnstorableItemError(
+            f"{name} has {given} entries; expected one per {unit} of the registration, {expected}"
+        )
+
+
+def _check_counts(name: str, counts: Sequence[int], bounds: Sequence[int]) -> None:
+    if not counts:
+        return
+    _check_length(name, len(counts), len(bounds), "group")
+    for index, (count, bound) in enumerate(zip(counts, bounds, strict=True)):
+        if count > bound:
+            raise UnstorableItemError(f"{name} of group {index} is {count}; expected at most {bound}, all its weights")
+
+
+def _check_amount(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise UnstorableItemError(f"{name} holds {value}; expected finite numbers from 0")

@@ -1,0 +1,202 @@
+"""The present of every run, in memory: what metrics, API and pages show.
+
+Written by the store's thread only, after each commit; read by any thread. A run is an immutable snapshot that is
+replaced as a whole, so that a reader never sees half of an observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from monitor.service.counts import Totals, add_up, total_weights
+from monitor.service.settings import ServiceSettings
+from monitor.service.store import Position, StoredItem, StoredRun
+from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration
+
+
+class RunState(StrEnum):
+    """As in the wire contract: RunSummary.State."""
+
+    RUNNING = "running"
+    STALLED = "stalled"
+    LOST = "lost"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The newest value that the trainer logged under one name."""
+
+    position: Position
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class LiveObservation:
+    """An observation with its totals, and the registration of the attempt that made it."""
+
+    position: Position
+    registration: Registration
+    observation: Observation
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """A run as it stands now. Messages inside are not to be changed.
+
+    Attributes:
+        registrations: by attempt.
+        registration: of the latest attempt; so are the times, by the service's clock, and the counts of its sender.
+        weights: number of weights of the model.
+        latest: the observation with the greatest step that no later attempt superseded.
+        training_metrics: name → newest value.
+        observations: number of stored observations that are not superseded.
+    """
+
+    registrations: Mapping[int, Registration]
+    registration: Registration
+    weights: int
+    registered_at: float
+    heard_at: float
+    observation_heard_at: float | None
+    unsent_items: int
+    dropped_items: int
+    latest: LiveObservation | None
+    training_metrics: Mapping[str, Metric]
+    finish: Finish | None
+    observations: int
+
+    @property
+    def run_id(self) -> str:
+        return self.registration.run_id
+
+    @property
+    def step(self) -> int:
+        """Step of the latest observation, 0 if none yet."""
+        return self.latest.position.step if self.latest else 0
+
+    def state(self, now: float, settings: ServiceSettings) -> RunState:
+        """Return the state at `now`, in seconds since 1970-01-01 UTC."""
+        if self.finish is not None:
+            return RunState.FINISHED if self.finish.outcome == Finish.OUTCOME_FINISHED else RunState.FAILED
+        if now - self.heard_at > settings.lost_after_seconds:
+            return RunState.LOST
+        # A resumed run has to load before it can observe: its time starts when it registered.
+        progress_at = max(self.registered_at, self.observation_heard_at or 0.0)
+        return RunState.STALLED if now - progress_at > settings.stalled_after_seconds else RunState.RUNNING
+
+    def ended_before(self, time: float, now: float, settings: ServiceSettings) -> bool:
+        """Say whether the run has finished, failed or been lost, and was last heard of before `time`."""
+        return self.heard_at < time and self.state(now, settings) not in (RunState.RUNNING, RunState.STALLED)
+
+    def supersedes(self, position: Position) -> bool:
+        """Say whether a later attempt went on from before this item."""
+        return any(
+            attempt > position.attempt and registration.resumed_from_step < position.step
+            for attempt, registration in self.registrations.items()
+        )
+
+    def with_item(self, item: StoredItem) -> LiveRun:
+        """Return the run with one more item, which was not stored before."""
+        position = item.position
+        if item.item.HasField("finish") and position.attempt == self.registration.attempt:
+            return replace(self, finish=item.item.finish)
+        if self.supersedes(position):
+            return self
+        if item.item.HasField("observation"):
+            newer = self.latest is None or position > self.latest.position
+            latest = _live_observation(item, self.registrations) if newer else self.latest
+            return replace(self, latest=latest, observations=self.observations + 1)
+        if item.item.HasField("training_log"):
+            return replace(self, training_metrics=_newest(self.training_metrics, [item]))
+        return self
+
+    def heard(self, attempt: int, now: float, *, observed: bool, heartbeat: Heartbeat | None) -> LiveRun:
+        """Return the run with a sign of life of one attempt; only that of the latest one counts."""
+        if attempt != self.registration.attempt:
+            return self
+        run = replace(self, heard_at=now, observation_heard_at=now if observed else self.observation_heard_at)
+        if heartbeat is None:
+            return run
+        return replace(run, unsent_items=heartbeat.unsent_items, dropped_items=heartbeat.dropped_items)
+
+
+class LiveRuns:
+    """The runs by id. Methods that change it belong to the store's thread."""
+
+    def __init__(self, stored: Iterable[StoredRun]) -> None:
+        self._runs: Mapping[str, LiveRun] = {run.run_id: run for run in map(from_store, stored)}
+
+    def get(self, run_id: str) -> LiveRun | None:
+        """Return the run as it stands now, None if there is no such run."""
+        return self._runs.get(run_id)
+
+    def all(self) -> list[LiveRun]:
+        """Return all runs, the most recently registered first."""
+        return sorted(self._runs.values(), key=lambda run: (-run.registered_at, run.run_id))
+
+    def put(self, run: LiveRun) -> None:
+        """Replace one run."""
+        self._runs = {**self._runs, run.run_id: run}
+
+    def record(
+        self,
+        run_id: str,
+        attempt: int,
+        stored: Iterable[Item],
+        *,
+        observed: bool,
+        heartbeat: Heartbeat | None,
+        now: float,
+    ) -> None:
+        """Bring a run up to date with what was just committed: the items that are new, and a sign of life."""
+        run = self._runs[run_id].heard(attempt, now, observed=observed, heartbeat=heartbeat)
+        for item in stored:
+            run = run.with_item(StoredItem(position_of(item, attempt), item))
+        self.put(run)
+
+
+def position_of(item: Item, attempt: int) -> Position:
+    """Return where the item stands in the history of its run."""
+    kind = item.WhichOneof("kind")
+    return Position(getattr(item, kind).step if kind else 0, attempt, item.sequence)
+
+
+def from_store(stored: StoredRun) -> LiveRun:
+    """Return the run as it stands according to the store."""
+    registration = stored.registrations[max(stored.registrations)]
+    return LiveRun(
+        registrations=stored.registrations,
+        registration=registration,
+        weights=total_weights(registration),
+        registered_at=stored.registered_at,
+        heard_at=stored.heard_at,
+        observation_heard_at=stored.observation_heard_at,
+        unsent_items=stored.unsent_items,
+        dropped_items=stored.dropped_items,
+        latest=_live_observation(stored.observation, stored.registrations) if stored.observation else None,
+        training_metrics=_newest({}, stored.logs),
+        finish=stored.finish,
+        observations=stored.observations,
+    )
+
+
+def _live_observation(item: StoredItem, registrations: Mapping[int, Registration]) -> LiveObservation:
+    # Attempts of a run may differ in references and tolerances.
+    registration = registrations[item.position.attempt]
+    observation = item.item.observation
+    return LiveObservation(item.position, registration, observation, add_up(observation, registration))
+
+
+def _newest(known: Mapping[str, Metric], logs: Iterable[StoredItem]) -> dict[str, Metric]:
+    """Trainers log different names at different times (training, evaluation): each keeps its newest value."""
+    newest = dict(known)
+    for log in logs:
+        for name, value in log.item.training_log.metrics.items():
+            if name not in newest or log.position >= newest[name].position:
+                newest[name] = Metric(log.position, value)
+    return newest

@@ -1,0 +1,151 @@
+"""Live state → Prometheus. Reads immutable snapshots, so that a scrape may run in a thread of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+import monitor
+from monitor.service.families import FAMILIES, PREFIX
+from monitor.service.labels import criterion_label, group_labels, metric_labels
+from monitor.service.live import LiveRun, LiveRuns, RunState
+from monitor.service.series import GroupArray, group_arrays, roll_up
+from monitor.service.settings import ServiceSettings
+from monitor.wire import PROTOCOL_VERSION
+
+Labels = dict[str, str]
+
+
+class LiveCollector(Collector):
+    """Everything about runs. What an observation did not measure has no series, rather than zeros."""
+
+    def __init__(self, live: LiveRuns, settings: ServiceSettings) -> None:
+        self._live = live
+        self._settings = settings
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry would otherwise collect once to learn the names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Return all families that have series now."""
+        now = time.time()
+        families = Families()
+        runs = self._live.all()
+        for run in runs:
+            _add_run(families, run, run.state(now, self._settings))
+        self._add_groups(families, runs, now)
+        families.add("runs", {}, len(runs))
+        families.add("series_budget", {}, self._settings.series_budget)
+        build = {"version": monitor.__version__, "protocol_version": str(PROTOCOL_VERSION)}
+        families.add("build_info", build, 1)
+        return families.with_series()
+
+    def _add_groups(self, families: Families, runs: list[LiveRun], now: float) -> None:
+        """Add the series of groups as far as the budget goes. Runs that ended a while ago have none anyway."""
+        ended = now - self._settings.finished_grace_seconds
+        shown = [run for run in runs if not run.ended_before(ended, now, self._settings)]
+        arrays = {run.run_id: group_arrays(run) for run in shown}
+        sizes = {run_id: sum(len(array.values) for array in each) for run_id, each in arrays.items()}
+        rolled_up = roll_up(sizes, self._settings.series_budget - families.series)
+        for run in shown:
+            families.add("run_rolled_up", {"run": run.run_id}, run.run_id in rolled_up)
+            if run.run_id not in rolled_up:
+                _add_groups(families, run, arrays[run.run_id])
+        families.add("rolled_up_runs", {}, len(rolled_up))
+        families.add("series", {}, families.series)
+
+
+class Families:
+    """The metrics of one scrape, in the order of the table.
+
+    Attributes:
+        series: how many were added.
+    """
+
+    def __init__(self) -> None:
+        self.series = 0
+        self._metrics = {
+            family.name: Metric(family.name.removesuffix("_info"), family.help, family.kind) for family in FAMILIES
+        }
+
+    def add(self, name: str, labels: Labels, value: float | None) -> None:
+        """Add one series, unless its value was not measured."""
+        if value is not None:
+            self._metrics[PREFIX + name].add_sample(PREFIX + name, labels, value)
+            self.series += 1
+
+    def with_series(self) -> Iterator[Metric]:
+        """Return the metrics that have series."""
+        return (metric for metric in self._metrics.values() if metric.samples)
+
+
+def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
+    labels = {"run": run.run_id}
+    registration = run.registration
+    families.add("run_info", _info(run), 1)
+    families.add("run_weights", labels, run.weights)
+    families.add("run_frozen_weights", labels, sum(group.frozen_weights for group in registration.groups))
+    families.add("run_attempt", labels, registration.attempt)
+    families.add("run_observations", labels, run.observations)
+    families.add("run_dropped_items", labels, run.dropped_items)
+    families.add("run_unsent_items", labels, run.unsent_items)
+    families.add("run_started_timestamp_seconds", labels, registration.started_at)
+    families.add("run_last_heard_timestamp_seconds", labels, run.heard_at)
+    for other in RunState:
+        families.add("run_state", {**labels, "state": other.value}, other is state)
+    for name, metric in run.training_metrics.items():
+        families.add("run_training_metric", {**labels, "metric": name}, metric.value)
+    _add_observation(families, labels, run)
+
+
+def _info(run: LiveRun) -> Labels:
+    registration = run.registration
+    return {
+        "run": run.run_id,
+        "name": registration.name,
+        "model": registration.model,
+        "base": registration.base.source,
+        "base_fingerprint": registration.base.fingerprint,
+        "criterion": criterion_label(registration.criterion),
+        "visible_dtype": registration.visible_dtype,
+        "stored_dtypes": ",".join(registration.stored_dtypes),
+        **metric_labels(registration.labels),
+    }
+
+
+def _add_observation(families: Families, labels: Labels, run: LiveRun) -> None:
+    if run.latest is None:
+        return
+    observation, totals = run.latest.observation, run.latest.totals
+    families.add("run_step", labels, observation.step)
+    families.add("run_stride_steps", labels, observation.stride)
+    families.add("run_host_seconds", labels, observation.host_seconds)
+    families.add("run_device_seconds", labels, observation.device_seconds)
+    families.add("run_monitor_bytes", labels, observation.monitor_bytes)
+    families.add("run_last_observation_timestamp_seconds", labels, observation.observed_at)
+    families.add("run_update_norm", labels, totals.update_norm)
+    families.add("run_update_max_abs", labels, totals.update_max_abs)
+    for name, count in totals.counts.items():
+        families.add(f"run_{name}_weights", labels, count)
+    for tolerance, at_tolerance in zip(run.latest.registration.tolerances, totals.changed_at, strict=True):
+        families.add("run_changed_at_tolerance_weights", {**labels, "tolerance": str(tolerance)}, at_tolerance)
+    for reference, overlap in zip(run.latest.registration.references, totals.references, strict=True):
+        with_reference = {**labels, "reference": reference.name}
+        families.add("run_reference_weights", with_reference, overlap.weights)
+        families.add("run_reference_intersection_weights", with_reference, overlap.intersection)
+        families.add("run_reference_expected_intersection_weights", with_reference, overlap.expected_intersection)
+
+
+def _add_groups(families: Families, run: LiveRun, arrays: list[GroupArray]) -> None:
+    groups = group_labels(run.registration.groups)
+    # Shared by the families, since building them is most of the work.
+    labels = [{"run": run.run_id, "layer": layer, "module": module} for layer, module in groups]
+    for array in arrays:
+        name = array.reference
+        with_reference = labels if name is None else [{**each, "reference": name} for each in labels]
+        for each, value in zip(with_reference, array.values, strict=True):
+            families.add(array.family, each, value)

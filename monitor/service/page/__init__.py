@@ -1,0 +1,86 @@
+"""The pages: what runs there are, and one run with its layers. Rendered here, without script or outside resources."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from monitor.service.live import LiveRuns
+from monitor.service.settings import ServiceSettings
+from monitor.service.views import run_detail_json, run_json
+
+
+class Pages:
+    """Renders pages from the live state. Everything that a run sent is escaped."""
+
+    def __init__(self, settings: ServiceSettings, live: LiveRuns) -> None:
+        self._settings = settings
+        self._live = live
+        self.style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+        self._templates = Environment(
+            loader=PackageLoader("monitor.service", "page"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+        )
+        self._templates.filters |= {
+            "percent": percent,
+            "count": count,
+            "when": when,
+            "path": lambda text: quote(text, ""),
+        }
+
+    def overview(self, now: float) -> str:
+        """Return the page with all runs at `now`."""
+        runs = [run_json(run, now, self._settings) for run in self._live.all()]
+        return self._templates.get_template("overview.html").render(runs=runs, now=now)
+
+    def run(self, run_id: str, now: float) -> str | None:
+        """Return the page of one run at `now`, None if there is no such run."""
+        run = self._live.get(run_id)
+        if run is None:
+            return None
+        detail = run_detail_json(run, now, self._settings)
+        return self._templates.get_template("run.html").render(run=detail, now=now)
+
+    def missing(self, run_id: str) -> str:
+        """Return the page that says that there is no such run."""
+        return self._templates.get_template("missing.html").render(run_id=run_id)
+
+
+def percent(share: float | None) -> str:
+    """Return a share for people; never "100 %" while a single weight differs.
+
+    >>> percent(0.98765)
+    '98.77 %'
+    >>> percent(0.999999)
+    '99.9999 %'
+    """
+    if share is None:
+        return "not measured"
+    decimals = 2
+    while decimals < 12 and share < 1 and float(f"{share * 100:.{decimals}f}") == 100:
+        decimals += 1
+    return f"{share * 100:.{decimals}f} %"
+
+
+def count(weights: float | None) -> str:
+    """Return a number of weights for people.
+
+    >>> count(1234567)
+    '1 234 567'
+    """
+    return "not measured" if weights is None else f"{weights:,.0f}".replace(",", " ")
+
+
+def when(seconds: float | None) -> str:
+    """Return a time in seconds since 1970-01-01 UTC for people."""
+    if seconds is None:
+        return "never"
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f} s since 1970"

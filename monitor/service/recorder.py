@@ -1,0 +1,149 @@
+"""Between the streams and the store: one thread that commits, then brings the live state up to date.
+
+The asyncio loop awaits it. An item counts as recorded, and may be acknowledged, when `record` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from monitor.service.errors import LimitError, StoreError, UnknownRunError, UnstorableItemError
+from monitor.service.instruments import Instruments
+from monitor.service.items import ItemCheck
+from monitor.service.live import LiveRuns, from_store
+from monitor.service.registration import check_registration, shortened
+from monitor.service.settings import ServiceSettings
+from monitor.service.store import Position, Store, StoredItem
+from monitor.wire.monitor_pb2 import Heartbeat, Item, Registration
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Whose items a stream brings, and what they have to fit."""
+
+    run_id: str
+    number: int
+    check: ItemCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of an item: stored now or earlier, or rejected for a reason."""
+
+    sequence: int
+    rejected: str | None = None
+
+
+class Recorder:
+    """Everything that reads or writes the store.
+
+    Raises, from every method:
+        StoreError: the store failed; what was given is not recorded.
+    """
+
+    def __init__(self, settings: ServiceSettings, instruments: Instruments) -> None:
+        """Open the store and read the present of its runs.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        self._settings = settings
+        self._instruments = instruments
+        self._store = Store(settings.store_url)
+        try:
+            self.live = LiveRuns(self._store.run(run_id) for run_id in self._store.run_ids())
+        except StoreError:
+            self._store.close()
+            raise
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+
+    async def register(self, registration: Registration) -> int:
+        """Record an attempt, and return its highest stored sequence number, 0 if none.
+
+        Raises:
+            InvalidRegistrationError, ContradictingRegistrationError, IncomparableAttemptError.
+        """
+        return await self._in_thread(lambda: self._register(registration))
+
+    def open(self, run_id: str, attempt: int) -> Attempt:
+        """Return the attempt that items are to be recorded for.
+
+        Raises:
+            UnknownRunError: it was never registered.
+        """
+        run = self.live.get(run_id)
+        if run is None or attempt not in run.registrations:
+            raise UnknownRunError(
+                f"attempt {attempt} of run {shortened(run_id)} is not registered here; call RegisterRun before Report"
+            )
+        return Attempt(run_id, attempt, ItemCheck(run.registrations[attempt], self._settings))
+
+    async def record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Verdict]:
+        """Record the items in one transaction, and say of each, in their order, what became of it."""
+        return await self._in_thread(lambda: self._record(attempt, batch, heartbeat))
+
+    async def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
+        """Return at most `limit` items behind `after`, see `Store.history`."""
+        return await self._in_thread(lambda: self._store.history(run_id, after, limit, kind))
+
+    async def ping(self) -> None:
+        """Ask the store for a sign of life."""
+        await self._in_thread(self._store.ping)
+
+    async def close(self) -> None:
+        """Finish what is in flight, and close the store."""
+        await self._in_thread(self._store.close)
+        self._thread.shutdown()
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        except StoreError:
+            self._instruments.store_errors.inc()
+            raise
+
+    def _register(self, registration: Registration) -> int:
+        try:
+            check_registration(registration, self._settings)
+            last = self._store.register(registration, time.time(), self._settings.max_runs)
+        except LimitError as error:
+            self._instruments.limit_hits.labels(error.limit).inc()
+            raise
+        self._instruments.registrations.inc()
+        # A new attempt may supersede what was the latest observation.
+        self.live.put(from_store(self._store.run(registration.run_id)))
+        return last
+
+    def _record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Verdict]:
+        verdicts = [self._judge(attempt, item) for item in batch]
+        good = [item for item, verdict in zip(batch, verdicts, strict=True) if verdict.rejected is None]
+        now = time.time()
+        with self._instruments.store_commits.time():
+            new = self._store.add(attempt.run_id, attempt.number, good, heartbeat, now)
+        first = {item.sequence: item for item in reversed(good)}
+        stored = [first[sequence] for sequence in sorted(new)]
+        observed = any(item.HasField("observation") for item in good)
+        self.live.record(attempt.run_id, attempt.number, stored, observed=observed, heartbeat=heartbeat, now=now)
+        self._count(verdicts, good, new)
+        return verdicts
+
+    def _judge(self, attempt: Attempt, item: Item) -> Verdict:
+        try:
+            attempt.check.check(item)
+        except UnstorableItemError as error:
+            if error.limit:
+                self._instruments.limit_hits.labels(error.limit).inc()
+            return Verdict(item.sequence, str(error))
+        return Verdict(item.sequence)
+
+    def _count(self, verdicts: list[Verdict], good: list[Item], new: set[int]) -> None:
+        self._instruments.items_stored.inc(len(new))
+        self._instruments.items_duplicate.inc(len(good) - len(new))
+        self._instruments.items_rejected.inc(len(verdicts) - len(good))

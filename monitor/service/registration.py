@@ -1,0 +1,203 @@
+"""What a registration must be: complete, within the limits, and in agreement with what is already stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from monitor.service.errors import (
+    ContradictingRegistrationError,
+    IncomparableAttemptError,
+    InvalidRegistrationError,
+    LimitError,
+)
+from monitor.service.schema import MAX_INTEGER
+from monitor.service.settings import ServiceSettings
+from monitor.wire.monitor_pb2 import Registration
+
+VISIBLE_DTYPES = ("bfloat16", "float16", "float32")
+
+# What makes the counts of two attempts comparable.
+_COMPARABLE = ("groups", "criterion", "visible_dtype", "base.fingerprint")
+_SHOWN_CHARACTERS = 80
+_SHOWN_FIELDS = 6
+
+
+def check_registration(registration: Registration, settings: ServiceSettings) -> None:
+    """Accept a registration that is complete and within the limits.
+
+    Raises:
+        InvalidRegistrationError: a field is missing or wrong.
+        LimitError: something is larger than the settings allow.
+    """
+    _check_identity(registration)
+    _check_sizes(registration, settings)
+    _check_groups(registration)
+    _check_references(registration)
+    _check_comparison(registration)
+
+
+def check_agreement(new: Registration, stored: Sequence[Registration]) -> None:
+    """Accept a registration that agrees with the stored ones of the same run.
+
+    Raises:
+        ContradictingRegistrationError: its attempt is stored with other contents.
+        IncomparableAttemptError: another attempt measured something else.
+    """
+    for other in stored:
+        if other.attempt == new.attempt and (fields := _differing(other, new, _field_names())):
+            raise ContradictingRegistrationError(
+                f"attempt {new.attempt} of run {new.run_id!r} is registered already, with other contents: "
+                f"{_both_values(other, new, fields)}. Use the next attempt number, or a new run id"
+            )
+        if other.attempt != new.attempt and (fields := _differing(other, new, _COMPARABLE)):
+            raise IncomparableAttemptError(
+                f"attempt {new.attempt} of run {new.run_id!r} measures something else than attempt {other.attempt}: "
+                f"{_both_values(other, new, fields)}. The counts would not be comparable: use a new run id"
+            )
+
+
+def _check_identity(registration: Registration) -> None:
+    run_id = registration.run_id
+    if not run_id.strip() or not run_id.isprintable() or "/" in run_id or run_id in (".", ".."):
+        raise InvalidRegistrationError(
+            f"run_id {shortened(run_id)} was given; expected a name of printable characters without '/'"
+        )
+    if registration.attempt < 1:
+        raise InvalidRegistrationError(f"attempt {registration.attempt} was given; attempts count up from 1")
+    if registration.resumed_from_step > MAX_INTEGER:
+        raise InvalidRegistrationError(
+            f"resumed_from_step {registration.resumed_from_step} was given; expected at most {MAX_INTEGER}"
+        )
+    if not (math.isfinite(registration.started_at) and registration.started_at >= 0):
+        raise InvalidRegistrationError(
+            f"started_at {registration.started_at} was given; expected seconds since 1970-01-01 UTC"
+        )
+
+
+def _check_sizes(registration: Registration, settings: ServiceSettings) -> None:
+    limits = {
+        "max_groups": len(registration.groups),
+        "max_references": len(registration.references),
+        "max_tolerances": len(registration.tolerances),
+        "max_labels": max(
+            len(registration.labels), len(registration.library_versions), len(registration.stored_dtypes)
+        ),
+    }
+    for limit, given in limits.items():
+        if given > (allowed := getattr(settings, limit)):
+            raise over_limit(f"{given} {limit.removeprefix('max_')}", allowed, limit)
+    for text in _texts(registration):
+        if len(text) > settings.max_label_length:
+            raise over_limit(
+                f"{shortened(text)} of {len(text)} characters", settings.max_label_length, "max_label_length"
+            )
+
+
+def over_limit(given: str, allowed: int, limit: str) -> LimitError:
+    """Return the error for something that is larger than the setting `limit` allows."""
+    return LimitError(f"{given} given; this service allows {allowed}. {how_to_raise(limit)}", limit)
+
+
+def how_to_raise(limit: str) -> str:
+    """Return the sentence that tells what to do about a limit."""
+    return f"Send less, or start the service with a larger --{limit.replace('_', '-')}"
+
+
+def _texts(registration: Registration) -> Iterable[str]:
+    """Everything that becomes a label somewhere."""
+    yield from (registration.run_id, registration.name, registration.model, registration.visible_dtype)
+    yield from (registration.base.source, registration.base.fingerprint)
+    yield from (group.module for group in registration.groups)
+    yield from (reference.name for reference in registration.references)
+    yield from registration.stored_dtypes
+    for mapping in (registration.labels, registration.library_versions):
+        yield from mapping.keys()
+        yield from mapping.values()
+
+
+def _check_groups(registration: Registration) -> None:
+    if not registration.groups:
+        raise InvalidRegistrationError("no groups were given; expected at least one: there is nothing to count")
+    seen = set()
+    for group in registration.groups:
+        key = (group.layer if group.HasField("layer") else None, group.module)
+        if not group.module or key in seen:
+            raise InvalidRegistrationError(
+                f"group {key} was given twice or has no module; expected each (layer, module) once"
+            )
+        seen.add(key)
+        if not group.frozen_weights <= group.weights:
+            raise InvalidRegistrationError(
+                f"group {key} has {group.frozen_weights} frozen weights of {group.weights}; expected no more than all"
+            )
+    if sum(group.weights for group in registration.groups) > MAX_INTEGER:
+        raise InvalidRegistrationError(f"the groups have more than {MAX_INTEGER} weights; expected a model that exists")
+
+
+def _check_references(registration: Registration) -> None:
+    names = [reference.name for reference in registration.references]
+    if "" in names or len(set(names)) < len(names):
+        raise InvalidRegistrationError(f"references {names} were given; expected different names that are not empty")
+    for reference in registration.references:
+        if len(reference.weights) != len(registration.groups):
+            raise InvalidRegistrationError(
+                f"reference {reference.name!r} has {len(reference.weights)} counts; expected one per group, "
+                f"{len(registration.groups)}"
+            )
+        for count, group in zip(reference.weights, registration.groups, strict=True):
+            if count > group.weights:
+                raise InvalidRegistrationError(
+                    f"reference {reference.name!r} has {count} weights in {group.module!r}, which has {group.weights}"
+                )
+
+
+def _check_comparison(registration: Registration) -> None:
+    if registration.criterion.WhichOneof("kind") is None:
+        raise InvalidRegistrationError("no criterion was given; expected bits, or atol with a tolerance")
+    tolerances = [registration.criterion.atol.tolerance, *registration.tolerances]
+    if not all(math.isfinite(tolerance) and tolerance >= 0 for tolerance in tolerances):
+        raise InvalidRegistrationError(f"tolerances {tolerances} were given; expected finite numbers from 0")
+    if len(set(registration.tolerances)) < len(registration.tolerances):
+        raise InvalidRegistrationError(f"tolerances {tolerances[1:]} were given; expected each only once")
+    if registration.visible_dtype not in VISIBLE_DTYPES:
+        raise InvalidRegistrationError(
+            f"visible_dtype {registration.visible_dtype!r} was given; expected one of {', '.join(VISIBLE_DTYPES)}"
+        )
+
+
+def _field_names() -> tuple[str, ...]:
+    return tuple(field.name for field in Registration.DESCRIPTOR.fields)
+
+
+def _value(registration: Registration, path: str) -> object:
+    value: object = registration
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _differing(stored: Registration, new: Registration, fields: Iterable[str]) -> list[str]:
+    return [field for field in fields if _value(stored, field) != _value(new, field)]
+
+
+def _both_values(stored: Registration, new: Registration, fields: list[str]) -> str:
+    shown = [_contrast(field, _value(stored, field), _value(new, field)) for field in fields[:_SHOWN_FIELDS]]
+    left_out = len(fields) - len(shown)
+    return ", ".join(shown) + (f" and {left_out} more fields" if left_out else "")
+
+
+def _contrast(field: str, stored: object, new: object) -> str:
+    """Name both values; of two lists of equal length, the first entries that differ."""
+    if isinstance(stored, Sequence) and isinstance(new, Sequence) and not isinstance(stored, str):
+        if len(stored) != len(new):
+            return f"{field} ({len(stored)} entries stored, {len(new)} given)"
+        index = next(i for i, (old, young) in enumerate(zip(stored, new, strict=True)) if old != young)
+        field, stored, new = f"{field}[{index}]", stored[index], new[index]
+    return f"{field} ({shortened(stored)} stored, {shortened(new)} given)"
+
+
+def shortened(value: object) -> str:
+    """Return a value for a message, on one line and not too long."""
+    text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

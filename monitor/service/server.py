@@ -1,0 +1,195 @@
+"""One process, one loop: gRPC ingest and HTTP together, from start to an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+import uvicorn
+from fastapi import FastAPI
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from monitor.service.errors import AddressUnavailableError
+from monitor.service.http import build_app
+from monitor.service.ingest import Ingest
+from monitor.service.instruments import Instruments
+from monitor.service.metrics import LiveCollector
+from monitor.service.recorder import Recorder
+from monitor.service.settings import ServiceSettings, hide_password, split_address
+from monitor.wire.monitor_pb2 import DESCRIPTOR
+from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
+
+# A request that is too large is answered with what to do about it. gRPC itself drops only what is larger still.
+_TRANSPORT_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where a service can be reached; ports that were given as 0 are the real ones."""
+
+    grpc_address: str
+    http_address: str
+    store_url: str
+
+    def __str__(self) -> str:
+        return f"listening grpc={self.grpc_address} http={self.http_address} store={self.store_url}"
+
+
+def run(settings: ServiceSettings, announce: Callable[[Listening], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then end in order. A second signal ends at once.
+
+    Raises:
+        AddressUnavailableError: an address cannot be bound.
+        StoreError: the store cannot be opened.
+    """
+
+    async def until_signal() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def stop_once() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop_once)
+        async with serving(settings) as listening:
+            announce(listening)
+            await stop.wait()
+            logger.info("stopping")
+
+    asyncio.run(until_signal())
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
+    """Serve while the context is open.
+
+    Leaving it ends open streams after what they are storing, refuses new ones, and closes the store.
+    """
+    instruments = Instruments()
+    recorder = Recorder(settings, instruments)
+    try:
+        instruments.add(LiveCollector(recorder.live, settings))
+        ingest = Ingest(settings, recorder, instruments)
+        async with contextlib.AsyncExitStack() as stack:
+            http_socket = stack.enter_context(_bound(settings.http_address))
+            grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest))
+            app = build_app(settings, recorder, ingest, instruments)
+            await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds))
+            # First of all to happen at the end: /readyz says no, and streams end.
+            stack.callback(ingest.stop)
+            yield Listening(grpc_address, _address_of(http_socket), hide_password(settings.store_url))
+    finally:
+        await recorder.close()
+
+
+@contextlib.asynccontextmanager
+async def _grpc_server(settings: ServiceSettings, ingest: Ingest) -> AsyncIterator[str]:
+    server = grpc.aio.server(options=_grpc_options(settings))
+    add_MonitorServiceServicer_to_server(ingest, server)  # type: ignore[no-untyped-call]
+    health_service = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    host, port = split_address(settings.grpc_address)
+    try:
+        port = server.add_insecure_port(_joined(host, port))
+    except RuntimeError as error:
+        raise _unavailable(settings.grpc_address, "--grpc-address", str(error)) from error
+    await server.start()
+    await health_service.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield _joined(host, port)
+    finally:
+        await health_service.enter_graceful_shutdown()
+        await server.stop(settings.shutdown_seconds)
+
+
+def _grpc_options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", _TRANSPORT_FACTOR * settings.max_request_bytes),
+        # Without it a second service would share the port, and get half of the streams.
+        ("grpc.so_reuseport", 0),
+        # Finds senders that vanished, and keeps a quiet stream open through whatever stands between.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn in a loop that is not its own: signals are not its business, and it says when it has started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
+@contextlib.asynccontextmanager
+async def _http_server(app: FastAPI, bound: socket.socket, shutdown_seconds: float) -> AsyncIterator[None]:
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
+    )
+    server = _HttpServer(config)
+    task = asyncio.create_task(server.serve([bound]))
+    await server.up.wait()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.contextmanager
+def _bound(address: str) -> Iterator[socket.socket]:
+    host, port = split_address(address)
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise _unavailable(address, "--http-address", error.strerror or str(error)) from error
+    with bound:
+        yield bound
+
+
+def _unavailable(address: str, option: str, reason: str) -> AddressUnavailableError:
+    return AddressUnavailableError(
+        f"cannot listen on {address}: {reason}. Stop what listens there, choose another address with {option}, "
+        "or port 0 to take a free one"
+    )
+
+
+def _address_of(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return _joined(host, port)
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,105 @@
+"""What a user can set about the service: addresses, store, limits, times. The command line is made from this model."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>\d{1,5})")
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split "host:port" into host and port; the brackets of an IPv6 address are taken off.
+
+    >>> split_address("[::1]:50051")
+    ('::1', 50051)
+
+    Raises:
+        ValueError: it is not host:port with a port from 0 to 65535.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError(
+            f"{address!r} was given; expected host:port with a port from 0 to 65535 (0 takes a free one), such as "
+            "127.0.0.1:50051, [::1]:50051, or 0.0.0.0:50051 to listen on all interfaces"
+        )
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def hide_password(url: str) -> str:
+    """Return a store URL that can be shown: the password is replaced, also where the rest is no valid URL."""
+    return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
+
+
+class ServiceSettings(BaseModel):
+    """Settings of one service process. Times are in seconds, sizes in bytes.
+
+    Raises:
+        pydantic.ValidationError: a value cannot work; the message says what was given, what was expected, what to do.
+    """
+
+    # A validation error would otherwise repeat the store URL with its password.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    grpc_address: str = Field("127.0.0.1:50051", description="host:port where training runs report to, by gRPC")
+    http_address: str = Field("127.0.0.1:8765", description="host:port of metrics, API and pages")
+    store_url: str = Field(
+        "sqlite:///sparsity-monitor.db",
+        description="Where observations are kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
+    )
+
+    stalled_after_seconds: Seconds = Field(
+        1800, description="A run without a new observation for this long is stalled, while its sender is alive"
+    )
+    lost_after_seconds: Seconds = Field(120, description="A run whose sender is silent for this long is lost")
+    finished_grace_seconds: float = Field(
+        900,
+        ge=0,
+        allow_inf_nan=False,
+        description="Group series leave /metrics this long after a run finished, failed or was lost",
+    )
+    series_budget: Count = Field(
+        100_000, description="Above this many series the largest runs fall back to run-level series"
+    )
+
+    max_request_bytes: int = Field(8 * 1024 * 1024, ge=4096, description="Largest request that is taken")
+    max_runs: Count = Field(1000, description="Runs in the store")
+    max_groups: Count = Field(20_000, description="Groups (layer, module) of a run")
+    max_references: int = Field(16, ge=0, description="Reference masks of a run")
+    max_tolerances: int = Field(16, ge=0, description="Tolerances of a run")
+    max_labels: int = Field(32, ge=0, description="Labels of a run")
+    max_label_length: int = Field(512, ge=16, description="Characters of any name, label or module")
+    max_training_metrics: int = Field(200, ge=0, description="Metrics in one log of the trainer")
+    max_batch_items: Count = Field(64, description="Items of one run that are stored in one transaction")
+    shutdown_seconds: Seconds = Field(5, description="Time that open requests get to end at a shutdown")
+
+    @field_validator("grpc_address", "http_address")
+    @classmethod
+    def _is_address(cls, address: str) -> str:
+        split_address(address)
+        return address
+
+    @field_validator("store_url")
+    @classmethod
+    def _is_store_url(cls, url: str) -> str:
+        # Here, because the command line reads this model for its options, whatever the command.
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            parsed = None
+        kind = parsed.get_backend_name() if parsed is not None else ""
+        in_memory = kind == "sqlite" and parsed is not None and parsed.database in (None, "", ":memory:")
+        if kind not in ("sqlite", "postgresql") or in_memory:
+            raise ValueError(
+                f"{hide_password(url)!r} was given; expected sqlite:///FILE (three slashes before a relative path, "
+                "four before an absolute one) or postgresql://USER:PASSWORD@HOST/DATABASE"
+            )
+        return url

@@ -1,0 +1,157 @@
+"""Live state and history → what the API answers and the pages show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from monitor.service.api import (
+    Counts,
+    GroupJson,
+    ObservationJson,
+    ReferenceJson,
+    RunDetailJson,
+    RunJson,
+    Sparsities,
+    ToleranceJson,
+)
+from monitor.service.counts import COUNTS, Totals, add_up, sparsity
+from monitor.service.labels import criterion_label, group_labels
+from monitor.service.live import LiveRun
+from monitor.service.settings import ServiceSettings
+from monitor.service.store import StoredItem
+from monitor.wire.monitor_pb2 import Observation, Registration
+
+T = TypeVar("T")
+
+
+def run_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunJson:
+    """Describe a run as it stands at `now`."""
+    registration, latest = run.registration, run.latest
+    counts = latest.totals.counts if latest else {}
+    return RunJson(
+        run_id=run.run_id,
+        name=registration.name,
+        model=registration.model,
+        base=registration.base.source,
+        base_fingerprint=registration.base.fingerprint,
+        labels=dict(registration.labels),
+        library_versions=dict(registration.library_versions),
+        criterion=criterion_label(registration.criterion),
+        visible_dtype=registration.visible_dtype,
+        stored_dtypes=list(registration.stored_dtypes),
+        attempt=registration.attempt,
+        resumed_from_step=registration.resumed_from_step,
+        started_at=registration.started_at,
+        state=run.state(now, settings),
+        reason=run.finish.reason if run.finish else "",
+        step=run.step,
+        last_observed_at=latest.observation.observed_at if latest else None,
+        last_heard_at=run.heard_at,
+        observations=run.observations,
+        dropped_items=run.dropped_items,
+        unsent_items=run.unsent_items,
+        weights=run.weights,
+        **_sparsities(counts.get("changed"), counts.get("step_changed"), run.weights).model_dump(),
+    )
+
+
+def run_detail_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunDetailJson:
+    """Describe a run with its groups."""
+    registration = (run.latest or run).registration
+    observation = run.latest.observation if run.latest else Observation()
+    totals = run.latest.totals if run.latest else add_up(observation, registration)
+    return RunDetailJson(
+        **run_json(run, now, settings).model_dump(),
+        counts=Counts(**totals.counts),
+        at_tolerances=_at_tolerances(totals, registration, run.weights),
+        references=_references(totals, registration),
+        update_norm=totals.update_norm,
+        update_max_abs=totals.update_max_abs,
+        training_metrics={name: metric.value for name, metric in run.training_metrics.items()},
+        groups=_groups(observation, registration),
+    )
+
+
+def observation_json(stored: StoredItem, run: LiveRun) -> ObservationJson:
+    """Describe one observation of a run over all groups."""
+    registration, weights = run.registrations[stored.position.attempt], run.weights
+    observation = stored.item.observation
+    totals = add_up(observation, registration)
+    return ObservationJson(
+        attempt=stored.position.attempt,
+        step=observation.step,
+        stride=observation.stride,
+        observed_at=observation.observed_at,
+        counts=Counts(**totals.counts),
+        at_tolerances=_at_tolerances(totals, registration, weights),
+        references=_references(totals, registration),
+        update_norm=totals.update_norm,
+        update_max_abs=totals.update_max_abs,
+        **_sparsities(totals.counts.get("changed"), totals.counts.get("step_changed"), weights).model_dump(),
+    )
+
+
+def _sparsities(changed: int | None, step_changed: int | None, weights: int) -> Sparsities:
+    return Sparsities(cumulative_sparsity=sparsity(changed, weights), step_sparsity=sparsity(step_changed, weights))
+
+
+def _at_tolerances(totals: Totals, registration: Registration, weights: int) -> list[ToleranceJson]:
+    pairs = zip(registration.tolerances, totals.changed_at, strict=True)
+    return [
+        ToleranceJson(tolerance=tolerance, changed=changed, cumulative_sparsity=sparsity(changed, weights))
+        for tolerance, changed in pairs
+    ]
+
+
+def _references(totals: Totals, registration: Registration) -> list[ReferenceJson]:
+    return [
+        ReferenceJson(
+            name=reference.name,
+            weights=overlap.weights,
+            intersection=overlap.intersection,
+            expected_intersection=overlap.expected_intersection,
+        )
+        for reference, overlap in zip(registration.references, totals.references, strict=True)
+    ]
+
+
+def _groups(observation: Observation, registration: Registration) -> list[GroupJson]:
+    arrays = {name: array for name in COUNTS if (array := getattr(observation, name))}
+    labels = group_labels(registration.groups)
+    described = []
+    for index, (group, (label, module)) in enumerate(zip(registration.groups, labels, strict=True)):
+        counts = {name: array[index] for name, array in arrays.items()}
+        sparsities = _sparsities(counts.get("changed"), counts.get("step_changed"), group.weights)
+        described.append(
+            GroupJson(
+                layer=group.layer if group.HasField("layer") else None,
+                label=label,
+                module=module,
+                weights=group.weights,
+                frozen_weights=group.frozen_weights,
+                counts=Counts(**counts),
+                references=_references_of_group(index, observation, registration),
+                **sparsities.model_dump(),
+            )
+        )
+    return described
+
+
+def _references_of_group(index: int, observation: Observation, registration: Registration) -> list[ReferenceJson]:
+    described = []
+    for number, reference in enumerate(registration.references):
+        counts = observation.references[number] if observation.references else None
+        described.append(
+            ReferenceJson(
+                name=reference.name,
+                weights=reference.weights[index],
+                intersection=_at(counts.intersection if counts else [], index),
+                expected_intersection=_at(counts.expected_intersection if counts else [], index),
+            )
+        )
+    return described
+
+
+def _at(values: Sequence[T], index: int) -> T | None:
+    return values[index] if values else None
