@@ -1,3 +1,31 @@
 """sparsity-monitor: see, live, how sparse a language model's weight updates are while it trains."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monitor.callback import SparsityCallback
+    from monitor.observe.mask import UpdateMask
+    from monitor.observe.observation import Observation, Overlap
+    from monitor.observe.observer import UpdateObserver
+
 __version__ = "0.1.0"
+
+__all__ = ["Observation", "Overlap", "SparsityCallback", "UpdateMask", "UpdateObserver"]
+
+# Imported on first use: the uploader and the service import this package too, and must not load torch.
+_HOMES = {
+    "Observation": "monitor.observe.observation",
+    "Overlap": "monitor.observe.observation",
+    "SparsityCallback": "monitor.callback",
+    "UpdateMask": "monitor.observe.mask",
+    "UpdateObserver": "monitor.observe.observer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,45 @@
+"""The errors a caller may want to catch. Each message says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class SparsityMonitorError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class ConfigurationError(SparsityMonitorError, ValueError):
+    """A setting has a value that cannot work."""
+
+
+class BaseMismatchError(SparsityMonitorError, ValueError):
+    """The base weights are not those of the model."""
+
+
+class MaskMismatchError(SparsityMonitorError, ValueError):
+    """A mask does not fit the model, or another mask."""
+
+
+class MaskFileError(SparsityMonitorError, ValueError):
+    """A file is not a mask that this version can read."""
+
+
+class UnsupportedModelError(SparsityMonitorError, ValueError):
+    """The model holds its weights in a way that cannot be measured rightly."""
+
+
+class SpoolError(SparsityMonitorError, OSError):
+    """The spool directory cannot be used."""
+
+
+class ReportingError(SparsityMonitorError, RuntimeError):
+    """The service cannot be reached, or refuses the run."""
+
+
+def name_some(names: list[str], limit: int = 5) -> str:
+    """Join `names` for a message, at most `limit` of them.
+
+    >>> name_some(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,120 @@
+"""The base θ₀: the frozen weights that updates are measured against, and the fingerprint that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from monitor.errors import BaseMismatchError, name_some
+from monitor.observe.criterion import visible
+from monitor.observe.groups import clean_name
+
+# Weights that are hashed at a time: small enough that int64 intermediates stay in cache on a CPU.
+_CHUNK_ON_CPU = 1 << 15
+_CHUNK_ON_DEVICE = 1 << 22
+# Multipliers of splitmix64, as signed 64-bit numbers.
+_MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)
+
+
+def capture(parameters: Mapping[str, nn.Parameter], visible_dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Copy the current weights, flattened, each to the device it is on.
+
+    A copy in the visible dtype is kept where that loses nothing, as for float32 masters loaded from a bfloat16
+    checkpoint: it takes half the memory, and compares the same.
+    """
+    return {name: _compact(parameter.detach().reshape(-1), visible_dtype) for name, parameter in parameters.items()}
+
+
+def _compact(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor:
+    rounded = weights.to(visible_dtype)
+    if rounded.dtype != weights.dtype and torch.equal(rounded.to(weights.dtype), weights):
+        return rounded
+    return weights.clone()
+
+
+def adopt(
+    source: nn.Module | Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """Take the base of `parameters` from a module, which is used in place, or from a state dict, which is copied.
+
+    Raises:
+        BaseMismatchError: a parameter is missing or has another shape, or the module is the model that trains.
+    """
+    shared = isinstance(source, nn.Module)
+    given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
+    found = {clean_name(name): tensor.detach() for name, tensor in given.items()}
+    _check_matches(found, parameters)
+    base = {}
+    for name, parameter in parameters.items():
+        tensor = found[name].reshape(-1)
+        if shared and tensor.data_ptr() == parameter.data_ptr() and tensor.numel():
+            raise BaseMismatchError(
+                f"the base shares the memory of {name} with the model that trains, so nothing would ever differ. "
+                "Give a frozen copy of the model or a state dict, or leave `base` out."
+            )
+        base[name] = tensor.to(parameter.device, copy=not shared)
+    return base
+
+
+def _check_matches(found: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+    missing = [name for name in parameters if name not in found]
+    different = [
+        f"{name} {list(found[name].shape)} instead of {list(parameter.shape)}"
+        for name, parameter in parameters.items()
+        if name in found and found[name].shape != parameter.shape
+    ]
+    not_float = [name for name in parameters if name in found and not found[name].is_floating_point()]
+    problems = (("missing", missing), ("other shape", different), ("not floating point", not_float))
+    if any(names for _, names in problems):
+        listing = "; ".join(f"{problem}: {name_some(names)}" for problem, names in problems if names)
+        raise BaseMismatchError(
+            f"the base does not match the model ({listing}). Expected the weights that this training started from, "
+            "under the model's own parameter names."
+        )
+
+
+def fingerprint(
+    base: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], visible_dtype: torch.dtype
+) -> str:
+    """Return 32 hexadecimal digits that name the visible base weights.
+
+    Independent of the stored dtype, the device and the order of parameters. Made of wrapping integer sums over weights,
+    so that the sums of shards add up to those of the whole.
+    """
+    lines = []
+    for name in sorted(base):
+        sums = weight_sums(visible(base[name], visible_dtype))
+        lines.append(json.dumps([name, list(shapes[name]), *sums]))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def weight_sums(weights: torch.Tensor, first: int = 0) -> tuple[int, int]:
+    """Return Σ bᵢ and Σ bᵢ·rᵢ modulo 2⁶⁴, b the bit patterns, r pseudo-random from the index of the weight.
+
+    `first` is the index of the first weight given.
+    """
+    bits = weights.reshape(-1).view(torch.int16 if weights.element_size() == 2 else torch.int32)
+    plain = torch.zeros((), dtype=torch.int64, device=bits.device)
+    mixed = plain.clone()
+    step = _CHUNK_ON_CPU if bits.device.type == "cpu" else _CHUNK_ON_DEVICE
+    for start in range(0, bits.numel(), step):
+        chunk = bits[start : start + step].to(torch.int64)
+        plain += chunk.sum()
+        index = torch.arange(first + start, first + start + chunk.numel(), device=bits.device)
+        mixed += (chunk * _pseudo_random(index)).sum()
+    return int(plain), int(mixed)
+
+
+def _pseudo_random(index: torch.Tensor) -> torch.Tensor:
+    index = (index + 1) * _MIX[0]
+    index = (index ^ (index >> 31)) * _MIX[1]
+    return index ^ (index >> 29)
+
+
+def total_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes that the tensors' elements take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

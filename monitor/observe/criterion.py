@@ -1,0 +1,97 @@
+"""What counts as changed, and in which dtype weights are compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from monitor.errors import ConfigurationError
+
+VISIBLE_DTYPES: dict[str, torch.dtype] = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+def parse_visible_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the dtype that weights are rounded to before they are compared.
+
+    >>> parse_visible_dtype("bfloat16")
+    torch.bfloat16
+
+    Raises:
+        ConfigurationError: `dtype` is none of bfloat16, float16, float32.
+    """
+    name = dtype_name(dtype) if isinstance(dtype, torch.dtype) else dtype
+    if name not in VISIBLE_DTYPES:
+        expected = ", ".join(VISIBLE_DTYPES)
+        raise ConfigurationError(
+            f"visible_dtype is {dtype!r}; expected one of {expected}. "
+            "Give the dtype that the trained model will be served in."
+        )
+    return VISIBLE_DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name without "torch.", such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def visible(weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return `weights` as they will be served: rounded to `dtype`, to nearest even."""
+    return weights.to(dtype)
+
+
+def check_tolerance(tolerance: float, setting: str) -> float:
+    """Return `tolerance` as a float.
+
+    Raises:
+        ConfigurationError: it is negative, infinite or not a number.
+    """
+    value = float(tolerance)
+    if not math.isfinite(value) or value < 0:
+        raise ConfigurationError(
+            f"{setting} is {tolerance!r}; expected a finite number ≥ 0, such as 1e-5 (arXiv 2505.11711)."
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """When a visible weight counts as changed against the base.
+
+    `bits` (tolerance None): the values differ. −0 equals +0, and NaN always counts as changed. For bfloat16 this is the
+    relative probe η = 1e-3 of arXiv 2511.08567.
+    `atol=τ`: the values differ by more than τ, subtracted in float32, with τ rounded to float32.
+    """
+
+    tolerance: float | None = None
+
+    @classmethod
+    def parse(cls, text: str | Criterion) -> Criterion:
+        """Read "bits" or "atol=1e-5".
+
+        >>> Criterion.parse("atol=1e-5")
+        Criterion(tolerance=1e-05)
+
+        Raises:
+            ConfigurationError: `text` is neither, or the tolerance is negative.
+        """
+        if isinstance(text, Criterion):
+            return text
+        if text == "bits":
+            return cls()
+        kind, _, number = text.partition("=")
+        try:
+            tolerance = float(number)
+        except ValueError:
+            tolerance = None
+        if kind != "atol" or tolerance is None:
+            raise ConfigurationError(f'criterion is {text!r}; expected "bits" or "atol=1e-5".')
+        return cls(check_tolerance(tolerance, f"the tolerance of criterion {text!r}"))
+
+    def __str__(self) -> str:
+        return "bits" if self.tolerance is None else f"atol={self.tolerance:g}"

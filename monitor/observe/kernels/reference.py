@@ -1,0 +1,77 @@
+"""The specification, in plain torch, for any device. Readable rather than fast: it makes full-size intermediates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from monitor.observe.criterion import visible
+from monitor.observe.kernels.contract import BITS_PER_WORD, Counts, Rules, Segment, word_count
+
+
+def pack(bits: torch.Tensor) -> torch.Tensor:
+    """Pack booleans of shape (n,) into int32 words of shape (word_count(n),), the first weight in the lowest bit."""
+    padded = torch.zeros(word_count(bits.numel()) * BITS_PER_WORD, dtype=torch.int64, device=bits.device)
+    padded[: bits.numel()] = bits
+    shifts = torch.arange(BITS_PER_WORD, device=bits.device)
+    words = (padded.view(-1, BITS_PER_WORD) << shifts).sum(dim=1)
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+
+
+def unpack(words: torch.Tensor, weights: int) -> torch.Tensor:
+    """Return the first `weights` bits as booleans of shape (weights,)."""
+    shifts = torch.arange(BITS_PER_WORD, device=words.device, dtype=torch.int32)
+    return ((words.unsqueeze(1) >> shifts) & 1).bool().view(-1)[:weights]
+
+
+def exceeds(difference: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """Return where |difference| > tolerance. NaN exceeds every tolerance."""
+    limit = torch.tensor(tolerance, dtype=torch.float32, device=difference.device)
+    return ~(difference.abs() <= limit)
+
+
+def measure(segments: Sequence[Segment], rules: Rules) -> Counts:
+    """Measure each segment; see contract.py for shapes."""
+    columns = [_measure_segment(segment, rules) for segment in segments]
+    return Counts(
+        torch.stack([integers for integers, _ in columns]).cpu(),
+        torch.stack([floats for _, floats in columns]).cpu(),
+    )
+
+
+def _measure_segment(segment: Segment, rules: Rules) -> tuple[torch.Tensor, torch.Tensor]:
+    stored = segment.current.detach().reshape(-1)
+    current = visible(stored, rules.visible_dtype)
+    base = visible(segment.base, rules.visible_dtype)
+
+    # By value: −0 = +0, and NaN differs from everything. Weights that do not differ have Δ = 0, infinities included.
+    differs = current != base
+    difference = torch.where(differs, current.float() - base.float(), 0.0)
+    tolerance = rules.criterion.tolerance
+    changed = differs if tolerance is None else differs & exceeds(difference, tolerance)
+    was_changed = unpack(segment.mask, stored.numel())
+    segment.mask.copy_(pack(changed))
+
+    step_changed = touched = torch.zeros_like(changed)
+    if segment.previous is not None and segment.touched is not None:
+        # Always by bits: then Mₜ ⊆ Uₜ under every criterion, and a slow drift below the tolerance is still touched.
+        step_changed = current != segment.previous
+        touched = unpack(segment.touched, stored.numel()) | step_changed
+        segment.previous.copy_(current)
+        segment.touched.copy_(pack(touched))
+
+    integers = [
+        changed,
+        changed & ~was_changed,
+        was_changed & ~changed,
+        step_changed,
+        touched,
+        (stored != segment.base.to(stored.dtype)) & ~differs,
+        ~torch.isfinite(current),
+        *(differs & exceeds(difference, tolerance) for tolerance in rules.tolerances),
+        *(changed & unpack(reference, stored.numel()) for reference in segment.references),
+    ]
+    finite = difference[torch.isfinite(difference)].double()
+    maximum = finite.abs().max() if finite.numel() else finite.new_zeros(())
+    return torch.stack([column.sum() for column in integers]), torch.stack([finite.square().sum(), maximum])

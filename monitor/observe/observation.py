@@ -1,0 +1,161 @@
+"""Observation: the counts of every group at one optimizer step, and the ratios that people read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from monitor.observe.groups import Group
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How far an update mask M and a reference mask R coincide, with what chance would give.
+
+    Attributes:
+        weights: n, the trainable weights: a mask covers no others.
+        changed: |M|.
+        reference: |R|.
+        intersection: |M ∩ R|.
+        expected_intersection: what chance gives when ones are spread evenly within each matrix: Σ|Mᵢ||Rᵢ|/nᵢ.
+
+    Ratios are NaN where their denominator is 0. Source: arXiv 2505.11711 (o₁, o₂), arXiv 2511.08567 (Jaccard).
+    """
+
+    weights: int
+    changed: int
+    reference: int
+    intersection: int
+    expected_intersection: float
+
+    @property
+    def o1(self) -> float:
+        """Share of the changed weights that lie in the reference, 0 to 1; chance gives |R|/n."""
+        return _ratio(self.intersection, self.changed)
+
+    @property
+    def o2(self) -> float:
+        """Share of the reference that changed, 0 to 1; chance gives |M|/n."""
+        return _ratio(self.intersection, self.reference)
+
+    @property
+    def expected_o1(self) -> float:
+        """o₁ that chance gives over all weights, |R|/n."""
+        return _ratio(self.reference, self.weights)
+
+    @property
+    def expected_o2(self) -> float:
+        """o₂ that chance gives over all weights, |M|/n."""
+        return _ratio(self.changed, self.weights)
+
+    @property
+    def jaccard(self) -> float:
+        """|M ∩ R| ÷ |M ∪ R|, 0 to 1."""
+        return _ratio(self.intersection, self.changed + self.reference - self.intersection)
+
+    @property
+    def lift(self) -> float:
+        """Intersection ÷ what chance gives stratified by matrix; 1 is chance."""
+        return _ratio(self.intersection, self.expected_intersection)
+
+
+@dataclass(frozen=True)
+class ReferenceCounts:
+    """Counts against one reference mask, one entry per group.
+
+    Attributes:
+        weights: |R|.
+        intersection: |M ∩ R|.
+        expected_intersection: Σ|Mᵢ||Rᵢ|/nᵢ over the matrices of the group.
+    """
+
+    weights: IntArray
+    intersection: IntArray
+    expected_intersection: FloatArray
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The counts of every group at one optimizer step. Arrays have one entry per group, in the order of `groups`.
+
+    Attributes:
+        step: optimizer step.
+        stride: steps since the previous observation.
+        observed_at: seconds since 1970-01-01 UTC.
+        changed: visible weights that differ from the base, by the criterion.
+        newly_changed, reverted: entered and left `changed` since the previous observation.
+        step_changed: visible weights that differ from the previous observation; None when step masks are off.
+        touched: visible weights that differed from their predecessor at some observation; None when step masks are off.
+        hidden: stored weights that differ from the base although the visible ones do not.
+        non_finite: visible weights that are NaN or infinite.
+        changed_at: tolerance → visible weights that differ from the base by more.
+        squared_norm: Σ|Δ|² of the visible weights, over finite Δ.
+        max_abs: max|Δ| of the visible weights, over finite Δ.
+        references: name of the reference mask → counts.
+        host_seconds: time that the observation took on the calling thread.
+        device_seconds: time that it took on the device; equal to host_seconds on a CPU.
+        monitor_bytes: memory that base, masks and previous weights hold.
+    """
+
+    step: int
+    stride: int
+    observed_at: float
+    groups: tuple[Group, ...]
+    changed: IntArray
+    newly_changed: IntArray
+    reverted: IntArray
+    step_changed: IntArray | None
+    touched: IntArray | None
+    hidden: IntArray
+    non_finite: IntArray
+    squared_norm: FloatArray
+    max_abs: FloatArray
+    changed_at: dict[float, IntArray] = field(default_factory=dict)
+    references: dict[str, ReferenceCounts] = field(default_factory=dict)
+    host_seconds: float = 0.0
+    device_seconds: float = 0.0
+    monitor_bytes: int = 0
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, frozen ones included."""
+        return sum(group.weights for group in self.groups)
+
+    @property
+    def cumulative_sparsity(self) -> float:
+        """Share of the visible weights that equal the base, 0 to 1."""
+        return 1.0 - _ratio(int(self.changed.sum()), self.weights)
+
+    @property
+    def step_sparsity(self) -> float | None:
+        """Share of the visible weights that equal the previous observation, 0 to 1; None when step masks are off."""
+        return None if self.step_changed is None else 1.0 - _ratio(int(self.step_changed.sum()), self.weights)
+
+    @property
+    def update_norm(self) -> float:
+        """Euclidean norm of the visible update."""
+        return float(np.sqrt(self.squared_norm.sum()))
+
+    def overlap(self, reference: str) -> Overlap:
+        """Return the overlap of the update mask with a reference mask, over all groups.
+
+        Raises:
+            KeyError: no reference mask of that name was given.
+        """
+        counts = self.references[reference]
+        return Overlap(
+            weights=sum(group.weights - group.frozen_weights for group in self.groups),
+            changed=int(self.changed.sum()),
+            reference=int(counts.weights.sum()),
+            intersection=int(counts.intersection.sum()),
+            expected_intersection=float(counts.expected_intersection.sum()),
+        )
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else float("nan")

@@ -1,0 +1,225 @@
+"""UpdateObserver: holds base and masks of a model, and counts its weight updates in any PyTorch loop."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from monitor.errors import ConfigurationError
+from monitor.observe import base as base_weights
+from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype, visible
+from monitor.observe.groups import Group, GroupTable
+from monitor.observe.kernels import cpu, reference
+from monitor.observe.kernels.contract import Kernel, Rules, Segment, word_count
+from monitor.observe.mask import MaskMetadata, UpdateMask, count_ones
+from monitor.observe.observation import IntArray, Observation
+from monitor.observe.selection import select_parameters
+from monitor.observe.tally import Tally
+
+
+class UpdateObserver:
+    """Counts how a model's weights differ from a frozen base.
+
+    Call `observe(step)` after `optimizer.step()`. Live weights are only read.
+
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> observer = UpdateObserver(model)
+    >>> with torch.no_grad():
+    ...     model.weight[0, 0] += 1.0
+    >>> observation = observer.observe(step=1)
+    >>> int(observation.changed.sum()), observation.cumulative_sparsity
+    (1, 0.75)
+
+    Args:
+        model: the model that trains.
+        base: None takes the weights as they are now. A module is used in place, without a copy, and must stay frozen. A
+            state dict under the model's parameter names is copied to the weights' devices.
+        references: name → mask of another run, or a structural one; it must cover every trainable parameter.
+        criterion: "bits" or "atol=1e-5"; what counts as changed in the update mask.
+        tolerances: `changed` is counted at each of these, too.
+        visible_dtype: dtype that the trained model will be served in; weights are rounded to it, then compared.
+        include, exclude: regular expressions searched for in parameter names.
+        step_masks: compare with the previous observation, too. Holds one more visible weight and bit per weight.
+        first_step: step that the current weights belong to.
+
+    Raises:
+        ConfigurationError: a setting has a value that cannot work.
+        BaseMismatchError: the base lacks a parameter, or has another shape.
+        MaskMismatchError: a reference mask lacks a parameter, or has another shape.
+        UnsupportedModelError: the model holds weights in a way that cannot be measured rightly.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        base: nn.Module | Mapping[str, torch.Tensor] | None = None,
+        references: Mapping[str, UpdateMask] | None = None,
+        criterion: str | Criterion = "bits",
+        tolerances: Sequence[float] = (),
+        visible_dtype: str | torch.dtype = "bfloat16",
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        step_masks: bool = True,
+        first_step: int = 0,
+    ) -> None:
+        self.rules = Rules(
+            parse_visible_dtype(visible_dtype),
+            Criterion.parse(criterion),
+            tuple(check_tolerance(tolerance, "a tolerance") for tolerance in tolerances),
+        )
+        if len(set(self.rules.tolerances)) < len(self.rules.tolerances):
+            raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
+        self._selection = select_parameters(model, include, exclude)
+        self.shapes = {name: tuple(p.shape) for name, p in self._selection.trainable.items()}
+        self._table = GroupTable.build(
+            (name, parameter.numel(), name in self._selection.frozen)
+            for name, parameter in {**self._selection.trainable, **self._selection.frozen}.items()
+        )
+        self._base = self._take_base(base)
+        self._references = self._take_references(references or {})
+        self._masks = self._zero_masks()
+        self._previous = self._current_visible() if step_masks else None
+        self._touched = self._zero_masks() if step_masks else None
+        self._last_step = first_step
+        ones = {
+            name: np.array([count_ones(words[parameter]) for parameter in self.shapes], dtype=np.int64)
+            for name, words in self._references.items()
+        }
+        self._tally = Tally(self._table, self.shapes, self.rules, ones, step_masks=step_masks)
+
+    def _take_base(self, source: nn.Module | Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        if source is None:
+            return base_weights.capture(self._selection.trainable, self.rules.visible_dtype)
+        return base_weights.adopt(source, self._selection.trainable)
+
+    def _take_references(self, references: Mapping[str, UpdateMask]) -> dict[str, dict[str, torch.Tensor]]:
+        for name, mask in references.items():
+            mask.check_covers(self.shapes, f"the model, as reference mask {name!r}")
+            base_of_mask = mask.metadata.base_fingerprint
+            if base_of_mask and base_of_mask != self.base_fingerprint:
+                warnings.warn(
+                    f"reference mask {name!r} was taken against another base (fingerprint {base_of_mask}, here "
+                    f"{self.base_fingerprint}): the overlap compares updates of different starting weights.",
+                    stacklevel=4,
+                )
+        return {
+            name: {
+                parameter: mask.words[parameter].to(self._selection.trainable[parameter].device)
+                for parameter in self.shapes
+            }
+            for name, mask in references.items()
+        }
+
+    def _zero_masks(self) -> dict[str, torch.Tensor]:
+        return {
+            name: torch.zeros(word_count(parameter.numel()), dtype=torch.int32, device=parameter.device)
+            for name, parameter in self._selection.trainable.items()
+        }
+
+    def _current_visible(self) -> dict[str, torch.Tensor]:
+        return {
+            name: visible(parameter.detach().reshape(-1), self.rules.visible_dtype).clone()
+            for name, parameter in self._selection.trainable.items()
+        }
+
+    @cached_property
+    def base_fingerprint(self) -> str:
+        """32 hexadecimal digits that name the visible base weights."""
+        return base_weights.fingerprint(self._base, self.shapes, self.rules.visible_dtype)
+
+    @property
+    def visible_dtype(self) -> str:
+        """Name of the dtype that weights are compared in."""
+        return dtype_name(self.rules.visible_dtype)
+
+    @cached_property
+    def stored_dtypes(self) -> tuple[str, ...]:
+        """dtypes that the measured weights are stored in, sorted by name."""
+        return tuple(sorted({dtype_name(parameter.dtype) for parameter in self._selection.trainable.values()}))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The group table: every array of an observation follows its order."""
+        return self._table.groups
+
+    @property
+    def reference_weights(self) -> dict[str, IntArray]:
+        """|R| per group of each reference mask, over the trainable parameters."""
+        return self._tally.reference_weights
+
+    def update_mask(self) -> UpdateMask:
+        """Return a copy of the update mask, in host memory."""
+        return self._copy_mask(self._masks)
+
+    def touched_mask(self) -> UpdateMask | None:
+        """Return a copy of the union of all step masks so far, in host memory; None when step masks are off."""
+        return None if self._touched is None else self._copy_mask(self._touched)
+
+    def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
+        metadata = MaskMetadata(
+            criterion=str(self.rules.criterion),
+            visible_dtype=self.visible_dtype,
+            base_fingerprint=self.base_fingerprint,
+            step=self._last_step,
+        )
+        return UpdateMask({name: w.to("cpu", copy=True) for name, w in words.items()}, dict(self.shapes), metadata)
+
+    @property
+    def monitor_bytes(self) -> int:
+        """Bytes that base, masks, previous weights and reference masks hold, on whichever device."""
+        held = [
+            self._base,
+            self._masks,
+            self._previous or {},
+            self._touched or {},
+            *self._references.values(),
+        ]
+        return base_weights.total_bytes(tensor for tensors in held for tensor in tensors.values())
+
+    def observe(self, step: int) -> Observation:
+        """Compare the weights with the base and with the previous observation, and update the masks.
+
+        Args:
+            step: optimizer step after which the weights are looked at; greater than at the previous call.
+
+        Raises:
+            ValueError: `step` does not rise.
+        """
+        if step <= self._last_step:
+            raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
+        started = time.perf_counter()
+        counts = self._kernel(self._segments(), self.rules)
+        stride, self._last_step = step - self._last_step, step
+        return self._tally.observation(
+            counts,
+            step=step,
+            stride=stride,
+            observed_at=time.time(),
+            seconds=time.perf_counter() - started,
+            monitor_bytes=self.monitor_bytes,
+        )
+
+    @cached_property
+    def _kernel(self) -> Kernel:
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self._selection.trainable.values())
+        return cpu.measure if on_cpu else reference.measure
+
+    def _segments(self) -> list[Segment]:
+        return [
+            Segment(
+                current=parameter,
+                base=self._base[name],
+                mask=self._masks[name],
+                previous=self._previous[name] if self._previous else None,
+                touched=self._touched[name] if self._touched else None,
+                references=tuple(words[name] for words in self._references.values()),
+            )
+            for name, parameter in self._selection.trainable.items()
+        ]

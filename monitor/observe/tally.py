@@ -1,0 +1,101 @@
+"""Tally: turns a kernel's counts per parameter into an observation per group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from monitor.observe.groups import GroupTable
+from monitor.observe.kernels import contract
+from monitor.observe.kernels.contract import Counts, Rules
+from monitor.observe.observation import FloatArray, IntArray, Observation, ReferenceCounts
+
+Scalar = TypeVar("Scalar", np.int64, np.float64)
+
+
+class Tally:
+    """Adds up the segments of each group.
+
+    Args:
+        table: the groups, and the group of each parameter.
+        shapes: measured parameters in the order of the kernel's segments.
+        rules: the rules that the kernel was given.
+        reference_ones: reference mask → its number of ones in each measured parameter.
+        step_masks: whether the kernel counts steps.
+    """
+
+    def __init__(
+        self,
+        table: GroupTable,
+        shapes: Mapping[str, tuple[int, ...]],
+        rules: Rules,
+        reference_ones: Mapping[str, IntArray],
+        *,
+        step_masks: bool,
+    ) -> None:
+        self._groups = table.groups
+        self._rules = rules
+        self._step_masks = step_masks
+        self._group_of_segment = np.array([table.index[name] for name in shapes], dtype=np.int64)
+        weights = np.array([math.prod(shape) for shape in shapes.values()], dtype=np.int64)
+        self._reference_density = {name: ones / np.maximum(weights, 1) for name, ones in reference_ones.items()}
+        self.reference_weights = {name: self._by_group(ones) for name, ones in reference_ones.items()}
+
+    def observation(
+        self,
+        counts: Counts,
+        *,
+        step: int,
+        stride: int,
+        observed_at: float,
+        seconds: float,
+        monitor_bytes: int,
+    ) -> Observation:
+        """Return the observation that the counts of one pass make."""
+        integers: IntArray = counts.integers.numpy()
+        floats: FloatArray = counts.floats.numpy()
+        by_group = self._by_group(integers)
+        first_reference = contract.FIXED_COLUMNS + len(self._rules.tolerances)
+        return Observation(
+            step=step,
+            stride=stride,
+            observed_at=observed_at,
+            groups=self._groups,
+            changed=by_group[:, contract.CHANGED],
+            newly_changed=by_group[:, contract.NEWLY_CHANGED],
+            reverted=by_group[:, contract.REVERTED],
+            step_changed=by_group[:, contract.STEP_CHANGED] if self._step_masks else None,
+            touched=by_group[:, contract.TOUCHED] if self._step_masks else None,
+            hidden=by_group[:, contract.HIDDEN],
+            non_finite=by_group[:, contract.NON_FINITE],
+            squared_norm=self._by_group(floats[:, contract.SQUARED_NORM]),
+            max_abs=self._max_by_group(floats[:, contract.MAX_ABS]),
+            changed_at={
+                tolerance: by_group[:, contract.FIXED_COLUMNS + i] for i, tolerance in enumerate(self._rules.tolerances)
+            },
+            references={
+                name: ReferenceCounts(
+                    weights=self.reference_weights[name],
+                    intersection=by_group[:, first_reference + i],
+                    expected_intersection=self._by_group(integers[:, contract.CHANGED] * density),
+                )
+                for i, (name, density) in enumerate(self._reference_density.items())
+            },
+            host_seconds=seconds,
+            device_seconds=seconds,
+            monitor_bytes=monitor_bytes,
+        )
+
+    def _by_group(self, per_segment: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        sums = np.zeros((len(self._groups), *per_segment.shape[1:]), dtype=per_segment.dtype)
+        np.add.at(sums, self._group_of_segment, per_segment)
+        return sums
+
+    def _max_by_group(self, per_segment: FloatArray) -> FloatArray:
+        maxima = np.zeros(len(self._groups))
+        np.maximum.at(maxima, self._group_of_segment, per_segment)
+        return maxima

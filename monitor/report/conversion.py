@@ -1,0 +1,84 @@
+"""Observations and run descriptions as messages of the wire contract."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from monitor.wire import monitor_pb2 as pb
+
+if TYPE_CHECKING:  # at run time the uploader imports this package, and must not load torch
+    from monitor.observe.criterion import Criterion
+    from monitor.observe.groups import Group
+    from monitor.observe.observation import IntArray, Observation
+
+
+def group_messages(groups: Sequence[Group]) -> list[pb.Group]:
+    """Return the group table as messages."""
+    return [
+        pb.Group(layer=group.layer, module=group.module, weights=group.weights, frozen_weights=group.frozen_weights)
+        for group in groups
+    ]
+
+
+def reference_messages(weights: Mapping[str, IntArray]) -> list[pb.Reference]:
+    """Return the reference masks' names and sizes per group as messages."""
+    return [pb.Reference(name=name, weights=counts.tolist()) for name, counts in weights.items()]
+
+
+def criterion_message(criterion: Criterion) -> pb.Criterion:
+    """Return the criterion as a message."""
+    if criterion.tolerance is None:
+        return pb.Criterion(bits=pb.Criterion.Bits())
+    return pb.Criterion(atol=pb.Criterion.Atol(tolerance=criterion.tolerance))
+
+
+def observation_message(observation: Observation) -> pb.Observation:
+    """Return the observation as a message; what was not measured stays empty."""
+    return pb.Observation(
+        step=observation.step,
+        observed_at=observation.observed_at,
+        stride=observation.stride,
+        changed=observation.changed.tolist(),
+        newly_changed=observation.newly_changed.tolist(),
+        reverted=observation.reverted.tolist(),
+        step_changed=_optional(observation.step_changed),
+        touched=_optional(observation.touched),
+        hidden=observation.hidden.tolist(),
+        non_finite=observation.non_finite.tolist(),
+        changed_at=[pb.Counts(weights=counts.tolist()) for counts in observation.changed_at.values()],
+        references=[
+            pb.ReferenceCounts(
+                intersection=counts.intersection.tolist(),
+                expected_intersection=counts.expected_intersection.tolist(),
+            )
+            for counts in observation.references.values()
+        ],
+        squared_norm=observation.squared_norm.tolist(),
+        max_abs=observation.max_abs.tolist(),
+        host_seconds=observation.host_seconds,
+        device_seconds=observation.device_seconds,
+        monitor_bytes=observation.monitor_bytes,
+    )
+
+
+def _optional(counts: IntArray | None) -> list[int]:
+    return [] if counts is None else counts.tolist()
+
+
+def numeric_metrics(logs: Mapping[str, object]) -> dict[str, float]:
+    """Return the entries of a trainer's log that are numbers. Infinities and NaN stay: they are news.
+
+    >>> numeric_metrics({"loss": 0.5, "epoch": 1, "note": "text", "flag": True})
+    {'loss': 0.5, 'epoch': 1.0}
+    """
+    return {
+        name: float(value)
+        for name, value in logs.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and _fits(value)
+    }
+
+
+def _fits(value: float) -> bool:
+    return isinstance(value, float) or math.log2(abs(value) + 1) < 1024

@@ -1,0 +1,154 @@
+"""Delivery: carries the items of one attempt from the spool to the service, over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TypeAlias
+
+import grpc
+
+from monitor.report.locks import TrainerWatch
+from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
+from monitor.wire import PROTOCOL_VERSION, monitor_pb2_grpc
+from monitor.wire import monitor_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5.0
+
+Stream: TypeAlias = "grpc.aio.StreamStreamCall[pb.ReportRequest, pb.ReportResponse]"
+
+_BATCH = 64
+_REGISTER_TIMEOUT_SECONDS = 10.0
+# What a request adds to the item in it, at most.
+_ENVELOPE_BYTES = 16
+
+
+class Delivery:
+    """Delivers one attempt: registers it, streams its items, removes what is acknowledged.
+
+    Ends when everything that was observed is acknowledged and the training process is gone or has finished the attempt.
+    """
+
+    def __init__(self, spool: Spool, key: AttemptKey, watch: TrainerWatch, wakeup: asyncio.Event) -> None:
+        self._spool = spool
+        self._key = key
+        self._watch = watch
+        self._wakeup = wakeup
+        self._sent = 0
+        self._acknowledged = 0
+        # Whether the service accepted the attempt.
+        self.connected = False
+
+    async def run(self, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
+        """Deliver over one connection.
+
+        Raises:
+            grpc.aio.AioRpcError: the connection broke or the service refused.
+        """
+        attempt = self._spool.attempt(self._key)
+        request = pb.RegisterRunRequest(
+            protocol_version=PROTOCOL_VERSION, registration=pb.Registration.FromString(attempt.registration)
+        )
+        response = await stub.RegisterRun(request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False)
+        self._spool.acknowledge(self._key, response.last_sequence)
+        self._spool.set_registered(self._key)
+        self.connected = True
+        self._set_aside_oversized(response.max_request_bytes)
+        self._sent = self._acknowledged = response.last_sequence
+        stream = stub.Report()
+        receiver = asyncio.create_task(self._receive(stream))
+        try:
+            await self._send(stream, receiver)
+            await stream.done_writing()
+            await receiver
+        except asyncio.InvalidStateError as error:
+            # What gRPC raises when we write after the stream ended; the reader has the reason.
+            await receiver
+            raise ConnectionResetError("the service ended the stream") from error
+        finally:
+            receiver.cancel()
+            stream.cancel()
+
+    def _set_aside_oversized(self, max_bytes: int) -> None:
+        # gRPC would break the stream at such an item again and again, and nothing after it would arrive.
+        for sequence, size in self._spool.larger_than(self._key, max_bytes - _ENVELOPE_BYTES):
+            reason = f"{size} bytes, and the service takes at most {max_bytes}"
+            logger.error("item %d of %s is never sent: %s", sequence, self._key, reason)
+            self._spool.reject(self._key, sequence, reason)
+
+    async def _send(self, stream: Stream, receiver: asyncio.Task[None]) -> None:
+        await stream.write(pb.ReportRequest(open=pb.Open(run_id=self._key.run_id, attempt=self._key.attempt)))
+        last_heartbeat = 0.0
+        while True:
+            # Cleared before looking: an item that comes while we look sets it again.
+            self._wakeup.clear()
+            over = self._is_over()
+            if time.monotonic() - last_heartbeat >= HEARTBEAT_SECONDS:
+                last_heartbeat = time.monotonic()
+                await stream.write(pb.ReportRequest(heartbeat=self._heartbeat()))
+            if await self._send_unsent(stream):
+                continue
+            if over and self._acknowledged >= self._sent:
+                return
+            await self._wait(receiver, last_heartbeat + HEARTBEAT_SECONDS - time.monotonic())
+
+    def _is_over(self) -> bool:
+        # In this order: an attempt whose process died after we read it as unfinished may have finished in between.
+        alive = self._watch.is_alive()
+        attempts = self._spool.attempts()
+        superseded = attempts[-1].key != self._key
+        attempt = next(attempt for attempt in attempts if attempt.key == self._key)
+        if not attempt.finished and (superseded or not alive):
+            self._append_death(attempt)
+            return True
+        return attempt.finished
+
+    def _append_death(self, attempt: SpooledAttempt) -> None:
+        finish = pb.Finish(
+            outcome=pb.Finish.OUTCOME_FAILED,
+            reason="the training process ended without saying why; it may have been killed",
+            finished_at=time.time(),
+        )
+        sequence = attempt.last_sequence + 1
+        item = pb.Item(sequence=sequence, finish=finish)
+        self._spool.append(self._key, [(sequence, item.SerializeToString())], finished=True)
+
+    def _heartbeat(self) -> pb.Heartbeat:
+        attempt = self._spool.attempt(self._key)
+        return pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
+
+    async def _send_unsent(self, stream: Stream) -> bool:
+        rows = self._spool.unsent(self._key, self._sent, _BATCH)
+        for sequence, item in rows:
+            await stream.write(pb.ReportRequest(item=pb.Item.FromString(item)))
+            self._sent = sequence
+        return bool(rows)
+
+    async def _wait(self, receiver: asyncio.Task[None], seconds: float) -> None:
+        """Wait for a new item, an acknowledgement, the end of the stream, or the next heartbeat's time."""
+        woken = asyncio.create_task(self._wakeup.wait())
+        try:
+            await asyncio.wait({woken, receiver}, timeout=max(seconds, 0), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+        if receiver.done():
+            receiver.result()
+            raise ConnectionResetError("the service ended the stream")
+
+    async def _receive(self, stream: Stream) -> None:
+        async for response in stream:
+            match response.WhichOneof("kind"):
+                case "acknowledgement":
+                    self._spool.acknowledge(self._key, response.acknowledgement.sequence)
+                    self._acknowledged = max(self._acknowledged, response.acknowledgement.sequence)
+                case "rejection":
+                    rejection = response.rejection
+                    logger.error(
+                        "the service refuses item %d of %s: %s", rejection.sequence, self._key, rejection.reason
+                    )
+                    self._spool.reject(self._key, rejection.sequence, rejection.reason)
+                    self._acknowledged = max(self._acknowledged, rejection.sequence)
+            self._wakeup.set()

@@ -1,0 +1,67 @@
+"""Which processes are alive: a lock on a file, held as long as its process lives.
+
+POSIX record locks: the kernel releases them whatever way the process dies, forked children do not inherit them, and
+network file systems know them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+TRAINER_LOCK = "trainer.lock"
+UPLOADER_LOCK = "uploader.lock"
+
+# What lockf says when another process holds the lock.
+_HELD = (errno.EACCES, errno.EAGAIN)
+
+
+class ProcessLock:
+    """A lock that one process at a time can hold.
+
+    Closing any descriptor of the file releases the lock, so a process makes one ProcessLock per file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def acquire(self) -> bool:
+        """Take the lock if no other process holds it, and say whether this process has it now."""
+        return self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def wait(self) -> None:
+        """Take the lock when the process that holds it gives it up or dies."""
+        self._lock(fcntl.LOCK_EX)
+
+    def _lock(self, operation: int) -> bool:
+        try:
+            fcntl.lockf(self._descriptor, operation)
+        except OSError as error:
+            if error.errno in _HELD:
+                return False
+            raise
+        return True
+
+    def release(self) -> None:
+        """Give the lock up; it can be taken again."""
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the lock up for good."""
+        os.close(self._descriptor)
+
+
+class TrainerWatch:
+    """Lets another process see whether the training process of a spool directory is alive."""
+
+    def __init__(self, directory: Path) -> None:
+        self._lock = ProcessLock(directory / TRAINER_LOCK)
+
+    def is_alive(self) -> bool:
+        """Return whether a training process holds its lock."""
+        if not self._lock.acquire():
+            return True
+        self._lock.release()
+        return False

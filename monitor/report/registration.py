@@ -1,0 +1,81 @@
+"""What a run tells the service about itself before its first observation."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import monitor
+from monitor.report.conversion import criterion_message, group_messages, reference_messages
+from monitor.wire import monitor_pb2 as pb
+
+if TYPE_CHECKING:
+    from monitor.observe.observer import UpdateObserver
+
+_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "deepspeed")
+
+
+def new_run_id(name: str) -> str:
+    """Return an identity that nobody else has, starting with the run's name.
+
+    >>> new_run_id("GRPO on GSM8K").rpartition("-")[0]
+    'grpo-on-gsm8k'
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60]
+    return f"{readable or 'run'}-{uuid.uuid4().hex[:8]}"
+
+
+def registration_message(
+    observer: UpdateObserver,
+    *,
+    run_id: str,
+    name: str,
+    model: str = "",
+    base_source: str = "initial weights",
+    labels: Mapping[str, str] | None = None,
+    attempt: int = 1,
+    resumed_from_step: int = 0,
+) -> pb.Registration:
+    """Return the message that announces one attempt of a run.
+
+    Args:
+        observer: what is measured, and how.
+        run_id: stays the same when the run is resumed.
+        name: for people.
+        model: hub id or directory of the model that trains.
+        base_source: where the base came from: a hub id, a directory, or "initial weights".
+        labels: such as algorithm, dataset, seed.
+        attempt: 1 for the first start; the reporter raises it above the attempts it knows.
+        resumed_from_step: step that this attempt goes on from.
+    """
+    return pb.Registration(
+        run_id=run_id,
+        attempt=attempt,
+        name=name,
+        model=model,
+        base=pb.Base(source=base_source, fingerprint=observer.base_fingerprint),
+        labels=dict(labels or {}),
+        groups=group_messages(observer.groups),
+        references=reference_messages(observer.reference_weights),
+        criterion=criterion_message(observer.rules.criterion),
+        tolerances=observer.rules.tolerances,
+        visible_dtype=observer.visible_dtype,
+        stored_dtypes=observer.stored_dtypes,
+        library_versions=_library_versions(),
+        resumed_from_step=resumed_from_step,
+        started_at=time.time(),
+    )
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {"sparsity-monitor": monitor.__version__}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return versions

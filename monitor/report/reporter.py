@@ -1,0 +1,204 @@
+"""Reporter: the training process's end of the way to the service. It writes to the spool and keeps an uploader running.
+
+This process opens no socket and never imports grpc: a DataLoader worker forked after gRPC started threads can deadlock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import monitor
+from monitor.errors import ReportingError, SpoolError
+from monitor.report.conversion import numeric_metrics, observation_message
+from monitor.report.exit_watch import ExitWatch
+from monitor.report.locks import TRAINER_LOCK, ProcessLock
+from monitor.report.spool import DEFAULT_MAX_BYTES, EXIT_NOT_DELIVERED, AttemptKey, Spool
+from monitor.report.target import check_target
+from monitor.report.writer import SpoolWriter
+from monitor.wire import monitor_pb2 as pb
+
+if TYPE_CHECKING:
+    from monitor.observe.observation import Observation
+
+logger = logging.getLogger(__name__)
+
+UPLOADER_LOG = "uploader.log"
+
+# How often an uploader that died is started again.
+_MAX_UPLOADERS = 5
+_COMMIT_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+
+
+class Reporter:
+    """Reports one attempt of a run.
+
+    Nothing raises or waits after construction, except `close`.
+
+    Args:
+        registration: what stays the same during the attempt; its `attempt` is set here, one above those in the spool.
+        directory: where the spool is kept; one training process at a time.
+        target: gRPC address of the service, host:port. None keeps everything in the spool, for `sparsity-monitor push`.
+        max_bytes: bound on the spool; beyond it the oldest items are dropped and counted.
+
+    Raises:
+        ConfigurationError: the target is malformed.
+        SpoolError: the directory cannot be written, or another training process uses it.
+    """
+
+    def __init__(
+        self,
+        registration: pb.Registration,
+        directory: Path,
+        target: str | None = None,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        self.directory = directory
+        self._target = None if target is None else check_target(target)
+        spool = Spool(directory, max_bytes)
+        self._lock = _lock_directory(directory)
+        registration.attempt = max(registration.attempt, spool.latest_attempt(registration.run_id) + 1)
+        self.key = AttemptKey(registration.run_id, registration.attempt)
+        spool.begin(self.key, registration.SerializeToString(deterministic=True))
+        self._spool = spool
+        self._uploader: subprocess.Popen[bytes] | None = None
+        self._uploaders_left = _MAX_UPLOADERS
+        self._told_problem = ""
+        self._writer = SpoolWriter(directory, self.key, max_bytes, self._after_commit)
+        self._keep_uploader()
+        self._exit_watch = ExitWatch(self._process_ends)
+
+    def report(self, observation: Observation) -> None:
+        """Hand an observation over."""
+        self._writer.put(lambda: pb.Item(observation=observation_message(observation)))
+
+    def log(self, step: int, logs: Mapping[str, object]) -> None:
+        """Hand over what the trainer logged at a step; entries that are no numbers are left out."""
+        metrics = numeric_metrics(logs)
+        if metrics:
+            message = pb.TrainingLog(step=step, logged_at=time.time(), metrics=metrics)
+            self._writer.put(lambda: pb.Item(training_log=message))
+
+    def finish(self, step: int, failure: str = "") -> None:
+        """Say that the attempt is over: finished, or failed with a reason."""
+        outcome = pb.Finish.OUTCOME_FAILED if failure else pb.Finish.OUTCOME_FINISHED
+        message = pb.Finish(outcome=outcome, reason=failure, step=step, finished_at=time.time())
+        self._writer.put(lambda: pb.Item(finish=message))
+
+    def wait_until_registered(self, timeout: float) -> None:
+        """Wait until the service accepted the run.
+
+        Raises:
+            ReportingError: it did not within `timeout` seconds, or refuses it.
+        """
+        deadline = time.monotonic() + timeout
+        uploader = self._uploader
+        while uploader is not None and time.monotonic() < deadline:
+            attempt = self._spool.attempt(self.key)
+            if attempt.registered:
+                return
+            if uploader.poll() is not None:
+                break
+            time.sleep(_POLL_SECONDS)
+        problem = self._spool.attempt(self.key).problem or "no answer"
+        raise ReportingError(
+            f"the run is not registered with the service at {self._target}: {problem}. Start the service, correct the "
+            "target, or leave strict=True out to train anyway and deliver later."
+        )
+
+    def _process_ends(self, reason: str) -> None:
+        self.finish(step=0, failure=reason)
+        self.close(timeout=0.0)
+
+    def close(self, timeout: float) -> bool:
+        """Write everything to the spool, give the uploader up to `timeout` seconds, and say whether all was delivered.
+
+        The uploader goes on by itself when the time is not enough.
+        """
+        self._exit_watch.stop()
+        committed = self._writer.close(_COMMIT_SECONDS)
+        delivered = committed and self._wait_for_uploader(timeout)
+        if self._uploader is not None and self._uploader.stdin is not None:
+            self._uploader.stdin.close()
+        self._spool.close()
+        self._lock.close()
+        return delivered
+
+    def _wait_for_uploader(self, timeout: float) -> bool:
+        if self._uploader is None:
+            return False
+        try:
+            return self._uploader.wait(timeout) == 0
+        except subprocess.TimeoutExpired:
+            return False
+
+    # In the writer thread, and in the constructor before that thread can call it.
+
+    def _after_commit(self, spool: Spool) -> None:
+        self._keep_uploader()
+        if self._uploader is None or self._uploader.stdin is None:
+            return
+        try:
+            self._uploader.stdin.write(b"\0")
+            self._uploader.stdin.flush()
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups already
+        except OSError as error:
+            logger.info("the uploader is gone: %s", error)
+        self._tell_problem(spool)
+
+    def _tell_problem(self, spool: Spool) -> None:
+        problem = spool.attempt(self.key).problem
+        if problem != self._told_problem:
+            self._told_problem = problem
+            if problem:
+                logger.warning(
+                    "sparsity-monitor: %s. Training goes on; observations are kept in %s.", problem, self.directory
+                )
+            else:
+                logger.info("sparsity-monitor: connected to %s", self._target)
+
+    def _keep_uploader(self) -> None:
+        if self._target is None or self._uploaders_left == 0:
+            return
+        if self._uploader is not None and self._uploader.poll() in (None, 0, EXIT_NOT_DELIVERED):
+            return
+        self._uploaders_left -= 1
+        self._uploader = _start_uploader(self.directory, self._target)
+
+
+def _lock_directory(directory: Path) -> ProcessLock:
+    lock = ProcessLock(directory / TRAINER_LOCK)
+    if not lock.acquire():
+        raise SpoolError(
+            f"another training process reports from {str(directory)!r}. Give each run its own output directory, or end "
+            "the other process."
+        )
+    return lock
+
+
+def _start_uploader(directory: Path, target: str) -> subprocess.Popen[bytes]:
+    # -P and PYTHONPATH: the same package as here, whatever lies in the working directory.
+    package_root = str(Path(monitor.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    with (directory / UPLOADER_LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "monitor.report.uploader", str(directory), target],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": path},
+            # A session of its own: Ctrl-C in the terminal ends the training, not the delivery.
+            start_new_session=True,
+        )
+    if process.stdin is not None:
+        os.set_blocking(process.stdin.fileno(), False)
+    return process

@@ -1,0 +1,270 @@
+"""The spool: what was observed and is not acknowledged yet, in a SQLite file in the run's output directory.
+
+The training process appends, the uploader reads and removes. A rollback journal, not WAL, so that it works on a network
+file system. What is committed here survives the death of either process.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from monitor.errors import SpoolError
+
+SPOOL_FILE = "spool.sqlite"
+DEFAULT_MAX_BYTES = 512 * 1024 * 1024
+# Exit status of an uploader that leaves something here because trying again would not help.
+EXIT_NOT_DELIVERED = 3
+
+_FORMAT_VERSION = 1
+# How long one side waits while the other one commits.
+_BUSY_SECONDS = 30.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS attempts (
+    run_id TEXT NOT NULL, attempt INTEGER NOT NULL, registration BLOB NOT NULL,
+    finished INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0, last_sequence INTEGER NOT NULL DEFAULT 0,
+    registered INTEGER NOT NULL DEFAULT 0, problem TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (run_id, attempt)
+);
+CREATE TABLE IF NOT EXISTS items (
+    run_id TEXT NOT NULL, attempt INTEGER NOT NULL, sequence INTEGER NOT NULL, item BLOB NOT NULL,
+    PRIMARY KEY (run_id, attempt, sequence)
+);
+CREATE TABLE IF NOT EXISTS rejected (
+    run_id TEXT NOT NULL, attempt INTEGER NOT NULL, sequence INTEGER NOT NULL, item BLOB NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (run_id, attempt, sequence)
+);
+"""
+
+
+@dataclass(frozen=True)
+class AttemptKey:
+    """Names one attempt of one run."""
+
+    run_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class SpooledAttempt:
+    """What the spool knows of an attempt.
+
+    Attributes:
+        registration: serialized Registration message.
+        finished: a Finish item was appended.
+        registered: the service accepted the attempt.
+        dropped: items that were removed unsent because the spool was full.
+        last_sequence: highest sequence number that was appended.
+        unsent: items that are not acknowledged.
+        problem: why the uploader cannot deliver; empty if it can.
+    """
+
+    key: AttemptKey
+    registration: bytes
+    finished: bool
+    registered: bool
+    dropped: int
+    last_sequence: int
+    unsent: int
+    problem: str
+
+
+class Spool:
+    """One connection to the spool file in `directory`; use it from one thread.
+
+    Args:
+        directory: created if it does not exist.
+        max_bytes: bound on the items kept; beyond it the oldest are dropped and counted.
+
+    Raises:
+        SpoolError: the directory cannot be written, or the file is no spool or a newer one.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.directory = directory
+        self._max_bytes = max_bytes
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(directory / SPOOL_FILE, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=DELETE")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._prepare_schema()
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(
+                f"cannot keep observations in {str(directory)!r}: {error}. Expected a directory that this process can "
+                "write, on a disk with space; give another one with spool_directory."
+            ) from error
+
+    def _prepare_schema(self) -> None:
+        with self._transaction():
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            if version > _FORMAT_VERSION:
+                raise sqlite3.DatabaseError(
+                    f"the file has format version {version}, this version reads up to {_FORMAT_VERSION}"
+                )
+            for statement in _SCHEMA.split(";"):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    # ------------------------------------------------------------------------------------------- the training process
+
+    def latest_attempt(self, run_id: str) -> int:
+        """Return the highest attempt of the run in this spool, 0 if there is none."""
+        query = "SELECT COALESCE(MAX(attempt), 0) FROM attempts WHERE run_id = ?"
+        (attempt,) = self._connection.execute(query, (run_id,)).fetchone()
+        return int(attempt)
+
+    def begin(self, key: AttemptKey, registration: bytes) -> None:
+        """Note the start of an attempt."""
+        with self._transaction():
+            self._connection.execute(
+                "INSERT INTO attempts (run_id, attempt, registration) VALUES (?, ?, ?)",
+                (key.run_id, key.attempt, registration),
+            )
+
+    def append(self, key: AttemptKey, items: Sequence[tuple[int, bytes]], *, finished: bool = False) -> None:
+        """Commit (sequence, serialized Item) pairs, all or none.
+
+        Args:
+            finished: the last one says that the attempt is over.
+
+        Raises:
+            sqlite3.Error: they could not be committed, for example because the disk is full.
+        """
+        rows = [(key.run_id, key.attempt, sequence, item) for sequence, item in items]
+        with self._transaction():
+            self._connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?)", rows)
+            self._connection.execute(
+                "UPDATE attempts SET last_sequence = ?, finished = MAX(finished, ?) WHERE run_id = ? AND attempt = ?",
+                (items[-1][0], finished, key.run_id, key.attempt),
+            )
+            self._drop_beyond_bound()
+
+    def _drop_beyond_bound(self) -> None:
+        excess = self._used_bytes() - self._max_bytes
+        if excess <= 0:
+            return
+        doomed = []
+        # The newest stays whatever its size: it may be what says that the run is over.
+        query = (
+            "SELECT rowid, run_id, attempt, LENGTH(item) FROM items WHERE rowid < (SELECT MAX(rowid) FROM items) "
+            "ORDER BY rowid"
+        )
+        for rowid, run_id, attempt, length in self._connection.execute(query):
+            if excess <= 0:
+                break
+            doomed.append((rowid, run_id, attempt))
+            excess -= length
+        self._connection.executemany("DELETE FROM items WHERE rowid = ?", [(rowid,) for rowid, _, _ in doomed])
+        self._connection.executemany(
+            "UPDATE attempts SET dropped = dropped + 1 WHERE run_id = ? AND attempt = ?",
+            [(run_id, attempt) for _, run_id, attempt in doomed],
+        )
+
+    def _used_bytes(self) -> int:
+        pages, free, size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    # -------------------------------------------------------------------------------------------------- the uploader
+
+    def attempts(self) -> list[SpooledAttempt]:
+        """Return the attempts, the oldest first."""
+        query = (
+            "SELECT run_id, attempt, registration, finished, registered, dropped, last_sequence, problem, "
+            "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt) "
+            "FROM attempts ORDER BY rowid"
+        )
+        return [
+            SpooledAttempt(
+                AttemptKey(run_id, attempt),
+                registration,
+                bool(finished),
+                bool(registered),
+                dropped,
+                last_sequence,
+                unsent,
+                problem,
+            )
+            for run_id, attempt, registration, finished, registered, dropped, last_sequence, problem, unsent in (
+                self._connection.execute(query)
+            )
+        ]
+
+    def attempt(self, key: AttemptKey) -> SpooledAttempt:
+        """Return one attempt.
+
+        Raises:
+            KeyError: it is not in this spool.
+        """
+        found = [attempt for attempt in self.attempts() if attempt.key == key]
+        if not found:
+            raise KeyError(key)
+        return found[0]
+
+    def unsent(self, key: AttemptKey, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return the next (sequence, serialized Item) pairs after a sequence number, at most `limit`."""
+        query = (
+            "SELECT sequence, item FROM items "
+            "WHERE run_id = ? AND attempt = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+        )
+        return list(self._connection.execute(query, (key.run_id, key.attempt, after, limit)))
+
+    def larger_than(self, key: AttemptKey, size: int) -> list[tuple[int, int]]:
+        """Return (sequence, bytes) of the items of more than `size` bytes."""
+        query = "SELECT sequence, LENGTH(item) FROM items WHERE run_id = ? AND attempt = ? AND LENGTH(item) > ?"
+        return list(self._connection.execute(query, (key.run_id, key.attempt, size)))
+
+    def acknowledge(self, key: AttemptKey, sequence: int) -> None:
+        """Remove the items up to a sequence number: the service has them."""
+        with self._transaction():
+            self._connection.execute(
+                "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ?",
+                (key.run_id, key.attempt, sequence),
+            )
+
+    def reject(self, key: AttemptKey, sequence: int, reason: str) -> None:
+        """Put an item aside that the service will never take. It stays in the file, for inspection."""
+        where = (key.run_id, key.attempt, sequence)
+        with self._transaction():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO rejected SELECT run_id, attempt, sequence, item, ? FROM items "
+                "WHERE run_id = ? AND attempt = ? AND sequence = ?",
+                (reason, *where),
+            )
+            self._connection.execute("DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence = ?", where)
+
+    def set_registered(self, key: AttemptKey) -> None:
+        """Note that the service accepted the attempt, and that there is no problem now."""
+        with self._transaction():
+            self._connection.execute(
+                "UPDATE attempts SET registered = 1, problem = '' WHERE run_id = ? AND attempt = ?",
+                (key.run_id, key.attempt),
+            )
+
+    def set_problem(self, key: AttemptKey, problem: str) -> None:
+        """Note why the attempt cannot be delivered, for the training process to tell."""
+        with self._transaction():
+            self._connection.execute(
+                "UPDATE attempts SET problem = ? WHERE run_id = ? AND attempt = ?", (problem, key.run_id, key.attempt)
+            )

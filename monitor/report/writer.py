@@ -1,0 +1,112 @@
+"""The writer thread of the training process: takes items from a bounded queue and commits them to the spool.
+
+The training thread only ever puts into the queue, and never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from monitor.report.spool import AttemptKey, Spool
+from monitor.wire import monitor_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+_QUEUE_SIZE = 1024
+_BATCH = 256
+_RETRY_SECONDS = 1.0
+
+# Makes the item in the writer thread, so that converting costs the training thread nothing.
+MakeItem = Callable[[], pb.Item]
+
+
+class SpoolWriter:
+    """Commits items in the order of `put`, each with the next sequence number.
+
+    Args:
+        directory: the spool's.
+        key: attempt that the items belong to.
+        max_bytes: bound on the spool.
+        on_commit: called in the writer thread after each commit.
+    """
+
+    def __init__(self, directory: Path, key: AttemptKey, max_bytes: int, on_commit: Callable[[Spool], None]) -> None:
+        self._directory = directory
+        self._key = key
+        self._max_bytes = max_bytes
+        self._on_commit = on_commit
+        self._queue: queue.Queue[tuple[int, MakeItem] | None] = queue.Queue(_QUEUE_SIZE)
+        self._sequence = 0
+        self._closing = threading.Event()
+        # Items that never reached the spool because the queue was full; their numbers are missing there.
+        self.overflowed = 0
+        self._thread = threading.Thread(target=self._write, name="sparsity-monitor writer", daemon=True)
+        self._thread.start()
+
+    def put(self, make_item: MakeItem) -> None:
+        """Hand an item over without waiting. Its sequence number is set when it is written."""
+        self._sequence += 1
+        try:
+            self._queue.put_nowait((self._sequence, make_item))
+        except queue.Full:
+            self.overflowed += 1
+            logger.warning("item %d is lost: the disk is slower than the training", self._sequence)
+
+    def close(self, timeout: float) -> bool:
+        """Commit what is queued, and say whether that was done within `timeout` seconds."""
+        self._closing.set()
+        try:
+            self._queue.put(None, timeout=timeout)
+        except queue.Full:
+            return False
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _write(self) -> None:
+        spool = Spool(self._directory, self._max_bytes)
+        try:
+            while batch := self._take():
+                self._commit(spool, batch)
+                self._on_commit(spool)
+        finally:
+            spool.close()
+
+    def _take(self) -> list[tuple[int, MakeItem]]:
+        """Wait for an item and return it with all that came since; empty when closing and nothing is left."""
+        batch = []
+        entry = self._queue.get()
+        while entry is not None:
+            batch.append(entry)
+            if len(batch) == _BATCH:
+                return batch
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                return batch
+        if batch:
+            # The end was read together with the last items; leave it for the next call.
+            self._queue.put(None)
+        return batch
+
+    def _commit(self, spool: Spool, batch: list[tuple[int, MakeItem]]) -> None:
+        items = []
+        finished = False
+        for sequence, make_item in batch:
+            item = make_item()
+            item.sequence = sequence
+            finished = finished or item.HasField("finish")
+            items.append((sequence, item.SerializeToString()))
+        while True:
+            try:
+                spool.append(self._key, items, finished=finished)
+                return
+            except sqlite3.Error as error:
+                logger.warning("cannot write to the spool in %s, trying again: %s", self._directory, error)
+                if self._closing.wait(_RETRY_SECONDS):
+                    logger.exception("%d items are lost: the spool cannot be written", len(items))
+                    return
