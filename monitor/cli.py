@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     import typer
+    from pydantic_core import ErrorDetails
 
 
 def main() -> None:
@@ -80,9 +81,16 @@ def _serve(settings: dict[str, Any]) -> None:
     try:
         run(ServiceSettings(**settings), announce=lambda listening: print(listening, flush=True))
     except ValidationError as error:
-        sys.exit("\n".join(f"--{str(each['loc'][0]).replace('_', '-')}: {each['msg']}" for each in error.errors()))
+        sys.exit("\n".join(_explained(each) for each in error.errors()))
     except ServiceError as error:
         sys.exit(str(error))
+
+
+def _explained(error: "ErrorDetails") -> str:
+    option = "--" + str(error["loc"][0]).replace("_", "-")
+    if error["type"] == "value_error":
+        return f"{option}: {error['ctx']['error']}"
+    return f"{option}: {error['input']} was given; {error['msg'].lower()}"
 
 
 def _add_runs(app: "typer.Typer") -> None:

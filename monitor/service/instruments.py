@@ -13,7 +13,7 @@ class Instruments:
 
     def __init__(self) -> None:
         # When the process started says the same as a creation time per counter, in one series.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.items_stored = self._counter("items_stored_total")
         self.items_duplicate = self._counter("items_duplicate_total")

@@ -1,0 +1,100 @@
+"""A PostgreSQL server of the tests' own, reachable through a socket file only."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_OPTIONS = "-c listen_addresses= -c fsync=off -c unix_socket_directories={0}"
+
+
+class Cluster:
+    """A server with its data in `directory`."""
+
+    def __init__(self, binaries: Path, directory: Path) -> None:
+        self._binaries = binaries
+        self._directory = directory
+        self._account = _account()
+        self._databases = (f"store{number}" for number in itertools.count(1))
+
+    def create(self) -> None:
+        if self._account:
+            shutil.chown(self._directory, self._account["user"], self._account["group"])
+        self._run("initdb", "-D", self._data, "-U", "monitor", "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    def start(self) -> None:
+        options = _OPTIONS.format(self._directory)
+        self._run("pg_ctl", "-D", self._data, "-w", "-l", str(self._directory / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+
+    def new_database(self) -> str:
+        """Make an empty database, and return its URL."""
+        name = next(self._databases)
+        self._run("createdb", "-h", str(self._directory), "-U", "monitor", name)
+        return f"postgresql://monitor@/{name}?host={self._directory}"
+
+    @property
+    def _data(self) -> str:
+        return str(self._directory / "data")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # Not through pipes: the server would inherit them, and reading would never end.
+        with (self._directory.parent / f"{self._directory.name}.out").open("w+") as output:
+            command = [str(self._binaries / program), *arguments]
+            done = subprocess.run(
+                command, cwd=self._directory, stdout=output, stderr=output, check=False, timeout=60, **self._account
+            )
+            output.seek(0)
+            assert done.returncode == 0, output.read()
+
+
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """Start a server, or skip the test where PostgreSQL is not installed."""
+    binaries = _binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL's initdb is not installed")
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as parent:
+        # The server runs under another account, and must get to its directory.
+        Path(parent).chmod(0o755)
+        directory = Path(parent) / "cluster"
+        directory.mkdir()
+        cluster = Cluster(binaries, directory)
+        cluster.create()
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def _binaries() -> Path | None:
+    found = shutil.which("initdb")
+    candidates = [Path(found).resolve().parent] if found else []
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((path for path in candidates if (path / "initdb").exists() and (path / "pg_ctl").exists()), None)
+
+
+def _account() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root: take another account where the tests do."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            account = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    pytest.skip("PostgreSQL does not run as root, and there is neither an account postgres nor nobody")

@@ -1,0 +1,168 @@
+"""A real service for tests: in a thread of this process, or as the command in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+
+from monitor.service.server import Listening, serving
+from monitor.service.settings import ServiceSettings
+from monitor.wire import monitor_pb2 as pb
+from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
+
+from .messages import register_request, stream_of
+
+COMMAND = str(Path(sys.executable).with_name("sparsity-monitor"))
+_LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+) store=(\S+)")
+
+
+class Client:
+    """Talks to a service as senders, Prometheus and browsers do."""
+
+    def __init__(self, listening: Listening) -> None:
+        self.listening = listening
+        self.channel = grpc.insecure_channel(listening.grpc_address)
+        self.stub = MonitorServiceStub(self.channel)
+        self.http = httpx.Client(base_url=f"http://{listening.http_address}", timeout=30)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.http.close()
+
+    def register(self, registration: pb.Registration) -> pb.RegisterRunResponse:
+        return self.stub.RegisterRun(register_request(registration), timeout=30)
+
+    def report(self, requests: Iterable[pb.ReportRequest]) -> list[pb.ReportResponse]:
+        """Send a whole stream, and return all answers."""
+        return list(self.stub.Report(iter(requests), timeout=30))
+
+    def send(self, run_id: str, items: Iterable[pb.Item], attempt: int = 1) -> list[pb.ReportResponse]:
+        return self.report(stream_of(run_id, items, attempt))
+
+    def history(self, run_id: str, after_step: int = 0) -> list[pb.ReadHistoryResponse]:
+        return list(self.stub.ReadHistory(pb.ReadHistoryRequest(run_id=run_id, after_step=after_step), timeout=30))
+
+    def run(self, run_id: str) -> pb.RunSummary:
+        runs = self.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
+        return next(run for run in runs if run.registration.run_id == run_id)
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """The value of the series of this name with these labels, None if there is none."""
+        values = [
+            float(line.rsplit(" ", 1)[1])
+            for line in self.http.get("/metrics").text.splitlines()
+            if re.match(rf"sparsity_monitor_{name}[{{ ]", line)
+            and all(f'{key}="{value}"' in line for key, value in labels.items())
+        ]
+        assert len(values) <= 1, f"{name} {labels} is ambiguous"
+        return values[0] if values else None
+
+
+class OpenStream:
+    """A stream that stays open: requests go in and answers come out one at a time."""
+
+    def __init__(self, client: Client) -> None:
+        self._requests: queue.SimpleQueue[pb.ReportRequest | None] = queue.SimpleQueue()
+        self._call = client.stub.Report(iter(self._requests.get, None))
+
+    def send(self, *requests: pb.ReportRequest) -> None:
+        for request in requests:
+            self._requests.put(request)
+
+    def answer(self) -> pb.ReportResponse:
+        """Wait for the next answer; raises grpc.RpcError when the stream broke."""
+        return next(self._call)
+
+    def end(self) -> list[pb.ReportResponse]:
+        """Send no more, and return the answers that are left."""
+        self._requests.put(None)
+        return list(self._call)
+
+    def cancel(self) -> None:
+        self._requests.put(None)
+        self._call.cancel()
+
+
+@contextlib.contextmanager
+def service_in_thread(store: Path | str, **settings: Any) -> Iterator[Client]:
+    """Run a service on free ports for as long as the context is open."""
+    ready: Future[tuple[Listening, Callable[[], None]]] = Future()
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(settings_for(store, **settings), ready)))
+    thread.start()
+    try:
+        listening, stop = ready.result(timeout=30)
+        client = Client(listening)
+        try:
+            yield client
+        finally:
+            client.close()
+            stop()
+    finally:
+        thread.join(timeout=30)
+
+
+def settings_for(store: Path | str, **settings: Any) -> ServiceSettings:
+    url = f"sqlite:///{store}" if isinstance(store, Path) else store
+    return ServiceSettings(grpc_address="127.0.0.1:0", http_address="127.0.0.1:0", store_url=url, **settings)
+
+
+async def _serve(settings: ServiceSettings, ready: Future[tuple[Listening, Callable[[], None]]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    try:
+        async with serving(settings) as listening:
+            ready.set_result((listening, lambda: loop.call_soon_threadsafe(stop.set)))
+            await stop.wait()
+    except Exception as error:
+        if ready.done():
+            raise
+        ready.set_exception(error)
+
+
+class ServiceProcess:
+    """`sparsity-monitor serve` in a process of its own."""
+
+    def __init__(self, store: Path | str, *options: str, **popen: Any) -> None:
+        url = f"sqlite:///{store}" if isinstance(store, Path) else store
+        addresses = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
+        command = [COMMAND, "serve", *addresses, "--store-url", url, *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        match = _LISTENING.fullmatch(line.strip())
+        if match is None:
+            raise AssertionError(f"the service did not start: {line!r} {self.process.communicate()}")
+        self.client = Client(Listening(*match.groups()))
+
+    def signal(self, number: int) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+    def close(self) -> str:
+        """End it in whatever state it is, and return what it wrote to stderr."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        return self.process.communicate(timeout=30)[1]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        threading.Event().wait(0.02)

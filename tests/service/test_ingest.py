@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from monitor.service.ingest import answers
+from monitor.service.recorder import Verdict
+from monitor.wire import PROTOCOL_VERSION
+from monitor.wire import monitor_pb2 as pb
+
+from .messages import (
+    finished,
+    heartbeat,
+    logged,
+    new_run_id,
+    observed,
+    opening,
+    register_request,
+    registration,
+    stream_of,
+)
+from .running import Client, OpenStream, eventually
+
+
+def _refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as refused:
+        call()
+    return refused.value.code(), refused.value.details()
+
+
+def _answers(responses: list[pb.ReportResponse]) -> list[tuple[str, int]]:
+    named = []
+    for response in responses:
+        kind = response.WhichOneof("kind")
+        assert kind is not None
+        named.append((kind, getattr(response, kind).sequence))
+    return named
+
+
+def test_registering_tells_the_version_and_the_limits(client: Client, run_id: str) -> None:
+    response = client.register(registration(run_id))
+    assert response.protocol_version == PROTOCOL_VERSION
+    assert response.last_sequence == 0
+    assert response.max_request_bytes == 8 * 1024 * 1024
+
+
+def test_registering_again_tells_where_to_go_on(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1), observed(2)])
+    assert client.register(registration(run_id)).last_sequence == 2
+
+
+@pytest.mark.parametrize(("version", "side"), [(0, "sender"), (PROTOCOL_VERSION + 1, "service")])
+def test_another_protocol_is_refused_with_both_versions(client: Client, run_id: str, version: int, side: str) -> None:
+    code, details = _refused(lambda: client.stub.RegisterRun(register_request(registration(run_id), version)))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"version {version}, the service {PROTOCOL_VERSION}" in details
+    assert f"on the side of the {side}" in details
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": "another"}, grpc.StatusCode.ALREADY_EXISTS),
+        ({"attempt": 2, "visible_dtype": "float32"}, grpc.StatusCode.FAILED_PRECONDITION),
+        ({"attempt": 0}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"labels": {str(number): "" for number in range(40)}}, grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_a_registration_is_refused_with_the_status_of_the_contract(
+    client: Client, run_id: str, changes: dict[str, Any], expected: grpc.StatusCode
+) -> None:
+    client.register(registration(run_id))
+    code, _details = _refused(lambda: client.register(registration(run_id, **changes)))
+    assert code is expected
+
+
+def test_a_full_service_says_so_and_counts_it(start: Callable[..., Client]) -> None:
+    client = start(max_runs=1)
+    client.register(registration("first"))
+    code, details = _refused(lambda: client.register(registration("second")))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "--max-runs" in details
+    assert client.metric("limit_hits_total", limit="max_runs") == 1
+
+
+def test_items_are_acknowledged_and_read_back(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    items = [observed(1), logged(2, loss=0.5), finished(3, step=2)]
+    assert _answers(client.send(run_id, items))[-1] == ("acknowledgement", 3)
+    history = client.history(run_id)
+    assert sorted(response.item.sequence for response in history) == [1, 2, 3]
+    assert [response.item for response in history if response.item.sequence == 1] == [items[0]]
+    assert {response.attempt for response in history} == {1}
+
+
+def test_an_acknowledged_item_can_be_read_at_once(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    stream = OpenStream(client)
+    stream.send(opening(run_id))
+    for sequence in range(1, 6):
+        stream.send(pb.ReportRequest(item=observed(sequence)))
+        assert stream.answer().acknowledgement.sequence == sequence
+        assert [response.item.sequence for response in client.history(run_id)][-1] == sequence
+        assert client.run(run_id).last_step == sequence
+    stream.end()
+
+
+def test_items_that_are_sent_again_are_stored_once(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    for _ in range(3):
+        assert _answers(client.send(run_id, [observed(1), observed(2)]))[-1] == ("acknowledgement", 2)
+    assert len(client.history(run_id)) == 2
+    assert client.run(run_id).observations == 2
+
+
+def test_a_bad_item_is_rejected_and_those_around_it_are_stored(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    items = [observed(1), observed(2, changed=[1]), pb.Item(sequence=3), observed(4), observed(0, step=9), observed(5)]
+    responses = client.send(run_id, items)
+    answered = _answers(responses)
+    rejected = [sequence for kind, sequence in answered if kind == "rejection"]
+    assert rejected == [2, 3, 0]
+    assert [sequence for _kind, sequence in answered if sequence] == sorted(
+        sequence for _kind, sequence in answered if sequence
+    )
+    assert answered[-1] == ("acknowledgement", 5)
+    assert [response.item.sequence for response in client.history(run_id)] == [1, 4, 5]
+    reasons = [response.rejection.reason for response in responses if response.HasField("rejection")]
+    assert "changed has 1 entries; expected one per group" in reasons[0]
+
+
+def test_nothing_behind_a_rejected_item_is_acknowledged_before_it() -> None:
+    verdicts = [Verdict(1), Verdict(2), Verdict(3, "bad"), Verdict(4, "bad"), Verdict(5), Verdict(6)]
+    assert _answers(list(answers(verdicts))) == [
+        ("acknowledgement", 2),
+        ("rejection", 3),
+        ("rejection", 4),
+        ("acknowledgement", 6),
+    ]
+    assert list(answers([])) == []
+
+
+def test_gaps_in_the_numbers_are_the_senders_own(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(3), observed(7)])
+    assert [response.item.sequence for response in client.history(run_id)] == [3, 7]
+    assert client.register(registration(run_id)).last_sequence == 7
+
+
+def test_a_sender_that_catches_up_costs_few_transactions(start: Callable[..., Client]) -> None:
+    client = start()
+    client.register(registration("run"))
+    client.send("run", [observed(sequence) for sequence in range(1, 501)])
+    commits = client.metric("store_commit_seconds_count")
+    assert client.metric("items_stored_total") == 500
+    assert commits is not None
+    assert commits < 250
+
+
+def test_an_item_over_the_limit_is_rejected_and_the_stream_goes_on(start: Callable[..., Client]) -> None:
+    client = start(max_request_bytes=4096)
+    assert client.register(registration("run")).max_request_bytes == 4096
+    responses = client.send("run", [observed(1), finished(2, reason="x" * 5000), observed(3)])
+    assert _answers(responses) == [("acknowledgement", 1), ("rejection", 2), ("acknowledgement", 3)] or _answers(
+        responses
+    ) == [("rejection", 2), ("acknowledgement", 3)]
+    reason = next(response.rejection.reason for response in responses if response.HasField("rejection"))
+    assert "this service allows 4096" in reason
+    assert "--max-request-bytes" in reason
+    assert client.metric("limit_hits_total", limit="max_request_bytes") == 1
+
+
+def test_a_request_far_over_the_limit_ends_its_stream_only(start: Callable[..., Client]) -> None:
+    client = start(max_request_bytes=4096)
+    client.register(registration("run"))
+    code, _details = _refused(lambda: client.send("run", [finished(1, reason="x" * 100_000)]))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert _answers(client.send("run", [observed(1)])) == [("acknowledgement", 1)]
+
+
+@pytest.mark.parametrize("attempt", [0, 2, 2**32 - 1])
+def test_reporting_for_an_unknown_attempt_tells_to_register(client: Client, run_id: str, attempt: int) -> None:
+    client.register(registration(run_id))
+    code, details = _refused(lambda: client.send(run_id, [observed(1)], attempt=attempt))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert "RegisterRun" in details
+
+
+@pytest.mark.parametrize("run", ["never-registered", "", "a\0b"])
+def test_reporting_for_an_unknown_run_tells_to_register(client: Client, run: str) -> None:
+    code, details = _refused(lambda: client.send(run, [observed(1)]))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert "RegisterRun" in details
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [],
+        [pb.ReportRequest()],
+        [heartbeat()],
+        [pb.ReportRequest(item=observed(1))],
+    ],
+)
+def test_a_stream_starts_with_open(client: Client, requests: list[pb.ReportRequest]) -> None:
+    code, details = _refused(lambda: client.report(requests))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "`open`" in details
+
+
+@pytest.mark.parametrize(("stray", "named"), [(opening("x"), "open"), (pb.ReportRequest(), "an empty request")])
+def test_a_request_out_of_turn_ends_the_stream_after_what_came_before(
+    client: Client, run_id: str, stray: pb.ReportRequest, named: str
+) -> None:
+    client.register(registration(run_id))
+    requests = [*stream_of(run_id, [observed(1)]), stray, pb.ReportRequest(item=observed(2))]
+    code, details = _refused(lambda: client.report(requests))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert named in details
+    assert [response.item.sequence for response in client.history(run_id)] == [1]
+
+
+def test_bytes_that_are_no_request_end_their_stream_only(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    call = client.channel.stream_stream("/sparsity_monitor.v1.MonitorService/Report")
+    garbage = [opening(run_id).SerializeToString(), b"\xff\xff\xff"]
+    code, _details = _refused(lambda: list(call(iter(garbage), timeout=30)))
+    assert code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT)
+    assert _answers(client.send(run_id, [observed(1)])) == [("acknowledgement", 1)]
+
+
+def test_heartbeats_keep_a_run_alive_and_bring_its_counts(start: Callable[..., Client]) -> None:
+    client = start(lost_after_seconds=0.2)
+    client.register(registration("run"))
+    eventually(lambda: client.run("run").state == pb.RunSummary.STATE_LOST)
+    stream = OpenStream(client)
+    stream.send(opening("run"), heartbeat(unsent=3, dropped=2))
+    eventually(lambda: client.metric("run_unsent_items") == 3)
+    stream.send(heartbeat(unsent=0, dropped=2))
+    eventually(lambda: client.metric("run_unsent_items") == 0)
+    assert client.metric("run_dropped_items") == 2
+    assert client.metric("heartbeats_total") == 2
+    assert stream.end() == []
+    assert client.history("run") == []
+
+
+def test_a_silent_observer_is_stalled_while_its_sender_lives(start: Callable[..., Client]) -> None:
+    client = start(stalled_after_seconds=0.2)
+    client.register(registration("run"))
+    eventually(lambda: client.run("run").state == pb.RunSummary.STATE_STALLED)
+    client.send("run", [observed(1)])
+    assert client.metric("run_state", run="run", state="lost") == 0
+
+
+def test_open_streams_are_counted(start: Callable[..., Client]) -> None:
+    client = start()
+    client.register(registration("run"))
+    stream = OpenStream(client)
+    stream.send(opening("run"))
+    eventually(lambda: client.metric("open_streams") == 1)
+    stream.cancel()
+    eventually(lambda: client.metric("open_streams") == 0)
+
+
+def test_a_summary_tells_what_a_run_is_and_how_far_it_got(client: Client, run_id: str) -> None:
+    message = registration(run_id)
+    client.register(message)
+    assert client.run(run_id).state == pb.RunSummary.STATE_RUNNING
+    assert client.run(run_id).last_observed_at == 0
+    client.send(run_id, [observed(1, step=4), finished(2, step=4, reason="out of memory")])
+    summary = client.run(run_id)
+    assert summary.registration == message
+    assert summary.state == pb.RunSummary.STATE_FAILED
+    assert summary.reason == "out of memory"
+    assert (summary.last_step, summary.last_observed_at, summary.observations) == (4, 1.7e9 + 4, 1)
+
+
+def test_runs_are_listed_the_most_recently_registered_first(client: Client) -> None:
+    names = [new_run_id() for _ in range(3)]
+    for name in names:
+        client.register(registration(name))
+    listed = [run.registration.run_id for run in client.stub.ListRuns(pb.ListRunsRequest()).runs]
+    assert listed[:3] == names[::-1]
+
+
+def test_history_is_in_the_order_of_steps_without_what_was_superseded(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1, step=10), observed(2, step=20), observed(3, step=30)])
+    client.register(registration(run_id, 2, resumed_from_step=20))
+    client.send(run_id, [observed(1, step=30)], attempt=2)
+    told = [(response.item.observation.step, response.attempt) for response in client.history(run_id)]
+    assert told == [(10, 1), (20, 1), (30, 2)]
+    assert [response.item.observation.step for response in client.history(run_id, after_step=20)] == [30]
+
+
+def test_a_history_longer_than_a_page_is_whole(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(sequence) for sequence in range(1, 201)])
+    assert [response.item.sequence for response in client.history(run_id)] == list(range(1, 201))
+
+
+def test_a_run_that_ended_before_its_first_step_has_a_history(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [finished(1, step=0, reason="no data")])
+    assert [response.item.finish.reason for response in client.history(run_id)] == ["no data"]
+
+
+def test_the_history_of_an_unknown_run_is_not_found(client: Client) -> None:
+    code, details = _refused(lambda: client.history("never-registered"))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert "'never-registered'" in details

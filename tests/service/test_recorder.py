@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from monitor.service.errors import StoreError, UnknownRunError
+from monitor.service.instruments import Instruments
+from monitor.service.recorder import Recorder, Verdict
+
+from .messages import logged, observed, registration
+from .running import settings_for
+
+
+def _with_recorder(path: Path, use: Callable[[Recorder, Instruments], Awaitable[None]]) -> None:
+    async def main() -> None:
+        instruments = Instruments()
+        recorder = Recorder(settings_for(path / "store.db", max_training_metrics=1), instruments)
+        try:
+            await use(recorder, instruments)
+        finally:
+            await recorder.close()
+
+    asyncio.run(asyncio.wait_for(main(), timeout=30))
+
+
+def _counted(instruments: Instruments, name: str, **labels: str) -> float | None:
+    return instruments.registry.get_sample_value(f"sparsity_monitor_{name}", labels)
+
+
+def test_each_item_gets_its_verdict_and_is_counted(tmp_path: Path) -> None:
+    async def use(recorder: Recorder, instruments: Instruments) -> None:
+        await recorder.register(registration())
+        attempt = recorder.open("run", 1)
+        verdicts = await recorder.record(attempt, [observed(1), logged(2, a=1, b=2), observed(3)], None)
+        assert [(verdict.sequence, verdict.rejected is None) for verdict in verdicts] == [
+            (1, True),
+            (2, False),
+            (3, True),
+        ]
+        assert await recorder.record(attempt, [observed(3), observed(4)], None) == [Verdict(3), Verdict(4)]
+        assert _counted(instruments, "items_stored_total") == 3
+        assert _counted(instruments, "items_duplicate_total") == 1
+        assert _counted(instruments, "items_rejected_total") == 1
+        assert _counted(instruments, "limit_hits_total", limit="max_training_metrics") == 1
+        assert _counted(instruments, "store_commit_seconds_count") == 2
+
+    _with_recorder(tmp_path, use)
+
+
+def test_what_was_committed_is_shown_although_its_sender_went_away(tmp_path: Path) -> None:
+    async def use(recorder: Recorder, _instruments: Instruments) -> None:
+        await recorder.register(registration())
+        recording = asyncio.create_task(recorder.record(recorder.open("run", 1), [observed(1)], None))
+        await asyncio.sleep(0)
+        recording.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await recording
+        await recorder.ping()
+        run = recorder.live.get("run")
+        assert run is not None
+        assert run.step == 1
+
+    _with_recorder(tmp_path, use)
+
+
+def test_what_the_store_did_not_take_is_not_shown(tmp_path: Path) -> None:
+    async def use(recorder: Recorder, instruments: Instruments) -> None:
+        await recorder.register(registration())
+        attempt = recorder.open("run", 1)
+        recorder._store._engine.dispose()
+        for file in tmp_path.glob("store.db*"):
+            file.unlink()
+        (tmp_path / "store.db").mkdir()
+        with pytest.raises(StoreError, match="senders try again"):
+            await recorder.record(attempt, [observed(1)], None)
+        run = recorder.live.get("run")
+        assert run is not None
+        assert run.latest is None
+        assert _counted(instruments, "store_errors_total") == 1
+        assert _counted(instruments, "items_stored_total") == 0
+
+    _with_recorder(tmp_path, use)
+
+
+def test_an_attempt_that_never_registered_cannot_be_opened(tmp_path: Path) -> None:
+    async def use(recorder: Recorder, _instruments: Instruments) -> None:
+        await recorder.register(registration())
+        for run_id, attempt in (("run", 2), ("other", 1), ("a\0b", 1)):
+            with pytest.raises(UnknownRunError, match="call RegisterRun before Report"):
+                recorder.open(run_id, attempt)
+
+    _with_recorder(tmp_path, use)
