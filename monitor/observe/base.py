@@ -60,6 +60,18 @@ def adopt(
     return base
 
 
+def holds_the_same(candidate: nn.Module, model: nn.Module) -> bool:
+    """Return whether `candidate` has every trainable parameter of `model` with the same value."""
+    found = {clean_name(name): tensor for name, tensor in candidate.named_parameters(remove_duplicate=False)}
+    return all(
+        (other := found.get(clean_name(name))) is not None
+        and other.shape == parameter.shape
+        and torch.equal(other.detach().to(parameter), parameter.detach())
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    )
+
+
 def _check_matches(found: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
     missing = [name for name in parameters if name not in found]
     different = [

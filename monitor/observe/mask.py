@@ -105,6 +105,10 @@ class UpdateMask:
         words = {name: operation(self.words[name], other.words[name]) for name in self.words}
         return replace(self, words=words)
 
+    def with_run(self, run_id: str) -> UpdateMask:
+        """Return this mask with the run that it was taken from in its metadata."""
+        return replace(self, metadata=replace(self.metadata, run_id=run_id))
+
     def check_covers(self, shapes: Mapping[str, tuple[int, ...]], whose: str) -> None:
         """Check that this mask has every parameter in `shapes`, with its shape.
 
@@ -166,8 +170,8 @@ class UpdateMask:
                 words = {name: file.get_tensor(name) for name in shapes}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise MaskFileError(
-                f"cannot read a mask from {os.fspath(path)!r}: {error}. Expected a file that UpdateMask.save wrote, such "
-                "as the update_mask.safetensors in a run's output directory."
+                f"cannot read a mask from {os.fspath(path)!r}: {error}. Expected a file that UpdateMask.save wrote, as "
+                "the update_mask.safetensors in a run's output directory."
             ) from error
         for name, shape in shapes.items():
             if words[name].shape != (word_count(math.prod(shape)),) or words[name].dtype != torch.int32:

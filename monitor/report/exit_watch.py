@@ -25,9 +25,7 @@ class ExitWatch:
         sys.excepthook = self._hook
         atexit.register(self._exit)
 
-    def _note_exception(
-        self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-    ) -> None:
+    def _note_exception(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         self._reason = f"{kind.__name__}: {error}" if str(error) else kind.__name__
         self._previous_hook(kind, error, traceback)
 

@@ -1,0 +1,383 @@
+"""SparsityCallback: one line in an HF or TRL training script. The only file that knows transformers.
+
+It observes after optimizer steps (`on_step_end`), hands the counts to the reporter, and is done with them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from monitor.errors import BaseMismatchError, ReportingError, UnsupportedModelError
+from monitor.observe.base import holds_the_same
+from monitor.observe.mask import UpdateMask
+from monitor.observe.observation import Observation
+from monitor.observe.observer import UpdateObserver
+from monitor.report.registration import new_run_id, registration_message
+from monitor.report.reporter import Reporter
+from monitor.report.spool import DEFAULT_MAX_BYTES
+from monitor.settings import RunSettings
+
+logger = logging.getLogger(__name__)
+
+DIRECTORY = "sparsity_monitor"
+MASK_FILE = "update_mask.safetensors"
+
+# Where the run's identity is kept in the trainer's state across resumes. Not the name of a callback class: the Trainer
+# would try to rebuild that callback from it.
+_STATE_KEY = "sparsity_monitor"
+_LOG_PREFIX = "sparsity/"
+_REGISTER_SECONDS = 15.0
+# How long the end of training waits for the last observations to be delivered; the uploader delivers what is left.
+_DELIVER_SECONDS = 10.0
+
+BaseSource = str | Path | nn.Module | Mapping[str, torch.Tensor]
+Method = TypeVar("Method", bound=Callable[..., None])
+
+
+def _never_disturbs(method: Method) -> Method:
+    """Keep what goes wrong in the monitor away from the training, unless `strict`."""
+
+    @functools.wraps(method)
+    def guarded(self: SparsityCallback, *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception:
+            if self.settings.strict:
+                raise
+            self._observer = None
+            logger.exception("sparsity-monitor observes no more because of this error; training goes on")
+
+    return cast(Method, guarded)
+
+
+class SparsityCallback(TrainerCallback):  # type: ignore[misc]
+    """Observes how sparse the weight updates of a Trainer run are, and reports them to the service.
+
+    Use `callbacks=[SparsityCallback("localhost:50051")]`, or `SparsityCallback("localhost:50051").attach(trainer)`,
+    which also shows the sparsities in the trainer's own logs.
+
+    Args:
+        target: gRPC address of the service, host:port. None only records; deliver later with `sparsity-monitor push`.
+        run_name: for people; by default the trainer's run_name, else the output directory's name.
+        labels: such as {"algorithm": "GRPO", "dataset": "gsm8k", "seed": "0"}; they become labels of the metrics.
+        base: weights that updates are measured against: a directory or hub id, a frozen module (used in place), or a
+            state dict. By default the weights at the start of training; when resuming, they are read again from the
+            model's `name_or_path`.
+        references: name → mask of another run, or path of its file; the overlap with each is counted.
+        criterion: "bits" or "atol=1e-5"; what counts as changed.
+        tolerances: the changed weights are also counted at each of these absolute tolerances.
+        visible_dtype: "bfloat16", "float16" or "float32": the dtype that the trained model will be served in. Weights
+            are rounded to it before they are compared.
+        every: optimizer steps between observations. The last step is always observed.
+        include, exclude: regular expressions searched for in parameter names.
+        step_masks: compare with the previous observation, too.
+        save_mask: write the final update mask to the run's directory.
+        strict: raise into the training when the monitor fails, and refuse to start when the service does not answer.
+        run_id: identity of the run; by default made up, and kept across resumes.
+        directory: where spool and mask are kept; by default `sparsity_monitor` in the output directory.
+        spool_max_bytes: bound on what is kept for a service that cannot be reached; beyond it the oldest is dropped.
+
+    Attributes:
+        last_observation: the latest Observation, None before the first.
+
+    Raises:
+        ConfigurationError: a setting has a value that cannot work.
+        MaskFileError: a reference mask cannot be read.
+    """
+
+    def __init__(
+        self,
+        target: str | None,
+        run_name: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        base: BaseSource | None = None,
+        references: Mapping[str, UpdateMask | str | Path] | None = None,
+        criterion: str = "bits",
+        tolerances: Sequence[float] = (),
+        visible_dtype: str = "bfloat16",
+        every: int = 1,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        step_masks: bool = True,
+        save_mask: bool = True,
+        strict: bool = False,
+        run_id: str | None = None,
+        directory: str | Path | None = None,
+        spool_max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        self.settings = RunSettings.check(
+            target=target,
+            run_name=run_name,
+            run_id=run_id,
+            labels={name: str(value) for name, value in (labels or {}).items()},
+            criterion=criterion,
+            tolerances=tolerances,
+            visible_dtype=visible_dtype,
+            every=every,
+            include=include,
+            exclude=exclude,
+            step_masks=step_masks,
+            save_mask=save_mask,
+            strict=strict,
+            directory=directory,
+            spool_max_bytes=spool_max_bytes,
+        )
+        self._base = base
+        self._references = {
+            name: mask if isinstance(mask, UpdateMask) else UpdateMask.load(mask)
+            for name, mask in (references or {}).items()
+        }
+        self._reference_model: nn.Module | None = None
+        self._observer: UpdateObserver | None = None
+        self._reporter: Reporter | None = None
+        self._directory: Path | None = None
+        self._run_id = self.settings.run_id
+        self.last_observation: Observation | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """Identity of the run; None before training starts, unless it was given."""
+        return self._run_id
+
+    def attach(self, trainer: Trainer) -> SparsityCallback:
+        """Add this callback to a trainer and show `sparsity/…` in its own logs, so in W&B, TensorBoard, Trackio.
+
+        A frozen reference model that the trainer holds anyway is used as the base, without a copy.
+
+        Returns:
+            this callback.
+        """
+        trainer.add_callback(self)
+        if not getattr(trainer.args, "sync_ref_model", False):
+            self._reference_model = getattr(trainer, "ref_model", None)
+        trainer_log = trainer.log
+
+        def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            trainer_log({**logs, **self._log_entries(logs)}, *args, **kwargs)
+
+        trainer.log = log
+        return self
+
+    def _log_entries(self, logs: Mapping[str, float]) -> dict[str, float]:
+        # Evaluations and the summary at the end are logged the same way; they get nothing.
+        observation = self.last_observation
+        if observation is None or "loss" not in logs:
+            return {}
+        entries = {
+            "cumulative_sparsity": observation.cumulative_sparsity,
+            "step_sparsity": observation.step_sparsity,
+            "update_norm": observation.update_norm,
+        }
+        for name in observation.references:
+            overlap = observation.overlap(name)
+            entries |= {f"overlap_o1/{name}": overlap.o1, f"overlap_lift/{name}": overlap.lift}
+        return {_LOG_PREFIX + name: value for name, value in entries.items() if value is not None}
+
+    # ---------------------------------------------------------------------------------------------- trainer events
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take the base, and announce the run. Raises what is wrong, as nothing is trained yet."""
+        model: nn.Module = kwargs["model"]
+        _refuse_adapters(model)
+        if not state.is_world_process_zero:
+            return
+        self._end_earlier_training()
+        step = state.global_step
+        known = state.stateful_callbacks.get(_STATE_KEY, {}).get("attributes", {}) if step else {}
+        base, base_source = self._find_base(model, resumed=step > 0)
+        observer = self._make_observer(model, base, step)
+        if known and known["base_fingerprint"] != observer.base_fingerprint:
+            raise BaseMismatchError(
+                f"the base read from {base_source!r} is not the one that run {known['run_id']} started from "
+                f"(fingerprint {observer.base_fingerprint} instead of {known['base_fingerprint']}). Give the original "
+                "weights as `base`, or delete the run's entry from trainer_state.json to start a new run."
+            )
+        self._observer = observer
+        self._reporter = self._make_reporter(
+            observer, args=args, known=known, model=model, base_source=base_source, step=step
+        )
+        self._run_id = self._reporter.key.run_id
+        state.stateful_callbacks[_STATE_KEY] = {
+            "args": {},
+            "attributes": {
+                "run_id": self._run_id,
+                "attempt": self._reporter.key.attempt,
+                "base_fingerprint": observer.base_fingerprint,
+            },
+        }
+
+    @_never_disturbs
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Observe, every `every` steps."""
+        if state.global_step % self.settings.every == 0:
+            self._observe(state.global_step)
+
+    @_never_disturbs
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, object] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Report what the trainer logs, beside the observations."""
+        if self._reporter is not None and logs:
+            own = {name: value for name, value in logs.items() if not name.startswith(_LOG_PREFIX)}
+            self._reporter.log(state.global_step, own)
+
+    @_never_disturbs
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Observe the last step, write the mask, and say that the run is finished."""
+        if self._reporter is None:
+            return
+        try:
+            if self.last_observation is None or self.last_observation.step < state.global_step:
+                self._observe(state.global_step)
+            if self.settings.save_mask and self._observer is not None:
+                self._observer.update_mask().with_run(self._run_id or "").save(self.directory / MASK_FILE)
+        finally:
+            self._reporter.finish(state.global_step)
+            self._close_reporter()
+            self._observer = None
+
+    # ------------------------------------------------------------------------------------------------------- parts
+
+    @property
+    def directory(self) -> Path:
+        """Where spool and mask of the run are kept.
+
+        Raises:
+            RuntimeError: training has not started.
+        """
+        if self._directory is None:
+            raise RuntimeError("the run's directory is known when training starts")
+        return self._directory
+
+    def _find_base(
+        self, model: nn.Module, *, resumed: bool
+    ) -> tuple[nn.Module | Mapping[str, torch.Tensor] | None, str]:
+        """Return the base, None for the weights as they are now, and where it comes from."""
+        own_name = str(getattr(model, "name_or_path", ""))
+        if isinstance(self._base, str | Path):
+            return _read_base(model, str(self._base)), str(self._base)
+        if self._base is not None:
+            return self._base, str(getattr(self._base, "name_or_path", "") or "given weights")
+        if resumed:
+            return _read_base(model, own_name), own_name
+        if self._reference_model is not None and holds_the_same(self._reference_model, model):
+            return self._reference_model, own_name or "reference model"
+        return None, own_name or "initial weights"
+
+    def _make_observer(
+        self, model: nn.Module, base: nn.Module | Mapping[str, torch.Tensor] | None, step: int
+    ) -> UpdateObserver:
+        settings = self.settings
+        return UpdateObserver(
+            model,
+            base=base,
+            references=self._references,
+            criterion=settings.criterion,
+            tolerances=settings.tolerances,
+            visible_dtype=settings.visible_dtype,
+            include=settings.include,
+            exclude=settings.exclude,
+            step_masks=settings.step_masks,
+            first_step=step,
+        )
+
+    def _make_reporter(
+        self,
+        observer: UpdateObserver,
+        *,
+        args: TrainingArguments,
+        known: Mapping[str, Any],
+        model: nn.Module,
+        base_source: str,
+        step: int,
+    ) -> Reporter:
+        settings = self.settings
+        output = Path(args.output_dir or ".")
+        self._directory = settings.directory or output / DIRECTORY
+        name = settings.run_name or args.run_name or output.name
+        registration = registration_message(
+            observer,
+            run_id=settings.run_id or known.get("run_id") or new_run_id(name),
+            name=name,
+            model=str(getattr(model, "name_or_path", "") or type(model).__name__),
+            base_source=base_source,
+            labels=settings.labels,
+            attempt=known.get("attempt", 0) + 1,
+            resumed_from_step=step,
+        )
+        reporter = Reporter(registration, self._directory, settings.target, max_bytes=settings.spool_max_bytes)
+        if settings.strict and settings.target is not None:
+            try:
+                reporter.wait_until_registered(_REGISTER_SECONDS)
+            except ReportingError:
+                reporter.close(timeout=0.0)
+                raise
+        return reporter
+
+    def _end_earlier_training(self) -> None:
+        if self._reporter is not None:
+            self._reporter.finish(step=0, failure="training was started again before it had ended")
+            self._close_reporter()
+        self.last_observation = None
+
+    def _close_reporter(self) -> None:
+        reporter, self._reporter = self._reporter, None
+        if reporter is None or reporter.close(_DELIVER_SECONDS) or self.settings.target is None:
+            return
+        logger.warning(
+            "sparsity-monitor: not everything has reached %s yet; the uploader goes on trying for a while. For what is "
+            "left then: sparsity-monitor push %s --target %s",
+            self.settings.target,
+            reporter.directory,
+            self.settings.target,
+        )
+
+    def _observe(self, step: int) -> None:
+        if self._observer is None or self._reporter is None:
+            return
+        self.last_observation = self._observer.observe(step)
+        self._reporter.report(self.last_observation)
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    if hasattr(model, "peft_config"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} trains adapters, and this version does not measure the weights that they make "
+            "together with their base. Train without PEFT, or leave the monitor out."
+        )
+
+
+def _read_base(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
+    if not hasattr(model, "from_pretrained"):
+        raise BaseMismatchError(
+            f"cannot read the base again: {type(model).__name__} has no from_pretrained. Give the weights that this "
+            "training started from as `base`, as a module or a state dict."
+        )
+    try:
+        # Layers that the checkpoint lacks are initialised at random; the training must not see that.
+        with torch.random.fork_rng():
+            loaded = cast(Any, type(model)).from_pretrained(source, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise BaseMismatchError(
+            f"cannot read the base from {source!r}: {error}. Give the directory or hub id of the weights that this "
+            "training started from as `base`."
+        ) from error
+    return dict(loaded.named_parameters(remove_duplicate=False))
