@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import os
+
+# Before transformers is imported: no hub, no telemetry, and TRL's experimental trainers without their banner.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TOKENIZERS_PARALLELISM="false",
+    TRL_EXPERIMENTAL_SILENCE="1",
+    CI="1",
+)

@@ -1,0 +1,74 @@
+"""A real Prometheus that scrapes a service under test."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.running import eventually
+
+_CONFIGURATION = """
+global:
+  scrape_interval: 1s
+scrape_configs:
+  - job_name: sparsity-monitor
+    static_configs:
+      - targets: ["{target}"]
+"""
+
+
+class Prometheus:
+    """Answers PromQL."""
+
+    def __init__(self, address: str) -> None:
+        self._http = httpx.Client(base_url=f"http://{address}", timeout=30)
+
+    def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
+        """Return (labels, value) of an instant query."""
+        response = self._http.get("/api/v1/query", params={"query": promql})
+        response.raise_for_status()
+        return [(sample["metric"], float(sample["value"][1])) for sample in response.json()["data"]["result"]]
+
+    def is_ready(self) -> bool:
+        try:
+            return self._http.get("/-/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def close(self) -> None:
+        self._http.close()
+
+
+@contextmanager
+def running_prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
+    """Run Debian's Prometheus on a free port; skip the test where it is not installed."""
+    binary = shutil.which("prometheus")
+    if binary is None:
+        pytest.skip("prometheus is not installed; tests/run.sh installs it")
+    configuration = directory / "prometheus.yml"
+    configuration.write_text(_CONFIGURATION.format(target=target))
+    address = f"127.0.0.1:{_free_port()}"
+    command = [binary, f"--config.file={configuration}", f"--storage.tsdb.path={directory / 'tsdb'}"]
+    with (directory / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
+    prometheus = Prometheus(address)
+    try:
+        eventually(prometheus.is_ready)
+        yield prometheus
+    finally:
+        prometheus.close()
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
