@@ -60,6 +60,9 @@ class Arrivals:
         await self._queue.put(None)
 
     async def _wait(self) -> ReportRequest | None:
+        if self._stopping.done():
+            # What has arrived may stay: it is not acknowledged, so its sender brings it again.
+            return None
         waiting = asyncio.create_task(self._queue.get())
         try:
             either: tuple[asyncio.Future[Any], ...] = (waiting, self._stopping)

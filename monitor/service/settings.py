@@ -64,7 +64,7 @@ class ServiceSettings(BaseModel):
         description="Group series leave /metrics this long after a run finished, failed or was lost",
     )
     series_budget: Count = Field(
-        100_000, description="Above this many series the largest runs fall back to run-level series"
+        200_000, description="Above this many series the largest runs fall back to run-level series"
     )
 
     max_request_bytes: int = Field(8 * 1024 * 1024, ge=4096, description="Largest request that is taken")

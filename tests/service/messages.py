@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
 
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
+
+M = TypeVar("M", bound=Message)
 
 WEIGHTS = (1000, 600, 400)
 _numbers = itertools.count(1)
@@ -48,7 +52,7 @@ def groups() -> list[pb.Group]:
     ]
 
 
-def changed(message: Any, **changes: Any) -> Any:
+def changed(message: M, **changes: Any) -> M:
     """The message with other fields; a list or a mapping replaces the one that was there."""
     for name in changes:
         message.ClearField(name)
@@ -80,11 +84,11 @@ def observation(step: int = 1, **changes: Any) -> pb.Observation:
     return changed(message, **changes)
 
 
-def observed(sequence: int, step: int | None = None, **changes: Any) -> pb.Item:
+def observed(sequence: int, step: Any = None, **changes: Any) -> pb.Item:
     return pb.Item(sequence=sequence, observation=observation(sequence if step is None else step, **changes))
 
 
-def logged(sequence: int, step: int | None = None, **metrics: float) -> pb.Item:
+def logged(sequence: int, step: Any = None, **metrics: float) -> pb.Item:
     step = sequence if step is None else step
     return pb.Item(sequence=sequence, training_log=pb.TrainingLog(step=step, logged_at=1.7e9 + step, metrics=metrics))
 

@@ -43,7 +43,8 @@ class Client:
         self.http.close()
 
     def register(self, registration: pb.Registration) -> pb.RegisterRunResponse:
-        return self.stub.RegisterRun(register_request(registration), timeout=30)
+        response: pb.RegisterRunResponse = self.stub.RegisterRun(register_request(registration), timeout=30)
+        return response
 
     def report(self, requests: Iterable[pb.ReportRequest]) -> list[pb.ReportResponse]:
         """Send a whole stream, and return all answers."""
@@ -56,7 +57,7 @@ class Client:
         return list(self.stub.ReadHistory(pb.ReadHistoryRequest(run_id=run_id, after_step=after_step), timeout=30))
 
     def run(self, run_id: str) -> pb.RunSummary:
-        runs = self.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
+        runs: Iterable[pb.RunSummary] = self.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
         return next(run for run in runs if run.registration.run_id == run_id)
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -84,7 +85,8 @@ class OpenStream:
 
     def answer(self) -> pb.ReportResponse:
         """Wait for the next answer; raises grpc.RpcError when the stream broke."""
-        return next(self._call)
+        response: pb.ReportResponse = next(self._call)
+        return response
 
     def end(self) -> list[pb.ReportResponse]:
         """Send no more, and return the answers that are left."""
@@ -99,7 +101,7 @@ class OpenStream:
 @contextlib.contextmanager
 def service_in_thread(store: Path | str, **settings: Any) -> Iterator[Client]:
     """Run a service on free ports for as long as the context is open."""
-    ready: Future[tuple[Listening, Callable[[], None]]] = Future()
+    ready: Future[tuple[Listening, Callable[[], object]]] = Future()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(settings_for(store, **settings), ready)))
     thread.start()
     try:
@@ -116,10 +118,11 @@ def service_in_thread(store: Path | str, **settings: Any) -> Iterator[Client]:
 
 def settings_for(store: Path | str, **settings: Any) -> ServiceSettings:
     url = f"sqlite:///{store}" if isinstance(store, Path) else store
-    return ServiceSettings(grpc_address="127.0.0.1:0", http_address="127.0.0.1:0", store_url=url, **settings)
+    addresses = {"grpc_address": "127.0.0.1:0", "http_address": "127.0.0.1:0"}
+    return ServiceSettings(store_url=url, **{**addresses, **settings})
 
 
-async def _serve(settings: ServiceSettings, ready: Future[tuple[Listening, Callable[[], None]]]) -> None:
+async def _serve(settings: ServiceSettings, ready: Future[tuple[Listening, Callable[[], object]]]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     try:
@@ -157,7 +160,8 @@ class ServiceProcess:
         self.client.close()
         if self.process.poll() is None:
             self.process.kill()
-        return self.process.communicate(timeout=30)[1]
+        _stdout, stderr = self.process.communicate(timeout=30)
+        return str(stderr)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:

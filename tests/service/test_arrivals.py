@@ -87,6 +87,17 @@ def test_stopping_ends_the_wait_for_a_quiet_sender() -> None:
     _with_arrivals(quiet(), use)
 
 
+def test_stopping_ends_a_stream_whose_sender_never_pauses() -> None:
+    async def use(arrivals: Arrivals, stopping: asyncio.Future[None]) -> None:
+        await arrivals.next()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        stopping.set_result(None)
+        assert await arrivals.next() == []
+
+    _with_arrivals(_these(map(_item, range(1, 1000))), use)
+
+
 def test_a_request_that_cannot_be_read_ends_the_stream_with_its_error() -> None:
     async def broken() -> AsyncIterator[pb.ReportRequest]:
         yield _item(1)

@@ -28,7 +28,7 @@ from .running import Client, OpenStream, eventually
 def _refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as refused:
         call()
-    return refused.value.code(), refused.value.details()
+    return refused.value.code(), str(refused.value.details())
 
 
 def _answers(responses: list[pb.ReportResponse]) -> list[tuple[str, int]]:
@@ -226,7 +226,7 @@ def test_a_request_out_of_turn_ends_the_stream_after_what_came_before(
 
 def test_bytes_that_are_no_request_end_their_stream_only(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
-    call = client.channel.stream_stream("/sparsity_monitor.v1.MonitorService/Report")
+    call: Any = client.channel.stream_stream("/sparsity_monitor.v1.MonitorService/Report")
     garbage = [opening(run_id).SerializeToString(), b"\xff\xff\xff"]
     code, _details = _refused(lambda: list(call(iter(garbage), timeout=30)))
     assert code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -84,7 +84,7 @@ def test_an_observation_that_does_not_fit_is_refused(changes: dict[str, Any], me
         (observed(2**63, step=1), "sequence 9223372036854775808"),
         (pb.Item(sequence=1), "the item is empty"),
         (pb.Item(sequence=1, finish=pb.Finish(finished_at=1)), "outcome 0 was given"),
-        (pb.Item(sequence=1, finish=pb.Finish(outcome=7, finished_at=1)), "outcome 7 was given"),
+        (pb.Item(sequence=1, finish=pb.Finish(outcome=cast(Any, 7), finished_at=1)), "outcome 7 was given"),
         (pb.Item(sequence=1, training_log=pb.TrainingLog(logged_at=float("inf"))), "logged_at inf"),
     ],
 )

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from monitor.service.errors import StoreError, UnknownRunError
 from monitor.service.instruments import Instruments
 from monitor.service.recorder import Recorder, Verdict
+from monitor.service.store import START
 
 from .messages import logged, observed, registration
 from .running import settings_for
@@ -53,12 +56,20 @@ def test_each_item_gets_its_verdict_and_is_counted(tmp_path: Path) -> None:
 def test_what_was_committed_is_shown_although_its_sender_went_away(tmp_path: Path) -> None:
     async def use(recorder: Recorder, _instruments: Instruments) -> None:
         await recorder.register(registration())
+        storing, gone = threading.Event(), threading.Event()
+
+        @event.listens_for(recorder._store._engine, "commit")
+        def wait_for_the_sender_to_go(_connection: object) -> None:
+            storing.set()
+            gone.wait(10)
+
         recording = asyncio.create_task(recorder.record(recorder.open("run", 1), [observed(1)], None))
-        await asyncio.sleep(0)
+        await asyncio.to_thread(storing.wait, 10)
         recording.cancel()
         with pytest.raises(asyncio.CancelledError):
             await recording
-        await recorder.ping()
+        gone.set()
+        assert len(await recorder.history("run", START, 10)) == 1
         run = recorder.live.get("run")
         assert run is not None
         assert run.step == 1

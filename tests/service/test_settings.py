@@ -74,7 +74,7 @@ def test_times_are_finite_and_positive(seconds: float) -> None:
 
 def test_an_unknown_setting_is_named() -> None:
     with pytest.raises(ValidationError, match="max_rnus"):
-        ServiceSettings(max_rnus=1)
+        ServiceSettings.model_validate({"max_rnus": 1})
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -29,8 +29,8 @@ def _register(store: Store, run_id: str = "run", attempt: int = 1, resumed_from_
     return store.register(registration(run_id, attempt, resumed_from_step=resumed_from_step), NOW, max_runs=10)
 
 
-def _positions(store: Store, after: Position = START, limit: int = 100) -> list[tuple[int, int, int]]:
-    return [tuple(stored.position) for stored in store.history("run", after, limit)]
+def _positions(store: Store, after: Position = START, limit: int = 100) -> list[Position]:
+    return [stored.position for stored in store.history("run", after, limit)]
 
 
 def test_items_come_back_as_they_were_sent(store: Store) -> None:

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from monitor.wire import monitor_pb2 as pb
+
+from .messages import finished, logged, observed, registration
+from .running import Client
+
+
+@pytest.fixture
+def seen(client: Client, run_id: str) -> Client:
+    """A service that knows a run with one observation and a log."""
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1), logged(2, loss=float("nan"), reward=2)])
+    return client
+
+
+def test_a_live_service_says_so(client: Client) -> None:
+    assert client.http.get("/healthz").status_code == 200
+    assert client.http.get("/readyz").json() == {"status": "ready"}
+
+
+def test_metrics_come_as_prometheus_text_by_default(seen: Client) -> None:
+    response = seen.http.get("/metrics")
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "\nsparsity_monitor_run_changed_weights{" in response.text
+
+
+def test_metrics_come_as_openmetrics_where_that_is_asked_for(seen: Client, run_id: str) -> None:
+    response = seen.http.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert response.text.endswith("# EOF\n")
+    metrics = {metric.name: metric for metric in text_string_to_metric_families(response.text)}  # type: ignore[no-untyped-call]
+    changed = metrics["sparsity_monitor_run_changed_weights"]
+    assert [sample.value for sample in changed.samples if sample.labels["run"] == run_id] == [50]
+
+
+def test_runs_are_listed_with_both_sparsities_and_how_they_were_measured(seen: Client, run_id: str) -> None:
+    run = next(run for run in seen.http.get("/api/runs").json()["runs"] if run["run_id"] == run_id)
+    assert run["cumulative_sparsity"] == pytest.approx(1 - 50 / 2000)
+    assert run["step_sparsity"] == pytest.approx(1 - 10 / 2000)
+    assert (run["criterion"], run["visible_dtype"]) == ("bits", "bfloat16")
+    assert (run["state"], run["step"], run["attempt"], run["weights"]) == ("running", 1, 1, 2000)
+    assert run["labels"] == {"algorithm": "grpo", "seed": "1"}
+    assert "sparsity" not in run
+
+
+def test_a_run_is_shown_with_its_groups(seen: Client, run_id: str) -> None:
+    run = seen.http.get(f"/api/runs/{run_id}").json()
+    assert run["counts"]["changed"] == 50
+    assert run["update_norm"] == pytest.approx(5)
+    embedding, _first, last = run["groups"]
+    assert (embedding["layer"], embedding["label"], embedding["cumulative_sparsity"]) == (None, "-", 1.0)
+    assert (last["layer"], last["label"], last["module"]) == (1, "01", "mlp")
+    assert last["counts"]["changed"] == 20
+    assert last["cumulative_sparsity"] == pytest.approx(0.95)
+    assert last["step_sparsity"] == pytest.approx(0.99)
+    assert last["references"] == [
+        {"name": "other seed", "weights": 40, "intersection": 6, "expected_intersection": 2.0}
+    ]
+    assert [at["cumulative_sparsity"] for at in run["at_tolerances"]] == [0.99, 0.999]
+
+
+def test_what_json_cannot_say_is_null(seen: Client, run_id: str) -> None:
+    assert seen.http.get(f"/api/runs/{run_id}").json()["training_metrics"] == {"loss": None, "reward": 2}
+
+
+def test_what_was_not_measured_is_null(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    run = client.http.get(f"/api/runs/{run_id}").json()
+    assert run["cumulative_sparsity"] is None
+    assert run["counts"]["changed"] is None
+    assert run["last_observed_at"] is None
+    client.send(run_id, [pb.Item(sequence=1, observation=pb.Observation(step=1, changed=[1, 2, 3]))])
+    run = client.http.get(f"/api/runs/{run_id}").json()
+    assert run["cumulative_sparsity"] == 1 - 6 / 2000
+    assert run["step_sparsity"] is None
+    assert run["groups"][1]["step_sparsity"] is None
+
+
+def test_history_holds_the_totals_of_each_observation(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1, step=10), logged(2, step=10, loss=1), observed(3, step=20)])
+    client.register(registration(run_id, 2, resumed_from_step=10, references=[], tolerances=[]))
+    later = observed(1, step=20, references=[], changed_at=[], changed=[0, 60, 40])
+    client.send(run_id, [later, finished(2)], attempt=2)
+    history = client.http.get(f"/api/runs/{run_id}/history").json()
+    assert (history["criterion"], history["visible_dtype"], history["weights"]) == ("bits", "bfloat16", 2000)
+    assert [(each["step"], each["attempt"]) for each in history["observations"]] == [(10, 1), (20, 2)]
+    assert [each["cumulative_sparsity"] for each in history["observations"]] == [0.975, 0.95]
+    assert [len(each["references"]) for each in history["observations"]] == [1, 0]
+    after = client.http.get(f"/api/runs/{run_id}/history", params={"after_step": 10}).json()
+    assert [each["step"] for each in after["observations"]] == [20]
+
+
+def test_a_long_history_is_whole(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(sequence) for sequence in range(1, 601)])
+    history = client.http.get(f"/api/runs/{run_id}/history").json()
+    assert [each["step"] for each in history["observations"]] == list(range(1, 601))
+
+
+@pytest.mark.parametrize("path", ["/api/runs/none", "/api/runs/none/history"])
+def test_an_unknown_run_is_not_found(client: Client, path: str) -> None:
+    response = client.http.get(path)
+    assert response.status_code == 404
+    assert "'none' is not in this store" in response.json()["detail"]
+
+
+def test_a_step_that_is_no_number_is_refused(seen: Client, run_id: str) -> None:
+    assert seen.http.get(f"/api/runs/{run_id}/history", params={"after_step": "x"}).status_code == 422
+    beyond = {"after_step": str(2**70)}
+    assert seen.http.get(f"/api/runs/{run_id}/history", params=beyond).json()["observations"] == []
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/runs", "/api/runs/none", "/style.css", "/runs/none", "/none"])
+def test_every_answer_keeps_a_browser_on_the_safe_side(client: Client, path: str) -> None:
+    headers = client.http.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_nothing_can_be_changed_over_http(seen: Client, run_id: str) -> None:
+    for path in ("/", "/api/runs", f"/api/runs/{run_id}", "/metrics"):
+        for method in ("POST", "PUT", "DELETE"):
+            assert seen.http.request(method, path).status_code == 405
+
+
+def test_the_api_describes_itself(client: Client) -> None:
+    paths = client.http.get("/api/openapi.json").json()["paths"]
+    assert {"/metrics", "/healthz", "/readyz", "/api/runs", "/api/runs/{run_id}"} < set(paths)

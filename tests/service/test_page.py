@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from monitor.service.page import count, percent, when
+from monitor.wire import monitor_pb2 as pb
+
+from .messages import logged, observed, registration
+from .running import Client
+
+HOSTILE = "<script>alert('x')</script>\"&"
+
+
+def test_a_service_without_runs_says_what_to_do(start: Callable[..., Client]) -> None:
+    client = start()
+    page = client.http.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "No run has reported yet" in page.text
+
+
+def test_runs_are_shown_with_both_sparsities_and_how_they_were_measured(client: Client, run_id: str) -> None:
+    client.register(registration(run_id, name=f"name of {run_id}"))
+    client.send(run_id, [observed(1)])
+    page = client.http.get("/").text
+    row = next(row for row in page.split("<tr>") if f"name of {run_id}<" in row)
+    assert f'href="/runs/{run_id}"' in row
+    assert "97.50 %" in row
+    assert "99.50 %" in row
+    assert "bits, bfloat16" in row
+    assert "running" in row
+    assert 'href="/metrics"' in page
+    assert 'href="/api/runs"' in page
+
+
+def test_a_run_is_shown_layer_by_layer(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1), logged(2, loss=float("nan"))])
+    page = client.http.get(f"/runs/{run_id}").text
+    assert "cumulative sparsity (bits, bfloat16)" in page
+    assert "step sparsity (bits, bfloat16)" in page
+    row = next(row for row in page.split("<tr>") if "<td>01</td>" in row)
+    assert "95.00 %" in row
+    assert "99.00 %" in row
+    assert f'href="/api/runs/{run_id}"' in page
+
+
+def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1)])
+    for path in ("/", f"/runs/{run_id}"):
+        text = re.sub(r"<[^>]*>", " ", client.http.get(path).text).replace("sparsity-monitor", "")
+        named = re.findall(r"(\w+(?: and step)?) sparsity", text, re.IGNORECASE)
+        assert named
+        assert {word.lower() for word in named} <= {"cumulative", "step", "cumulative and step"}
+        assert len(named) == len(re.findall("sparsity", text, re.IGNORECASE))
+
+
+def test_what_a_run_sends_is_text_and_never_markup(client: Client, run_id: str) -> None:
+    hostile_id = f"{run_id}<script>".replace("/", "")
+    client.register(
+        registration(
+            hostile_id,
+            name=HOSTILE,
+            model=HOSTILE,
+            labels={HOSTILE: HOSTILE},
+            base=pb.Base(source=HOSTILE, fingerprint=HOSTILE),
+            groups=[pb.Group(module=HOSTILE, weights=1)],
+            references=[pb.Reference(name=HOSTILE, weights=[1])],
+            stored_dtypes=[HOSTILE],
+            library_versions={HOSTILE: HOSTILE},
+        )
+    )
+    client.send(hostile_id, [logged(1, **{HOSTILE: 1.0})])
+    overview = client.http.get("/").text
+    link = re.search(rf'href="(/runs/{run_id}[^"]*)"', overview)
+    assert link is not None
+    run = client.http.get(link[1])
+    assert run.status_code == 200
+    for page in (overview, run.text, client.http.get("/runs/%3Cscript%3E").text):
+        assert "<script" not in page
+        assert "&lt;script" in page
+
+
+def test_nothing_is_loaded_from_elsewhere(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    for path in ("/", f"/runs/{run_id}", "/style.css"):
+        assert re.findall(r"https?://|url\(|@import|<script", client.http.get(path).text) == []
+    assert client.http.get("/style.css").headers["content-type"].startswith("text/css")
+
+
+def test_an_unknown_run_is_not_found(client: Client) -> None:
+    response = client.http.get("/runs/none")
+    assert response.status_code == 404
+    assert "no run none" in response.text
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(None, "not measured"), (1, "100.00 %"), (0, "0.00 %"), (0.99999, "99.999 %"), (0.999999999, "99.9999999 %")],
+)
+def test_a_sparsity_is_never_rounded_up_to_everything(share: float | None, shown: str) -> None:
+    assert percent(share) == shown
+
+
+def test_numbers_and_times_are_written_for_people() -> None:
+    assert count(None) == "not measured"
+    assert count(7_615_616_512) == "7 615 616 512"
+    assert when(None) == "never"
+    assert when(0) == "1970-01-01 00:00:00 UTC"
+    assert when(1e300).endswith("s since 1970")

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from monitor.service.errors import AddressUnavailableError
+from monitor.service.server import SERVICE_NAME
+from monitor.wire import monitor_pb2 as pb
+
+from .messages import logged, observed, opening, registration
+from .postgresql import Cluster, running_cluster
+from .running import Client, OpenStream, ServiceProcess, eventually, service_in_thread
+
+
+def test_health_and_reflection_are_served(client: Client) -> None:
+    stub = health_pb2_grpc.HealthStub(client.channel)
+    for service in ("", SERVICE_NAME):
+        status = stub.Check(health_pb2.HealthCheckRequest(service=service)).status
+        assert status == health_pb2.HealthCheckResponse.SERVING
+    assert SERVICE_NAME in ProtoReflectionDescriptorDatabase(client.channel).get_services()
+
+
+@pytest.mark.parametrize(("option", "setting"), [("--grpc-address", "grpc"), ("--http-address", "http")])
+def test_an_address_in_use_is_named_with_what_to_do(tmp_path: Path, client: Client, option: str, setting: str) -> None:
+    taken = getattr(client.listening, f"{setting}_address")
+    with (
+        pytest.raises(AddressUnavailableError, match=f"cannot listen on {taken}.*{option}.*port 0"),
+        service_in_thread(tmp_path / "store.db", **{f"{setting}_address": taken}),
+    ):
+        raise AssertionError("it must not start")
+
+
+def test_an_ipv6_address_is_served(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with service_in_thread(tmp_path / "store.db", grpc_address="[::1]:0", http_address="[::1]:0") as client:
+        client.register(registration())
+        assert client.http.get("/readyz").status_code == 200
+        assert client.listening.http_address.startswith("[::1]:")
+
+
+def test_a_store_that_cannot_be_opened_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="check that its directory exists"):
+        ServiceProcess(tmp_path / "missing" / "store.db")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_service_in_order(spawn: Callable[..., ServiceProcess], number: int) -> None:
+    service = spawn()
+    service.client.register(registration())
+    stream = OpenStream(service.client)
+    stream.send(opening("run"), pb.ReportRequest(item=observed(1)))
+    assert stream.answer().acknowledgement.sequence == 1
+    assert service.signal(number) == 0
+    with pytest.raises(grpc.RpcError) as ended:
+        stream.answer()
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "connect again" in str(ended.value.details())
+    assert "Traceback" not in service.close()
+
+
+class _Endless:
+    """Sends items for ever, and tells how far they were acknowledged and how the stream ended."""
+
+    def __init__(self, client: Client) -> None:
+        items = (pb.ReportRequest(item=observed(sequence)) for sequence in itertools.count(1))
+        self._call = client.stub.Report(itertools.chain([opening("run")], items))
+        self.acknowledged = 0
+        self.ended = ""
+
+    def go_on_until(self, enough: Callable[[int], bool]) -> None:
+        """Receive until that much is acknowledged, or the stream ends."""
+        try:
+            for response in self._call:
+                self.acknowledged = response.acknowledgement.sequence
+                if enough(self.acknowledged):
+                    return
+        except grpc.RpcError as error:
+            self.ended = f"{error.code().name}: {error.details()}"
+
+
+def test_a_sender_that_never_stops_does_not_hold_up_the_end(spawn: Callable[..., ServiceProcess]) -> None:
+    service = spawn()
+    service.client.register(registration())
+    sender = _Endless(service.client)
+    sender.go_on_until(lambda acknowledged: acknowledged > 0)
+    receiving = threading.Thread(target=sender.go_on_until, args=[lambda _acknowledged: False])
+    receiving.start()
+    assert service.signal(signal.SIGTERM) == 0
+    receiving.join(20)
+    assert sender.ended.startswith("UNAVAILABLE: the service is stopping; connect again")
+    stored = [each.item.sequence for each in spawn().client.history("run")]
+    assert stored[: sender.acknowledged] == list(range(1, sender.acknowledged + 1))
+
+
+def test_what_was_acknowledged_survives_a_kill(spawn: Callable[..., ServiceProcess]) -> None:
+    service = spawn()
+    service.client.register(registration())
+    sender = _Endless(service.client)
+    sender.go_on_until(lambda acknowledged: acknowledged > 200)
+    service.process.kill()
+    sender.go_on_until(lambda _acknowledged: False)
+    service = spawn()
+    stored = [each.item.sequence for each in service.client.history("run")]
+    assert stored[: sender.acknowledged] == list(range(1, sender.acknowledged + 1))
+    assert service.client.register(registration()).last_sequence == stored[-1]
+
+
+def test_metrics_are_right_at_once_after_a_kill(spawn: Callable[..., ServiceProcess]) -> None:
+    service = spawn()
+    service.client.register(registration())
+    stream = OpenStream(service.client)
+    stream.send(
+        opening("run"), *(pb.ReportRequest(item=item) for item in (observed(1), observed(2), logged(3, loss=7)))
+    )
+    while stream.answer().acknowledgement.sequence < 3:
+        pass
+    before = _runs_and_groups(service.client)
+    service.process.kill()
+    assert _runs_and_groups(spawn().client) == before
+    assert len(before) > 60
+
+
+def _runs_and_groups(client: Client) -> list[str]:
+    return re.findall(r"^sparsity_monitor_(?:run|group)_.*", client.http.get("/metrics").text, re.MULTILINE)
+
+
+def test_a_full_disk_is_not_acknowledged_and_passes(spawn: Callable[..., ServiceProcess]) -> None:
+    service = spawn()
+    client, pid = service.client, service.process.pid
+    client.register(registration())
+    client.send("run", [observed(1)])
+    _soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, hard))
+    with pytest.raises(grpc.RpcError) as refused:
+        client.send("run", [observed(2)])
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "make room on its disk" in str(refused.value.details())
+    assert client.metric("run_step", run="run") == 1
+    assert client.metric("store_errors_total") == 1
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+    client.send("run", [observed(2)])
+    assert [each.item.sequence for each in client.history("run")] == [1, 2]
+    assert client.metric("run_step", run="run") == 2
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """A database server that a test may stop."""
+    with running_cluster() as cluster:
+        yield cluster
+
+
+def test_a_database_that_goes_away_and_comes_back(own_cluster: Cluster) -> None:
+    with service_in_thread(own_cluster.new_database()) as client:
+        client.register(registration())
+        client.send("run", [observed(1)])
+        own_cluster.stop()
+        try:
+            with pytest.raises(grpc.RpcError) as refused:
+                client.send("run", [observed(2)])
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert client.http.get("/healthz").status_code == 200
+            assert client.http.get("/readyz").status_code == 503
+            assert client.metric("run_step", run="run") == 1
+        finally:
+            own_cluster.start()
+        assert client.http.get("/readyz").status_code == 200
+        assert client.send("run", [observed(2)])[-1].acknowledgement.sequence == 2
+        assert len(client.history("run")) == 2
+
+
+def test_a_service_that_stops_is_not_ready(spawn: Callable[..., ServiceProcess]) -> None:
+    service = spawn()
+    url = f"http://{service.client.listening.http_address}/readyz"
+    assert httpx.get(url).status_code == 200
+    os.kill(service.process.pid, signal.SIGTERM)
+
+    def refused() -> bool:
+        try:
+            return httpx.get(url).status_code == 503
+        except httpx.TransportError:
+            return True
+
+    eventually(refused)
