@@ -12,6 +12,7 @@ from torch import nn
 from monitor.errors import BaseMismatchError, name_some
 from monitor.observe.criterion import visible
 from monitor.observe.groups import clean_name
+from monitor.observe.measured import MeasuredWeights
 
 # Weights that are hashed at a time: small enough that int64 intermediates stay in cache on a CPU.
 _CHUNK_ON_CPU = 1 << 15
@@ -20,13 +21,13 @@ _CHUNK_ON_DEVICE = 1 << 22
 _MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)
 
 
-def capture(parameters: Mapping[str, nn.Parameter], visible_dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def capture(measured: Iterable[MeasuredWeights], visible_dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Copy the current weights, flattened, each to the device it is on.
 
     A copy in the visible dtype is kept where that loses nothing, as for float32 masters loaded from a bfloat16
     checkpoint: it takes half the memory, and compares the same.
     """
-    return {name: _compact(parameter.detach().reshape(-1), visible_dtype) for name, parameter in parameters.items()}
+    return {weights.name: _compact(weights.live().reshape(-1), visible_dtype) for weights in measured}
 
 
 def _compact(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor:
@@ -37,9 +38,16 @@ def _compact(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor:
 
 
 def adopt(
-    source: nn.Module | Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]
+    source: nn.Module | Mapping[str, torch.Tensor],
+    measured: Iterable[MeasuredWeights],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, torch.Tensor]:
-    """Take the base of `parameters` from a module, which is used in place, or from a state dict, which is copied.
+    """Take the base of `measured` from a module, which is used in place, or from a state dict, which is copied.
+
+    Args:
+        source: whole parameters under the model's names.
+        measured: the weights whose base is wanted.
+        shapes: parameter name → shape of the whole parameter.
 
     Raises:
         BaseMismatchError: a parameter is missing or has another shape, or the module is the model that trains.
@@ -47,16 +55,16 @@ def adopt(
     shared = isinstance(source, nn.Module)
     given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
     found = {clean_name(name): tensor.detach() for name, tensor in given.items()}
-    _check_matches(found, parameters)
+    _check_matches(found, shapes)
     base = {}
-    for name, parameter in parameters.items():
-        tensor = found[name].reshape(-1)
-        if shared and tensor.data_ptr() == parameter.data_ptr() and tensor.numel():
+    for weights in measured:
+        tensor = weights.part_of(found[weights.name])
+        if shared and weights.count and tensor.data_ptr() == weights.live().data_ptr():
             raise BaseMismatchError(
-                f"the base shares the memory of {name} with the model that trains, so nothing would ever differ. "
-                "Give a frozen copy of the model or a state dict, or leave `base` out."
+                f"the base shares the memory of {weights.name} with the model that trains, so nothing would ever "
+                "differ. Give a frozen copy of the model or a state dict, or leave `base` out."
             )
-        base[name] = tensor.to(parameter.device, copy=not shared)
+        base[weights.name] = tensor.to(weights.source.device, copy=not shared)
     return base
 
 
@@ -72,14 +80,14 @@ def holds_the_same(candidate: nn.Module, model: nn.Module) -> bool:
     )
 
 
-def _check_matches(found: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
-    missing = [name for name in parameters if name not in found]
+def _check_matches(found: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    missing = [name for name in shapes if name not in found]
     different = [
-        f"{name} {list(found[name].shape)} instead of {list(parameter.shape)}"
-        for name, parameter in parameters.items()
-        if name in found and found[name].shape != parameter.shape
+        f"{name} {list(found[name].shape)} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if name in found and tuple(found[name].shape) != shape
     ]
-    not_float = [name for name in parameters if name in found and not found[name].is_floating_point()]
+    not_float = [name for name in shapes if name in found and not found[name].is_floating_point()]
     problems = (("missing", missing), ("other shape", different), ("not floating point", not_float))
     if any(names for _, names in problems):
         listing = "; ".join(f"{problem}: {name_some(names)}" for problem, names in problems if names)

@@ -16,8 +16,9 @@ from monitor.observe import base as base_weights
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype, visible
 from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import cpu, reference
-from monitor.observe.kernels.contract import Kernel, Rules, Segment, word_count
+from monitor.observe.kernels.contract import BITS_PER_WORD, Kernel, Rules, Segment, word_count
 from monitor.observe.mask import MaskMetadata, UpdateMask, count_ones
+from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import IntArray, Observation
 from monitor.observe.selection import select_parameters
 from monitor.observe.tally import Tally
@@ -76,28 +77,30 @@ class UpdateObserver:
         )
         if len(set(self.rules.tolerances)) < len(self.rules.tolerances):
             raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
-        self._selection = select_parameters(model, include, exclude)
-        self.shapes = {name: tuple(p.shape) for name, p in self._selection.trainable.items()}
+        selection = select_parameters(model, include, exclude)
+        self.shapes = {name: tuple(p.shape) for name, p in selection.trainable.items()}
         self._table = GroupTable.build(
-            (name, parameter.numel(), name in self._selection.frozen)
-            for name, parameter in {**self._selection.trainable, **self._selection.frozen}.items()
+            (name, parameter.numel(), name in selection.frozen)
+            for name, parameter in {**selection.trainable, **selection.frozen}.items()
         )
+        self._measured = [MeasuredWeights.whole(name, p) for name, p in selection.trainable.items()]
         self._base = self._take_base(base)
         self._references = self._take_references(references or {})
         self._masks = self._zero_masks()
         self._previous = self._current_visible() if step_masks else None
         self._touched = self._zero_masks() if step_masks else None
         self._last_step = first_step
+        self._segments = self._build_segments()
         ones = {
-            name: np.array([count_ones(words[parameter]) for parameter in self.shapes], dtype=np.int64)
+            name: np.array([count_ones(words[weights.name]) for weights in self._measured], dtype=np.int64)
             for name, words in self._references.items()
         }
-        self._tally = Tally(self._table, self.shapes, self.rules, ones, step_masks=step_masks)
+        self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=step_masks)
 
     def _take_base(self, source: nn.Module | Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
         if source is None:
-            return base_weights.capture(self._selection.trainable, self.rules.visible_dtype)
-        return base_weights.adopt(source, self._selection.trainable)
+            return base_weights.capture(self._measured, self.rules.visible_dtype)
+        return base_weights.adopt(source, self._measured, self.shapes)
 
     def _take_references(self, references: Mapping[str, UpdateMask]) -> dict[str, dict[str, torch.Tensor]]:
         for name, mask in references.items():
@@ -110,23 +113,20 @@ class UpdateObserver:
                     stacklevel=4,
                 )
         return {
-            name: {
-                parameter: mask.words[parameter].to(self._selection.trainable[parameter].device)
-                for parameter in self.shapes
-            }
+            name: {w.name: _part_of_words(mask.words[w.name], w).to(w.source.device) for w in self._measured}
             for name, mask in references.items()
         }
 
     def _zero_masks(self) -> dict[str, torch.Tensor]:
         return {
-            name: torch.zeros(word_count(parameter.numel()), dtype=torch.int32, device=parameter.device)
-            for name, parameter in self._selection.trainable.items()
+            weights.name: torch.zeros(word_count(weights.count), dtype=torch.int32, device=weights.source.device)
+            for weights in self._measured
         }
 
     def _current_visible(self) -> dict[str, torch.Tensor]:
         return {
-            name: visible(parameter.detach().reshape(-1), self.rules.visible_dtype).clone()
-            for name, parameter in self._selection.trainable.items()
+            weights.name: visible(weights.live().reshape(-1), self.rules.visible_dtype).clone()
+            for weights in self._measured
         }
 
     @cached_property
@@ -142,7 +142,7 @@ class UpdateObserver:
     @cached_property
     def stored_dtypes(self) -> tuple[str, ...]:
         """dtypes that the measured weights are stored in, sorted by name."""
-        return tuple(sorted({dtype_name(parameter.dtype) for parameter in self._selection.trainable.values()}))
+        return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._measured}))
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -195,7 +195,7 @@ class UpdateObserver:
         if step <= self._last_step:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
         started = time.perf_counter()
-        counts = self._kernel(self._segments(), self.rules)
+        counts = self._kernel(self._current_segments(), self.rules)
         stride, self._last_step = step - self._last_step, step
         return self._tally.observation(
             counts,
@@ -208,18 +208,31 @@ class UpdateObserver:
 
     @cached_property
     def _kernel(self) -> Kernel:
-        on_cpu = all(parameter.device.type == "cpu" for parameter in self._selection.trainable.values())
+        on_cpu = all(weights.source.device.type == "cpu" for weights in self._measured)
         return cpu.measure if on_cpu else reference.measure
 
-    def _segments(self) -> list[Segment]:
+    def _current_segments(self) -> Sequence[Segment]:
+        # Wrappers exchange a parameter's storage (`parameter.data = …`); what was built once then looks elsewhere.
+        addresses = [weights.source.data_ptr() for weights in self._measured]
+        if addresses != self._addresses:
+            self._segments = self._build_segments()
+        return self._segments
+
+    def _build_segments(self) -> list[Segment]:
+        self._addresses = [weights.source.data_ptr() for weights in self._measured]
         return [
             Segment(
-                current=parameter,
-                base=self._base[name],
-                mask=self._masks[name],
-                previous=self._previous[name] if self._previous else None,
-                touched=self._touched[name] if self._touched else None,
-                references=tuple(words[name] for words in self._references.values()),
+                current=weights.live(),
+                base=self._base[weights.name],
+                mask=self._masks[weights.name],
+                previous=self._previous[weights.name] if self._previous else None,
+                touched=self._touched[weights.name] if self._touched else None,
+                references=tuple(words[weights.name] for words in self._references.values()),
             )
-            for name, parameter in self._selection.trainable.items()
+            for weights in self._measured
         ]
+
+
+def _part_of_words(words: torch.Tensor, weights: MeasuredWeights) -> torch.Tensor:
+    first = weights.start // BITS_PER_WORD
+    return words[first : first + word_count(weights.count)]

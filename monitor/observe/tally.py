@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from monitor.observe.groups import GroupTable
 from monitor.observe.kernels import contract
 from monitor.observe.kernels.contract import Counts, Rules
+from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import FloatArray, IntArray, Observation, ReferenceCounts
 
 Scalar = TypeVar("Scalar", np.int64, np.float64)
@@ -22,16 +22,16 @@ class Tally:
 
     Args:
         table: the groups, and the group of each parameter.
-        shapes: measured parameters in the order of the kernel's segments.
+        measured: what is measured, in the order of the kernel's segments.
         rules: the rules that the kernel was given.
-        reference_ones: reference mask → its number of ones in each measured parameter.
+        reference_ones: reference mask → its number of ones in each segment.
         step_masks: whether the kernel counts steps.
     """
 
     def __init__(
         self,
         table: GroupTable,
-        shapes: Mapping[str, tuple[int, ...]],
+        measured: Sequence[MeasuredWeights],
         rules: Rules,
         reference_ones: Mapping[str, IntArray],
         *,
@@ -40,8 +40,8 @@ class Tally:
         self._groups = table.groups
         self._rules = rules
         self._step_masks = step_masks
-        self._group_of_segment = np.array([table.index[name] for name in shapes], dtype=np.int64)
-        weights = np.array([math.prod(shape) for shape in shapes.values()], dtype=np.int64)
+        self._group_of_segment = np.array([table.index[part.name] for part in measured], dtype=np.int64)
+        weights = np.array([part.count for part in measured], dtype=np.int64)
         self._reference_density = {name: ones / np.maximum(weights, 1) for name, ones in reference_ones.items()}
         self.reference_weights = {name: self._by_group(ones) for name, ones in reference_ones.items()}
 
