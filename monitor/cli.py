@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def main() -> None:
     _add_version(app)
     _add_serve(app)
     _add_runs(app)
+    _add_push(app)
     app()
 
 
@@ -109,3 +111,23 @@ def _add_runs(app: "typer.Typer") -> None:
             sys.exit(
                 f"{target} did not list its runs: {error.details()}. Expected the gRPC address of a service, host:port"
             )
+
+
+def _add_push(app: "typer.Typer") -> None:
+    import typer
+
+    @app.command()
+    def push(
+        directory: Annotated[Path, typer.Argument(help="Output directory of a run that used SparsityCallback.")],
+        target: Annotated[str, typer.Option(help="gRPC address of the service, host:port.")] = "127.0.0.1:50051",
+        patience_seconds: Annotated[float, typer.Option(help="How long to try to reach the service.")] = 30.0,
+    ) -> None:
+        """Deliver what a training run observed and could not send."""
+        from monitor.errors import SparsityMonitorError
+        from monitor.report.push import push as deliver
+
+        try:
+            count = deliver(directory, target, patience_seconds)
+        except SparsityMonitorError as error:
+            sys.exit(str(error))
+        print(f"delivered {count} items to {target}")

@@ -29,14 +29,18 @@ _ENVELOPE_BYTES = 16
 class Delivery:
     """Delivers one attempt: registers it, streams its items, removes what is acknowledged.
 
-    Ends when everything that was observed is acknowledged and the training process is gone or has finished the attempt.
+    Ends when everything that was observed is acknowledged and the attempt is over: the training process finished it or
+    is gone. With `follow=False` it does not wait for a training process that is alive.
     """
 
-    def __init__(self, spool: Spool, key: AttemptKey, watch: TrainerWatch, wakeup: asyncio.Event) -> None:
+    def __init__(
+        self, spool: Spool, key: AttemptKey, watch: TrainerWatch, wakeup: asyncio.Event, *, follow: bool
+    ) -> None:
         self._spool = spool
         self._key = key
         self._watch = watch
         self._wakeup = wakeup
+        self._follow = follow
         self._sent = 0
         self._acknowledged = 0
         # Whether the service accepted the attempt.
@@ -104,7 +108,7 @@ class Delivery:
         if not attempt.finished and (superseded or not alive):
             self._append_death(attempt)
             return True
-        return attempt.finished
+        return attempt.finished or not self._follow
 
     def _append_death(self, attempt: SpooledAttempt) -> None:
         finish = pb.Finish(

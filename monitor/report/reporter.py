@@ -126,19 +126,23 @@ class Reporter:
         self._exit_watch.stop()
         committed = self._writer.close(_COMMIT_SECONDS)
         delivered = committed and self._wait_for_uploader(timeout)
-        if self._uploader is not None and self._uploader.stdin is not None:
-            self._uploader.stdin.close()
+        self._close_wakeups()
         self._spool.close()
         self._lock.close()
         return delivered
 
     def _wait_for_uploader(self, timeout: float) -> bool:
+        self._keep_uploader()
         if self._uploader is None:
             return False
         try:
             return self._uploader.wait(timeout) == 0
         except subprocess.TimeoutExpired:
             return False
+
+    def _close_wakeups(self) -> None:
+        if self._uploader is not None and self._uploader.stdin is not None:
+            self._uploader.stdin.close()
 
     # In the writer thread, and in the constructor before that thread can call it.
 
@@ -147,12 +151,10 @@ class Reporter:
         if self._uploader is None or self._uploader.stdin is None:
             return
         try:
+            # Does nothing when the pipe is full of wake-ups already.
             self._uploader.stdin.write(b"\0")
-            self._uploader.stdin.flush()
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
-        except OSError as error:
-            logger.info("the uploader is gone: %s", error)
+        except BrokenPipeError:
+            logger.info("the uploader ended; the next commit starts it again if it is needed")
         self._tell_problem(spool)
 
     def _tell_problem(self, spool: Spool) -> None:
@@ -172,6 +174,7 @@ class Reporter:
         if self._uploader is not None and self._uploader.poll() in (None, 0, EXIT_NOT_DELIVERED):
             return
         self._uploaders_left -= 1
+        self._close_wakeups()
         self._uploader = _start_uploader(self.directory, self._target)
 
 
@@ -193,6 +196,7 @@ def _start_uploader(directory: Path, target: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "monitor.report.uploader", str(directory), target],
             stdin=subprocess.PIPE,
+            bufsize=0,
             stdout=log,
             stderr=log,
             env={**os.environ, "PYTHONPATH": path},

@@ -54,12 +54,16 @@ class Uploader:
         directory: the spool's.
         target: gRPC address of the service, host:port.
         linger_seconds: how long to go on trying when the service cannot be reached and no training process is alive.
+        follow: wait for what a live training process has yet to observe.
     """
 
-    def __init__(self, directory: Path, target: str, linger_seconds: float = LINGER_SECONDS) -> None:
+    def __init__(
+        self, directory: Path, target: str, linger_seconds: float = LINGER_SECONDS, *, follow: bool = True
+    ) -> None:
         self._directory = directory
         self._target = target
         self._linger_seconds = linger_seconds
+        self._follow = follow
         self._wakeup = asyncio.Event()
 
     def wake_on(self, descriptor: int) -> None:
@@ -92,18 +96,19 @@ class Uploader:
     async def _deliver_all(self, spool: Spool, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
         watch = TrainerWatch(self._directory)
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
-        refused: set[AttemptKey] = set()
-        while waiting := [a for a in spool.attempts() if a.key not in refused and (a.unsent or not a.finished)]:
+        done: set[AttemptKey] = set()
+        while waiting := [a for a in spool.attempts() if a.key not in done and (a.unsent or not a.finished)]:
             key = waiting[0].key
-            delivery = Delivery(spool, key, watch, self._wakeup)
+            delivery = Delivery(spool, key, watch, self._wakeup, follow=self._follow)
             try:
                 await delivery.run(stub)
+                done.add(key)
                 continue
             except (grpc.aio.AioRpcError, ConnectionResetError) as error:
                 spool.set_problem(key, self._describe(error))
                 logger.warning("%s attempt %d: %s", key.run_id, key.attempt, self._describe(error))
                 if isinstance(error, grpc.aio.AioRpcError) and error.code() in _PERMANENT:
-                    refused.add(key)
+                    done.add(key)
                     continue
             if delivery.connected or watch.is_alive():
                 give_up_at = time.monotonic() + self._linger_seconds

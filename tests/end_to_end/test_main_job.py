@@ -35,7 +35,7 @@ def test_prometheus_holds_the_counts_of_the_saved_weights(
 
     expected = changed_by_group(model, tmp_path / "final")
     total = sum(expected.values())
-    assert 0 < total, "a training that changes nothing proves nothing"
+    assert total > 0, "a training that changes nothing proves nothing"
     selector = f'{{run="{callback.run_id}"}}'
     eventually(lambda: [step for _, step in prometheus.query(f"sparsity_monitor_run_step{selector}")] == [4.0])
     found = prometheus.query(f"sparsity_monitor_group_changed_weights{selector}")
@@ -89,7 +89,7 @@ def test_a_service_killed_in_the_middle_has_every_observation_once(model: Path, 
     callback = SparsityCallback(address, "survivor")
 
     def some_are_stored() -> None:
-        eventually(lambda: services[0].client.run(callback.run_id).observations > 0)
+        eventually(lambda: services[0].client.metric("run_step", run=callback.run_id) is not None)
 
     def kill() -> None:
         services[0].process.kill()
@@ -114,5 +114,7 @@ def test_a_service_killed_in_the_middle_has_every_observation_once(model: Path, 
 def test_promtool_accepts_the_metrics(service: ServiceProcess, prometheus: Prometheus) -> None:
     metrics = service.client.http.get("/metrics").text
     assert "sparsity_monitor_group_changed_weights{" in metrics
-    checked = subprocess.run(["promtool", "check", "metrics"], input=metrics, capture_output=True, text=True)
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=metrics, capture_output=True, text=True, check=False
+    )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

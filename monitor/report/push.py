@@ -1,0 +1,71 @@
+"""`sparsity-monitor push`: deliver, later or from elsewhere, what a spool still holds."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from monitor.errors import ReportingError, SpoolError
+from monitor.report.locks import UPLOADER_LOCK, ProcessLock
+from monitor.report.spool import SPOOL_FILE, Spool
+from monitor.report.target import check_target
+from monitor.report.uploader import Uploader
+
+# Where SparsityCallback keeps the spool in an output directory.
+_SUBDIRECTORY = "sparsity_monitor"
+
+
+def push(directory: Path, target: str, patience_seconds: float) -> int:
+    """Deliver everything in the spool of a run, and return how many items that were.
+
+    Args:
+        directory: the run's output directory, or the spool's own.
+        target: gRPC address of the service, host:port.
+        patience_seconds: how long to try to reach the service.
+
+    Raises:
+        ConfigurationError: the target is malformed.
+        SpoolError: there is no spool, or it is being delivered by another process.
+        ReportingError: the service cannot be reached or refuses; what is not delivered stays in the spool.
+    """
+    check_target(target)
+    spool_directory = _find_spool(directory)
+    _check_free(spool_directory)
+    before = _unsent(spool_directory)
+    problems = asyncio.run(_deliver(spool_directory, target, patience_seconds))
+    if problems:
+        raise ReportingError("not everything was delivered; it stays in the spool. " + "; ".join(problems))
+    return before - _unsent(spool_directory)
+
+
+def _find_spool(directory: Path) -> Path:
+    for candidate in (directory, directory / _SUBDIRECTORY):
+        if (candidate / SPOOL_FILE).is_file():
+            return candidate
+    raise SpoolError(
+        f"there is no {SPOOL_FILE} in {str(directory)!r} or its {_SUBDIRECTORY}. Give the output directory of a "
+        "training that ran with SparsityCallback."
+    )
+
+
+def _check_free(directory: Path) -> None:
+    lock = ProcessLock(directory / UPLOADER_LOCK)
+    free = lock.acquire()
+    lock.close()
+    if not free:
+        raise SpoolError(
+            f"the uploader of the run in {str(directory)!r} is still at work; its log is beside the spool. Wait until "
+            "it ends, or end it."
+        )
+
+
+def _unsent(directory: Path) -> int:
+    spool = Spool(directory)
+    try:
+        return sum(attempt.unsent for attempt in spool.attempts())
+    finally:
+        spool.close()
+
+
+async def _deliver(directory: Path, target: str, patience_seconds: float) -> list[str]:
+    return await Uploader(directory, target, patience_seconds, follow=False).run()

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from torch import nn
+
+from monitor.observe.mask import UpdateMask
+from monitor.observe.observer import UpdateObserver
+from monitor.report.conversion import criterion_message, numeric_metrics, observation_message
+from monitor.report.registration import registration_message
+from tests.report.attempts import ObservedModel
+
+
+def test_counts_travel_in_the_order_of_the_group_table(observed: ObservedModel) -> None:
+    observation = observed.train_and_observe()
+    message = observation_message(observation)
+    registration = observed.registration()
+    assert [(g.layer if g.HasField("layer") else None, g.module) for g in registration.groups] == [
+        (group.layer, group.module) for group in observation.groups
+    ]
+    assert list(message.changed) == observation.changed.tolist()
+    assert sum(message.changed) > 0
+    assert message.step == 1
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    model = nn.Linear(4, 4, bias=False)
+    observer = UpdateObserver(model, step_masks=False)
+    message = observation_message(observer.observe(1))
+    assert list(message.step_changed) == list(message.touched) == []
+    assert list(message.changed) == [0]
+
+
+def test_criteria_keep_their_tolerance() -> None:
+    model = nn.Linear(2, 2)
+    assert criterion_message(UpdateObserver(model).rules.criterion).WhichOneof("kind") == "bits"
+    message = criterion_message(UpdateObserver(model, criterion="atol=1e-4").rules.criterion)
+    assert message.atol.tolerance == 1e-4
+
+
+def test_numbers_of_a_log_are_kept_even_if_not_finite() -> None:
+    logs = {"loss": float("nan"), "reward": float("inf"), "count": 3, "text": "x", "none": None, "huge": 10**400}
+    assert repr(numeric_metrics(logs)) == repr({"loss": float("nan"), "reward": float("inf"), "count": 3.0})
+
+
+def qwen2_7b() -> nn.Module:
+    """The parameter names of Qwen2.5-7B with its number of layers, and a few weights each."""
+    model = nn.Module()
+    model.embed_tokens = nn.Embedding(8, 8)
+    modules = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    modules += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]
+    model.layers = nn.ModuleList()
+    for _ in range(28):
+        layer = nn.Module()
+        for path in modules:
+            parent, _, leaf = path.rpartition(".")
+            if parent and not hasattr(layer, parent):
+                setattr(layer, parent, nn.Module())
+            setattr(layer.get_submodule(parent), leaf, nn.Linear(4, 4))
+        model.layers.append(layer)
+    model.norm, model.lm_head = nn.LayerNorm(8), nn.Linear(8, 8)
+    return model
+
+
+def test_an_observation_of_a_7b_model_stays_under_16_kb() -> None:
+    model = qwen2_7b()
+    mask = UpdateMask.from_bools({n: torch.ones_like(p, dtype=torch.bool) for n, p in model.named_parameters()})
+    observer = UpdateObserver(model, tolerances=[1e-5], references={"earlier": mask})
+    message = observation_message(observer.observe(1))
+    assert len(message.changed) == 28 * 9 + 3
+    # Counts as large as those of the real matrices: 3584 × 18944, a third of them changed.
+    large = np.full(len(message.changed), 3584 * 18944 // 3).tolist()
+    for name in ("changed", "newly_changed", "reverted", "step_changed", "touched"):
+        counts = getattr(message, name)
+        del counts[:]
+        counts.extend(large)
+    message.changed_at[0].weights[:] = large
+    message.references[0].intersection[:] = large
+    assert len(message.SerializeToString()) < 16 * 1024
+
+
+def test_the_run_description_names_what_is_measured(observed: ObservedModel) -> None:
+    message = registration_message(
+        observed.observer, run_id="r", name="n", model="m", labels={"seed": "0"}, resumed_from_step=7
+    )
+    assert message.visible_dtype == "bfloat16"
+    assert list(message.stored_dtypes) == ["float32"]
+    assert message.base.fingerprint == observed.observer.base_fingerprint
+    assert message.labels == {"seed": "0"}
+    assert message.library_versions["torch"] == torch.__version__
+    assert message.resumed_from_step == 7
+
+
+def test_reporting_imports_neither_torch_nor_grpc() -> None:
+    # The uploader must stay small, and the training process must stay without gRPC's threads.
+    code = "import sys, monitor.report.reporter as _; print(sorted({'torch', 'grpc'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_the_callback_does_not_import_grpc() -> None:
+    code = "import sys; from monitor import SparsityCallback; print('grpc' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "False"
+
+
+def test_the_uploader_does_not_import_torch() -> None:
+    code = "import sys, monitor.report.uploader as _; print('torch' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "False"

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monitor.errors import ConfigurationError, ReportingError, SpoolError
+from monitor.report.push import push
+from monitor.report.reporter import Reporter
+from monitor.report.spool import Spool
+from monitor.wire import monitor_pb2 as pb
+from tests.report.attempts import ObservedModel
+from tests.service.running import Client, eventually, service_in_thread
+
+# A port on which nothing listens: TCP port 1 belongs to a service that no system runs.
+NOWHERE = "127.0.0.1:1"
+
+
+def report_some(reporter: Reporter, observed: ObservedModel, observations: int) -> None:
+    for _ in range(observations):
+        reporter.report(observed.train_and_observe())
+
+
+def steps(client: Client, run_id: str) -> list[int]:
+    entries = client.history(run_id)
+    return [entry.item.observation.step for entry in entries if entry.item.HasField("observation")]
+
+
+def has_failed(client: Client, run_id: str) -> bool:
+    runs = client.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
+    return any(run.registration.run_id == run_id and run.state == pb.RunSummary.STATE_FAILED for run in runs)
+
+
+def test_what_is_reported_arrives_once_and_in_order(client: Client, observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(reporter, observed, 3)
+    reporter.log(3, {"loss": 0.5, "note": "text"})
+    reporter.finish(3)
+    assert reporter.close(timeout=30)
+    items = [entry.item for entry in client.history(reporter.key.run_id)]
+    assert sorted(item.sequence for item in items) == [1, 2, 3, 4, 5]
+    assert steps(client, reporter.key.run_id) == [1, 2, 3]
+    (log,) = [item.training_log for item in items if item.HasField("training_log")]
+    assert (log.step, log.metrics) == (3, {"loss": 0.5})
+    assert client.run(reporter.key.run_id).state == pb.RunSummary.STATE_FINISHED
+
+
+def test_delivered_items_leave_the_spool(client: Client, observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(reporter, observed, 5)
+    reporter.finish(5)
+    assert reporter.close(timeout=30)
+    (attempt,) = Spool(directory).attempts()
+    assert (attempt.unsent, attempt.last_sequence, attempt.dropped) == (0, 6, 0)
+
+
+def test_without_a_target_everything_waits_for_push(client: Client, observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    report_some(reporter, observed, 3)
+    reporter.finish(3)
+    assert not reporter.close(timeout=0)
+    # The output directory serves as well as the spool's own.
+    assert push(directory.parent, client.listening.grpc_address, patience_seconds=10) == 4
+    assert steps(client, reporter.key.run_id) == [1, 2, 3]
+    assert push(directory, client.listening.grpc_address, patience_seconds=10) == 0
+
+
+def test_an_unreachable_service_is_told_once_and_nothing_is_lost(
+    observed: ObservedModel, directory: Path, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    reporter = Reporter(observed.registration(), directory, NOWHERE)
+    eventually(lambda: reporter._spool.attempt(reporter.key).problem != "")
+    report_some(reporter, observed, 3)
+    reporter.finish(3)
+    assert not reporter.close(timeout=0)
+    told = [record.getMessage() for record in caplog.records if "cannot reach the service" in record.getMessage()]
+    assert len(told) == 1
+    assert NOWHERE in told[0]
+    assert "Training goes on" in told[0]
+    reporter._uploader.kill()
+    reporter._uploader.wait()
+    assert push(directory, client.listening.grpc_address, patience_seconds=10) == 4
+    assert steps(client, reporter.key.run_id) == [1, 2, 3]
+
+
+def test_a_service_that_starts_later_gets_everything(observed: ObservedModel, directory: Path, tmp_path: Path) -> None:
+    with service_in_thread(tmp_path / "store.db") as client:
+        address = client.listening.grpc_address
+    reporter = Reporter(observed.registration(), directory, address)
+    report_some(reporter, observed, 2)
+    eventually(lambda: reporter._spool.attempt(reporter.key).problem != "")
+    with service_in_thread(tmp_path / "store.db", grpc_address=address) as client:
+        report_some(reporter, observed, 2)
+        reporter.finish(4)
+        assert reporter.close(timeout=60)
+        assert steps(client, reporter.key.run_id) == [1, 2, 3, 4]
+
+
+def test_an_uploader_that_is_killed_is_started_again(client: Client, observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(reporter, observed, 1)
+    eventually(lambda: client.metric("run_step", run=reporter.key.run_id) == 1)
+    reporter._uploader.kill()
+    reporter._uploader.wait()
+    report_some(reporter, observed, 2)
+    reporter.finish(3)
+    assert reporter.close(timeout=30)
+    assert steps(client, reporter.key.run_id) == [1, 2, 3]
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from monitor.report.reporter import Reporter
+from tests.report.attempts import ObservedModel
+
+observed = ObservedModel()
+reporter = Reporter(observed.registration("{run_id}"), Path("{directory}"), "{target}")
+for _ in range(3):
+    reporter.report(observed.train_and_observe())
+{end}
+"""
+
+
+def run_script(end: str, run_id: str, directory: Path, client: Client) -> subprocess.CompletedProcess[str]:
+    code = SCRIPT.format(run_id=run_id, directory=directory, target=client.listening.grpc_address, end=end)
+    root = Path(__file__).parents[2]
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_a_killed_training_process_has_delivered_what_it_committed(client: Client, directory: Path) -> None:
+    # Killed only once the writer thread has committed: what is being handed over may be missing.
+    end = """
+while reporter._spool.attempt(reporter.key).last_sequence < 3:
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert run_script(end, "killed", directory, client).returncode == -9
+    eventually(lambda: has_failed(client, "killed"))
+    assert steps(client, "killed") == [1, 2, 3]
+    assert "may have been killed" in client.run("killed").reason
+
+
+def test_an_exception_that_ends_the_process_is_the_reason_of_failure(client: Client, directory: Path) -> None:
+    script = run_script("raise RuntimeError('CUDA out of memory')", "raised", directory, client)
+    assert script.returncode == 1
+    assert "CUDA out of memory" in script.stderr
+    eventually(lambda: has_failed(client, "raised"))
+    assert client.run("raised").reason == "RuntimeError: CUDA out of memory"
+    assert steps(client, "raised") == [1, 2, 3]
+
+
+def test_a_process_that_ends_without_finishing_has_failed(client: Client, directory: Path) -> None:
+    assert run_script("", "ended", directory, client).returncode == 0
+    eventually(lambda: has_failed(client, "ended"))
+    assert "ended before the training did" in client.run("ended").reason
+
+
+def test_a_second_start_is_the_next_attempt(client: Client, observed: ObservedModel, directory: Path) -> None:
+    run_id = observed.registration().run_id
+    for attempt in (1, 2):
+        model = ObservedModel()
+        reporter = Reporter(model.registration(run_id), directory, client.listening.grpc_address)
+        assert reporter.key.attempt == attempt
+        report_some(reporter, model, 2)
+        reporter.finish(2)
+        assert reporter.close(timeout=30)
+    assert client.run(run_id).registration.attempt == 2
+
+
+def test_two_processes_do_not_share_a_directory(observed: ObservedModel, client: Client, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    script = run_script("", "second", directory, client)
+    assert script.returncode == 1
+    assert "another training process reports from" in script.stderr
+    reporter.close(timeout=0)
+
+
+def test_strict_start_names_an_unreachable_service(observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, NOWHERE)
+    with pytest.raises(ReportingError, match=r"not registered with the service at 127.0.0.1:1.*Start the service"):
+        reporter.wait_until_registered(timeout=2)
+    reporter.close(timeout=0)
+    reporter._uploader.kill()
+    reporter._uploader.wait()
+
+
+def test_a_contradicting_registration_is_told_and_kept(
+    client: Client, observed: ObservedModel, directory: Path, tmp_path: Path
+) -> None:
+    first = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(first, observed, 1)
+    first.finish(1)
+    assert first.close(timeout=30)
+    # Another directory knows nothing of the first attempt, so it uses the number again.
+    other = ObservedModel()
+    second = Reporter(
+        other.registration(first.key.run_id, model="another model"), tmp_path / "b", client.listening.grpc_address
+    )
+    with pytest.raises(ReportingError, match="another model"):
+        second.wait_until_registered(timeout=20)
+    report_some(second, other, 1)
+    second.finish(1)
+    assert not second.close(timeout=20)
+    assert Spool(tmp_path / "b").attempt(second.key).unsent == 2
+    assert steps(client, first.key.run_id) == [1]
+
+
+@pytest.mark.parametrize(
+    "target", ["localhost", "http://localhost:50051", "localhost:0", "a b:1", "localhost:99999", ""]
+)
+def test_a_malformed_target_is_refused_before_anything_is_written(
+    target: str, observed: ObservedModel, directory: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match="expected the gRPC address of the service as host:port"):
+        Reporter(observed.registration(), directory, target)
+    assert not directory.exists()
+
+
+def test_push_of_a_directory_without_a_spool_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(SpoolError, match="Give the output directory"):
+        push(tmp_path, NOWHERE, patience_seconds=1)
+
+
+def test_push_to_nowhere_keeps_everything(observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    report_some(reporter, observed, 2)
+    reporter.finish(2)
+    reporter.close(timeout=0)
+    with pytest.raises(ReportingError, match=r"cannot reach the service at 127\.0\.0\.1:1"):
+        push(directory, NOWHERE, patience_seconds=0)
+    assert Spool(directory).attempt(reporter.key).unsent == 3

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from monitor.errors import SpoolError
+from monitor.report.spool import SPOOL_FILE, AttemptKey, Spool
+
+KEY = AttemptKey("run", 1)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    spool = Spool(tmp_path)
+    spool.begin(KEY, b"registration")
+    return spool
+
+
+def test_items_come_back_in_order_until_they_are_acknowledged(spool: Spool) -> None:
+    spool.append(KEY, [(1, b"a"), (2, b"b")])
+    spool.append(KEY, [(3, b"c")])
+    assert spool.unsent(KEY, after=0, limit=2) == [(1, b"a"), (2, b"b")]
+    assert spool.unsent(KEY, after=2, limit=2) == [(3, b"c")]
+    spool.acknowledge(KEY, 2)
+    assert spool.unsent(KEY, after=0, limit=9) == [(3, b"c")]
+
+
+def test_acknowledging_one_attempt_keeps_the_other(spool: Spool) -> None:
+    other = AttemptKey("run", 2)
+    spool.begin(other, b"registration")
+    spool.append(KEY, [(1, b"a")])
+    spool.append(other, [(1, b"b")])
+    spool.acknowledge(KEY, 1)
+    assert [attempt.unsent for attempt in spool.attempts()] == [0, 1]
+
+
+def test_what_is_committed_is_there_for_another_process(spool: Spool, tmp_path: Path) -> None:
+    spool.append(KEY, [(1, b"a")], finished=True)
+    attempt = Spool(tmp_path).attempt(KEY)
+    assert (attempt.registration, attempt.finished, attempt.last_sequence, attempt.unsent) == (
+        b"registration",
+        True,
+        1,
+        1,
+    )
+
+
+def test_a_batch_is_committed_whole_or_not_at_all(spool: Spool) -> None:
+    spool.append(KEY, [(2, b"taken")])
+    with pytest.raises(sqlite3.IntegrityError):
+        spool.append(KEY, [(1, b"a"), (2, b"b")])
+    assert spool.unsent(KEY, after=0, limit=9) == [(2, b"taken")]
+
+
+def test_beyond_its_bound_the_oldest_items_are_dropped_and_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=200_000)
+    spool.begin(KEY, b"registration")
+    for sequence in range(1, 41):
+        spool.append(KEY, [(sequence, bytes(10_000))])
+    kept = [sequence for sequence, _ in spool.unsent(KEY, after=0, limit=99)]
+    assert kept == list(range(kept[0], 41))
+    assert 10 < len(kept) < 20
+    assert spool.attempt(KEY).dropped == 40 - len(kept)
+    assert (tmp_path / SPOOL_FILE).stat().st_size < 300_000
+
+
+def test_the_newest_item_is_kept_however_large(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=1000)
+    spool.begin(KEY, b"registration")
+    spool.append(KEY, [(1, bytes(50_000))])
+    assert [sequence for sequence, _ in spool.unsent(KEY, after=0, limit=9)] == [1]
+
+
+def test_a_rejected_item_is_put_aside_not_sent_again(spool: Spool, tmp_path: Path) -> None:
+    spool.append(KEY, [(1, b"bad"), (2, b"good")])
+    spool.reject(KEY, 1, "malformed")
+    assert spool.unsent(KEY, after=0, limit=9) == [(2, b"good")]
+    rows = sqlite3.connect(tmp_path / SPOOL_FILE).execute("SELECT sequence, item, reason FROM rejected").fetchall()
+    assert rows == [(1, b"bad", "malformed")]
+
+
+def test_attempts_are_counted_per_run(spool: Spool) -> None:
+    assert spool.latest_attempt("run") == 1
+    assert spool.latest_attempt("another run") == 0
+
+
+def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SpoolError, match=r"cannot keep observations in .*file/spool.*directory"):
+        Spool(tmp_path / "file" / "spool")
+
+
+def test_a_file_that_is_no_spool_is_a_clear_error_and_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / SPOOL_FILE).write_bytes(b"something else " * 100)
+    with pytest.raises(SpoolError, match="cannot keep observations"):
+        Spool(tmp_path)
+    assert (tmp_path / SPOOL_FILE).read_bytes() == b"something else " * 100
+
+
+def test_a_spool_of_a_newer_version_is_refused(spool: Spool, tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / SPOOL_FILE)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(SpoolError, match="format version 99"):
+        Spool(tmp_path)
