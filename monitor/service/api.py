@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 
 class _Json(BaseModel):
-    # JSON knows neither NaN nor infinity: they become null.
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
+    # JSON knows neither NaN nor infinity: pydantic writes null.
+    model_config = ConfigDict(frozen=True)
 
 
 class Counts(_Json):

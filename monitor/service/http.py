@@ -19,7 +19,7 @@ from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
 from monitor.service.registration import shortened
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import START, after_step
+from monitor.service.stored import START, after_step
 from monitor.service.views import observation_json, run_detail_json, run_json
 
 _HISTORY_PAGE_ITEMS = 256
@@ -94,13 +94,14 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
             raise HTTPException(404, f"run {shortened(run_id)} is not in this store; /api/runs names those that are")
         return run
 
+    # No coroutines: FastAPI calls plain functions in threads, and a run of many groups takes a while to describe.
     @app.get("/api/runs")
-    async def runs() -> RunsJson:
+    def runs() -> RunsJson:
         now = time.time()
         return RunsJson(runs=[run_json(run, now, settings) for run in recorder.live.all()])
 
     @app.get("/api/runs/{run_id}")
-    async def run_detail(run_id: str) -> RunDetailJson:
+    def run_detail(run_id: str) -> RunDetailJson:
         return run_detail_json(find(run_id), time.time(), settings)
 
     @app.get("/api/runs/{run_id}/history")
@@ -128,11 +129,11 @@ async def _history(recorder: Recorder, run: LiveRun, step: int) -> HistoryJson:
 
 def _add_pages(app: FastAPI, pages: Pages) -> None:
     @app.get("/", include_in_schema=False)
-    async def overview() -> Response:
+    def overview() -> Response:
         return Response(pages.overview(time.time()), media_type="text/html")
 
     @app.get("/runs/{run_id}", include_in_schema=False)
-    async def run_page(run_id: str) -> Response:
+    def run_page(run_id: str) -> Response:
         page = pages.run(run_id, time.time())
         if page is None:
             return Response(pages.missing(run_id), status_code=404, media_type="text/html")

@@ -15,9 +15,9 @@ from monitor.service.arrivals import Arrivals
 from monitor.service.instruments import Instruments
 from monitor.service.live import LiveRun
 from monitor.service.recorder import Attempt, Recorder, Verdict
-from monitor.service.registration import shortened
+from monitor.service.registration import over_limit, shortened
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import START, after_step
+from monitor.service.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire.monitor_pb2 import (
     Acknowledgement,
@@ -72,6 +72,7 @@ class Ingest(MonitorServiceServicer):
     ) -> RegisterRunResponse:
         try:
             _check_protocol(request.protocol_version)
+            self._check_size(request)
             last = await self._recorder.register(request.registration)
         except errors.ServiceError as error:
             await context.abort(*_status(error))
@@ -118,6 +119,12 @@ class Ingest(MonitorServiceServicer):
                 after = page[-1].position
         except errors.ServiceError as error:
             await context.abort(*_status(error))
+
+    def _check_size(self, request: RegisterRunRequest) -> None:
+        limit = "max_request_bytes"
+        if (size := request.ByteSize()) > self._settings.max_request_bytes:
+            self._instruments.limit_hits.labels(limit).inc()
+            raise over_limit(f"{size} bytes", self._settings.max_request_bytes, limit)
 
     def _opened(self, first: list[ReportRequest]) -> Attempt:
         if not first and not self.serving:

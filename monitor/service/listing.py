@@ -24,7 +24,7 @@ def print_runs(target: str) -> None:
         grpc.RpcError: it does not answer.
     """
     with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        stub = MonitorServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = MonitorServiceStub(channel)
         runs = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS).runs
     table = Table(*(Column(name, overflow="fold") for name in _COLUMNS))
     for run in runs:

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import Position, StoredItem, StoredRun
+from monitor.service.stored import Position, StoredItem, StoredRun
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration
 
 

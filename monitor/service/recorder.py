@@ -18,7 +18,8 @@ from monitor.service.items import ItemCheck
 from monitor.service.live import LiveRuns, from_store
 from monitor.service.registration import check_registration, shortened
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import Position, Store, StoredItem
+from monitor.service.store import Store
+from monitor.service.stored import Position, StoredItem
 from monitor.wire.monitor_pb2 import Heartbeat, Item, Registration
 
 T = TypeVar("T")
@@ -117,8 +118,10 @@ class Recorder:
             self._instruments.limit_hits.labels(error.limit).inc()
             raise
         self._instruments.registrations.inc()
-        # A new attempt may supersede what was the latest observation.
-        self.live.put(from_store(self._store.run(registration.run_id)))
+        run = self.live.get(registration.run_id)
+        if run is None or registration.attempt not in run.registrations:
+            # It may supersede what was the latest observation.
+            self.live.put(from_store(self._store.run(registration.run_id)))
         return last
 
     def _record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Verdict]:

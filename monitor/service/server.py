@@ -99,7 +99,7 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 @contextlib.asynccontextmanager
 async def _grpc_server(settings: ServiceSettings, ingest: Ingest) -> AsyncIterator[str]:
     server = grpc.aio.server(options=_grpc_options(settings))
-    add_MonitorServiceServicer_to_server(ingest, server)  # type: ignore[no-untyped-call]
+    add_MonitorServiceServicer_to_server(ingest, server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -1,73 +1,25 @@
-"""The store: every item that was acknowledged, in SQLite or PostgreSQL. One thread uses it, see recorder.py.
-
-What a later attempt superseded is worked out when it is read, never stored: attempts may arrive in any order.
-"""
+"""The store: every item that was acknowledged, in SQLite or PostgreSQL. One thread uses it, see recorder.py."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, not_, select, tuple_, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from monitor.service import history
 from monitor.service.errors import StoreError, TooManyRunsError
 from monitor.service.registration import check_agreement, how_to_raise
 from monitor.service.schema import MAX_INTEGER, attempts, first_line, items, open_engine
 from monitor.service.settings import hide_password
+from monitor.service.stored import Position, StoredItem, StoredRun
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration, TrainingLog
 
 _LOGS_FOR_LATEST_METRICS = 200
-
-
-class Position(NamedTuple):
-    """Where an item stands in the history of its run."""
-
-    step: int
-    attempt: int
-    sequence: int
-
-
-START = Position(-1, 0, 0)
-
-
-def after_step(step: int) -> Position:
-    """Return the position behind the last item of `step`."""
-    return Position(min(step, MAX_INTEGER), MAX_INTEGER, MAX_INTEGER)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredItem:
-    """An item with the attempt it belongs to."""
-
-    position: Position
-    item: Item
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRun:
-    """What the store knows of a run, without its history.
-
-    Attributes:
-        registrations: by attempt. Of the latest attempt are the times, by the service's clock, the counts and `finish`.
-        observation: the one with the greatest step that no later attempt superseded; `logs` likewise, latest last.
-        observations: number of those that are not superseded.
-    """
-
-    registrations: dict[int, Registration]
-    registered_at: float
-    heard_at: float
-    observation_heard_at: float | None
-    unsent_items: int
-    dropped_items: int
-    observation: StoredItem | None
-    logs: list[StoredItem]
-    finish: Finish | None
-    observations: int
 
 
 class Store:
@@ -142,23 +94,24 @@ class Store:
             rows = connection.execute(
                 select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.attempt)
             ).all()
-            observations = _latest(connection, run_id, "observation", 1)
-            return _stored_run(
-                rows,
-                observation=observations[0] if observations else None,
-                logs=_latest(connection, run_id, "training_log", _LOGS_FOR_LATEST_METRICS)[::-1],
-                finish=_finish(connection, run_id, rows[-1].attempt),
-                observations=_count_observations(connection, run_id),
+            latest, last = rows[-1], history.latest(connection, run_id, "observation", 1)
+            return StoredRun(
+                registrations={row.attempt: Registration.FromString(row.registration) for row in rows},
+                registered_at=latest.registered_at,
+                heard_at=latest.heard_at,
+                observation_heard_at=latest.observation_heard_at,
+                unsent_items=latest.unsent_items,
+                dropped_items=latest.dropped_items,
+                observation=last[0] if last else None,
+                logs=history.latest(connection, run_id, "training_log", _LOGS_FOR_LATEST_METRICS)[::-1],
+                finish=history.finish_of(connection, run_id, latest.attempt),
+                observations=history.count_observations(connection, run_id),
             )
 
     def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
         """Return at most `limit` items behind `after` in the order of their steps, without superseded ones."""
-        wanted = _history_of(run_id).where(tuple_(items.c.step, items.c.attempt, items.c.sequence) > after)
-        if kind is not None:
-            wanted = wanted.where(items.c.kind == kind)
-        ordered = wanted.order_by(items.c.step, items.c.attempt, items.c.sequence).limit(limit)
         with self._transaction() as connection:
-            return [_stored_item(row) for row in connection.execute(ordered)]
+            return history.page(connection, run_id, after, limit, kind)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -221,63 +174,3 @@ def occurred_at(item: Item) -> float:
             return item.training_log.logged_at
         case _:
             return item.finish.finished_at
-
-
-def _superseded() -> ColumnElement[bool]:
-    later = attempts.alias("later")
-    return exists().where(
-        later.c.run_id == items.c.run_id,
-        later.c.attempt > items.c.attempt,
-        later.c.resumed_from_step < items.c.step,
-    )
-
-
-def _history_of(run_id: str) -> Select[tuple[int, int, int, bytes]]:
-    columns = (items.c.step, items.c.attempt, items.c.sequence, items.c.item)
-    return select(*columns).where(items.c.run_id == run_id, not_(_superseded()))
-
-
-def _stored_item(row: Row[tuple[int, int, int, bytes]]) -> StoredItem:
-    return StoredItem(Position(row.step, row.attempt, row.sequence), Item.FromString(row.item))
-
-
-def _latest(connection: Connection, run_id: str, kind: str, limit: int) -> list[StoredItem]:
-    newest_first = (items.c.step.desc(), items.c.attempt.desc(), items.c.sequence.desc())
-    query = _history_of(run_id).where(items.c.kind == kind).order_by(*newest_first).limit(limit)
-    return [_stored_item(row) for row in connection.execute(query)]
-
-
-def _count_observations(connection: Connection, run_id: str) -> int:
-    query = select(func.count()).where(items.c.run_id == run_id, items.c.kind == "observation", not_(_superseded()))
-    return connection.execute(query).scalar_one()
-
-
-def _finish(connection: Connection, run_id: str, attempt: int) -> Finish | None:
-    of_attempt = (items.c.run_id == run_id, items.c.kind == "finish", items.c.attempt == attempt)
-    row = connection.execute(
-        select(items.c.item).where(*of_attempt).order_by(items.c.sequence.desc()).limit(1)
-    ).scalar()
-    return None if row is None else Item.FromString(row).finish
-
-
-def _stored_run(
-    rows: Sequence[Row[tuple[object, ...]]],
-    *,
-    observation: StoredItem | None,
-    logs: list[StoredItem],
-    finish: Finish | None,
-    observations: int,
-) -> StoredRun:
-    latest = rows[-1]
-    return StoredRun(
-        registrations={row.attempt: Registration.FromString(row.registration) for row in rows},
-        registered_at=latest.registered_at,
-        heard_at=latest.heard_at,
-        observation_heard_at=latest.observation_heard_at,
-        unsent_items=latest.unsent_items,
-        dropped_items=latest.dropped_items,
-        observation=observation,
-        logs=logs,
-        finish=finish,
-        observations=observations,
-    )

@@ -19,7 +19,7 @@ from monitor.service.counts import COUNTS, Totals, add_up, sparsity
 from monitor.service.labels import criterion_label, group_labels
 from monitor.service.live import LiveRun
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import StoredItem
+from monitor.service.stored import StoredItem
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 T = TypeVar("T")

@@ -66,6 +66,7 @@ def running_cluster() -> Iterator[Cluster]:
     binaries = _binaries()
     if binaries is None:
         pytest.skip("PostgreSQL's initdb is not installed")
+    pytest.importorskip("psycopg", reason="the extra `postgresql` is not installed")
     with tempfile.TemporaryDirectory(prefix="postgresql-") as parent:
         # The server runs under another account, and must get to its directory.
         Path(parent).chmod(0o755)

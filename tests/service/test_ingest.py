@@ -174,6 +174,15 @@ def test_an_item_over_the_limit_is_rejected_and_the_stream_goes_on(start: Callab
     assert client.metric("limit_hits_total", limit="max_request_bytes") == 1
 
 
+def test_a_registration_over_the_limit_is_refused(start: Callable[..., Client]) -> None:
+    client = start(max_request_bytes=4096)
+    groups = [pb.Group(layer=layer, module="a_module_with_a_long_name", weights=1) for layer in range(200)]
+    code, details = _refused(lambda: client.register(registration("run", groups=groups, references=[])))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "bytes given; this service allows 4096" in details
+    assert client.metric("limit_hits_total", limit="max_request_bytes") == 1
+
+
 def test_a_request_far_over_the_limit_ends_its_stream_only(start: Callable[..., Client]) -> None:
     client = start(max_request_bytes=4096)
     client.register(registration("run"))

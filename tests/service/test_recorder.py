@@ -11,7 +11,7 @@ from sqlalchemy import event
 from monitor.service.errors import StoreError, UnknownRunError
 from monitor.service.instruments import Instruments
 from monitor.service.recorder import Recorder, Verdict
-from monitor.service.store import START
+from monitor.service.stored import START
 
 from .messages import logged, observed, registration
 from .running import settings_for

@@ -185,6 +185,15 @@ def test_a_database_that_goes_away_and_comes_back(own_cluster: Cluster) -> None:
         assert len(client.history("run")) == 2
 
 
+def test_a_database_that_was_restarted_unnoticed(own_cluster: Cluster) -> None:
+    with service_in_thread(own_cluster.new_database()) as client:
+        client.register(registration())
+        own_cluster.stop()
+        own_cluster.start()
+        assert client.send("run", [observed(1)])[-1].acknowledgement.sequence == 1
+        assert client.metric("store_errors_total") == 0
+
+
 def test_a_service_that_stops_is_not_ready(spawn: Callable[..., ServiceProcess]) -> None:
     service = spawn()
     url = f"http://{service.client.listening.http_address}/readyz"

@@ -10,7 +10,8 @@ from monitor.service.errors import (
     StoreError,
     TooManyRunsError,
 )
-from monitor.service.store import START, Position, Store, after_step
+from monitor.service.store import Store
+from monitor.service.stored import START, Position, after_step
 from monitor.wire import monitor_pb2 as pb
 
 from .messages import finished, logged, observed, registration

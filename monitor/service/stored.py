@@ -1,0 +1,55 @@
+"""What the store gives back: items with their place in the history, and runs as it knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from monitor.service.schema import MAX_INTEGER
+from monitor.wire.monitor_pb2 import Finish, Item, Registration
+
+
+class Position(NamedTuple):
+    """Where an item stands in the history of its run."""
+
+    step: int
+    attempt: int
+    sequence: int
+
+
+START = Position(-1, 0, 0)
+
+
+def after_step(step: int) -> Position:
+    """Return the position behind the last item of `step`."""
+    return Position(min(step, MAX_INTEGER), MAX_INTEGER, MAX_INTEGER)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item with the attempt it belongs to."""
+
+    position: Position
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """What the store knows of a run, without its history.
+
+    Attributes:
+        registrations: by attempt. Of the latest attempt are the times, by the service's clock, the counts and `finish`.
+        observation: the one with the greatest step that no later attempt superseded; `logs` likewise, latest last.
+        observations: number of those that are not superseded.
+    """
+
+    registrations: dict[int, Registration]
+    registered_at: float
+    heard_at: float
+    observation_heard_at: float | None
+    unsent_items: int
+    dropped_items: int
+    observation: StoredItem | None
+    logs: list[StoredItem]
+    finish: Finish | None
+    observations: int
