@@ -88,6 +88,11 @@ class OpenStream:
         response: pb.ReportResponse = next(self._call)
         return response
 
+    def exchange(self, request: pb.ReportRequest) -> pb.ReportResponse:
+        """Send one request, and wait for its answer."""
+        self.send(request)
+        return self.answer()
+
     def end(self) -> list[pb.ReportResponse]:
         """Send no more, and return the answers that are left."""
         self._requests.put(None)

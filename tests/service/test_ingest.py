@@ -102,8 +102,8 @@ def test_an_acknowledged_item_can_be_read_at_once(client: Client, run_id: str) -
     stream = OpenStream(client)
     stream.send(opening(run_id))
     for sequence in range(1, 6):
-        stream.send(pb.ReportRequest(item=observed(sequence)))
-        assert stream.answer().acknowledgement.sequence == sequence
+        answer = stream.exchange(pb.ReportRequest(item=observed(sequence)))
+        assert answer.acknowledgement.sequence == sequence
         assert [response.item.sequence for response in client.history(run_id)][-1] == sequence
         assert client.run(run_id).last_step == sequence
     stream.end()
