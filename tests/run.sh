@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them all: lint, types, tests. Arguments go to pytest. Safe to run again.
+# Needs Python 3.11 or newer, and nothing else.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source examples/environment.sh
+
+# The real parts that the tests run against, and the Debian package of each.
+declare -A packages=(
+    [prometheus]=prometheus
+    [promtool]=prometheus
+    [prometheus-alertmanager]=prometheus-alertmanager
+    [amtool]=prometheus-alertmanager
+    [psql]=postgresql
+)
+
+install_system_packages() {
+    local program missing=()
+    for program in "${!packages[@]}"; do
+        command -v "$program" >/dev/null || missing+=("${packages[$program]}")
+    done
+    # Debian keeps PostgreSQL's server programs off the PATH.
+    compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || missing+=(postgresql)
+    [[ ${#missing[@]} -eq 0 ]] && return
+    if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
+        echo "Some tests are skipped without these Debian packages: ${missing[*]}. Install them to run all." >&2
+        return
+    fi
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+ensure_environment dev
+install_system_packages
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+# Threads that wait do not spin: services, trainers and browsers share the cores.
+export OMP_WAIT_POLICY=passive
+exec .venv/bin/python -m pytest --doctest-modules monitor tests "$@"
