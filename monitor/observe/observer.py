@@ -13,10 +13,11 @@ from torch import nn
 
 from monitor.errors import ConfigurationError
 from monitor.observe import base as base_weights
-from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype, visible
+from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.groups import Group, GroupTable
-from monitor.observe.kernels import cpu, reference
-from monitor.observe.kernels.contract import BITS_PER_WORD, Kernel, Rules, Segment, word_count
+from monitor.observe.kernels import kernel_for
+from monitor.observe.kernels.contract import BITS_PER_WORD, Rules, Segment, word_count
+from monitor.observe.kernels.low_byte import previous_weights
 from monitor.observe.mask import MaskMetadata, UpdateMask, count_ones
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import IntArray, Observation
@@ -46,7 +47,8 @@ class UpdateObserver:
         tolerances: `changed` is counted at each of these, too.
         visible_dtype: dtype that the trained model will be served in; weights are rounded to it, then compared.
         include, exclude: regular expressions searched for in parameter names.
-        step_masks: compare with the previous observation, too. Holds one more visible weight and bit per weight.
+        step_masks: compare with the previous observation, too. Holds one more byte and bit per weight (4 bytes where
+            the visible dtype is float32); of 16-bit weights, moves by multiples of 256 representable steps are missed.
         first_step: step that the current weights belong to.
 
     Raises:
@@ -91,6 +93,7 @@ class UpdateObserver:
         self._touched = self._zero_masks() if step_masks else None
         self._last_step = first_step
         self._segments = self._build_segments()
+        self._kernel = kernel_for(self._device(), self._segments, self.rules)
         ones = {
             name: np.array([count_ones(words[weights.name]) for weights in self._measured], dtype=np.int64)
             for name, words in self._references.items()
@@ -124,10 +127,7 @@ class UpdateObserver:
         }
 
     def _current_visible(self) -> dict[str, torch.Tensor]:
-        return {
-            weights.name: visible(weights.live().reshape(-1), self.rules.visible_dtype).clone()
-            for weights in self._measured
-        }
+        return {weights.name: previous_weights(weights.live(), self.rules.visible_dtype) for weights in self._measured}
 
     @cached_property
     def base_fingerprint(self) -> str:
@@ -206,10 +206,9 @@ class UpdateObserver:
             monitor_bytes=self.monitor_bytes,
         )
 
-    @cached_property
-    def _kernel(self) -> Kernel:
-        on_cpu = all(weights.source.device.type == "cpu" for weights in self._measured)
-        return cpu.measure if on_cpu else reference.measure
+    def _device(self) -> torch.device:
+        devices = [weights.source.device for weights in self._measured]
+        return next((device for device in devices if device.type != "cpu"), devices[0])
 
     def _current_segments(self) -> Sequence[Segment]:
         # Wrappers exchange a parameter's storage (`parameter.data = …`); what was built once then looks elsewhere.

@@ -45,11 +45,12 @@ class Segment:
 
     Attributes:
         current: live weights, any shape and strides, n elements, floating point. Only read.
-        base: frozen weights in the order of `current.reshape(-1)`, shape (n,). Only read.
+        base: frozen weights in the order of `current.reshape(-1)`, shape (n,). Only read. Either floating point, or
+            uint8 where the visible dtype has 16 bits: low bytes of the visible base weights, see low_byte.py.
         mask: update mask of the previous observation, int32 of shape (word_count(n),); bit i of word w belongs to
             weight 32·w + i; unused bits of the last word are 0. Overwritten.
-        previous: visible weights of the previous observation, shape (n,), visible dtype. Overwritten. None: step masks
-            are off.
+        previous: visible weights of the previous observation, shape (n,): their low bytes as uint8 where the visible
+            dtype has 16 bits, else float32. Overwritten. None: step masks are off.
         touched: union of all step masks so far, laid out as `mask`. Updated. None when `previous` is None.
         references: reference masks, laid out as `mask`. Only read.
     """
@@ -77,6 +78,9 @@ class Counts:
 
 
 class Kernel(Protocol):
-    """Every implementation has this signature."""
+    """Every implementation has this signature.
+
+    It may remember what it derived from `segments` until it is given another list, so a list must not be altered.
+    """
 
     def __call__(self, segments: Sequence[Segment], rules: Rules) -> Counts: ...

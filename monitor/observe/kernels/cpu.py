@@ -1,4 +1,4 @@
-"""For weights in host memory: chunk by chunk, so that intermediates stay in cache."""
+"""For weights in host memory, without a compiler: chunk by chunk, so that intermediates stay in cache."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from monitor.observe.criterion import visible
+from monitor.observe.kernels import low_byte
 from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Rules, Segment
-from monitor.observe.kernels.reference import exceeds
+from monitor.observe.kernels.reference import compare_previous, exceeds
 
 # Weights at a time; a multiple of 32, so that every chunk starts at a word. Torch splits larger operations among its
 # threads (at::internal::GRAIN_SIZE), and waiting for these at every small operation costs more than they give.
@@ -46,6 +47,8 @@ class _Chunk:
 
     def measure(self, rules: Rules) -> tuple[list[int], float, float]:
         current = visible(self.stored, rules.visible_dtype)
+        if self.base.dtype == torch.uint8:
+            self.base = low_byte.nearest(self.base, current)
         base = visible(self.base, rules.visible_dtype)
         differs = current != base
         difference = current[differs].float() - base[differs].float()
@@ -75,9 +78,7 @@ class _Chunk:
     def _step(self, current: torch.Tensor) -> tuple[int, int]:
         if self.segment.previous is None or self.segment.touched is None:
             return 0, 0
-        previous = self.segment.previous[self.where]
-        step = self._pack(current != previous)
-        previous.copy_(current)
+        step = self._pack(compare_previous(current, self.segment.previous[self.where]))
         touched = self._bytes(self.segment.touched)
         touched |= step
         return _popcount(step), _popcount(touched)

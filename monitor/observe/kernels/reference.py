@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from monitor.observe.criterion import visible
+from monitor.observe.kernels import low_byte
 from monitor.observe.kernels.contract import BITS_PER_WORD, Counts, Rules, Segment, word_count
 
 
@@ -43,7 +44,8 @@ def measure(segments: Sequence[Segment], rules: Rules) -> Counts:
 def _measure_segment(segment: Segment, rules: Rules) -> tuple[torch.Tensor, torch.Tensor]:
     stored = segment.current.detach().reshape(-1)
     current = visible(stored, rules.visible_dtype)
-    base = visible(segment.base, rules.visible_dtype)
+    kept_base = low_byte.nearest(segment.base, current) if segment.base.dtype == torch.uint8 else segment.base
+    base = visible(kept_base, rules.visible_dtype)
 
     # By value: −0 = +0, and NaN differs from everything. Weights that do not differ have Δ = 0, infinities included.
     differs = current != base
@@ -55,10 +57,9 @@ def _measure_segment(segment: Segment, rules: Rules) -> tuple[torch.Tensor, torc
 
     step_changed = touched = torch.zeros_like(changed)
     if segment.previous is not None and segment.touched is not None:
-        # Always by bits: then Mₜ ⊆ Uₜ under every criterion, and a slow drift below the tolerance is still touched.
-        step_changed = current != segment.previous
+        # Always by bits: then a slow drift below the tolerance is still touched.
+        step_changed = compare_previous(current, segment.previous)
         touched = unpack(segment.touched, stored.numel()) | step_changed
-        segment.previous.copy_(current)
         segment.touched.copy_(pack(touched))
 
     integers = [
@@ -67,7 +68,7 @@ def _measure_segment(segment: Segment, rules: Rules) -> tuple[torch.Tensor, torc
         was_changed & ~changed,
         step_changed,
         touched,
-        (stored != segment.base.to(stored.dtype)) & ~differs,
+        (stored != kept_base.to(stored.dtype)) & ~differs,
         ~torch.isfinite(current),
         *(differs & exceeds(difference, tolerance) for tolerance in rules.tolerances),
         *(changed & unpack(reference, stored.numel()) for reference in segment.references),
@@ -75,3 +76,18 @@ def _measure_segment(segment: Segment, rules: Rules) -> tuple[torch.Tensor, torc
     finite = difference[torch.isfinite(difference)].double()
     maximum = finite.abs().max() if finite.numel() else finite.new_zeros(())
     return torch.stack([column.sum() for column in integers]), torch.stack([finite.square().sum(), maximum])
+
+
+def compare_previous(current: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+    """Return where visible weights differ from the previous ones, and keep the current ones in `previous`.
+
+    Of low bytes, a difference that is a multiple of 256 representable steps is not seen. NaN always differs.
+    """
+    if previous.dtype == torch.uint8:
+        low = low_byte.low_byte(current)
+        differs = (low != previous) | current.isnan()
+        previous.copy_(low)
+    else:
+        differs = current != previous
+        previous.copy_(current)
+    return differs

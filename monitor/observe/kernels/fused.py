@@ -1,0 +1,201 @@
+"""For weights in host memory: the loops of loops.py over chunks of weights, by two plain threads.
+
+Needs numba, the extra `fast`; without it `cpu.py` measures. Reads per bfloat16 weight 2 + 2 bytes, and with step masks
+1 more; writes 1 and the masks' bits.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from monitor.observe.kernels import cpu, loops
+from monitor.observe.kernels.contract import BITS_PER_WORD, FIXED_COLUMNS, Counts, Rules, Segment
+
+# Weights that a thread takes at a time; a multiple of loops.BLOCK. Their masks are still in the second-level cache when
+# they are intersected with the references'.
+CHUNK = 1 << 19
+# Two threads come near to the bandwidth of the memory, and leave the other processors to the data loaders.
+_THREADS = min(2, os.cpu_count() or 1)
+
+_KINDS = {
+    torch.bfloat16: loops.BFLOAT16,
+    torch.float16: loops.FLOAT16,
+    torch.float32: loops.FLOAT32,
+    torch.uint8: loops.LOW_BYTE,
+}
+_VIEWS = {1: (torch.uint8, np.uint8), 2: (torch.int16, np.uint16), 4: (torch.int32, np.uint32)}
+
+Array = npt.NDArray[Any]
+
+
+class FusedKernel:
+    """Measures segments as contract.py says; remembers the arrays of the segments that it was given last."""
+
+    def __init__(self) -> None:
+        self._segments: Sequence[Segment] | None = None
+        self._arrays: dict[int, _Arrays] = {}
+
+    def prepare(self, segments: Sequence[Segment], rules: Rules) -> None:
+        """Compile what these segments need, or load it from the cache, so that the first observation does not wait."""
+        self._take(segments, rules)
+        empty = _Totals.zeros(1, rules, 0)
+        for arrays in {arrays.signature: arrays for arrays in self._arrays.values()}.values():
+            arrays.measure(slice(0, 0), rules, empty.integers[0], empty.floats[0])
+        loops.intersect(np.zeros(0, np.uint32), np.zeros(0, np.uint32))
+
+    def __call__(self, segments: Sequence[Segment], rules: Rules) -> Counts:
+        """Measure each segment; see contract.py for shapes."""
+        self._take(segments, rules)
+        references = max((len(segment.references) for segment in segments), default=0)
+        others = [(row, segment) for row, segment in enumerate(segments) if row not in self._arrays]
+        chunks = list(self._chunks())
+        threads = _THREADS if len(chunks) > 1 else 1
+        totals = [_Totals.zeros(len(segments), rules, references) for _ in range(threads)]
+        queue = _Queue(chunks)
+        helpers = [threading.Thread(target=self._work, args=(queue, rules, total)) for total in totals[1:]]
+        for helper in helpers:
+            helper.start()
+        self._work(queue, rules, totals[0])
+        for helper in helpers:
+            helper.join()
+        if queue.error is not None:
+            raise queue.error
+        counts = _Totals.sum(totals)
+        if others:
+            measured = cpu.measure([segment for _, segment in others], rules)
+            rows = [row for row, _ in others]
+            counts.integers[rows, : measured.integers.shape[1]] = measured.integers.numpy()
+            counts.floats[rows] = measured.floats.numpy()
+        return Counts(torch.from_numpy(counts.integers), torch.from_numpy(counts.floats))
+
+    def _take(self, segments: Sequence[Segment], rules: Rules) -> None:
+        if segments is not self._segments:
+            self._segments = segments
+            self._arrays = {
+                row: _Arrays(segment, rules.visible_dtype)
+                for row, segment in enumerate(segments)
+                if _fits(segment.current) and _fits(segment.base)
+            }
+
+    def _chunks(self) -> Iterator[tuple[int, slice]]:
+        for row, arrays in self._arrays.items():
+            step = CHUNK if arrays.contiguous else max(arrays.count, 1)
+            for start in range(0, arrays.count, step):
+                yield row, slice(start, min(start + step, arrays.count))
+
+    def _work(self, queue: _Queue, rules: Rules, totals: _Totals) -> None:
+        try:
+            while (chunk := queue.take()) is not None:
+                row, where = chunk
+                self._arrays[row].measure(where, rules, totals.integers[row], totals.floats[row])
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that measures
+            queue.error = error
+
+
+class _Queue:
+    """Hands chunks to threads. Taking from a list is atomic under the interpreter's lock."""
+
+    def __init__(self, chunks: list[tuple[int, slice]]) -> None:
+        self._chunks = chunks[::-1]
+        self.error: Exception | None = None
+
+    def take(self) -> tuple[int, slice] | None:
+        try:
+            return self._chunks.pop()
+        except IndexError:
+            return None
+
+
+@dataclass(frozen=True)
+class _Totals:
+    integers: npt.NDArray[np.int64]
+    floats: npt.NDArray[np.float64]
+
+    @classmethod
+    def zeros(cls, rows: int, rules: Rules, references: int) -> _Totals:
+        columns = FIXED_COLUMNS + len(rules.tolerances) + references
+        return cls(np.zeros((rows, columns), dtype=np.int64), np.zeros((rows, 2), dtype=np.float64))
+
+    @classmethod
+    def sum(cls, totals: Sequence[_Totals]) -> _Totals:
+        squares = np.sum([total.floats[:, 0] for total in totals], axis=0)
+        maxima = np.max([total.floats[:, 1] for total in totals], axis=0)
+        return cls(np.sum([total.integers for total in totals], axis=0), np.stack([squares, maxima], axis=1))
+
+
+class _Arrays:
+    """A segment as arrays of unsigned integers that share its memory."""
+
+    def __init__(self, segment: Segment, visible_dtype: torch.dtype) -> None:
+        self.count = segment.current.numel()
+        self.contiguous = segment.current.is_contiguous()
+        self._strided = segment.current.detach()
+        self._current = _bits(segment.current) if self.contiguous else None
+        self._base = _bits(segment.base)
+        self._mask = _bits(segment.mask)
+        self._nothing = np.zeros(0, dtype=_VIEWS[visible_dtype.itemsize][1])
+        self._previous = np.zeros(0, dtype=np.uint32 if visible_dtype == torch.float32 else np.uint8)
+        self._touched = self._mask[:0]
+        if segment.previous is not None and segment.touched is not None:
+            self._previous, self._touched = _bits(segment.previous), _bits(segment.touched)
+        self._references = [_bits(reference) for reference in segment.references]
+        self._kinds = (_KINDS[segment.current.dtype], _KINDS[segment.base.dtype], _KINDS[visible_dtype])
+        self.signature = (segment.current.dtype.itemsize, segment.base.dtype.itemsize, visible_dtype.itemsize)
+
+    def measure(
+        self, where: slice, rules: Rules, integers: npt.NDArray[np.int64], floats: npt.NDArray[np.float64]
+    ) -> None:
+        """Add the counts of some of the weights, which start at a word, to a row of the totals."""
+        stored, kept, visible = self._kinds
+        current = self._current[where] if self._current is not None else self._gather()
+        base = self._base[where]
+        words = slice(where.start // BITS_PER_WORD, -(-where.stop // BITS_PER_WORD))
+        mask = self._mask[words]
+        tolerance = rules.criterion.tolerance
+        loops.measure(
+            current,
+            base,
+            current if stored == visible else self._nothing,
+            base if kept == visible else self._nothing,
+            mask,
+            self._previous[where],
+            self._touched[words],
+            stored,
+            kept,
+            visible,
+            -1 if tolerance is None else int(_tolerance_bits([tolerance])[0]),
+            _tolerance_bits(rules.tolerances),
+            integers,
+            floats,
+        )
+        first = FIXED_COLUMNS + len(rules.tolerances)
+        for i, reference in enumerate(self._references):
+            integers[first + i] += loops.intersect(mask, reference[words])
+
+    def _gather(self) -> Array:
+        # By numpy: torch would wake up its threads.
+        signed, unsigned = _VIEWS[self._strided.element_size()]
+        gathered: Array = np.ascontiguousarray(self._strided.view(signed).numpy()).reshape(-1).view(unsigned)
+        return gathered
+
+
+def _fits(weights: torch.Tensor) -> bool:
+    return weights.dtype in _KINDS and weights.data_ptr() % weights.element_size() == 0
+
+
+def _bits(tensor: torch.Tensor) -> Array:
+    signed, unsigned = _VIEWS[tensor.element_size()]
+    array: Array = tensor.detach().view(-1).view(signed).numpy().view(unsigned)
+    return array
+
+
+def _tolerance_bits(tolerances: Sequence[float]) -> npt.NDArray[np.uint32]:
+    return np.array(tolerances, dtype=np.float32).view(np.uint32)

@@ -1,0 +1,74 @@
+"""Every kernel agrees with the specification bit for bit; Σ|Δ|² to rounding."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from monitor.observe.criterion import Criterion
+from monitor.observe.kernels import cpu, reference
+from monitor.observe.kernels.contract import Kernel, Rules, Segment
+from tests.observe.kernels.cases import DTYPES, SIZES, Case, cases, check_agreement, check_counts, check_state, copied
+
+ALL_KINDS = [
+    (stored, base, visible)
+    for stored, base, visible in itertools.product(DTYPES, (*DTYPES, torch.uint8), DTYPES)
+    if base != torch.uint8 or visible != torch.float32
+]
+ROUNDING = {"cpu": 1e-12, "fused": 1e-12, "triton": 1e-5}
+
+
+@pytest.fixture(scope="module", params=["cpu", "fused"])
+def implementation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def kernel(implementation: str) -> Kernel:
+    if implementation == "cpu":
+        return cpu.measure
+    pytest.importorskip("numba")
+    from monitor.observe.kernels.fused import FusedKernel
+
+    return FusedKernel()
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases())
+def test_any_weights_give_what_the_specification_gives(kernel: Kernel, implementation: str, case: Case) -> None:
+    check_agreement(kernel, case, ROUNDING[implementation])
+
+
+@pytest.mark.parametrize(("stored", "base", "visible"), ALL_KINDS)
+def test_every_combination_of_dtypes(
+    kernel: Kernel, implementation: str, stored: torch.dtype, base: torch.dtype, visible: torch.dtype
+) -> None:
+    for criterion in (None, 1e-3):
+        case = Case(SIZES, stored, base, visible, criterion)
+        check_agreement(kernel, case, ROUNDING[implementation])
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_tensors_of_several_chunks(kernel: Kernel, implementation: str, strided: bool) -> None:
+    case = Case((1_300_033,), strided=strided, references=2, observations=1)
+    check_agreement(kernel, case, ROUNDING[implementation])
+
+
+def test_stored_dtypes_that_only_torch_can_convert(kernel: Kernel, implementation: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    wide = torch.randn(4097, dtype=torch.float64, generator=generator)
+    segments = [
+        Segment(
+            wide + 1e-4 * (wide > 1), wide, torch.zeros(129, dtype=torch.int32), references=(torch.ones(129).int(),)
+        ),
+        Case((33,)).segments(np.random.default_rng(3))[0],
+    ]
+    rules = Rules(torch.bfloat16, Criterion(), (1e-5,))
+    expected = [copied(segment) for segment in segments]
+    check_counts(kernel(segments, rules), reference.measure(expected, rules), ROUNDING[implementation])
+    for segment, wanted in zip(segments, expected, strict=True):
+        check_state(segment, wanted)
