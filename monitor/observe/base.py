@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from monitor.errors import BaseMismatchError, name_some
 from monitor.observe.criterion import visible
 from monitor.observe.groups import clean_name
 from monitor.observe.measured import MeasuredWeights
+from monitor.observe.ranks import Alone
 
 # Weights that are hashed at a time: small enough that int64 intermediates stay in cache on a CPU.
 _CHUNK_ON_CPU = 1 << 15
@@ -58,7 +59,7 @@ def adopt(
     _check_matches(found, shapes)
     base = {}
     for weights in measured:
-        tensor = weights.part_of(found[weights.name])
+        tensor = _same_weights(found[weights.name], weights)
         if shared and weights.count and tensor.data_ptr() == weights.live().data_ptr():
             raise BaseMismatchError(
                 f"the base shares the memory of {weights.name} with the model that trains, so nothing would ever "
@@ -68,16 +69,28 @@ def adopt(
     return base
 
 
+def _same_weights(tensor: torch.Tensor, weights: MeasuredWeights) -> torch.Tensor:
+    """Return the weights of `tensor`, whole or sharded as the model is, that are measured here."""
+    if isinstance(tensor, torch.Tensor) and hasattr(tensor, "to_local"):
+        return weights.of_twin(tensor.to_local())
+    return weights.of_whole(tensor)
+
+
 def holds_the_same(candidate: nn.Module, model: nn.Module) -> bool:
     """Return whether `candidate` has every trainable parameter of `model` with the same value."""
     found = {clean_name(name): tensor for name, tensor in candidate.named_parameters(remove_duplicate=False)}
     return all(
         (other := found.get(clean_name(name))) is not None
         and other.shape == parameter.shape
-        and torch.equal(other.detach().to(parameter), parameter.detach())
+        and torch.equal(_local(other).to(_local(parameter)), _local(parameter))
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     )
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local.detach()
 
 
 def _check_matches(found: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -98,35 +111,32 @@ def _check_matches(found: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple
 
 
 def fingerprint(
-    base: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], visible_dtype: torch.dtype
+    base: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Alone
 ) -> str:
     """Return 32 hexadecimal digits that name the visible base weights.
 
-    Independent of the stored dtype, the device and the order of parameters. Made of wrapping integer sums over weights,
-    so that the sums of shards add up to those of the whole.
+    Independent of the stored dtype, the device, the order of parameters, and of how they are spread over processes.
     """
-    lines = []
-    for name in sorted(base):
-        sums = weight_sums(visible(base[name], visible_dtype))
-        lines.append(json.dumps([name, list(shapes[name]), *sums]))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+    here = torch.stack([weight_sums(visible(base[w.name], visible_dtype), w.indices) for w in measured])
+    everywhere = ranks.sum(here).tolist()
+    lines = [json.dumps([w.name, list(w.shape), *sums]) for w, sums in zip(measured, everywhere, strict=True)]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
 
 
-def weight_sums(weights: torch.Tensor, first: int = 0) -> tuple[int, int]:
-    """Return Σ bᵢ and Σ bᵢ·rᵢ modulo 2⁶⁴, b the bit patterns, r pseudo-random from the index of the weight.
+def weight_sums(weights: torch.Tensor, indices: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
+    """Return Σ bᵢ and Σ bᵢ·rᵢ modulo 2⁶⁴ as int64 of shape (2,), b the bit patterns of the weights.
 
-    `first` is the index of the first weight given.
+    r is pseudo-random from the index of the weight in its parameter, `indices(first, last)`. The sums of parts add up
+    to those of the whole.
     """
     bits = weights.reshape(-1).view(torch.int16 if weights.element_size() == 2 else torch.int32)
-    plain = torch.zeros((), dtype=torch.int64, device=bits.device)
-    mixed = plain.clone()
+    sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
     step = _CHUNK_ON_CPU if bits.device.type == "cpu" else _CHUNK_ON_DEVICE
     for start in range(0, bits.numel(), step):
         chunk = bits[start : start + step].to(torch.int64)
-        plain += chunk.sum()
-        index = torch.arange(first + start, first + start + chunk.numel(), device=bits.device)
-        mixed += (chunk * _pseudo_random(index)).sum()
-    return int(plain), int(mixed)
+        mixed = chunk * _pseudo_random(indices(start, start + chunk.numel()))
+        sums += torch.stack([chunk.sum(), mixed.sum()])
+    return sums.cpu()
 
 
 def _pseudo_random(index: torch.Tensor) -> torch.Tensor:

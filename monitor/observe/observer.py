@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import nn
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, MaskMismatchError
 from monitor.observe import base as base_weights
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
-from monitor.observe.kernels.contract import BITS_PER_WORD, Rules, Segment, word_count
+from monitor.observe.kernels.contract import FIXED_COLUMNS, Rules, Segment, word_count
 from monitor.observe.kernels.low_byte import previous_weights
 from monitor.observe.mask import MaskMetadata, UpdateMask, count_ones
-from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import IntArray, Observation
+from monitor.observe.placement import place
+from monitor.observe.ranks import join_ranks
 from monitor.observe.selection import select_parameters
 from monitor.observe.tally import Tally
 
@@ -80,12 +81,11 @@ class UpdateObserver:
         if len(set(self.rules.tolerances)) < len(self.rules.tolerances):
             raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
         selection = select_parameters(model, include, exclude)
-        self.shapes = {name: tuple(p.shape) for name, p in selection.trainable.items()}
-        self._table = GroupTable.build(
-            (name, parameter.numel(), name in selection.frozen)
-            for name, parameter in {**selection.trainable, **selection.frozen}.items()
-        )
-        self._measured = [MeasuredWeights.whole(name, p) for name, p in selection.trainable.items()]
+        self._ranks = join_ranks(next(iter(selection.trainable.values())).device)
+        placed = place(model, {**selection.trainable, **selection.frozen}, self._ranks.rank, self._ranks.world)
+        self._table = GroupTable.build((w.name, math.prod(w.shape), w.name in selection.frozen) for w in placed)
+        self._measured = [weights for weights in placed if weights.name in selection.trainable]
+        self.shapes = {weights.name: weights.shape for weights in self._measured}
         self._base = self._take_base(base)
         self._references = self._take_references(references or {})
         self._masks = self._zero_masks()
@@ -95,7 +95,7 @@ class UpdateObserver:
         self._segments = self._build_segments()
         self._kernel = kernel_for(self._device(), self._segments, self.rules)
         ones = {
-            name: np.array([count_ones(words[weights.name]) for weights in self._measured], dtype=np.int64)
+            name: self._ranks.sum(torch.tensor([count_ones(words[w.name]) for w in self._measured])).cpu().numpy()
             for name, words in self._references.items()
         }
         self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=step_masks)
@@ -116,7 +116,7 @@ class UpdateObserver:
                     stacklevel=4,
                 )
         return {
-            name: {w.name: _part_of_words(mask.words[w.name], w).to(w.source.device) for w in self._measured}
+            name: {w.name: w.words_of_whole(mask.words[w.name]).to(w.source.device) for w in self._measured}
             for name, mask in references.items()
         }
 
@@ -132,7 +132,7 @@ class UpdateObserver:
     @cached_property
     def base_fingerprint(self) -> str:
         """32 hexadecimal digits that name the visible base weights."""
-        return base_weights.fingerprint(self._base, self.shapes, self.rules.visible_dtype)
+        return base_weights.fingerprint(self._base, self._measured, self.rules.visible_dtype, self._ranks)
 
     @property
     def visible_dtype(self) -> str:
@@ -155,12 +155,44 @@ class UpdateObserver:
         return self._tally.reference_weights
 
     def update_mask(self) -> UpdateMask:
-        """Return a copy of the update mask, in host memory."""
+        """Return a copy of the update mask, in host memory.
+
+        Among several processes all must call it; the first one gets the mask of the whole model, the others one of no
+        parameters.
+        """
         return self._copy_mask(self._masks)
 
     def touched_mask(self) -> UpdateMask | None:
-        """Return a copy of the union of all step masks so far, in host memory; None when step masks are off."""
+        """Return the union of all step masks so far, as `update_mask` does; None when step masks are off."""
         return None if self._touched is None else self._copy_mask(self._touched)
+
+    def restore(self, touched: UpdateMask | None) -> None:
+        """Go on from the current weights: they are what the next observation is compared with.
+
+        Args:
+            touched: the union of all step masks until now, needed on the first process only. Without it, what differs
+                from the base now is all that is known to have been touched.
+
+        Raises:
+            MaskMismatchError: `touched` does not fit the model.
+        """
+        self._kernel(self._current_segments(), self.rules)
+        if self._touched is None:
+            return
+        error = None
+        try:
+            if touched is not None:
+                touched.check_covers(self.shapes, "the model, as touched weights of the checkpoint")
+        except MaskMismatchError as mismatch:
+            error = mismatch
+        self._ranks.agree(error)
+        for weights in self._measured:
+            known = self._masks[weights.name]
+            whole = torch.zeros(word_count(math.prod(weights.shape)), dtype=torch.int32)
+            if touched is not None and self._ranks.rank == 0:
+                whole.copy_(touched.words[weights.name])
+            earlier = weights.words_of_whole(self._ranks.sum(whole).cpu())
+            self._touched[weights.name].copy_(earlier.to(known.device) | known)
 
     def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
         metadata = MaskMetadata(
@@ -169,7 +201,10 @@ class UpdateObserver:
             base_fingerprint=self.base_fingerprint,
             step=self._last_step,
         )
-        return UpdateMask({name: w.to("cpu", copy=True) for name, w in words.items()}, dict(self.shapes), metadata)
+        whole = {w.name: self._ranks.sum(w.words_in_whole(words[w.name].cpu())).cpu() for w in self._measured}
+        if self._ranks.rank > 0:
+            return UpdateMask({}, {}, metadata)
+        return UpdateMask(whole, dict(self.shapes), metadata)
 
     @property
     def monitor_bytes(self) -> int:
@@ -195,7 +230,7 @@ class UpdateObserver:
         if step <= self._last_step:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
         started = time.perf_counter()
-        counts = self._kernel(self._current_segments(), self.rules)
+        counts = self._ranks.total(lambda: self._kernel(self._current_segments(), self.rules), *self._counts_shape)
         stride, self._last_step = step - self._last_step, step
         return self._tally.observation(
             counts,
@@ -205,6 +240,10 @@ class UpdateObserver:
             seconds=time.perf_counter() - started,
             monitor_bytes=self.monitor_bytes,
         )
+
+    @property
+    def _counts_shape(self) -> tuple[int, int]:
+        return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._references)
 
     def _device(self) -> torch.device:
         devices = [weights.source.device for weights in self._measured]
@@ -230,8 +269,3 @@ class UpdateObserver:
             )
             for weights in self._measured
         ]
-
-
-def _part_of_words(words: torch.Tensor, weights: MeasuredWeights) -> torch.Tensor:
-    first = weights.start // BITS_PER_WORD
-    return words[first : first + word_count(weights.count)]

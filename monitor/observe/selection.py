@@ -74,13 +74,3 @@ def _check_supported(parameters: dict[str, nn.Parameter]) -> None:
         raise UnsupportedModelError(
             f"on the meta device, so without weights: {name_some(on_meta)}. Load the weights before monitoring starts."
         )
-    sharded = [
-        name
-        for name, parameter in parameters.items()
-        if hasattr(parameter, "ds_tensor") or hasattr(parameter, "to_local")
-    ]
-    if sharded:
-        raise UnsupportedModelError(
-            f"sharded over processes, which this version cannot measure: {name_some(sharded)}. "
-            "Train on one process or with replicated weights (DDP), or leave the monitor out."
-        )

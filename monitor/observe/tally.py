@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ class Tally:
         table: the groups, and the group of each parameter.
         measured: what is measured, in the order of the kernel's segments.
         rules: the rules that the kernel was given.
-        reference_ones: reference mask → its number of ones in each segment.
+        reference_ones: reference mask → its number of ones in each parameter.
         step_masks: whether the kernel counts steps.
     """
 
@@ -41,7 +42,7 @@ class Tally:
         self._rules = rules
         self._step_masks = step_masks
         self._group_of_segment = np.array([table.index[part.name] for part in measured], dtype=np.int64)
-        weights = np.array([part.count for part in measured], dtype=np.int64)
+        weights = np.array([math.prod(part.shape) for part in measured], dtype=np.int64)
         self._reference_density = {name: ones / np.maximum(weights, 1) for name, ones in reference_ones.items()}
         self.reference_weights = {name: self._by_group(ones) for name, ones in reference_ones.items()}
 
