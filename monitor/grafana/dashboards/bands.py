@@ -1,0 +1,51 @@
+"""Colours with a meaning: where published runs are, and where alerts begin."""
+
+from __future__ import annotations
+
+from monitor.grafana.dashboards.panels import Steps
+from monitor.grafana.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE
+from monitor.grafana.settings import AlertSettings
+
+_CLEAR = "transparent"
+_RL = "rgba(86, 166, 75, 0.18)"
+_SFT = "rgba(224, 110, 40, 0.18)"
+
+CUMULATIVE: Steps = [
+    (None, _CLEAR),
+    (SFT_CUMULATIVE.low, _SFT),
+    (SFT_CUMULATIVE.high, _CLEAR),
+    (RL_CUMULATIVE.low, _RL),
+    (RL_CUMULATIVE.high, _CLEAR),
+]
+CUMULATIVE_MEANING = (
+    f"Bands: published RL checkpoints {RL_CUMULATIVE} in green, {RL_CUMULATIVE.source}; published SFT "
+    f"{SFT_CUMULATIVE} in orange, {SFT_CUMULATIVE.source}."
+)
+
+STEP: Steps = [(None, _CLEAR), (RL_STEP.low, _RL), (RL_STEP.high, _CLEAR)]
+STEP_MEANING = f"Band: {RL_STEP} in green, {RL_STEP.source}. With float32 master weights it is less."
+
+
+def cumulative_now(settings: AlertSettings) -> Steps:
+    """Red where the critical alert fires, orange where the warning does."""
+    return [
+        (None, "red"),
+        (settings.cumulative_sparsity_critical, "orange"),
+        (settings.cumulative_sparsity_warning, "green"),
+    ]
+
+
+def step_now(settings: AlertSettings) -> Steps:
+    """Orange where a collapse would be told of."""
+    return [(None, "orange"), (1 - settings.step_density_floor, "green")]
+
+
+DENSITY: Steps = [
+    (None, "#eaf3e8"),
+    (0.01, "#fdf0d9"),
+    (0.05, "#fdd9a0"),
+    (0.10, "#fdbb63"),
+    (0.30, "#f28e3c"),
+    (0.64, "#d84a2b"),
+]
+"""From untouched to denser than any published RL run, which is 1 − 0.36."""

@@ -1,0 +1,150 @@
+"""Compare: several runs beside each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+
+from monitor.grafana.dashboards import bands, links, variables
+from monitor.grafana.dashboards.board import Row, board
+from monitor.grafana.dashboards.panels import (
+    NO_GROUPS,
+    NO_REFERENCE,
+    banded,
+    coloured_cells,
+    in_series,
+    lines,
+    rows,
+)
+from monitor.grafana.dashboards.query import GROUPS, JOB, REFERENCE, SOME_RUNS, Query
+from monitor.grafana.metric import Matchers, metric, with_name
+from monitor.grafana.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, Level, Ratio
+
+_LEGEND = "{{name}} ({{run}})"
+_NONE_CHOSEN = "None of the chosen runs has reported this."
+_CHOSEN = {**SOME_RUNS, **GROUPS}
+
+
+def compare() -> dict[str, Any]:
+    """Return the dashboard of several runs."""
+    return board(
+        links.COMPARE_UID,
+        "sparsity-monitor / Compare",
+        "Several runs beside each other, chosen above.",
+        variables=variables.of_runs(),
+        rows=[
+            Row("Is it still sparse?", _sparsity()),
+            Row("Where do updates land?", [_matrix("layer", Level.LAYER), _matrix("module", Level.MODULE)]),
+            Row("What moves?", _moving()),
+            Row("What the trainer logged", [_training()]),
+            Row("How it is measured", [_measured_as()]),
+        ],
+        alerts_of=SOME_RUNS,
+    )
+
+
+def _named(ratio: Ratio, matchers: Matchers = SOME_RUNS) -> str:
+    return with_name(ratio.at(Level.RUN, matchers), JOB)
+
+
+def _sparsity() -> list[Any]:
+    cumulative = lines(
+        "Cumulative sparsity",
+        "Visible weights that equal the base, out of all, by each run's own criterion: compare only runs that are "
+        "measured "
+        f"alike. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
+        "sparsity_monitor_run_weights.",
+        "percentunit",
+        Query(_named(CUMULATIVE_SPARSITY), _LEGEND),
+        no_data=_NONE_CHOSEN,
+    )
+    step = lines(
+        "Step sparsity",
+        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} "
+        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        "percentunit",
+        Query(_named(STEP_SPARSITY), _LEGEND),
+        no_data=_NONE_CHOSEN,
+    )
+    linked = {"links": [links.run_of_series()]}
+    return [
+        in_series(banded(cumulative, bands.CUMULATIVE).min(0).max(1), **linked),
+        in_series(banded(step, bands.STEP).max(1), **linked),
+    ]
+
+
+def _matrix(label: str, level: Level) -> Any:
+    density = f"1 - ({CUMULATIVE_SPARSITY.at(level, _CHOSEN)})"
+    panel = rows(
+        f"Cumulative density, {label} × run",
+        f"Share of the visible weights of each {label} that differ from the base (1 − cumulative sparsity), one "
+        "column per "
+        "run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights.",
+        "percentunit",
+        Query(f"max by ({label}, name) ({with_name(density, JOB)})", table=True),
+        width=12,
+        height=11,
+        no_data=NO_GROUPS,
+    )
+    options = {"rowField": label, "columnField": "name", "valueField": "Value"}
+    panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=options))
+    return coloured_cells(panel, rf"^(?!{label}\\name$).*", bands.DENSITY, "percentunit")
+
+
+def _moving() -> list[Any]:
+    touched, changed = metric("run_touched_weights", SOME_RUNS), metric("run_changed_weights", SOME_RUNS)
+    return [
+        lines(
+            "Transient",
+            "Weights that changed at some observation and are back at the base, out of all. Metrics: "
+            "sparsity_monitor_run_touched_weights, sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(with_name(f"({touched} - {changed}) / {metric('run_weights', SOME_RUNS)}", JOB), _LEGEND),
+            width=8,
+            no_data=_NONE_CHOSEN,
+        ),
+        lines(
+            "Norm of the update",
+            "Euclidean norm of the visible update. Metric: sparsity_monitor_run_update_norm.",
+            "none",
+            Query(with_name(metric("run_update_norm", SOME_RUNS), JOB), _LEGEND),
+            width=8,
+            no_data=_NONE_CHOSEN,
+        ),
+        lines(
+            "Lift over the reference",
+            "Observed ÷ expected overlap with the reference mask; 1 is chance. Metrics: "
+            "sparsity_monitor_run_reference_intersection_weights, "
+            "sparsity_monitor_run_reference_expected_intersection_weights.",
+            "none",
+            Query(_named(LIFT, {**SOME_RUNS, **REFERENCE}), "{{name}} ({{run}}), {{reference}}"),
+            width=8,
+            no_data=NO_REFERENCE,
+        ),
+    ]
+
+
+def _training() -> Any:
+    logged = metric("run_training_metric", {**SOME_RUNS, "metric": '=~"$metric"'})
+    panel = lines(
+        "$metric",
+        "What the trainers logged under this name. Metric: sparsity_monitor_run_training_metric.",
+        "none",
+        Query(with_name(logged, JOB), "{{metric}}, {{name}} ({{run}})"),
+        width=24,
+        no_data="No trainer has logged a metric of this name; choose others above.",
+    )
+    return panel.repeat("metric").repeat_direction("h").max_per_row(3)
+
+
+def _measured_as() -> Any:
+    panel = rows(
+        "What is measured",
+        "Sparsities compare only where criterion, dtype and base are the same. Metric: sparsity_monitor_run_info.",
+        "none",
+        Query(metric("run_info", SOME_RUNS), table=True),
+        no_data=_NONE_CHOSEN,
+    )
+    without = {"excludeByName": dict.fromkeys(("Time", "Value", "__name__", "job", "instance"), True)}
+    return panel.with_transformation(DataTransformerConfig(id_val="organize", options=without))

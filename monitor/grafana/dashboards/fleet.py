@@ -1,0 +1,178 @@
+"""Fleet: all runs, the one in most trouble on top."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grafana_foundation_sdk.builders.common import TableSortByFieldState
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+
+from monitor.grafana.alerts import SERVICE
+from monitor.grafana.dashboards import bands, links, states, variables
+from monitor.grafana.dashboards.board import Row, board
+from monitor.grafana.dashboards.panels import (
+    banded,
+    coloured_cells,
+    in_column,
+    in_series,
+    lines,
+    number,
+    rows,
+    states_over_time,
+)
+from monitor.grafana.dashboards.query import JOB, Query
+from monitor.grafana.metric import Matchers, braces, metric, with_name
+from monitor.grafana.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
+from monitor.grafana.settings import AlertSettings
+
+_NO_RUNS = "No run has reported to this service yet."
+_NO_DATA = "Nothing is scraped: is the service in Prometheus' scrape configuration, and the right data source chosen?"
+
+
+def fleet(settings: AlertSettings) -> dict[str, Any]:
+    """Return the dashboard of all runs."""
+    return board(
+        links.FLEET_UID,
+        "sparsity-monitor / Fleet",
+        "All runs: their state, how sparse their updates are now, and which one needs a look.",
+        variables=variables.of_fleet(),
+        rows=[
+            Row("Now", [*_counts(), _firing(), _runs(settings)]),
+            Row("Over time", [_cumulative(), _step(), _states()]),
+        ],
+        alerts_of=JOB,
+    )
+
+
+def _counts() -> list[Any]:
+    return [
+        number(
+            f"Runs {state}",
+            f"Runs in state {state}. Metric: sparsity_monitor_run_state.",
+            "none",
+            Query(f"sum({states.in_state(state, JOB)})", now=True),
+            [(None, "text"), (1, colour)],
+            width=4,
+            no_data=_NO_DATA,
+        )
+        for state, colour in states.COLOURS.items()
+    ]
+
+
+def _equals(value: str) -> str:
+    return f'="{value}"'
+
+
+def _firing() -> Any:
+    return number(
+        "Alerts firing",
+        "Alerts about runs and service that fire now, as Prometheus evaluates them. Metric: ALERTS.",
+        "none",
+        Query(f"count({_alerts({})}) or vector(0)", now=True),
+        [(None, "green"), (1, "red")],
+        width=4,
+    )
+
+
+def _alerts(matchers: Matchers) -> str:
+    return "ALERTS" + braces({**JOB, "alertstate": '="firing"', "service": _equals(SERVICE), **matchers})
+
+
+def trouble() -> str:
+    """How much a run needs a look: alerts by their severity, and a state that asks for a person."""
+    known = f"0 * max by (run) ({metric('run_info', JOB)})"
+
+    def firing(severity: str, weight: int) -> str:
+        alerts = _alerts({"severity": _equals(severity), "run": '!=""'})
+        return f"({weight} * count by (run) ({alerts}) or {known})"
+
+    weights = {"failed": 5, "lost": 5, "stalled": 2}
+    by_state = " or ".join(f"{weight} * {states.in_state(state, JOB)}" for state, weight in weights.items())
+    return f"{firing('critical', 10)} + {firing('warning', 1)} + max by (run) ({by_state})"
+
+
+def _runs(settings: AlertSettings) -> Any:
+    about = metric("run_info", JOB)
+    columns = {
+        "Trouble": trouble(),
+        "State": f"max by (run) ({states.codes(JOB)})",
+        "Cumulative sparsity": f"max by (run) ({CUMULATIVE_SPARSITY.at(Level.RUN, JOB)})",
+        "Step sparsity": f"max by (run) ({STEP_SPARSITY.at(Level.RUN, JOB)})",
+        "Step": f"max by (run) ({metric('run_step', JOB)})",
+        "Last observation": f"1000 * max by (run) ({metric('run_last_observation_timestamp_seconds', JOB)})",
+        "About": f"max by (run, name, model, criterion, visible_dtype) ({about})",
+    }
+    panel = rows(
+        "Runs",
+        "One row per run, the one in most trouble first: 10 for each critical alert, 1 for each warning, 5 if "
+        "failed or "
+        "lost, 2 if stalled. Cumulative and step sparsity are those of the latest observation, by the criterion and in "
+        "the dtype of the row. A click on a run shows it. Metrics: ALERTS, sparsity_monitor_run_state, "
+        "sparsity_monitor_run_changed_weights, sparsity_monitor_run_step_changed_weights, "
+        "sparsity_monitor_run_weights, "
+        "sparsity_monitor_run_step, sparsity_monitor_run_last_observation_timestamp_seconds, "
+        "sparsity_monitor_run_info.",
+        "none",
+        *(Query(expr, table=True) for expr in columns.values()),
+        height=11,
+        no_data=_NO_RUNS,
+    )
+    values = {f"Value #{ref_id}": name for ref_id, name in zip("ABCDEFG", columns, strict=True)}
+    shown = ["Trouble", "run", "name", "State", "Cumulative sparsity", "Step sparsity", "Step", "Last observation"]
+    renamed = {new: old for old, new in values.items()}
+    organise = {
+        "excludeByName": {"Time": True, "Value #G": True},
+        "indexByName": {renamed.get(name, name): index for index, name in enumerate(shown)},
+        "renameByName": values,
+    }
+    panel = panel.with_transformation(DataTransformerConfig(id_val="merge", options={}))
+    panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=organise))
+    panel = coloured_cells(panel, "^Cumulative sparsity$", bands.cumulative_now(settings), "percentunit")
+    panel = coloured_cells(panel, "^Step sparsity$", bands.step_now(settings), "percentunit")
+    panel = coloured_cells(panel, "^Trouble$", [(None, "transparent"), (1, "orange"), (5, "red")])
+    panel = coloured_cells(panel, "^State$", states.STEPS)
+    panel = in_column(panel, "State", mappings=[states.names()])
+    panel = in_column(panel, "Last observation", unit="dateTimeFromNow")
+    panel = in_column(panel, "run", links=[links.run_in_row("run")])
+    panel = in_column(panel, "name", links=[links.run_in_row("run")])
+    return panel.sort_by([TableSortByFieldState().display_name("Trouble").desc(True)])
+
+
+def _cumulative() -> Any:
+    panel = lines(
+        "Cumulative sparsity of all runs",
+        f"Visible weights that equal the base, out of all, by each run's own criterion. {bands.CUMULATIVE_MEANING} "
+        "Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+        "percentunit",
+        Query(with_name(CUMULATIVE_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}} ({{run}})"),
+        no_data=_NO_RUNS,
+    )
+    return _linked(banded(panel, bands.CUMULATIVE).min(0).max(1))
+
+
+def _step() -> Any:
+    panel = lines(
+        "Step sparsity of all runs",
+        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} "
+        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        "percentunit",
+        Query(with_name(STEP_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}} ({{run}})"),
+        no_data=_NO_RUNS,
+    )
+    return _linked(banded(panel, bands.STEP).max(1))
+
+
+def _linked(panel: Any) -> Any:
+    return in_series(panel, links=[links.run_of_series()])
+
+
+def _states() -> Any:
+    panel = states_over_time(
+        "State of all runs",
+        "Running, stalled (alive, no observations), lost (silent), failed, finished. Metric: "
+        "sparsity_monitor_run_state.",
+        Query(with_name(states.codes(JOB), JOB), "{{name}} ({{run}})"),
+        states.STEPS,
+        _NO_RUNS,
+    )
+    return in_series(panel, mappings=[states.names()])

@@ -1,0 +1,174 @@
+"""The kinds of panels, each with title, description, unit, and what it means when there is no data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grafana_foundation_sdk.builders import bargauge, common, heatmap, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.builders.dashboard import FieldColor, ThresholdsConfig
+from grafana_foundation_sdk.models.common import (
+    AxisPlacement,
+    BigValueColorMode,
+    BigValueGraphMode,
+    GraphThresholdsStyleMode,
+    HeatmapCellLayout,
+    LegendDisplayMode,
+    LegendPlacement,
+    SortOrder,
+    TooltipDisplayMode,
+    VisibilityMode,
+    VizOrientation,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    DynamicConfigValue,
+    FieldColorModeId,
+    MatcherConfig,
+    Threshold,
+    ThresholdsMode,
+)
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+
+from monitor.grafana.dashboards.query import DATASOURCE, Query
+
+NOT_REPORTED = "The run has not reported this."
+NO_GROUPS = "No series per layer: the run ended a while ago, or was rolled up by the series budget."
+NO_REFERENCE = "The run was not given a reference mask."
+
+Steps = list[tuple[float | None, str]]
+"""Colours by value: each holds from its value up to the next; the first holds from below."""
+
+PLAIN: Steps = [(None, "text")]
+
+
+def lines(
+    title: str, description: str, unit: str, *queries: Query, width: int = 12, no_data: str = NOT_REPORTED
+) -> Any:
+    """Return a panel of lines over time."""
+    legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
+    legend = legend.placement(LegendPlacement.BOTTOM).calcs([])
+    tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
+    panel = _common(timeseries.Panel(), title, description, unit, queries, width=width, height=8, no_data=no_data)
+    panel = panel.color_scheme(FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
+    panel = panel.legend(legend).tooltip(tooltip).line_width(1).fill_opacity(0).show_points(VisibilityMode.AUTO)
+    # A line ends where a run ends; a scrape or two that failed leave no hole.
+    return panel.span_nulls(120_000.0)
+
+
+def banded(panel: timeseries.Panel, steps: Steps) -> Any:
+    """Draw ranges of values as coloured areas behind the lines."""
+    style = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.AREA)
+    return panel.thresholds(_thresholds(steps)).thresholds_style(style)
+
+
+def number(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    steps: Steps = PLAIN,
+    *,
+    width: int = 3,
+    no_data: str = NOT_REPORTED,
+) -> Any:
+    """Return one large value, coloured by what it means."""
+    panel = _common(stat.Panel(), title, description, unit, (query,), width=width, height=4, no_data=no_data)
+    reduce = common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
+    panel = panel.reduce_options(reduce).color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.NONE)
+    return _by_threshold(panel, steps)
+
+
+def bars(
+    title: str, description: str, unit: str, query: Query, steps: Steps, *, width: int = 8, no_data: str = NO_GROUPS
+) -> Any:
+    """Return one horizontal bar per series."""
+    panel = _common(bargauge.Panel(), title, description, unit, (query,), width=width, height=8, no_data=no_data)
+    reduce = common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
+    return _by_threshold(panel.orientation(VizOrientation.HORIZONTAL).reduce_options(reduce), steps)
+
+
+def rows(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    width: int = 24,
+    height: int = 8,
+    no_data: str = NOT_REPORTED,
+) -> Any:
+    """Return a table."""
+    return _common(table.Panel(), title, description, unit, queries, width=width, height=height, no_data=no_data)
+
+
+def cells_over_time(title: str, description: str, unit: str, query: Query, *, width: int = 12) -> Any:
+    """Return one row per series, its values as colours."""
+    panel = _common(heatmap.Panel(), title, description, unit, (query,), width=width, height=9, no_data=NO_GROUPS)
+    colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
+    cells = heatmap.RowsHeatmapOptions().layout(HeatmapCellLayout.UNKNOWN)
+    axis = heatmap.YAxisConfig().axis_placement(AxisPlacement.LEFT)
+    values = heatmap.CellValues().unit(unit)
+    return panel.calculate(False).color(colour).rows_frame(cells).y_axis(axis).cell_values(values)
+
+
+def states_over_time(title: str, description: str, query: Query, steps: Steps, no_data: str) -> Any:
+    """Return one row per series, its states as colours."""
+    panel = _common(statetimeline.Panel(), title, description, "none", (query,), width=24, height=7, no_data=no_data)
+    return _by_threshold(panel, steps).show_value(VisibilityMode.NEVER)
+
+
+def coloured_cells(panel: Any, pattern: str, steps: Steps, unit: str | None = None) -> Any:
+    """Colour the cells of the columns of a table whose names match."""
+    properties = [
+        # The first is how Grafana up to 9.3 says it, the second since 9.4; each ignores the other.
+        DynamicConfigValue("custom.displayMode", "color-background"),
+        DynamicConfigValue("custom.cellOptions", {"type": "color-background", "mode": "basic"}),
+        DynamicConfigValue("thresholds", {"mode": "absolute", "steps": [{"value": v, "color": c} for v, c in steps]}),
+    ]
+    if unit:
+        properties.append(DynamicConfigValue("unit", unit))
+    return panel.with_override(MatcherConfig(id_val="byRegexp", options=f"/{pattern}/"), properties)
+
+
+def in_column(panel: Any, name: str, **properties: Any) -> Any:
+    """Set properties of one column or series, by its name; underscores stand for dots."""
+    values = [DynamicConfigValue(key.replace("_", "."), value) for key, value in properties.items()]
+    return panel.with_override(MatcherConfig(id_val="byName", options=name), values)
+
+
+def in_series(panel: Any, **properties: Any) -> Any:
+    """Set properties of all series of a panel."""
+    values = [DynamicConfigValue(key, value) for key, value in properties.items()]
+    return panel.with_override(MatcherConfig(id_val="byRegexp", options="/.*/"), values)
+
+
+def coloured_series(panel: Any, colours: dict[str, str]) -> Any:
+    """Give series a colour that means something."""
+    for name, colour in colours.items():
+        panel = in_column(panel, name, color={"mode": "fixed", "fixedColor": colour})
+    return panel
+
+
+def _by_threshold(panel: Any, steps: Steps) -> Any:
+    return panel.thresholds(_thresholds(steps)).color_scheme(FieldColor().mode(FieldColorModeId.THRESHOLDS))
+
+
+def _thresholds(steps: Steps) -> ThresholdsConfig:
+    thresholds = [Threshold(value=value, color=colour) for value, colour in steps]
+    return ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(thresholds)
+
+
+def _common(
+    panel: Any,
+    title: str,
+    description: str,
+    unit: str,
+    queries: tuple[Query, ...],
+    *,
+    width: int,
+    height: int,
+    no_data: str,
+) -> Any:
+    panel = panel.title(title).description(description).unit(unit).span(width).height(height).no_value(no_data)
+    panel = panel.datasource(DATASOURCE)
+    for ref_id, query in zip("ABCDEFGHIJKL", queries, strict=False):
+        panel = panel.with_target(query.target(ref_id))
+    return panel

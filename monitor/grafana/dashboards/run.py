@@ -1,0 +1,124 @@
+"""Run: one run, from "is it still sparse" to what it cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+
+from monitor.grafana.dashboards import bands, links, states, variables
+from monitor.grafana.dashboards.board import Row, board
+from monitor.grafana.dashboards.panels import NOT_REPORTED, in_series, number, rows
+from monitor.grafana.dashboards.query import ONE_RUN, Query
+from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
+from monitor.grafana.dashboards.run_overlap import overlap_panels
+from monitor.grafana.dashboards.run_updates import moving_panels, sparsity_panels, where_panels
+from monitor.grafana.metric import metric
+from monitor.grafana.ratios import CUMULATIVE_SPARSITY, HOST_SHARE, STEP_SPARSITY, Level
+from monitor.grafana.settings import AlertSettings
+
+
+def run(settings: AlertSettings) -> dict[str, Any]:
+    """Return the dashboard of one run."""
+    return board(
+        links.RUN_UID,
+        "sparsity-monitor / Run",
+        "One run: whether its updates are sparse, where they land, whether they land where the reference did, what "
+        "the trainer logged, and what watching cost.",
+        variables=variables.of_run(),
+        rows=[
+            Row("Now", [*_now(settings), _measured_as()]),
+            Row("Is it still sparse?", sparsity_panels()),
+            Row("Where do updates land?", where_panels()),
+            Row("What moves?", moving_panels()),
+            Row("Do they land where the reference did?", overlap_panels(settings)),
+            Row("What the trainer logged", training_panels()),
+            Row("What watching cost", cost_panels(settings)),
+        ],
+        alerts_of=ONE_RUN,
+    )
+
+
+def _now(settings: AlertSettings) -> list[Any]:
+    return [
+        _state(),
+        number(
+            "Step",
+            "Optimizer step of the latest observation. Metric: sparsity_monitor_run_step.",
+            "none",
+            Query(metric("run_step", ONE_RUN), now=True),
+        ),
+        number(
+            "Cumulative sparsity",
+            "Visible weights that equal the base, out of all. Red: below every published RL run. Orange: below most. "
+            "Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
+            bands.cumulative_now(settings),
+        ),
+        number(
+            "Step sparsity",
+            "Visible weights that equal the previous observation, out of all. Orange: denser than published RL within "
+            "32 steps. Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(STEP_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
+            bands.step_now(settings),
+        ),
+        number(
+            "Hidden",
+            "Weights whose stored value moved while the visible one did not, out of all. "
+            "Metrics: sparsity_monitor_run_hidden_weights, sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(f"{metric('run_hidden_weights', ONE_RUN)} / {metric('run_weights', ONE_RUN)}", now=True),
+        ),
+        number(
+            "Non-finite weights",
+            "Visible weights that are NaN or infinite. One is too many. Metric: "
+            "sparsity_monitor_run_non_finite_weights.",
+            "none",
+            Query(metric("run_non_finite_weights", ONE_RUN), now=True),
+            [(None, "green"), (1, "red")],
+        ),
+        number(
+            "Cost of watching",
+            "Seconds of the training thread per step, times steps per second. Orange: above what the alert allows. "
+            "Metrics: sparsity_monitor_run_host_seconds, sparsity_monitor_run_stride_steps, sparsity_monitor_run_step.",
+            "percentunit",
+            Query(HOST_SHARE.at(Level.RUN, ONE_RUN), now=True),
+            [(None, "green"), (settings.host_share, "orange")],
+        ),
+        number(
+            "Last observation",
+            "How long ago the latest observation was made. Metric: "
+            "sparsity_monitor_run_last_observation_timestamp_seconds.",
+            "s",
+            Query(f"time() - {metric('run_last_observation_timestamp_seconds', ONE_RUN)}", now=True),
+        ),
+    ]
+
+
+def _state() -> Any:
+    panel = number(
+        "State",
+        "Running, stalled (alive, no observations), lost (silent), failed or finished. Metric: "
+        "sparsity_monitor_run_state.",
+        "none",
+        Query(states.codes(ONE_RUN), now=True),
+        states.STEPS,
+    )
+    return in_series(panel, mappings=[states.names()])
+
+
+def _measured_as() -> Any:
+    panel = rows(
+        "What is measured",
+        "Without criterion, dtype and base, no sparsity means anything: what counts as changed, in which dtype, "
+        "against "
+        "which weights. The user's labels follow. Metric: sparsity_monitor_run_info.",
+        "none",
+        Query(metric("run_info", ONE_RUN), table=True),
+        height=4,
+        no_data=NOT_REPORTED,
+    )
+    without = {"excludeByName": dict.fromkeys(("Time", "Value", "__name__", "job", "instance"), True)}
+    return panel.with_transformation(DataTransformerConfig(id_val="organize", options=without))

@@ -1,0 +1,164 @@
+"""Panels of one run: how sparse its updates are, where they land, and what moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+
+from monitor.grafana.dashboards import bands
+from monitor.grafana.dashboards.panels import (
+    NO_GROUPS,
+    banded,
+    cells_over_time,
+    coloured_cells,
+    coloured_series,
+    lines,
+    rows,
+)
+from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, Query
+from monitor.grafana.metric import metric
+from monitor.grafana.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
+
+_CHOSEN = {**ONE_RUN, **GROUPS}
+_TOTAL = metric("run_weights", ONE_RUN)
+_OF_GROUPS = "Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights."
+
+
+def sparsity_panels() -> list[Any]:
+    """Cumulative and step sparsity, with what published runs show."""
+    cumulative = lines(
+        "Cumulative sparsity",
+        f"Visible weights that equal the base, out of all; also at each absolute tolerance. {bands.CUMULATIVE_MEANING} "
+        "Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_changed_at_tolerance_weights, "
+        "sparsity_monitor_run_weights.",
+        "percentunit",
+        Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), "by the run's criterion"),
+        Query(
+            f"1 - {metric('run_changed_at_tolerance_weights', ONE_RUN)} / ignoring (tolerance) group_left () {_TOTAL}",
+            "atol={{tolerance}}",
+        ),
+    )
+    step = lines(
+        "Step sparsity",
+        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} "
+        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        "percentunit",
+        Query(STEP_SPARSITY.at(Level.RUN, ONE_RUN), "step sparsity"),
+    )
+    return [banded(cumulative, bands.CUMULATIVE).min(0).max(1), banded(step, bands.STEP).max(1)]
+
+
+def where_panels() -> list[Any]:
+    """Layer by module now, and over time."""
+    return [
+        _matrix(),
+        cells_over_time(
+            "Cumulative density by layer over time",
+            f"One row per layer, from no change (empty) to dense. Cumulative density is 1 − cumulative sparsity. "
+            f"{_OF_GROUPS}",
+            "percentunit",
+            Query(f"1 - ({CUMULATIVE_SPARSITY.at(Level.LAYER, _CHOSEN)})", "{{layer}}"),
+        ),
+        cells_over_time(
+            "Step density by layer over time",
+            "One row per layer: the share of its visible weights that changed since the previous observation. "
+            "Metrics: sparsity_monitor_group_step_changed_weights, sparsity_monitor_group_weights.",
+            "percentunit",
+            Query(f"1 - ({STEP_SPARSITY.at(Level.LAYER, _CHOSEN)})", "{{layer}}"),
+        ),
+        lines(
+            "Cumulative sparsity by layer",
+            f"Visible weights of each layer that equal the base, over the chosen modules. {_OF_GROUPS}",
+            "percentunit",
+            Query(CUMULATIVE_SPARSITY.at(Level.LAYER, _CHOSEN), "layer {{layer}}"),
+            no_data=NO_GROUPS,
+        ),
+        lines(
+            "Cumulative sparsity by module",
+            f"Visible weights of each module that equal the base, over the chosen layers. {_OF_GROUPS}",
+            "percentunit",
+            Query(CUMULATIVE_SPARSITY.at(Level.MODULE, _CHOSEN), "{{module}}"),
+            no_data=NO_GROUPS,
+        ),
+    ]
+
+
+def _matrix() -> Any:
+    panel = rows(
+        "Cumulative density, layer × module",
+        "Share of the visible weights that differ from the base (1 − cumulative sparsity), one row per layer, one "
+        "column "
+        f"per module. The darkest red is denser than any published RL run. {_OF_GROUPS}",
+        "percentunit",
+        Query(
+            f"max by (layer, module) (1 - ({CUMULATIVE_SPARSITY.at(Level.GROUP, _CHOSEN)}))",
+            table=True,
+        ),
+        height=10,
+        no_data=NO_GROUPS,
+    )
+    options = {"rowField": "layer", "columnField": "module", "valueField": "Value"}
+    panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=options))
+    # All columns but the one that names the layers, which the transformation calls by both fields.
+    return coloured_cells(panel, r"^(?!layer\\module$).*", bands.DENSITY, "percentunit")
+
+
+def moving_panels() -> list[Any]:
+    """What changes, what comes back, what is hidden, how far it goes."""
+    return [
+        coloured_series(
+            lines(
+                "Newly changed and reverted",
+                "Weights that began to differ from the base since the previous observation, and weights that are "
+                "back at "
+                "it. Where both are alike, the update mask is in balance. Metrics: "
+                "sparsity_monitor_run_newly_changed_weights, sparsity_monitor_run_reverted_weights.",
+                "short",
+                Query(metric("run_newly_changed_weights", ONE_RUN), "newly changed"),
+                Query(metric("run_reverted_weights", ONE_RUN), "reverted"),
+            ),
+            {"newly changed": "orange", "reverted": "blue"},
+        ),
+        lines(
+            "Touched and transient",
+            "Touched: changed at some observation so far. Transient: touched, and now back at the base. Changed: "
+            "differs "
+            "from the base now. All out of all weights. Metrics: sparsity_monitor_run_touched_weights, "
+            "sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(f"{metric('run_touched_weights', ONE_RUN)} / {_TOTAL}", "touched"),
+            Query(f"{metric('run_changed_weights', ONE_RUN)} / {_TOTAL}", "changed"),
+            Query(
+                f"({metric('run_touched_weights', ONE_RUN)} - {metric('run_changed_weights', ONE_RUN)}) / {_TOTAL}",
+                "transient",
+            ),
+        ),
+        lines(
+            "Hidden",
+            "Weights whose stored value differs from the base while the visible one does not: what moves below the "
+            "resolution of the visible dtype. Metrics: sparsity_monitor_run_hidden_weights, "
+            "sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(f"{metric('run_hidden_weights', ONE_RUN)} / {_TOTAL}", "hidden"),
+            width=8,
+        ),
+        lines(
+            "Size of the update",
+            "Euclidean norm of the visible update, and the largest change of one weight. "
+            "Metrics: sparsity_monitor_run_update_norm, sparsity_monitor_run_update_max_abs.",
+            "none",
+            Query(metric("run_update_norm", ONE_RUN), "norm"),
+            Query(metric("run_update_max_abs", ONE_RUN), "largest"),
+            width=8,
+        ),
+        lines(
+            "Non-finite weights",
+            "Visible weights that are NaN or infinite, in the chosen layers and modules. "
+            "Metric: sparsity_monitor_group_non_finite_weights.",
+            "short",
+            Query(f"sum by (layer) ({metric('group_non_finite_weights', _CHOSEN)})", "layer {{layer}}"),
+            width=8,
+            no_data=NO_GROUPS,
+        ),
+    ]

@@ -1,0 +1,162 @@
+"""Service health: whether what runs report arrives, is kept, and is scraped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+
+from monitor.grafana.dashboards import links, variables
+from monitor.grafana.dashboards.board import Row, board
+from monitor.grafana.dashboards.panels import lines, number, rows
+from monitor.grafana.dashboards.query import INSTANCE, RATE, Query
+from monitor.grafana.metric import braces, metric
+
+_NOT_SCRAPED = "The service is not scraped: is it running, and in Prometheus' scrape configuration?"
+_NEVER = "It has not happened since the service started."
+_INSTANCE = "{{instance}}"
+
+
+def service_health() -> dict[str, Any]:
+    """Return the dashboard of service processes."""
+    return board(
+        links.SERVICE_UID,
+        "sparsity-monitor / Service health",
+        "The service itself: what arrives, how long the store takes, which limits were hit, what a scrape costs.",
+        variables=variables.of_service(),
+        rows=[
+            Row("Now", [*_now(), _versions()]),
+            Row("What arrives", _ingest()),
+            Row("What is kept", _store()),
+            Row("What is scraped", _scrape()),
+        ],
+        alerts_of=INSTANCE,
+    )
+
+
+def _now() -> list[Any]:
+    scraped = f"up{braces(INSTANCE)}"
+    return [
+        number(
+            "Up",
+            "Services that Prometheus can scrape. Metric: up.",
+            "none",
+            Query(f"sum({scraped})", now=True),
+            [(None, "red"), (1, "green")],
+            no_data=_NOT_SCRAPED,
+        ),
+        _number("Runs", "Runs in the store.", "runs"),
+        _number("Open streams", "Streams on which runs report at this moment.", "open_streams"),
+        _number("Rolled-up runs", "Runs without series per layer, because of the budget.", "rolled_up_runs", 1),
+    ]
+
+
+def _number(title: str, meaning: str, name: str, orange_from: float | None = None) -> Any:
+    steps: list[tuple[float | None, str]] = [(None, "text")]
+    if orange_from is not None:
+        steps.append((orange_from, "orange"))
+    query = Query(f"sum({metric(name, INSTANCE)})", now=True)
+    description = f"{meaning} Metric: sparsity_monitor_{name}."
+    return number(title, description, "none", query, steps, no_data=_NOT_SCRAPED)
+
+
+def _versions() -> Any:
+    panel = rows(
+        "Version",
+        "Version of the service and of the protocol. Metric: sparsity_monitor_build_info.",
+        "none",
+        Query(f"max by (instance, version, protocol_version) ({metric('build_info', INSTANCE)})", table=True),
+        width=12,
+        height=4,
+        no_data=_NOT_SCRAPED,
+    )
+    without = {"excludeByName": {"Time": True, "Value": True}}
+    return panel.with_transformation(DataTransformerConfig(id_val="organize", options=without))
+
+
+def _per_second(name: str) -> str:
+    return f"rate({metric(name, INSTANCE)}[{RATE}])"
+
+
+def _ingest() -> list[Any]:
+    return [
+        lines(
+            "Items",
+            "Items per second: stored; sent again although they were stored (after a broken connection); rejected "
+            "because "
+            "they can never be stored. Metrics: sparsity_monitor_items_stored_total, "
+            "sparsity_monitor_items_duplicate_total, sparsity_monitor_items_rejected_total.",
+            "ops",
+            Query(_per_second("items_stored_total"), f"stored {_INSTANCE}"),
+            Query(_per_second("items_duplicate_total"), f"duplicate {_INSTANCE}"),
+            Query(_per_second("items_rejected_total"), f"rejected {_INSTANCE}"),
+            width=8,
+            no_data=_NOT_SCRAPED,
+        ),
+        lines(
+            "Registrations and heartbeats",
+            "Per second. Metrics: sparsity_monitor_registrations_total, sparsity_monitor_heartbeats_total.",
+            "ops",
+            Query(_per_second("registrations_total"), f"registrations {_INSTANCE}"),
+            Query(_per_second("heartbeats_total"), f"heartbeats {_INSTANCE}"),
+            width=8,
+            no_data=_NOT_SCRAPED,
+        ),
+        lines(
+            "Limits hit",
+            "Requests and items per second that exceeded a limit, by limit. Metric: sparsity_monitor_limit_hits_total.",
+            "ops",
+            Query(_per_second("limit_hits_total"), f"{{{{limit}}}} {_INSTANCE}"),
+            width=8,
+            no_data=_NEVER,
+        ),
+    ]
+
+
+def _store() -> list[Any]:
+    buckets = metric("store_commit_seconds", INSTANCE, suffix="_bucket")
+    return [
+        lines(
+            "Time of a commit",
+            "Half, and 99 of 100, transactions with items take at most so long. What a sender waits for before it "
+            "forgets "
+            "an item. Metric: sparsity_monitor_store_commit_seconds.",
+            "s",
+            Query(f"histogram_quantile(0.5, rate({buckets}[{RATE}]))", f"median {_INSTANCE}"),
+            Query(f"histogram_quantile(0.99, rate({buckets}[{RATE}]))", f"99 % {_INSTANCE}"),
+            no_data=_NOT_SCRAPED,
+        ),
+        lines(
+            "Commits and failures",
+            "Transactions per second, and calls of the store that failed. Metrics: "
+            "sparsity_monitor_store_commit_seconds, "
+            "sparsity_monitor_store_errors_total.",
+            "ops",
+            Query(f"rate({metric('store_commit_seconds', INSTANCE, suffix='_count')}[{RATE}])", f"commits {_INSTANCE}"),
+            Query(_per_second("store_errors_total"), f"failures {_INSTANCE}"),
+            no_data=_NOT_SCRAPED,
+        ),
+    ]
+
+
+def _scrape() -> list[Any]:
+    of = braces(INSTANCE)
+    return [
+        lines(
+            "Series against the budget",
+            "Series of runs and groups that a scrape shows, and how many are allowed before the largest runs fall "
+            "back to "
+            "totals. Metrics: sparsity_monitor_series, sparsity_monitor_series_budget.",
+            "short",
+            Query(metric("series", INSTANCE), f"series {_INSTANCE}"),
+            Query(metric("series_budget", INSTANCE), f"budget {_INSTANCE}"),
+            no_data=_NOT_SCRAPED,
+        ),
+        lines(
+            "Time of a scrape",
+            "Seconds until Prometheus had read all metrics. Metric: scrape_duration_seconds.",
+            "s",
+            Query(f"scrape_duration_seconds{of}", _INSTANCE),
+            no_data=_NOT_SCRAPED,
+        ),
+    ]

@@ -1,0 +1,94 @@
+"""The variables of the dashboards: what a reader chooses at the top."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import DatasourceVariable, QueryVariable
+from grafana_foundation_sdk.models.dashboard import VariableHide, VariableOption, VariableRefresh, VariableSort
+
+from monitor.grafana.dashboards.query import DATASOURCE, JOB, ONE_RUN, SOME_RUNS
+from monitor.grafana.metric import Matchers, metric
+
+_EVERYTHING = VariableOption(selected=True, text="All", value="$__all")
+# What query_result writes down, taken apart into what people read and what queries need.
+_NAME_AND_RUN = r'/[{,]name="(?<text>[^"]*)".*[{,]run="(?<value>[^"]*)"/'
+
+
+def data_source() -> DatasourceVariable:
+    """Any Prometheus."""
+    return DatasourceVariable("datasource").label("Data source").type("prometheus")
+
+
+def job() -> QueryVariable:
+    """The services, by the job that scrapes them."""
+    return _several("job", "Job", f"label_values({metric('build_info')}, job)")
+
+
+def instance() -> QueryVariable:
+    """The service processes."""
+    return _several("instance", "Instance", f"label_values({metric('build_info', JOB)}, instance)")
+
+
+def run() -> QueryVariable:
+    """One run: shown by its name, meant by its id."""
+    variable = _query("run", "Run", f"query_result({metric('run_info', JOB)})")
+    return variable.regex(_NAME_AND_RUN).include_all(False).multi(False)
+
+
+def runs() -> QueryVariable:
+    """Several runs."""
+    return _several("run", "Runs", f"query_result({metric('run_info', JOB)})").regex(_NAME_AND_RUN)
+
+
+def layer(of: Matchers = ONE_RUN) -> QueryVariable:
+    """Layers of the run; "-" stands for what belongs to none."""
+    return _several("layer", "Layer", f"label_values({metric('group_weights', of)}, layer)")
+
+
+def module(of: Matchers = ONE_RUN) -> QueryVariable:
+    """Modules of the run's layers."""
+    return _several("module", "Module", f"label_values({metric('group_weights', of)}, module)")
+
+
+def reference(of: Matchers = ONE_RUN) -> QueryVariable:
+    """Reference masks of the run."""
+    return _several("reference", "Reference", f"label_values({metric('run_reference_weights', of)}, reference)")
+
+
+def training_metric(of: Matchers = ONE_RUN) -> QueryVariable:
+    """What the trainer logs; loss and reward to begin with."""
+    chosen = VariableOption(selected=True, text=["loss", "reward"], value=["loss", "reward"])
+    variable = _several("metric", "Training metric", f"label_values({metric('run_training_metric', of)}, metric)")
+    return variable.current(chosen)
+
+
+def of_run() -> list[DatasourceVariable | QueryVariable]:
+    """The variables of a dashboard about one run."""
+    return [data_source(), job(), run(), layer(), module(), reference(), training_metric()]
+
+
+def of_runs() -> list[DatasourceVariable | QueryVariable]:
+    """The variables of a dashboard about several runs."""
+    chosen = [each(SOME_RUNS) for each in (layer, module, reference, training_metric)]
+    return [data_source(), job(), runs(), *chosen]
+
+
+def of_service() -> list[DatasourceVariable | QueryVariable]:
+    """The variables of a dashboard about service processes."""
+    return [data_source(), job(), instance()]
+
+
+def of_fleet() -> list[DatasourceVariable | QueryVariable]:
+    """The variables of a dashboard about all runs."""
+    return [data_source(), job()]
+
+
+def _several(name: str, label: str, query: str) -> QueryVariable:
+    # ".+" rather than the list of all values: a thousand runs make a long query.
+    return _query(name, label, query).multi(True).include_all(True).all_value(".+").current(_EVERYTHING)
+
+
+def _query(name: str, label: str, query: str) -> QueryVariable:
+    variable = QueryVariable(name).label(label).datasource(DATASOURCE).query(query).definition(query)
+    # Runs come and go while the page is open.
+    variable = variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_ASC)
+    return variable.hide(VariableHide.DONT_HIDE)

@@ -1,0 +1,32 @@
+"""What published checkpoints show: the bands that dashboards draw and that thresholds refer to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Band(NamedTuple):
+    """A range of published values.
+
+    Attributes:
+        low: smallest published value, from 0 to 1.
+        high: largest.
+        source: where the numbers come from.
+    """
+
+    low: float
+    high: float
+    source: str
+
+    def __str__(self) -> str:
+        return f"{100 * self.low:g}–{100 * self.high:g} %"
+
+
+RL_CUMULATIVE = Band(0.36, 0.96, "ProRL-v2 36.3 % (arXiv 2511.08567) to Eurus KTO 96.0 % (arXiv 2505.11711)")
+"""Cumulative sparsity of published checkpoints after reinforcement learning."""
+
+SFT_CUMULATIVE = Band(0.006, 0.19, "Klear-SFT 0.6 % to UniReason-SFT 18.8 % (arXiv 2511.08567)")
+"""Cumulative sparsity of published checkpoints after supervised fine-tuning."""
+
+RL_STEP = Band(0.989, 0.998, "S₁ of GRPO in pure bfloat16 (arXiv 2602.03839)")
+"""Step sparsity of reinforcement learning, one step apart."""

@@ -1,0 +1,128 @@
+"""When alerts fire: every threshold, each with its reason. The only place where they are set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from monitor.errors import ConfigurationError
+
+
+class AlertSettings(BaseModel):
+    """Thresholds and times of all alerts. Ratios are from 0 to 1, times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: str = Field("sparsity-monitor", description="Prometheus job that scrapes the service.")
+    runbook_url: str = Field(
+        "deploy/runbook.md",
+        description="Where deploy/runbook.md can be read; the name of the alert is added as #fragment.",
+    )
+
+    warmup_steps: int = Field(
+        20,
+        ge=0,
+        description="Learning-rate warm-up is no steady state: a step at 1e-7 changes 0 % of the weights, one at "
+        "1e-5 up "
+        "to 49.5 % (arXiv 2602.03839).",
+    )
+    warmup_seconds: int = Field(
+        300, ge=0, description="A resumed run starts past the warm-up steps; it gets this long to settle as well."
+    )
+    hold_seconds: int = Field(
+        300, ge=0, description="A condition has to last this long: some observations, not a single one."
+    )
+
+    cumulative_sparsity_warning: float = Field(
+        0.70,
+        ge=0,
+        le=1,
+        description="Of the RL checkpoints of arXiv 2505.11711 (tolerance 1e-5) all but one kept more than 0.70; of "
+        "those compared by bits (arXiv 2511.08567) the ones below it trained for thousands of steps.",
+    )
+    cumulative_sparsity_critical: float = Field(
+        0.35,
+        ge=0,
+        le=1,
+        description="No published RL checkpoint is below 0.363 (ProRL-v2, more than 3000 steps); published SFT ends "
+        "at 0.006–0.19 (arXiv 2511.08567).",
+    )
+
+    step_density_factor: float = Field(
+        4,
+        gt=1,
+        description="The step density of one run varies by less than this: 0.2–1.1 % between models and seeds of GRPO "
+        "(arXiv 2602.03839).",
+    )
+    step_density_floor: float = Field(
+        0.025,
+        ge=0,
+        le=1,
+        description="Published GRPO changes at most 2.5 % of the weights within 32 steps, SFT at 2e-5 4.0 % in one "
+        "(arXiv 2602.03839): below it, nothing is dense.",
+    )
+    step_recent_seconds: int = Field(300, ge=1, description="The present is the median over this long.")
+    step_history_seconds: int = Field(7200, ge=1, description="The run's own past is the median over this long.")
+
+    outlier_factor: float = Field(
+        3,
+        gt=1,
+        description="All layers and matrices are similarly sparse in published updates (arXiv 2505.11711, 2507.17107).",
+    )
+    outlier_density_floor: float = Field(
+        0.10, ge=0, le=1, description="Below it even the densest part is as sparse as the sparsest published RL run."
+    )
+    outlier_share: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="Modules with a smaller share of the weights, such as norms, are too small to judge.",
+    )
+
+    lift_chance: float = Field(
+        1.2,
+        gt=0,
+        description="Published overlaps are 1.65 (seed) to 2.6 times chance (seed, data and algorithm) "
+        "(arXiv 2505.11711); 1 is chance.",
+    )
+    lift_before: float = Field(
+        1.5, gt=0, description="Only an overlap that was there can fall: a random mask as control stays silent."
+    )
+    lift_history_seconds: int = Field(21600, ge=1, description="How long ago the overlap may have been there.")
+
+    inert_seconds: int = Field(
+        7200, ge=1, description="Nothing visible moved for this long. A step at 1e-7 changes 0 % (arXiv 2602.03839)."
+    )
+    inert_observations: int = Field(5, ge=1, description="It takes so many observations in that time to say so.")
+
+    host_share: float = Field(
+        0.05,
+        gt=0,
+        description="The loudest complaint about watching is time: 2.2 to 5.6 s per iteration with one known tool. "
+        "This monitor is made to cost far below 0.05 of the training thread's time.",
+    )
+    dropped_seconds: int = Field(1800, ge=1, description="Dropping is reported for this long after the last drop.")
+    state_hold_seconds: int = Field(
+        60, ge=0, description="How long stalled or lost has to last; both took long already."
+    )
+    lost_seconds: int = Field(
+        86400, ge=1, description="A lost run that nobody resumes is no news after a day: it must not fire for ever."
+    )
+    down_seconds: int = Field(120, ge=0, description="A restart of the service takes seconds; nothing is lost by it.")
+
+    @classmethod
+    def read(cls, path: Path | None) -> AlertSettings:
+        """Return the settings in a YAML file, the defaults without one.
+
+        Raises:
+            ConfigurationError: it cannot be read, or has a value that cannot work.
+        """
+        if path is None:
+            return cls()
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
+        except (OSError, yaml.YAMLError, ValidationError) as error:
+            known = ", ".join(cls.model_fields)
+            raise ConfigurationError(f"{path} holds no alert settings: {error}. Known settings: {known}") from error

@@ -1,0 +1,279 @@
+"""For each alert: what a healthy run looks like, what has to be different for it to fire, and what almost is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+RUN = 'job="sparsity-monitor", instance="s", run="r"'
+IDENTITY = {"job": "sparsity-monitor", "instance": "s", "run": "r"}
+MEASURED_AS = {**IDENTITY, "name": "grpo", "criterion": "bits", "visible_dtype": "bfloat16"}
+NAMED = {**IDENTITY, "name": "grpo"}
+
+Series = dict[str, str]
+"""Series → values, in promtool's notation, one per minute."""
+
+
+def run(name: str, /, **labels: str) -> str:
+    more = "".join(f', {label}="{value}"' for label, value in labels.items())
+    return f"sparsity_monitor_{name}{{{RUN}{more}}}"
+
+
+def always(value: float) -> str:
+    return f"{value}x300"
+
+
+def _groups(changed: int = 20) -> Series:
+    """Four layers of two modules, 100 weights each."""
+    series = {}
+    for layer in ("00", "01", "02", "03"):
+        for module in ("mlp", "attn"):
+            series[run("group_weights", layer=layer, module=module)] = always(100)
+            series[run("group_changed_weights", layer=layer, module=module)] = always(changed)
+            series[run("group_step_changed_weights", layer=layer, module=module)] = always(1)
+    return series
+
+
+HEALTHY: Series = {
+    'up{job="sparsity-monitor", instance="s"}': always(1),
+    'sparsity_monitor_rolled_up_runs{job="sparsity-monitor", instance="s"}': always(0),
+    run("run_info", name="grpo", criterion="bits", visible_dtype="bfloat16", model="m"): always(1),
+    run("run_state", state="running"): always(1),
+    run("run_state", state="stalled"): always(0),
+    run("run_state", state="lost"): always(0),
+    run("run_state", state="finished"): always(0),
+    run("run_started_timestamp_seconds"): always(0),
+    run("run_last_heard_timestamp_seconds"): "0+60x300",
+    run("run_step"): "0+10x300",
+    run("run_stride_steps"): always(1),
+    run("run_host_seconds"): always(0.001),
+    run("run_device_seconds"): always(0.01),
+    run("run_weights"): always(800),
+    run("run_changed_weights"): always(160),
+    run("run_step_changed_weights"): always(8),
+    run("run_non_finite_weights"): always(0),
+    run("run_dropped_items"): always(0),
+    run("run_reference_weights", reference="seed"): always(200),
+    run("run_reference_intersection_weights", reference="seed"): always(80),
+    run("run_reference_expected_intersection_weights", reference="seed"): always(40),
+    **_groups(),
+}
+"""80 % cumulative sparsity, 99 % step sparsity, twice chance, ten steps a minute."""
+
+FINISHED: Series = {run("run_state", state="running"): always(0), run("run_state", state="finished"): always(1)}
+WARMING_UP: Series = {run("run_step"): always(19)}
+RESUMED: Series = {run("run_started_timestamp_seconds"): always(7190)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One alert.
+
+    Attributes:
+        labels: of the alert that fires, besides severity and service.
+        fires: what differs from a healthy run, so that it fires at `minute`.
+        silent: by what they show, differences with which it stays silent.
+    """
+
+    alert: str
+    severity: str
+    labels: dict[str, str]
+    summary: str
+    description: str
+    fires: Series
+    silent: dict[str, Series] = field(default_factory=dict)
+    minute: int = 120
+
+
+def _without(fires: Series, **more: Series) -> dict[str, Series]:
+    """The same trouble in runs that are left in peace."""
+    return {
+        "finished": {**fires, **FINISHED},
+        "warming up": {**fires, **WARMING_UP},
+        "just resumed": {**fires, **RESUMED},
+        **{name.replace("_", " "): series for name, series in more.items()},
+    }
+
+
+_LOW = {run("run_changed_weights"): always(320)}
+_CRITICAL = {run("run_changed_weights"): always(600)}
+_COLLAPSED = {run("run_step_changed_weights"): "8x110 80x190"}
+_LAYER = {run("group_changed_weights", layer="02", module=module): always(90) for module in ("mlp", "attn")}
+_MODULE = {
+    **{run("group_weights", layer=layer, module="norm"): always(100) for layer in ("00", "01", "02", "03")},
+    **{run("group_changed_weights", layer=layer, module="mlp"): always(90) for layer in ("00", "01", "02", "03")},
+    **{run("group_changed_weights", layer=layer, module="norm"): always(20) for layer in ("00", "01", "02", "03")},
+}
+_SMALL_MODULE = {
+    run("group_weights", layer="00", module="norm"): always(0.5),
+    run("group_changed_weights", layer="00", module="norm"): always(0.5),
+}
+_AT_CHANCE = {run("run_reference_intersection_weights", reference="seed"): "80x60 42x240"}
+_INERT = {run("run_step_changed_weights"): always(0)}
+_DROPPED = {run("run_dropped_items"): "0x110 5x190"}
+_EXPENSIVE = {run("run_host_seconds"): always(0.6)}
+_NAN = {run("run_non_finite_weights"): "0x119 3x190"}
+
+_RUN = "Run grpo (r)"
+_MEASURED = "(criterion bits, bfloat16)"
+
+CASES = [
+    Case(
+        "NonFiniteWeights",
+        "critical",
+        MEASURED_AS,
+        f"{_RUN} has weights that are NaN or infinite",
+        "3 visible weights (bfloat16) are NaN or infinite. What is trained from here on is lost.",
+        _NAN,
+        {"finished": {**_NAN, **FINISHED}},
+    ),
+    Case(
+        "CumulativeSparsityCritical",
+        "critical",
+        MEASURED_AS,
+        f"{_RUN} is denser than any published RL run",
+        f"Cumulative sparsity is 25% {_MEASURED}, below 35 %. Published RL checkpoints keep 36–96 %, supervised "
+        "fine-tuning 0.6–19 %.",
+        _CRITICAL,
+        _without(_CRITICAL, merely_low=_LOW),
+    ),
+    Case(
+        "CumulativeSparsityLow",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} updates more weights than most RL runs do",
+        f"Cumulative sparsity is 60% {_MEASURED}, below 70 %. Published RL checkpoints keep 36–96 %.",
+        _LOW,
+        _without(_LOW, short={run("run_changed_weights"): "160x117 320x190"}),
+    ),
+    Case(
+        "StepSparsityCollapsed",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} suddenly moves far more weights per observation",
+        "10% of the visible weights change from one observation to the next, more than 4 times as many as this "
+        "run's own "
+        "recent median (step sparsity, bfloat16).",
+        _COLLAPSED,
+        _without(
+            _COLLAPSED,
+            always_as_dense={run("run_step_changed_weights"): always(80)},
+            still_sparse={run("run_step_changed_weights"): "2x110 16x190"},
+        ),
+    ),
+    Case(
+        "LayerFarDenser",
+        "warning",
+        {**MEASURED_AS, "layer": "02"},
+        f"{_RUN} changes layer 02 far more than the others",
+        f"Cumulative density of layer 02 is 90% {_MEASURED}, more than 3 times the median layer of this run.",
+        _LAYER,
+        _without(_LAYER, all_layers_alike=_groups(90)),
+    ),
+    Case(
+        "ModuleFarDenser",
+        "warning",
+        {**MEASURED_AS, "module": "mlp"},
+        f"{_RUN} changes module mlp far more than the others",
+        f"Cumulative density of module mlp is 90% {_MEASURED}, more than 3 times the median module of this run.",
+        _MODULE,
+        _without(_MODULE, too_small_to_judge=_SMALL_MODULE),
+    ),
+    Case(
+        "OverlapAtChance",
+        "warning",
+        {**MEASURED_AS, "reference": "seed"},
+        f"{_RUN} no longer lands where reference seed did",
+        "Overlap with reference seed is 1.05 times what chance gives. It was above 1.5 before; published runs are "
+        "at 1.65 "
+        "to 2.6.",
+        _AT_CHANCE,
+        _without(
+            _AT_CHANCE,
+            a_random_mask={run("run_reference_intersection_weights", reference="seed"): always(40)},
+        ),
+    ),
+    Case(
+        "UpdatesInert",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} trains, but no visible weight moves",
+        "Steps go on, and not one visible weight (bfloat16) has changed between observations for as long as this alert "
+        "looks back.",
+        _INERT,
+        _without(
+            _INERT,
+            one_moved={run("run_step_changed_weights"): "0x60 1x1 0x240"},
+            no_steps={**_INERT, run("run_step"): always(50)},
+        ),
+    ),
+    Case(
+        "ServiceDown",
+        "critical",
+        {"job": "sparsity-monitor", "instance": "s"},
+        "The sparsity-monitor service cannot be scraped",
+        "Prometheus gets no metrics from job sparsity-monitor. Runs go on and keep what they observe on their own "
+        "disk; "
+        "nobody sees it, and no alert about runs can fire.",
+        {'up{job="sparsity-monitor", instance="s"}': "1x110 0x190"},
+        {"restarted": {'up{job="sparsity-monitor", instance="s"}': "1x118 0 1x180"}},
+    ),
+    Case(
+        "RunLost",
+        "critical",
+        {**NAMED, "state": "lost"},
+        f"{_RUN} is lost: nothing is heard of it",
+        "Neither observations nor signs of life arrive, and the run did not say that it ended. It was killed, its "
+        "machine "
+        "is gone, or its network is.",
+        {run("run_state", state="lost"): always(1), run("run_last_heard_timestamp_seconds"): always(3600)},
+        {
+            "a day later": {
+                run("run_state", state="lost"): always(1),
+                run("run_last_heard_timestamp_seconds"): always(-86400),
+            }
+        },
+    ),
+    Case(
+        "RunStalled",
+        "warning",
+        {**NAMED, "state": "stalled"},
+        f"{_RUN} is stalled: alive, but without observations",
+        "The sender is alive, and no observation has come for longer than the service expects "
+        "(`--stalled-after-seconds`).",
+        {run("run_state", state="stalled"): always(1), run("run_state", state="running"): always(0)},
+        {"finished": FINISHED},
+    ),
+    Case(
+        "ObservationsDropped",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} dropped observations",
+        "5 items were dropped because the spool beside the run was full. Its history has a gap.",
+        _DROPPED,
+        {
+            "finished": {**_DROPPED, **FINISHED},
+            "an hour ago": {run("run_dropped_items"): "0x60 5x240"},
+            "a new attempt": {run("run_dropped_items"): "5x110 0x190"},
+        },
+    ),
+    Case(
+        "MonitorTooExpensive",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} spends too much time on being watched",
+        "Observing takes 10% of the training thread's time, more than 5 %.",
+        _EXPENSIVE,
+        _without(_EXPENSIVE, rarely_observed={**_EXPENSIVE, run("run_stride_steps"): always(10)}),
+    ),
+    Case(
+        "SeriesBudgetExceeded",
+        "warning",
+        {"job": "sparsity-monitor", "instance": "s"},
+        "Runs are shown without their layers, because of the series budget",
+        "2 runs have no series per layer and module on s: all of them together would exceed the series budget. "
+        "Totals per "
+        "run are complete.",
+        {'sparsity_monitor_rolled_up_runs{job="sparsity-monitor", instance="s"}': always(2)},
+        {"for a moment": {'sparsity_monitor_rolled_up_runs{job="sparsity-monitor", instance="s"}': "0x117 2x190"}},
+    ),
+]
