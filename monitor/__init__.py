@@ -10,18 +10,29 @@ if TYPE_CHECKING:
     from monitor.observe.mask import UpdateMask
     from monitor.observe.observation import Observation, Overlap
     from monitor.observe.observer import UpdateObserver
+    from monitor.verdict import DenseThresholds, Verdict
 
 __version__ = "0.1.0"
 
-__all__ = ["Observation", "Overlap", "SparsityCallback", "UpdateMask", "UpdateObserver"]
+__all__ = [
+    "DenseThresholds",
+    "Observation",
+    "Overlap",
+    "SparsityCallback",
+    "UpdateMask",
+    "UpdateObserver",
+    "Verdict",
+]
 
 # Imported on first use: the uploader and the service import this package too, and must not load torch.
 _HOMES = {
+    "DenseThresholds": "monitor.verdict",
     "Observation": "monitor.observe.observation",
     "Overlap": "monitor.observe.observation",
     "SparsityCallback": "monitor.callback",
     "UpdateMask": "monitor.observe.mask",
     "UpdateObserver": "monitor.observe.observer",
+    "Verdict": "monitor.verdict",
 }
 
 

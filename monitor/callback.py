@@ -20,10 +20,12 @@ from monitor.observe.base import holds_the_same
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
+from monitor.on_dense import DenseWatch, OnDense
 from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.settings import RunSettings
+from monitor.verdict import DenseThresholds, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +86,16 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         run_id: identity of the run; by default made up, and kept across resumes.
         directory: where spool and mask are kept; by default `sparsity_monitor` in the output directory.
         spool_max_bytes: bound on what is kept for a service that cannot be reached; beyond it the oldest is dropped.
+        on_dense: what to do, once, when updates are dense: "warn" in the log; "stop" the training after this step, with
+            a checkpoint; call a function with (args, state, control, **kwargs), as an event of a TrainerCallback is,
+            where kwargs also hold `observation` and `verdict`. It is called in every process of a parallel training
+            with the same counts, and a flag that it sets in `control` must not depend on more than those. None does
+            nothing. NaN and infinite weights are not dense: they stop nothing, so no good checkpoint is rotated away.
+        dense_thresholds: when updates are dense.
 
     Attributes:
         last_observation: the latest Observation, None before the first.
+        last_verdict: what the latest observations mean, None while they are too few or the warm-up lasts.
 
     Raises:
         ConfigurationError: a setting has a value that cannot work.
@@ -113,6 +122,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         run_id: str | None = None,
         directory: str | Path | None = None,
         spool_max_bytes: int = DEFAULT_MAX_BYTES,
+        on_dense: OnDense = "warn",
+        dense_thresholds: DenseThresholds | None = None,
     ) -> None:
         self.settings = RunSettings.check(
             target=target,
@@ -130,6 +141,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             strict=strict,
             directory=directory,
             spool_max_bytes=spool_max_bytes,
+            on_dense=on_dense,
+            dense_thresholds=DenseThresholds() if dense_thresholds is None else dense_thresholds,
         )
         self._base = base
         self._references = {
@@ -142,6 +155,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._directory: Path | None = None
         self._run_id = self.settings.run_id
         self.last_observation: Observation | None = None
+        self.last_verdict: Verdict | None = None
+        self._dense_watch = self._make_dense_watch(speaks=True)
 
     @property
     def run_id(self) -> str | None:
@@ -204,6 +219,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
                 "weights as `base`, or delete the run's entry from trainer_state.json to start a new run."
             )
         self._observer = observer
+        self._dense_watch = self._make_dense_watch(speaks=state.is_world_process_zero)
         self._reporter = self._make_reporter(
             observer, args=args, known=known, model=model, base_source=base_source, step=step
         )
@@ -219,9 +235,13 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     @_never_disturbs
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Observe, every `every` steps."""
+        """Observe, every `every` steps, and answer dense updates."""
         if state.global_step % self.settings.every == 0:
             self._observe(state.global_step)
+            if self.last_observation is not None:
+                self._dense_watch.answer(
+                    self.last_observation, self.last_verdict, args=args, state=state, control=control, **kwargs
+                )
 
     @_never_disturbs
     def on_log(
@@ -236,6 +256,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         if self._reporter is not None and logs:
             own = {name: value for name, value in logs.items() if not name.startswith(_LOG_PREFIX)}
             self._reporter.log(state.global_step, own)
+            self._dense_watch.remember(own)
 
     @_never_disturbs
     def on_train_end(
@@ -299,6 +320,16 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             first_step=step,
         )
 
+    def _make_dense_watch(self, *, speaks: bool) -> DenseWatch:
+        settings = self.settings
+        return DenseWatch(
+            settings.on_dense,
+            settings.dense_thresholds,
+            measured_as=f"{settings.criterion} in {settings.visible_dtype}",
+            speaks=speaks,
+            strict=settings.strict,
+        )
+
     def _make_reporter(
         self,
         observer: UpdateObserver,
@@ -337,6 +368,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             self._reporter.finish(step=0, failure="training was started again before it had ended")
             self._close_reporter()
         self.last_observation = None
+        self.last_verdict = None
 
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
@@ -355,6 +387,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             return
         self.last_observation = self._observer.observe(step)
         self._reporter.report(self.last_observation)
+        self.last_verdict = self._dense_watch.see(self.last_observation)
 
 
 def _refuse_adapters(model: nn.Module) -> None:

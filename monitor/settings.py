@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from monitor.errors import ConfigurationError
 from monitor.observe.criterion import Criterion, check_tolerance, parse_visible_dtype
+from monitor.on_dense import OnDense, check_on_dense
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.report.target import check_target
+from monitor.verdict import DenseThresholds
 
 
 class RunSettings(BaseModel):
@@ -33,6 +35,8 @@ class RunSettings(BaseModel):
     strict: bool = False
     directory: Path | None = None
     spool_max_bytes: Annotated[int, Field(ge=1 << 20)] = DEFAULT_MAX_BYTES
+    on_dense: OnDense = "warn"
+    dense_thresholds: DenseThresholds = DenseThresholds()
 
     @classmethod
     def check(cls, **settings: Any) -> RunSettings:
@@ -61,6 +65,11 @@ class RunSettings(BaseModel):
     def _visible_dtype(cls, value: str) -> str:
         parse_visible_dtype(value)
         return value
+
+    @field_validator("on_dense", mode="before")
+    @classmethod
+    def _on_dense(cls, value: object) -> OnDense:
+        return check_on_dense(value)
 
     @field_validator("tolerances")
     @classmethod

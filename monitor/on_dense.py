@@ -1,0 +1,111 @@
+"""What the training process does about verdicts: says them in the log, and answers dense updates as the user asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from monitor.errors import ConfigurationError
+from monitor.observe.observation import Observation
+from monitor.verdict import DenseThresholds, Judge, Kind, Verdict
+
+logger = logging.getLogger(__name__)
+
+OnDense = Literal["warn", "stop"] | Callable[..., object] | None
+
+# Said only when they last.
+_CALM = (Kind.SPARSE, Kind.DENSIFYING)
+
+
+def check_on_dense(value: object) -> OnDense:
+    """Return `value`.
+
+    Raises:
+        ConfigurationError: it is nothing that can be done.
+    """
+    if value is None or value in ("warn", "stop") or callable(value):
+        return value
+    raise ConfigurationError(
+        f'on_dense is {value!r}; expected "warn", "stop", a function that takes (args, state, control, **kwargs) as '
+        "the events of a TrainerCallback do, or None."
+    )
+
+
+class DenseWatch:
+    """Judges observations, logs the verdict when it changes, and answers the first dense one.
+
+    Args:
+        on_dense: see SparsityCallback.
+        thresholds: when updates count as dense.
+        measured_as: criterion and dtype of the changed weights, for the wording.
+        speaks: whether this process writes to the log. Every process of a parallel training decides; one speaks.
+        strict: raise what the user's function raises.
+    """
+
+    def __init__(
+        self, on_dense: OnDense, thresholds: DenseThresholds, measured_as: str, *, speaks: bool, strict: bool
+    ) -> None:
+        self._on_dense = on_dense
+        self._speaks = speaks
+        self._strict = strict
+        self._patience = thresholds.observations
+        self._judge = Judge(thresholds, measured_as)
+        self._logged: dict[str, object] = {}
+        self._said: Kind | None = None
+        self._heard: Kind | None = None
+        self._times_heard = 0
+        self._answered = False
+
+    def remember(self, logs: Mapping[str, object]) -> None:
+        """Take note of what the trainer logs; it goes into the wording only."""
+        self._logged.update(logs)
+
+    def see(self, observation: Observation) -> Verdict | None:
+        """Judge an observation, and log the verdict if it is another one."""
+        verdict = self._judge.judge(observation, self._logged)
+        if verdict is not None and self._is_news(verdict.kind):
+            self._said = verdict.kind
+            if self._speaks:
+                logger.log(self._level(verdict.kind), "sparsity-monitor: %s.", verdict)
+        return verdict
+
+    def answer(
+        self, observation: Observation, verdict: Verdict | None, args: Any, state: Any, control: Any, **kwargs: Any
+    ) -> None:
+        """Do what was asked for if updates are dense: once, and alike in every process."""
+        if self._answered or verdict is None or verdict.kind is not Kind.DENSE:
+            return
+        self._answered = True
+        if self._on_dense == "stop":
+            control.should_training_stop = control.should_save = True
+            if self._speaks:
+                logger.warning(
+                    'sparsity-monitor: on_dense="stop" ends the training after step %d, with a checkpoint.',
+                    observation.step,
+                )
+        elif callable(self._on_dense):
+            self._call(self._on_dense, args, state, control, observation=observation, verdict=verdict, **kwargs)
+
+    def _call(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except Exception:
+            if self._strict:
+                raise
+            logger.exception("sparsity-monitor: the function given as on_dense failed; training and monitor go on")
+
+    def _is_news(self, kind: Kind) -> bool:
+        # Near the border between them these two may alternate; then the log must not.
+        self._times_heard = self._times_heard + 1 if kind is self._heard else 1
+        self._heard = kind
+        if kind is self._said:
+            return False
+        return self._said is None or kind not in _CALM or self._times_heard >= self._patience
+
+    def _level(self, kind: Kind) -> int:
+        if kind is Kind.SPARSE:
+            return logging.INFO
+        if kind in (Kind.DENSIFYING, Kind.DENSE) and (self._on_dense is None or self._answered):
+            return logging.INFO
+        return logging.WARNING

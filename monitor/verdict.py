@@ -1,0 +1,247 @@
+"""Verdicts: what the latest observations mean, in words and with the numbers that led to them.
+
+A verdict follows from observations alone, so that every process of a parallel training comes to the same one. What only
+the process that logs knows, such as the gradient norm, goes into the wording and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from monitor.errors import ConfigurationError
+from monitor.observe.observation import Observation
+
+
+@dataclass(frozen=True)
+class DenseThresholds:
+    """When updates count as dense. Sparsities are shares from 0 to 1 of the visible weights; 0 switches one off.
+
+    Attributes:
+        cumulative: dense when a smaller share of the weights equals the base. No published RL checkpoint is below 0.363
+            (arXiv 2511.08567, bits in bfloat16); published supervised fine-tuning ends at 0.006–0.19.
+        step: dense when a smaller share equals the previous observation, `observations` times in a row. Published RL
+            changes at most 0.109 of the weights within 10 updates, with float32 master weights; supervised fine-tuning
+            changed 0.495 in one (arXiv 2602.03839).
+        warmup_steps: up to this step, finite weights are not judged. A step at a learning rate of 1e-7 changes nothing,
+            one at 1e-5 up to 0.495 of the weights (arXiv 2602.03839).
+        observations: how many in a row make a pattern.
+
+    Raises:
+        ConfigurationError: a value that cannot work.
+    """
+
+    cumulative: float = 0.35
+    step: float = 0.75
+    warmup_steps: int = 20
+    observations: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("cumulative", "step"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise ConfigurationError(
+                    f"{name} of dense_thresholds is {value!r}; expected a sparsity from 0 to 1, such as 0.35."
+                )
+        for name, least in (("warmup_steps", 0), ("observations", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigurationError(
+                    f"{name} of dense_thresholds is {value!r}; expected a whole number, {least} or greater."
+                )
+
+
+class Kind(StrEnum):
+    """What updates look like."""
+
+    INERT = "inert"
+    SPARSE = "sparse"
+    DENSIFYING = "densifying"
+    DENSE = "dense (looks like SFT)"
+    NON_FINITE = "non-finite"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What updates look like at a step, and why.
+
+    Attributes:
+        reason: the numbers that led to it, as a sentence without a full stop.
+    """
+
+    kind: Kind
+    step: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} at step {self.step}: {self.reason}"
+
+
+class Judge:
+    """Keeps the last few observations, and says what they mean.
+
+    Args:
+        thresholds: when updates count as dense.
+        measured_as: criterion and dtype of the changed weights, such as "bits in bfloat16", for the wording.
+    """
+
+    def __init__(self, thresholds: DenseThresholds, measured_as: str) -> None:
+        self.thresholds = thresholds
+        self.measured_as = measured_as
+        self._recent: deque[Observation] = deque(maxlen=thresholds.observations)
+
+    def judge(self, observation: Observation, logged: Mapping[str, object] | None = None) -> Verdict | None:
+        """Add an observation, and return the verdict; None as long as there is too little to go by.
+
+        Args:
+            observation: of a later step than the one before.
+            logged: what the trainer logged last. Its "grad_norm" and "learning_rate" change the wording only.
+        """
+        if observation.step > self.thresholds.warmup_steps:
+            self._recent.append(observation)
+        elif not observation.non_finite.any():
+            return None
+        kind = judge(tuple(self._recent) or (observation,), self.thresholds)
+        if kind is None:
+            return None
+        return Verdict(kind, observation.step, self._reason(kind, observation, logged or {}))
+
+    def _reason(self, kind: Kind, observation: Observation, logged: Mapping[str, object]) -> str:
+        match kind:
+            case Kind.NON_FINITE:
+                return self._non_finite(observation)
+            case Kind.INERT:
+                return self._inert(observation, logged)
+            case Kind.DENSIFYING:
+                return f"{self._sparsities(observation)}; {self._pace(observation)}"
+            case Kind.DENSE:
+                return f"{self._sparsities(observation)}; {self._crossed(observation)}"
+            case Kind.SPARSE:
+                return self._sparsities(observation)
+
+    def _sparsities(self, observation: Observation) -> str:
+        text = (
+            f"{percent(observation.cumulative_sparsity)} of {observation.weights:,} weights equal the base (cumulative "
+            f"sparsity, {self.measured_as})"
+        )
+        if observation.step_sparsity is None:
+            return text
+        return f"{text}, {percent(observation.step_sparsity)} equal {_predecessor(observation)} (step sparsity)"
+
+    def _crossed(self, observation: Observation) -> str:
+        limits = self.thresholds
+        if observation.cumulative_sparsity < limits.cumulative:
+            return f"cumulative sparsity is below its threshold of {percent(limits.cumulative)}"
+        return (
+            f"step sparsity was below its threshold of {percent(limits.step)} at each of the last "
+            f"{limits.observations} observations"
+        )
+
+    def _pace(self, observation: Observation) -> str:
+        fall, steps = _fall(self._recent)
+        limit = self.thresholds.cumulative
+        crossing = observation.step + math.ceil((observation.cumulative_sparsity - limit) / fall * steps)
+        return (
+            f"cumulative sparsity fell by {percent(fall)} of the weights in the last {steps} steps, and at that pace "
+            f"passes the threshold of {percent(limit)} at step {crossing}"
+        )
+
+    def _inert(self, observation: Observation, logged: Mapping[str, object]) -> str:
+        steps = sum(recent.stride for recent in self._recent)
+        return (
+            f"not one of {observation.weights:,} visible weights moved in the last {steps} steps "
+            f"({self.measured_as}){self._why_inert(int(observation.hidden.sum()), logged)}"
+        )
+
+    @staticmethod
+    def _why_inert(hidden: int, logged: Mapping[str, object]) -> str:
+        norm, rate = logged.get("grad_norm"), logged.get("learning_rate")
+        at_rate = f", {rate:g}," if isinstance(rate, int | float) else ""
+        if hidden:
+            return f"; {hidden:,} stored weights did, by less than the visible dtype shows"
+        if not isinstance(norm, int | float):
+            return "; the gradient norm is not known yet"
+        if norm == 0:
+            return ", and the gradient norm is 0: there is nothing to learn from, such as equal rewards in every group"
+        if not math.isfinite(norm):
+            return f", and the gradient norm is {norm}: the optimizer may be skipping its steps"
+        return (
+            f" although the gradient norm is {norm:.3g}: the learning rate{at_rate} is too small for the dtype that "
+            "the weights are stored in, and rounding undoes every step. Raise it, or keep float32 master weights"
+        )
+
+    @staticmethod
+    def _non_finite(observation: Observation) -> str:
+        counts = [int(count) for count in observation.non_finite]
+        worst = observation.groups[counts.index(max(counts))]
+        where = worst.module if worst.layer is None else f"{worst.module} of layer {worst.layer}"
+        return (
+            f"{sum(counts):,} of {observation.weights:,} visible weights are NaN or infinite, most of them in {where}. "
+            "Sparsity means nothing any more; go back to a checkpoint before this step"
+        )
+
+
+def judge(recent: Sequence[Observation], thresholds: DenseThresholds) -> Kind | None:
+    """Say what updates look like, from the last few observations; None where they are too few.
+
+    Args:
+        recent: the observations after the warm-up, the latest last, at most `thresholds.observations` of them.
+    """
+    latest = recent[-1]
+    if latest.non_finite.any():
+        return Kind.NON_FINITE
+    if latest.cumulative_sparsity < thresholds.cumulative:
+        return Kind.DENSE
+    if len(recent) < thresholds.observations:
+        return None
+    if all(seen.step_sparsity is not None and seen.step_sparsity < thresholds.step for seen in recent):
+        return Kind.DENSE
+    if not any(moved(observation) for observation in recent):
+        return Kind.INERT
+    return Kind.DENSIFYING if _soon_dense(recent, thresholds) else Kind.SPARSE
+
+
+def moved(observation: Observation) -> int:
+    """Count the visible weights that are not what they were at the previous observation.
+
+    Without step masks: those that became equal to the base, or ceased to be.
+    """
+    if observation.step_changed is not None:
+        return int(observation.step_changed.sum())
+    return int(observation.newly_changed.sum() + observation.reverted.sum())
+
+
+def percent(share: float) -> str:
+    """Format a share so that it reads 100 % or 0 % only where it is.
+
+    >>> percent(0.9999962), percent(0.4567), percent(0.006), percent(1.0)
+    ('99.99962 %', '45.7 %', '0.60 %', '100 %')
+    """
+    rest = min(share, 1 - share)
+    if not rest > 0:
+        return f"{100 * share:g} %"
+    return f"{100 * share:.{max(1, 1 - math.floor(math.log10(100 * rest)))}f} %"
+
+
+def _soon_dense(recent: Sequence[Observation], thresholds: DenseThresholds) -> bool:
+    # Published updates slow down as they go. One that at its present pace crosses the threshold before the run is twice
+    # as old does not.
+    fall, steps = _fall(recent)
+    latest = recent[-1]
+    return latest.cumulative_sparsity - fall / steps * latest.step < thresholds.cumulative
+
+
+def _fall(recent: Sequence[Observation]) -> tuple[float, int]:
+    first, latest = recent[0], recent[-1]
+    return first.cumulative_sparsity - latest.cumulative_sparsity, latest.step - first.step
+
+
+def _predecessor(observation: Observation) -> str:
+    return "the step before" if observation.stride == 1 else f"what they were {observation.stride} steps before"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
