@@ -82,7 +82,7 @@ class UpdateObserver:
             raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
         selection = select_parameters(model, include, exclude)
         self._ranks = join_ranks(next(iter(selection.trainable.values())).device)
-        placed = place(model, {**selection.trainable, **selection.frozen}, self._ranks.rank, self._ranks.world)
+        placed = place(model, {**selection.trainable, **selection.frozen}, self._ranks)
         self._table = GroupTable.build((w.name, math.prod(w.shape), w.name in selection.frozen) for w in placed)
         self._measured = [weights for weights in placed if weights.name in selection.trainable]
         self.shapes = {weights.name: weights.shape for weights in self._measured}

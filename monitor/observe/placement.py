@@ -15,9 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from monitor.errors import UnsupportedModelError
+from monitor.errors import UnsupportedModelError, name_some
 from monitor.observe.kernels.contract import BITS_PER_WORD
 from monitor.observe.measured import Box, MeasuredWeights, whole_box
+from monitor.observe.ranks import Alone
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Held:
         box: the block of the parameter that the weights come from.
         run: first and last index + 1 within the flattened box of the weights that `tensor` has, in order.
         replica: which of the processes that hold the same weights this is, and how many these are.
+        looks_replicated: nothing but its presence on every process says that it is the same there.
     """
 
     tensor: Callable[[], torch.Tensor]
@@ -37,6 +39,7 @@ class Held:
     box: Box
     run: tuple[int, int]
     replica: tuple[int, int]
+    looks_replicated: bool = False
 
     def share(self) -> tuple[int, int]:
         """Return the part of `run` that this one of the replicas measures; it starts at a multiple of 32 weights."""
@@ -47,33 +50,71 @@ class Held:
         return min(first + index * size, last), min(first + (index + 1) * size, last)
 
 
-def place(model: nn.Module, parameters: Mapping[str, nn.Parameter], rank: int, world: int) -> list[MeasuredWeights]:
+def place(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone) -> list[MeasuredWeights]:
     """Return what this process measures, one entry per parameter in the order given; its run may be empty.
+
+    Among several processes, all must call this.
 
     Args:
         model: the model that the parameters belong to.
         parameters: parameters to measure, by clean name.
-        rank, world: this process, and how many there are.
+        ranks: the processes that train together.
 
     Raises:
         UnsupportedModelError: a parameter is spread over the processes in a way that is not known here.
     """
-    flat = _fsdp1_pieces(model, world)
-    measured = []
-    for name, parameter in parameters.items():
-        held = flat.get(id(parameter)) or _hold(name, parameter, rank, world)
-        start, stop = held.share()
-        measured.append(MeasuredWeights(name, held.tensor, held.shape, held.box, start, stop, held.run[0]))
-    return measured
+    if ranks.world == 1:
+        return [_measured(name, _replicated(parameter, ranks)) for name, parameter in parameters.items()]
+    flat = _fsdp1_pieces(model, ranks.world)
+    error, held = None, {}
+    try:
+        held = {name: flat.get(id(p)) or _hold(name, p, ranks) for name, p in parameters.items()}
+    except UnsupportedModelError as unsupported:
+        error = unsupported
+    ranks.agree(error)
+    _check_replicas({name: held[name].tensor() for name in held if held[name].looks_replicated}, ranks)
+    return [_measured(name, part) for name, part in held.items()]
 
 
-def _hold(name: str, parameter: nn.Parameter, rank: int, world: int) -> Held:
+def _measured(name: str, held: Held) -> MeasuredWeights:
+    start, stop = held.share()
+    return MeasuredWeights(name, held.tensor, held.shape, held.box, start, stop, held.run[0])
+
+
+def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:
+    """Check on a sample that what looks replicated is the same on every process.
+
+    Under expert or pipeline parallelism each process has weights of its own under the same name.
+    """
+    samples = torch.zeros(ranks.world, len(weights), dtype=torch.int64)
+    samples[ranks.rank] = torch.tensor([_sample(tensor) for tensor in weights.values()], dtype=torch.int64)
+    rows = ranks.sum(samples).cpu()
+    different = [name for name, same in zip(weights, (rows == rows[0]).all(dim=0).tolist(), strict=True) if not same]
+    if different:
+        raise UnsupportedModelError(
+            f"differs between processes, which each seem to hold weights of their own: {name_some(different)}. Expected "
+            "replicated weights, DTensors, FSDP1 or ZeRO-3; leave the monitor out of this kind of parallel training."
+        )
+
+
+def _sample(weights: torch.Tensor) -> int:
+    weights = weights.detach().reshape(-1)
+    sample = weights[:: max(1, weights.numel() // 1024)].float().view(torch.int32).long()
+    return int((sample * torch.arange(1, sample.numel() + 1, device=sample.device)).sum())
+
+
+def _hold(name: str, parameter: nn.Parameter, ranks: Alone) -> Held:
     if hasattr(parameter, "ds_tensor"):
-        return _hold_zero3(name, parameter, world)
+        return _hold_zero3(name, parameter, ranks.world)
     if hasattr(parameter, "device_mesh"):
-        return _hold_dtensor(name, parameter, world)
+        return _hold_dtensor(name, parameter, ranks.world)
+    return _replicated(parameter, ranks)
+
+
+def _replicated(parameter: nn.Parameter, ranks: Alone) -> Held:
     shape = tuple(parameter.shape)
-    return Held(lambda: parameter, shape, whole_box(shape), (0, parameter.numel()), (rank, world))
+    run, replica = (0, parameter.numel()), (ranks.rank, ranks.world)
+    return Held(lambda: parameter, shape, whole_box(shape), run, replica, looks_replicated=True)
 
 
 def _hold_dtensor(name: str, parameter: Any, world: int) -> Held:
@@ -81,7 +122,8 @@ def _hold_dtensor(name: str, parameter: Any, world: int) -> Held:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     mesh, placements = parameter.device_mesh, parameter.placements
-    if mesh.size() != world or any(placement.is_partial() for placement in placements):
+    replica, replicas = _replica_outside(mesh, world)
+    if mesh.size() * replicas != world or any(placement.is_partial() for placement in placements):
         raise UnsupportedModelError(
             f"{name} is placed as {placements} on {mesh.size()} of {world} processes. Expected shards and replicas "
             "over all processes: leave the monitor out of pipeline- and expert-parallel training."
@@ -89,11 +131,25 @@ def _hold_dtensor(name: str, parameter: Any, world: int) -> Held:
     shape = tuple(parameter.shape)
     sizes, offsets = compute_local_shape_and_global_offset(parameter.shape, mesh, placements)
     box = tuple((offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))
-    replica, replicas = 0, 1
     for placement, coordinate, size in zip(placements, mesh.get_coordinate(), mesh.shape, strict=True):
         if placement.is_replicate():
             replica, replicas = replica * size + coordinate, replicas * size
     return Held(parameter.to_local, shape, box, (0, parameter.to_local().numel()), (replica, replicas))
+
+
+def _replica_outside(mesh: Any, world: int) -> tuple[int, int]:
+    """Return which replica this is along the dimensions of the whole mesh that a parameter's mesh lacks.
+
+    Modules that a tensor-parallel plan leaves out are on the data dimension alone, and the same along the tensor one.
+    """
+    root = mesh._get_root_mesh()
+    if mesh.size() == world or root.size() != world or not set(mesh.mesh_dim_names) <= set(root.mesh_dim_names):
+        return 0, 1
+    replica, replicas = 0, 1
+    for name, coordinate, size in zip(root.mesh_dim_names, root.get_coordinate(), root.shape, strict=True):
+        if name not in mesh.mesh_dim_names:
+            replica, replicas = replica * size + coordinate, replicas * size
+    return replica, replicas
 
 
 def _hold_zero3(name: str, parameter: Any, world: int) -> Held:

@@ -78,7 +78,7 @@ class Together(Alone):
         )
         try:
             counts = measure()
-        except Exception as failure:  # noqa: BLE001: raised below, on every process
+        except Exception as failure:  # noqa: BLE001 - raised below, on every process
             error = failure
         failed = torch.zeros(self.world, dtype=torch.int64)
         failed[self.rank] = int(error is not None)

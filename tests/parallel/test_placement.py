@@ -1,0 +1,198 @@
+"""Spread over processes, a model has the same counts, to the integer, as in one process with the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.placement_types import Partial
+
+from monitor.errors import SparsityMonitorError, UnsupportedModelError
+from monitor.observe.groups import clean_name
+from monitor.observe.mask import UpdateMask
+from monitor.observe.observation import Observation
+from monitor.observe.observer import UpdateObserver
+from tests.parallel.models import make_model, spread, train_step
+from tests.parallel.processes import run_together
+
+STEPS = 3
+
+
+def reference_mask() -> UpdateMask:
+    torch.manual_seed(9)
+    return UpdateMask.from_bools({name: torch.rand(p.shape) < 0.4 for name, p in make_model().named_parameters()})
+
+
+def settings() -> dict[str, Any]:
+    return {"references": {"earlier": reference_mask()}, "tolerances": [1e-3]}
+
+
+def whole(parameter: nn.Parameter) -> torch.Tensor:
+    return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().clone()
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Gather all weights, which the monitor never does, for the comparison with one process."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if isinstance(model, FullyShardedDataParallel):
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            return {clean_name(name): p.detach().clone() for name, p in model.named_parameters()}
+    return {clean_name(name): whole(p) for name, p in model.named_parameters()}
+
+
+def observe_together(how: str) -> dict[str, Any]:
+    model = spread(make_model(), how)
+    observer = UpdateObserver(model, **settings())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    weights, observations = [snapshot(model)], []
+    for step in range(1, STEPS + 1):
+        train_step(model, optimizer, step)
+        observations.append(observer.observe(step))
+        weights.append(snapshot(model))
+    mask, touched = observer.update_mask(), observer.touched_mask()
+    return {
+        "observations": observations,
+        "weights": weights,
+        "fingerprint": observer.base_fingerprint,
+        "masks": [(m.words, m.shapes) for m in (mask, touched)],
+        "bytes": observer.monitor_bytes - sum(w.numel() * 4 for w in observer._references["earlier"].values()),
+        "names": list(observer.shapes),
+    }
+
+
+def observe_alone(weights: list[dict[str, torch.Tensor]]) -> tuple[UpdateObserver, list[Observation]]:
+    """Go through the same weights in one process."""
+    model = make_model()
+    model.load_state_dict(weights[0])
+    observer = UpdateObserver(model, **settings())
+    observations = []
+    for step, state in enumerate(weights[1:], start=1):
+        model.load_state_dict(state)
+        observations.append(observer.observe(step))
+    return observer, observations
+
+
+def assert_same(observed: Observation, expected: Observation) -> None:
+    assert observed.groups == expected.groups
+    for name in ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "max_abs"):
+        assert getattr(observed, name).tolist() == getattr(expected, name).tolist(), name
+    assert observed.squared_norm == pytest.approx(expected.squared_norm, rel=1e-12)
+    assert observed.changed_at[1e-3].tolist() == expected.changed_at[1e-3].tolist()
+    counts, expected_counts = observed.references["earlier"], expected.references["earlier"]
+    assert counts.weights.tolist() == expected_counts.weights.tolist()
+    assert counts.intersection.tolist() == expected_counts.intersection.tolist()
+    assert counts.expected_intersection.tolist() == pytest.approx(expected_counts.expected_intersection.tolist())
+
+
+@pytest.mark.parametrize(
+    ("how", "world"),
+    [("ddp", 2), ("ddp", 3), ("fsdp2", 2), ("fsdp2", 4), ("hsdp", 4), ("tensor-parallel", 4), ("fsdp1", 2)],
+)
+def test_spread_weights_have_the_counts_of_one_process(how: str, world: int) -> None:
+    results = run_together(observe_together, world, how)
+    alone, expected = observe_alone(results[0]["weights"])
+    assert expected[-1].changed.sum() > 0
+    for result in results:
+        assert result["names"] == list(alone.shapes)
+        assert result["fingerprint"] == alone.base_fingerprint
+        for observed, one in zip(result["observations"], expected, strict=True):
+            assert_same(observed, one)
+    for (words, shapes), mask in zip(results[0]["masks"], [alone.update_mask(), alone.touched_mask()], strict=True):
+        assert (UpdateMask(words, shapes) ^ mask).count() == 0
+    # Nobody holds everything, and together they hold what one process would, but for rounding up to words.
+    memory = [result["bytes"] for result in results]
+    everything = alone.monitor_bytes - sum(w.numel() * 4 for w in alone._references["earlier"].values())
+    assert max(memory) < 1.35 * everything / world
+    assert sum(memory) < 1.1 * everything
+
+
+def fail_on_one_process() -> str:
+    observer = UpdateObserver(make_model())
+    if dist.get_rank() == 1:
+        observer._kernel = broken_kernel
+    try:
+        observer.observe(1)
+    except SparsityMonitorError as error:
+        return str(error)
+    except RuntimeError as error:
+        return f"own: {error}"
+    return "no error"
+
+
+def broken_kernel(*_: Any) -> None:
+    raise RuntimeError("the kernel is broken")
+
+
+def test_a_monitor_that_fails_on_one_process_fails_on_all_and_hangs_none() -> None:
+    assert run_together(fail_on_one_process, 2) == [
+        "the monitor failed on ranks [1]; their logs say why",
+        "own: the kernel is broken",
+    ]
+
+
+def observe_partial_sums() -> str:
+    mesh = init_device_mesh("cpu", (2,))
+    model = make_model()
+    model.score.weight = nn.Parameter(DTensor.from_local(model.score.weight.detach(), mesh, [Partial()]))
+    try:
+        UpdateObserver(model)
+    except UnsupportedModelError as error:
+        return str(error)
+    return "no error"
+
+
+def test_weights_that_are_partial_sums_are_refused_by_name() -> None:
+    for message in run_together(observe_partial_sums, 2):
+        assert message.startswith("score.weight is placed as")
+
+
+def observe_different_replicas() -> str:
+    model = make_model()
+    with torch.no_grad():
+        model.score.weight += dist.get_rank()
+    try:
+        UpdateObserver(model)
+    except UnsupportedModelError as error:
+        return str(error)
+    return "no error"
+
+
+def test_replicas_that_differ_are_refused_by_name() -> None:
+    for message in run_together(observe_different_replicas, 2):
+        assert "score.weight" in message
+        assert "differs between processes" in message
+
+
+def restore_with_other_world(path: str) -> list[int]:
+    model = spread(make_model(), "fsdp2")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    observer = UpdateObserver(model, base=make_model().state_dict(), first_step=5)
+    observer.restore(UpdateMask.load(path) if dist.get_rank() == 0 else None)
+    observation = observer.observe(6)
+    return [int(counts.sum()) for counts in (observation.newly_changed, observation.step_changed, observation.touched)]
+
+
+def test_touched_weights_are_restored_with_another_number_of_processes(tmp_path: Path) -> None:
+    mask = reference_mask()
+    mask.save(tmp_path / "touched.safetensors")
+    changed = make_model()
+    observer = UpdateObserver(changed)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(0.1)
+    observer.observe(1)
+    expected = (observer.update_mask() | mask).count()
+    for world in (2, 3):
+        assert (
+            run_together(restore_with_other_world, world, str(tmp_path / "touched.safetensors"))
+            == [[0, 0, expected]] * world
+        )
