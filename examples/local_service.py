@@ -1,12 +1,11 @@
-"""A sparsity-monitor service for as long as a `with` block lasts, on this machine only."""
+"""A sparsity-monitor service for as long as this process lasts, on this machine only."""
 
+import atexit
 import http.client
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -35,9 +34,8 @@ class Service:
         raise RuntimeError(f"the service has ended by itself, with status {status}; see {self.log}")
 
 
-@contextmanager
-def local_service(directory: Path, grpc_port: int = 50051, http_port: int = 8765) -> Iterator[Service]:
-    """Start a service that keeps its store and its log in a directory; stop it at the end, whatever the end is.
+def start_local_service(directory: Path, grpc_port: int = 50051, http_port: int = 8765) -> Service:
+    """Start a service that keeps its store and its log in a directory, and ends when this process does.
 
     A port that is taken is replaced by a free one.
 
@@ -56,17 +54,20 @@ def local_service(directory: Path, grpc_port: int = 50051, http_port: int = 8765
     with log.open("w") as output:
         # In a session of its own: Ctrl-C in a terminal then reaches only this process, which ends the service.
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    # What is registered first is called last: a training that is interrupted can still report it to the service.
+    atexit.register(_stop, process)
+    service = Service(grpc_address, http_address, log, process)
+    _wait_until_ready(service)
+    return service
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
     try:
-        service = Service(grpc_address, http_address, log, process)
-        _wait_until_ready(service)
-        yield service
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _free_port(preferred: int) -> int:

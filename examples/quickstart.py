@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, disable_progress_bars
-from local_service import Service, local_service
+from local_service import Service, start_local_service
 from quickstart_progress import ProgressLine, progress_lines
 from quickstart_tables import Training, per_layer, summary
 from rich.console import Console
@@ -76,15 +76,15 @@ def main() -> None:
 
     console = Console()
     try:
-        with local_service(given.directory) as service:
-            console.print(f"Live page: http://{service.http_address}/")
-            console.print("Cumulative sparsity: share of the weights whose bits in bfloat16 are the base model's.")
-            trainings = train_both(given.directory, service, console)
-            console.print(summary(trainings), per_layer(trainings), sep="\n")
-            console.print(*addresses(service, trainings), sep="\n", soft_wrap=True)
-            if not given.once:
-                console.print("Serving until Ctrl-C.")
-                service.wait()
+        service = start_local_service(given.directory)
+        console.print(f"Live page: http://{service.http_address}/")
+        console.print("Cumulative sparsity: share of weights whose bfloat16 bits are as at first.")
+        trainings = train_both(given.directory, service, console)
+        console.print(summary(trainings), per_layer(trainings), sep="\n")
+        console.print(*addresses(service, trainings), sep="\n", soft_wrap=True)
+        if not given.once:
+            console.print("Serving until Ctrl-C.")
+            service.wait()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except RuntimeError as error:
