@@ -23,6 +23,7 @@ def main() -> None:
     _add_serve(app)
     _add_runs(app)
     _add_push(app)
+    _add_grafana(app)
     app()
 
 
@@ -131,3 +132,9 @@ def _add_push(app: "typer.Typer") -> None:
         except SparsityMonitorError as error:
             sys.exit(str(error))
         print(f"delivered {count} items to {target}")
+
+
+def _add_grafana(app: "typer.Typer") -> None:
+    from monitor.grafana.commands import grafana_commands
+
+    app.add_typer(grafana_commands, name="grafana")

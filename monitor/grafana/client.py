@@ -1,0 +1,144 @@
+"""Grafana's HTTP API, through the library grafana-api: the only file that knows it.
+
+It offers folders, data sources and dashboards, and nothing of alert provisioning; what it lacks goes through its own
+POST, PUT, GET and DELETE, with paths below /api. It takes any 4xx for an exception of one kind, fails on an answer that
+is empty or no JSON, and does not wrap what goes wrong with the connection: all that is put right here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+from grafana_api.grafana_api import GrafanaException
+from grafana_api.grafana_face import GrafanaFace
+
+from monitor.errors import ConfigurationError, SparsityMonitorError
+
+_SECONDS = 30.0
+# What is created stays editable in Grafana; applying again brings it back to what the code says.
+_EDITABLE = {"X-Disable-Provenance": "true"}
+
+
+class GrafanaError(SparsityMonitorError, RuntimeError):
+    """Grafana cannot be reached, or refused a request."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Grafana:
+    """One Grafana and one token."""
+
+    def __init__(self, url: str, token: str) -> None:
+        """Make ready; nothing is sent yet.
+
+        Raises:
+            ConfigurationError: the URL or the token cannot be one.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ConfigurationError(
+                f"{url!r} was given; expected the URL of a Grafana, such as https://grafana.example"
+            )
+        if not token.isascii() or not token.strip() or token != token.strip():
+            raise ConfigurationError("the token is empty, or has spaces or letters that no token has")
+        self.url = url.rstrip("/")
+        prefix = parts.path.strip("/")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        self._api = GrafanaFace(
+            token,
+            host=host,
+            port=parts.port,
+            protocol=parts.scheme,
+            url_path_prefix=f"{prefix}/" if prefix else "",
+            timeout=_SECONDS,
+        ).api
+
+    def get(self, *path: str, query: str = "") -> Any:
+        """Return what is there, None if there is nothing (404).
+
+        Raises:
+            GrafanaError: it cannot be read.
+        """
+        try:
+            return self._send("GET", _joined(path) + query)
+        except GrafanaError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def post(self, body: Any, *path: str) -> Any:
+        """Create something.
+
+        Raises:
+            GrafanaError: it was refused.
+        """
+        return self._send("POST", _joined(path), body)
+
+    def put(self, body: Any, *path: str) -> Any:
+        """Replace something.
+
+        Raises:
+            GrafanaError: it was refused.
+        """
+        return self._send("PUT", _joined(path), body)
+
+    def delete(self, *path: str, query: str = "") -> None:
+        """Delete something; it may be gone already.
+
+        Raises:
+            GrafanaError: it was refused.
+        """
+        try:
+            self._send("DELETE", _joined(path) + query)
+        except GrafanaError as error:
+            if error.status != 404:
+                raise
+
+    def version(self) -> str:
+        """Return Grafana's version, "of unknown version" if it does not say."""
+        health = self.get("health")
+        return str(health.get("version", "of unknown version")) if isinstance(health, dict) else "of unknown version"
+
+    def _send(self, method: str, path: str, body: Any = None) -> Any:
+        headers = _EDITABLE if path.startswith("/v1/provisioning") else None
+        request = getattr(self._api, method)
+        try:
+            return request(path, json=body, headers=headers)
+        except GrafanaException as error:
+            raise GrafanaError(self._refused(method, path, error), error.status_code) from error
+        except requests.exceptions.JSONDecodeError as error:
+            # An empty answer is what deleting gives. Anything else that is no JSON comes from something else.
+            if method == "DELETE":
+                return None
+            raise GrafanaError(f"{self.url} answered {method} /api{path} with no JSON: is this a Grafana?") from error
+        except requests.exceptions.RequestException as error:
+            raise GrafanaError(f"{self.url} cannot be reached: {error}") from error
+        except TypeError as error:
+            # The library looks for a message in a page that is none.
+            raise GrafanaError(f"{self.url} refused {method} /api{path} with a page: is this a Grafana?") from error
+
+    def _refused(self, method: str, path: str, error: GrafanaException) -> str:
+        said = f"{self.url} answered {error.status_code} to {method} /api{path}: {_message(error)}"
+        if error.status_code == 401:
+            return f"{said}. The token is wrong or has expired; make one for a service account of this Grafana"
+        if error.status_code == 403:
+            return (
+                f"{said}. The token's service account lacks the right to do this: give it the role Admin (data sources "
+                "need it), or Editor where --datasource-uid names a data source that exists"
+            )
+        return said
+
+
+def _message(error: GrafanaException) -> str:
+    response = error.response
+    if isinstance(response, dict) and response.get("message"):
+        return str(response["message"])
+    return str(error.message or "no reason given")
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    return "".join("/" + "/".join(quote(part, safe="") for part in each.split("/")) for each in path)

@@ -1,0 +1,102 @@
+"""The commands `sparsity-monitor grafana …`. Each imports what it needs, so that no other command pays for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monitor.errors import SparsityMonitorError
+
+if TYPE_CHECKING:
+    from monitor.grafana.provision import Step
+
+grafana_commands = typer.Typer(no_args_is_help=True, help="Dashboards and alerts: into a Grafana, or into files.")
+
+_OF_THE_EXTRA = ("grafana_api", "grafana_foundation_sdk", "yaml")
+
+_Url = Annotated[str, typer.Option(help="Grafana, such as https://grafana.example.", envvar="GRAFANA_URL")]
+_Token = Annotated[str, typer.Option(help="Token of a service account, role Admin.", envvar="GRAFANA_TOKEN")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
+_Settings = Annotated[Path | None, typer.Option(help="YAML file with the alert thresholds that differ.")]
+
+
+@grafana_commands.command()
+def apply(
+    *,
+    url: _Url,
+    token: _Token,
+    datasource_uid: Annotated[
+        str | None, typer.Option(help="Prometheus data source that exists; by default the only one, or the default.")
+    ] = None,
+    prometheus_url: Annotated[
+        str | None, typer.Option(help="Make a data source for the Prometheus that Grafana reaches here.")
+    ] = None,
+    webhook_url: Annotated[
+        str | None, typer.Option(help="Send the alerts that Grafana manages to this webhook.")
+    ] = None,
+    alerts: Annotated[bool, typer.Option(help="Let Grafana manage the alerts, too.")] = True,
+    alert_settings: _Settings = None,
+    dry_run: _DryRun = False,
+) -> None:
+    """Put folder, data source, dashboards and alert rules into a Grafana. Doing it again changes nothing."""
+    if datasource_uid and prometheus_url:
+        sys.exit("--datasource-uid and --prometheus-url were given; expected one of them")
+    with _failing_clearly():
+        from monitor.grafana import provision
+        from monitor.grafana.client import Grafana
+        from monitor.grafana.settings import AlertSettings
+
+        settings = AlertSettings.read(alert_settings)
+        wish = provision.Wish(datasource_uid, prometheus_url, webhook_url, alerts, settings)
+        provision.apply(Grafana(url, token), wish, _telling(dry_run), dry_run=dry_run)
+
+
+@grafana_commands.command()
+def delete(url: _Url, token: _Token, dry_run: _DryRun = False) -> None:
+    """Take away from a Grafana what `apply` put there, and nothing else."""
+    with _failing_clearly():
+        from monitor.grafana import provision
+        from monitor.grafana.client import Grafana
+
+        provision.delete(Grafana(url, token), _telling(dry_run), dry_run=dry_run)
+
+
+@grafana_commands.command()
+def generate(
+    directory: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("deploy"),
+    alert_settings: _Settings = None,
+) -> None:
+    """Write dashboards, rules, provisioning files and runbook."""
+    with _failing_clearly():
+        from monitor.grafana.generate import write_files
+        from monitor.grafana.settings import AlertSettings
+
+        for path in write_files(directory, AlertSettings.read(alert_settings)):
+            print(path)
+
+
+def _telling(dry_run: bool) -> Callable[[Step], None]:
+    def tell(step: Step) -> None:
+        would = "would " if dry_run and step.action != "keep" else ""
+        print(f"{would}{step.action} {step.title}")
+        for change in step.changes:
+            print(f"    {change}")
+
+    return tell
+
+
+@contextmanager
+def _failing_clearly() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] in _OF_THE_EXTRA:
+            sys.exit('Dashboards and alerts need more libraries: pip install "sparsity-monitor[grafana]"')
+        raise
+    except (SparsityMonitorError, OSError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from monitor.grafana.commands import grafana_commands
+
+from .stand_in import ADMIN, StandIn
+
+
+def _run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(grafana_commands, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_apply_says_what_it_does_and_what_it_would_do(grafana: StandIn) -> None:
+    where = ("--url", grafana.url, "--token", ADMIN, "--prometheus-url", "http://prometheus:9090")
+    code, output = _run("apply", *where, "--dry-run")
+    assert code == 0
+    assert "would create folder sparsity-monitor\n" in output
+    assert grafana.writes == []
+    code, output = _run("apply", *where)
+    assert code == 0
+    assert "create alert rule CumulativeSparsityCritical\n" in output
+    grafana.rules["sm-run-lost"]["title"] = "Renamed"
+    code, output = _run("apply", *where, "--dry-run")
+    assert "would replace alert rule RunLost\n    title: Renamed → RunLost\n" in output
+    code, output = _run("delete", *where[:4])
+    assert code == 0
+    assert "delete dashboard sparsity-monitor / Run\n" in output
+    assert grafana.dashboards == {}
+
+
+def test_what_goes_wrong_is_one_message(grafana: StandIn) -> None:
+    code, output = _run("apply", "--url", grafana.url, "--token", "wrong")
+    assert code == 1
+    assert "token is wrong" in output
+    assert "Traceback" not in output
+
+
+def test_two_data_sources_are_one_too_many(grafana: StandIn) -> None:
+    both = ("--prometheus-url", "http://p", "--datasource-uid", "p")
+    code, output = _run("apply", "--url", grafana.url, "--token", ADMIN, *both)
+    assert code == 1
+    assert "expected one of them" in output
+
+
+def test_thresholds_of_a_file_reach_grafana(grafana: StandIn, tmp_path: Path) -> None:
+    (tmp_path / "alerts.yaml").write_text("cumulative_sparsity_critical: 0.2\n")
+    options = ("--prometheus-url", "http://p", "--alert-settings", str(tmp_path / "alerts.yaml"))
+    code, _ = _run("apply", "--url", grafana.url, "--token", ADMIN, *options)
+    assert code == 0
+    assert "< 0.2" in grafana.rules["sm-cumulative-sparsity-critical"]["data"][0]["model"]["expr"]
+
+
+@pytest.mark.parametrize("text", ["cumulative_sparsity: 0.2", "lift_chance: x", "- 1", "a: ["])
+def test_settings_that_cannot_be_say_which_there_are(text: str, tmp_path: Path) -> None:
+    (tmp_path / "alerts.yaml").write_text(text)
+    code, output = _run("generate", str(tmp_path / "out"), "--alert-settings", str(tmp_path / "alerts.yaml"))
+    assert code == 1
+    assert "holds no alert settings" in output
+    assert "cumulative_sparsity_warning" in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_generate_names_the_files_that_it_changed(tmp_path: Path) -> None:
+    code, output = _run("generate", str(tmp_path))
+    assert code == 0
+    assert str(tmp_path / "runbook.md") in output
+    assert _run("generate", str(tmp_path)) == (0, "")
