@@ -9,6 +9,15 @@ from collections.abc import Callable
 from types import TracebackType
 
 
+def reason_of(error: BaseException) -> str:
+    """Return an exception in one line.
+
+    >>> reason_of(ValueError("no data")), reason_of(KeyboardInterrupt())
+    ('ValueError: no data', 'KeyboardInterrupt')
+    """
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 class ExitWatch:
     """Calls `on_exit` with a reason when this process ends before `stop`.
 
@@ -26,7 +35,7 @@ class ExitWatch:
         atexit.register(self._exit)
 
     def _note_exception(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        self._reason = f"{kind.__name__}: {error}" if str(error) else kind.__name__
+        self._reason = reason_of(error)
         self._previous_hook(kind, error, traceback)
 
     def _exit(self) -> None:

@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import monitor
 from monitor.errors import ReportingError, SpoolError
 from monitor.report.conversion import numeric_metrics, observation_message
-from monitor.report.exit_watch import ExitWatch
+from monitor.report.exit_watch import ExitWatch, reason_of
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
 from monitor.report.spool import DEFAULT_MAX_BYTES, EXIT_NOT_DELIVERED, AttemptKey, Spool
 from monitor.report.target import check_target
@@ -35,12 +36,15 @@ UPLOADER_LOG = "uploader.log"
 _MAX_UPLOADERS = 5
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
+# How long the end of a `with` block waits for the last items to be delivered; the uploader goes on with what is left.
+_DELIVER_SECONDS = 10.0
 
 
 class Reporter:
     """Reports one attempt of a run.
 
-    Nothing raises or waits after construction, except `close`.
+    Nothing raises or waits after construction, except `close`. A `with` block calls `finish` and `close` at its end: an
+    exception that leaves it is the failure.
 
     Args:
         registration: what stays the same during the attempt; its `attempt` is set here, one above those in the spool.
@@ -72,12 +76,23 @@ class Reporter:
         self._uploader: subprocess.Popen[bytes] | None = None
         self._uploaders_left = _MAX_UPLOADERS
         self._told_problem = ""
+        self._last_step = registration.resumed_from_step
         self._writer = SpoolWriter(directory, self.key, max_bytes, self._after_commit)
         self._keep_uploader()
         self._exit_watch = ExitWatch(self._process_ends)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.finish(self._last_step, failure="" if error is None else reason_of(error))
+        self.close(_DELIVER_SECONDS)
+
     def report(self, observation: Observation) -> None:
         """Hand an observation over."""
+        self._last_step = observation.step
         self._writer.put(lambda: pb.Item(observation=observation_message(observation)))
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:

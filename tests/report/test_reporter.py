@@ -57,6 +57,24 @@ def test_delivered_items_leave_the_spool(client: Client, observed: ObservedModel
     assert (attempt.unsent, attempt.last_sequence, attempt.dropped) == (0, 6, 0)
 
 
+def test_a_block_that_ends_finishes_the_run(client: Client, observed: ObservedModel, directory: Path) -> None:
+    with Reporter(observed.registration(), directory, client.listening.grpc_address) as reporter:
+        report_some(reporter, observed, 2)
+    run = client.run(reporter.key.run_id)
+    assert (run.state, run.reason, run.last_step) == (pb.RunSummary.STATE_FINISHED, "", 2)
+
+
+def test_a_block_that_raises_fails_the_run_with_its_exception(
+    client: Client, observed: ObservedModel, directory: Path
+) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(reporter, observed, 2)
+    with pytest.raises(ValueError, match="no data"), reporter:
+        raise ValueError("no data")
+    finish = client.history(reporter.key.run_id)[-1].item.finish
+    assert (finish.outcome, finish.reason, finish.step) == (pb.Finish.OUTCOME_FAILED, "ValueError: no data", 2)
+
+
 def test_without_a_target_everything_waits_for_push(client: Client, observed: ObservedModel, directory: Path) -> None:
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 3)
