@@ -14,8 +14,23 @@ logger = logging.getLogger(__name__)
 
 
 def kernel_for(device: torch.device, segments: Sequence[Segment], rules: Rules) -> Kernel:
-    """Return the fastest kernel for segments on this device; what must be compiled is compiled."""
-    return _for_cpu(segments, rules) if device.type == "cpu" else reference.measure
+    """Return the fastest kernel for segments on this device; on a CPU, what must be compiled is compiled."""
+    if device.type == "cpu":
+        return _for_cpu(segments, rules)
+    if device.type == "cuda":
+        return _for_gpu()
+    return reference.measure
+
+
+def _for_gpu() -> Kernel:
+    try:
+        from monitor.observe.kernels.launch import TritonKernel
+    except ImportError:
+        logger.warning(
+            "sparsity-monitor measures slowly, and training waits for it, without triton: the extra `triton`"
+        )
+        return reference.measure
+    return TritonKernel()
 
 
 def _for_cpu(segments: Sequence[Segment], rules: Rules) -> Kernel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,12 @@ from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment
 from monitor.observe.kernels.low_byte import low_bytes, previous_weights
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# Stored, base, visible; uint8 stands for low bytes.
+ALL_KINDS = [
+    (stored, base, visible)
+    for stored, base, visible in itertools.product(DTYPES, (*DTYPES, torch.uint8), DTYPES)
+    if base != torch.uint8 or visible != torch.float32
+]
 SIZES = (0, 1, 7, 31, 32, 33, 255, 4097)
 
 _BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
@@ -134,25 +141,44 @@ def cases(sizes: tuple[int, ...] = SIZES) -> st.SearchStrategy[Case]:
     )
 
 
-def copied(segment: Segment) -> Segment:
-    """Return the segment with state of its own; current and base are only read, and shared."""
+def copied(segment: Segment, device: str = "cpu") -> Segment:
+    """Return the segment with state of its own; on the CPU, what is only read is shared."""
+
+    def copy(words: torch.Tensor | None) -> torch.Tensor | None:
+        return None if words is None else words.to(device, copy=True)
+
     return replace(
         segment,
-        mask=segment.mask.clone(),
-        previous=None if segment.previous is None else segment.previous.clone(),
-        touched=None if segment.touched is None else segment.touched.clone(),
+        base=segment.base.to(device),
+        mask=segment.mask.to(device, copy=True),
+        previous=copy(segment.previous),
+        touched=copy(segment.touched),
+        references=tuple(words.to(device) for words in segment.references),
     )
 
 
-def check_agreement(kernel: Kernel, case: Case, tolerance: float) -> None:
+def on_device(segment: Segment, device: str) -> Segment:
+    """Return the segment on another device, `current` with the same strides."""
+    current = torch.empty_strided(
+        segment.current.shape, segment.current.stride(), dtype=segment.current.dtype, device=device
+    )
+    moved_over = copied(segment, device)
+    return replace(moved_over, current=current.copy_(segment.current))
+
+
+def check_agreement(kernel: Kernel, case: Case, tolerance: float, device: str = "cpu") -> None:
     """Measure moving weights with `kernel` and with the specification; `tolerance` is relative, for Σ|Δ|²."""
     rng = np.random.default_rng(case.seed)
-    segments = case.segments(rng)
-    expected = [copied(segment) for segment in segments]
+    expected = case.segments(rng)
+    segments = [copied(segment) for segment in expected]
+    if device != "cpu":
+        segments = [on_device(segment, device) for segment in expected]
     for _ in range(case.observations):
-        for segment in segments:
-            live = segment.current
+        for segment, wanted in zip(segments, expected, strict=True):
+            live = wanted.current
             live.copy_(moved(live.reshape(-1).clone(), rng).view(live.shape))
+            if segment.current is not live:
+                segment.current.copy_(live)
         before = [bits_of(segment.current).clone() for segment in segments]
         check_counts(kernel(segments, case.rules), reference.measure(expected, case.rules), tolerance)
         for segment, wanted, bits in zip(segments, expected, before, strict=True):
@@ -167,12 +193,12 @@ def check_counts(found: Counts, wanted: Counts, tolerance: float) -> None:
 
 
 def check_state(found: Segment, wanted: Segment) -> None:
-    assert torch.equal(found.mask, wanted.mask)
-    assert (found.touched is None) == (wanted.touched is None)
-    if found.touched is not None and wanted.touched is not None:
-        assert torch.equal(found.touched, wanted.touched)
-    if found.previous is not None and wanted.previous is not None:
-        if found.previous.dtype == torch.uint8:
-            assert torch.equal(found.previous, wanted.previous)
-        else:
-            assert torch.equal(found.previous.nan_to_num(1e9), wanted.previous.nan_to_num(1e9))
+    assert torch.equal(found.mask.cpu(), wanted.mask)
+    if wanted.touched is not None and found.touched is not None:
+        assert torch.equal(found.touched.cpu(), wanted.touched)
+    if wanted.previous is not None and found.previous is not None:
+        assert torch.equal(_without_payload(found.previous.cpu()), _without_payload(wanted.previous))
+
+
+def _without_payload(weights: torch.Tensor) -> torch.Tensor:
+    return weights if weights.dtype == torch.uint8 else torch.where(weights.isnan(), 1e30, weights)
