@@ -15,6 +15,12 @@ from enum import StrEnum
 from monitor.errors import ConfigurationError
 from monitor.observe.observation import Observation
 
+# Weights next to zero move at any learning rate, so inert is not zero. The sparsest published GRPO moves 0.002 of the
+# weights with each step (arXiv 2602.03839).
+_INERT_STEP_DENSITY = 1e-5
+# What has moved before and now rests is at the end of its learning-rate schedule.
+_INERT_CUMULATIVE_DENSITY = 1e-3
+
 
 @dataclass(frozen=True)
 class DenseThresholds:
@@ -143,17 +149,19 @@ class Judge:
     def _pace(self, observation: Observation) -> str:
         fall, steps = _fall(self._recent)
         limit = self.thresholds.cumulative
-        crossing = observation.step + math.ceil((observation.cumulative_sparsity - limit) / fall * steps)
+        crossing = observation.step + round((observation.cumulative_sparsity - limit) / fall * steps)
         return (
             f"cumulative sparsity fell by {percent(fall)} of the weights in the last {steps} steps, and at that pace "
-            f"passes the threshold of {percent(limit)} at step {crossing}"
+            f"passes the threshold of {percent(limit)} at about step {crossing}"
         )
 
     def _inert(self, observation: Observation, logged: Mapping[str, object]) -> str:
         steps = sum(recent.stride for recent in self._recent)
+        most = max(moved(recent) for recent in self._recent)
         return (
-            f"not one of {observation.weights:,} visible weights moved in the last {steps} steps "
-            f"({self.measured_as}){self._why_inert(int(observation.hidden.sum()), logged)}"
+            f"{f'at most {most:,}' if most else 'not one'} of {observation.weights:,} visible weights moved at any "
+            f"observation of the last {steps} steps ({self.measured_as})"
+            f"{self._why_inert(int(observation.hidden.sum()), logged)}"
         )
 
     @staticmethod
@@ -161,7 +169,7 @@ class Judge:
         norm, rate = logged.get("grad_norm"), logged.get("learning_rate")
         at_rate = f", {rate:g}," if isinstance(rate, int | float) else ""
         if hidden:
-            return f"; {hidden:,} stored weights did, by less than the visible dtype shows"
+            return f"; {hidden:,} stored weights differ from the base, by less than the visible dtype shows"
         if not isinstance(norm, int | float):
             return "; the gradient norm is not known yet"
         if norm == 0:
@@ -199,7 +207,7 @@ def judge(recent: Sequence[Observation], thresholds: DenseThresholds) -> Kind | 
         return None
     if all(seen.step_sparsity is not None and seen.step_sparsity < thresholds.step for seen in recent):
         return Kind.DENSE
-    if not any(moved(observation) for observation in recent):
+    if _is_inert(recent):
         return Kind.INERT
     return Kind.DENSIFYING if _soon_dense(recent, thresholds) else Kind.SPARSE
 
@@ -224,6 +232,12 @@ def percent(share: float) -> str:
     if not rest > 0:
         return f"{100 * share:g} %"
     return f"{100 * share:.{max(1, 1 - math.floor(math.log10(100 * rest)))}f} %"
+
+
+def _is_inert(recent: Sequence[Observation]) -> bool:
+    most = max(moved(observation) for observation in recent)
+    weights, changed = recent[-1].weights, int(recent[-1].changed.sum())
+    return most == 0 or (most < _INERT_STEP_DENSITY * weights and changed < _INERT_CUMULATIVE_DENSITY * weights)
 
 
 def _soon_dense(recent: Sequence[Observation], thresholds: DenseThresholds) -> bool:
