@@ -15,6 +15,10 @@ READY_SECONDS = 60
 STOP_SECONDS = 15
 
 
+class ServiceError(Exception):
+    """The service did not start, or ended by itself."""
+
+
 @dataclass(frozen=True)
 class Service:
     """A service process, and where it can be reached: host:port."""
@@ -28,10 +32,10 @@ class Service:
         """Wait until the service ends, which it should not do by itself.
 
         Raises:
-            RuntimeError: it has ended.
+            ServiceError: it has ended.
         """
         status = self.process.wait()
-        raise RuntimeError(f"the service has ended by itself, with status {status}; see {self.log}")
+        raise ServiceError(f"the service has ended by itself, with status {status}; see {self.log}")
 
 
 def start_local_service(directory: Path, grpc_port: int = 50051, http_port: int = 8765) -> Service:
@@ -40,7 +44,7 @@ def start_local_service(directory: Path, grpc_port: int = 50051, http_port: int 
     A port that is taken is replaced by a free one.
 
     Raises:
-        RuntimeError: the service did not become ready; the message says where its log is.
+        ServiceError: the service did not become ready; the message says where its log is.
     """
     grpc_address, http_address = f"{HOST}:{_free_port(grpc_port)}", f"{HOST}:{_free_port(http_port)}"
     command = [
@@ -80,7 +84,7 @@ def _free_port(preferred: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise RuntimeError(f"no free port on {HOST}")
+    raise ServiceError(f"no free port on {HOST}")
 
 
 def _wait_until_ready(service: Service) -> None:
@@ -89,7 +93,7 @@ def _wait_until_ready(service: Service) -> None:
         if service.process.poll() is not None:
             service.wait()
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the service was not ready after {READY_SECONDS} seconds; see {service.log}")
+            raise ServiceError(f"the service was not ready after {READY_SECONDS} seconds; see {service.log}")
         time.sleep(0.1)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, disable_progress_bars
-from local_service import Service, start_local_service
+from local_service import Service, ServiceError, start_local_service
 from quickstart_progress import ProgressLine, progress_lines
 from quickstart_tables import Training, per_layer, summary
 from rich.console import Console
@@ -87,7 +87,7 @@ def main() -> None:
             service.wait()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except RuntimeError as error:
+    except ServiceError as error:
         sys.exit(str(error))
 
 
