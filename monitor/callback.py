@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -20,7 +21,9 @@ from monitor.observe.base import holds_the_same
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
+from monitor.observe.ranks import Alone, join_ranks
 from monitor.on_dense import DenseWatch, OnDense
+from monitor.pretrained import read_pretrained
 from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
@@ -31,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 DIRECTORY = "sparsity_monitor"
 MASK_FILE = "update_mask.safetensors"
+TOUCHED_FILE = "touched_mask.safetensors"
 
 # Where the run's identity is kept in the trainer's state across resumes. Not the name of a callback class: the Trainer
 # would try to rebuild that callback from it.
@@ -54,8 +58,7 @@ def _never_disturbs(method: Method) -> Method:
         except Exception:
             if self.settings.strict:
                 raise
-            self._observer = None
-            logger.exception("sparsity-monitor observes no more because of this error; training goes on")
+            logger.exception("an error in sparsity-monitor; training goes on")
 
     return cast(Method, guarded)
 
@@ -205,38 +208,38 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Take the base, and announce the run. Raises what is wrong, as nothing is trained yet."""
         model: nn.Module = kwargs["model"]
         _refuse_adapters(model)
-        if not state.is_world_process_zero:
-            return
         self._end_earlier_training()
         step = state.global_step
         known = state.stateful_callbacks.get(_STATE_KEY, {}).get("attributes", {}) if step else {}
-        base, base_source = self._find_base(model, resumed=step > 0)
-        observer = self._make_observer(model, base, step)
+        ranks = join_ranks(next(model.parameters()).device)
+        base, base_source = ranks.alike(lambda: self._find_base(model, resumed=step > 0))
+        observer = self._make_observer(model, base, step, ranks)
         if known and known["base_fingerprint"] != observer.base_fingerprint:
             raise BaseMismatchError(
                 f"the base read from {base_source!r} is not the one that run {known['run_id']} started from "
                 f"(fingerprint {observer.base_fingerprint} instead of {known['base_fingerprint']}). Give the original "
                 "weights as `base`, or delete the run's entry from trainer_state.json to start a new run."
             )
-        self._observer = observer
+        if step:
+            observer.restore(_find_touched(args, observer, step) if state.is_world_process_zero else None)
         self._dense_watch = self._make_dense_watch(speaks=state.is_world_process_zero)
-        self._reporter = self._make_reporter(
-            observer, args=args, known=known, model=model, base_source=base_source, step=step
+        describe = partial(
+            self._make_reporter, observer, args=args, known=known, model=model, base_source=base_source, step=step
         )
-        self._run_id = self._reporter.key.run_id
-        state.stateful_callbacks[_STATE_KEY] = {
-            "args": {},
-            "attributes": {
-                "run_id": self._run_id,
-                "attempt": self._reporter.key.attempt,
-                "base_fingerprint": observer.base_fingerprint,
-            },
-        }
+        fingerprint = observer.base_fingerprint
+        self._reporter = ranks.alike(lambda: describe() if state.is_world_process_zero else None)
+        self._observer = observer
+        if self._reporter is not None:
+            self._run_id = self._reporter.key.run_id
+            identity = {"run_id": self._run_id, "attempt": self._reporter.key.attempt}
+            attributes = identity | {"base_fingerprint": fingerprint}
+            state.stateful_callbacks[_STATE_KEY] = {"args": {}, "attributes": attributes}
 
     @_never_disturbs
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Observe, every `every` steps, and answer dense updates."""
-        if state.global_step % self.settings.every == 0:
+        """Observe, every `every` steps and where a checkpoint is saved, and answer dense updates."""
+        # At a checkpoint, because the run may be resumed from it: what comes next is compared with these weights then.
+        if state.global_step % self.settings.every == 0 or control.should_save:
             self._observe(state.global_step)
             if self.last_observation is not None:
                 self._dense_watch.answer(
@@ -259,19 +262,26 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             self._dense_watch.remember(own)
 
     @_never_disturbs
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save which weights were touched so far beside the checkpoint."""
+        touched = self._observer.touched_mask() if self._observer is not None else None
+        if touched is not None and state.is_world_process_zero:
+            touched.save(_checkpoint(args, state.global_step) / DIRECTORY / TOUCHED_FILE)
+
+    @_never_disturbs
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Observe the last step, write the mask, and say that the run is finished."""
-        if self._reporter is None:
-            return
         try:
             if self.last_observation is None or self.last_observation.step < state.global_step:
                 self._observe(state.global_step)
-            if self.settings.save_mask and self._observer is not None:
-                self._observer.update_mask().with_run(self._run_id or "").save(self.directory / MASK_FILE)
+            mask = self._observer.update_mask() if self.settings.save_mask and self._observer is not None else None
+            if mask is not None and state.is_world_process_zero:
+                mask.with_run(self._run_id or "").save(self.directory / MASK_FILE)
         finally:
-            self._reporter.finish(state.global_step)
+            if self._reporter is not None:
+                self._reporter.finish(state.global_step)
             self._close_reporter()
             self._observer = None
 
@@ -294,17 +304,17 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Return the base, None for the weights as they are now, and where it comes from."""
         own_name = str(getattr(model, "name_or_path", ""))
         if isinstance(self._base, str | Path):
-            return _read_base(model, str(self._base)), str(self._base)
+            return read_pretrained(model, str(self._base)), str(self._base)
         if self._base is not None:
             return self._base, str(getattr(self._base, "name_or_path", "") or "given weights")
         if resumed:
-            return _read_base(model, own_name), own_name
+            return read_pretrained(model, own_name), own_name
         if self._reference_model is not None and holds_the_same(self._reference_model, model):
             return self._reference_model, own_name or "reference model"
         return None, own_name or "initial weights"
 
     def _make_observer(
-        self, model: nn.Module, base: nn.Module | Mapping[str, torch.Tensor] | None, step: int
+        self, model: nn.Module, base: nn.Module | Mapping[str, torch.Tensor] | None, step: int, ranks: Alone
     ) -> UpdateObserver:
         settings = self.settings
         return UpdateObserver(
@@ -318,6 +328,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             exclude=settings.exclude,
             step_masks=settings.step_masks,
             first_step=step,
+            ranks=ranks,
         )
 
     def _make_dense_watch(self, *, speaks: bool) -> DenseWatch:
@@ -383,10 +394,17 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         )
 
     def _observe(self, step: int) -> None:
-        if self._observer is None or self._reporter is None:
+        if self._observer is None:
             return
-        self.last_observation = self._observer.observe(step)
-        self._reporter.report(self.last_observation)
+        try:
+            self.last_observation = self._observer.observe(step)
+        except Exception:
+            # It failed on every process alike: none goes on to wait for the others' counts.
+            self._observer = None
+            logger.warning("sparsity-monitor observes no more because of an error; training goes on")
+            raise
+        if self._reporter is not None:
+            self._reporter.report(self.last_observation)
         self.last_verdict = self._dense_watch.see(self.last_observation)
 
 
@@ -398,19 +416,23 @@ def _refuse_adapters(model: nn.Module) -> None:
         )
 
 
-def _read_base(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
-    if not hasattr(model, "from_pretrained"):
-        raise BaseMismatchError(
-            f"cannot read the base again: {type(model).__name__} has no from_pretrained. Give the weights that this "
-            "training started from as `base`, as a module or a state dict."
-        )
-    try:
-        # Layers that the checkpoint lacks are initialised at random; the training must not see that.
-        with torch.random.fork_rng():
-            loaded = cast(Any, type(model)).from_pretrained(source, dtype="auto")
-    except (OSError, ValueError) as error:
-        raise BaseMismatchError(
-            f"cannot read the base from {source!r}: {error}. Give the directory or hub id of the weights that this "
-            "training started from as `base`."
-        ) from error
-    return dict(loaded.named_parameters(remove_duplicate=False))
+def _checkpoint(args: TrainingArguments, step: int) -> Path:
+    return Path(args.output_dir or ".") / f"checkpoint-{step}"
+
+
+def _find_touched(args: TrainingArguments, observer: UpdateObserver, step: int) -> UpdateMask | None:
+    """Return the touched weights saved with the checkpoint; the Trainer does not say which one it resumed."""
+    given = args.resume_from_checkpoint
+    candidates = [Path(given)] if isinstance(given, str) else []
+    for checkpoint in [*candidates, _checkpoint(args, step)]:
+        path = checkpoint / DIRECTORY / TOUCHED_FILE
+        if path.exists():
+            mask = UpdateMask.load(path)
+            if (mask.metadata.step, mask.metadata.base_fingerprint) == (step, observer.base_fingerprint):
+                return mask
+    logger.warning(
+        "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting them goes on from the "
+        "weights that differ from the base now",
+        step,
+    )
+    return None

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from monitor.errors import ConfigurationError, MaskMismatchError
+from monitor.errors import ConfigurationError
 from monitor.observe import base as base_weights
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.groups import Group, GroupTable
@@ -21,7 +21,7 @@ from monitor.observe.kernels.low_byte import previous_weights
 from monitor.observe.mask import MaskMetadata, UpdateMask, count_ones
 from monitor.observe.observation import IntArray, Observation
 from monitor.observe.placement import place
-from monitor.observe.ranks import join_ranks
+from monitor.observe.ranks import Alone, join_ranks
 from monitor.observe.selection import select_parameters
 from monitor.observe.tally import Tally
 
@@ -51,6 +51,7 @@ class UpdateObserver:
         step_masks: compare with the previous observation, too. Holds one more byte and bit per weight (4 bytes where
             the visible dtype is float32); of 16-bit weights, moves by multiples of 256 representable steps are missed.
         first_step: step that the current weights belong to.
+        ranks: the processes that train together; by default all of the default process group.
 
     Raises:
         ConfigurationError: a setting has a value that cannot work.
@@ -72,6 +73,7 @@ class UpdateObserver:
         exclude: Sequence[str] | None = None,
         step_masks: bool = True,
         first_step: int = 0,
+        ranks: Alone | None = None,
     ) -> None:
         self.rules = Rules(
             parse_visible_dtype(visible_dtype),
@@ -81,7 +83,7 @@ class UpdateObserver:
         if len(set(self.rules.tolerances)) < len(self.rules.tolerances):
             raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
         selection = select_parameters(model, include, exclude)
-        self._ranks = join_ranks(next(iter(selection.trainable.values())).device)
+        self._ranks = ranks or join_ranks(next(iter(selection.trainable.values())).device)
         placed = place(model, {**selection.trainable, **selection.frozen}, self._ranks)
         self._table = GroupTable.build((w.name, math.prod(w.shape), w.name in selection.frozen) for w in placed)
         self._measured = [weights for weights in placed if weights.name in selection.trainable]
@@ -179,13 +181,11 @@ class UpdateObserver:
         self._kernel(self._current_segments(), self.rules)
         if self._touched is None:
             return
-        error = None
-        try:
-            if touched is not None:
-                touched.check_covers(self.shapes, "the model, as touched weights of the checkpoint")
-        except MaskMismatchError as mismatch:
-            error = mismatch
-        self._ranks.agree(error)
+        if self._ranks.rank == 0 and touched is not None:
+            whose = "the model, as touched weights of the checkpoint"
+            self._ranks.alike(lambda: touched.check_covers(self.shapes, whose))
+        else:
+            self._ranks.agree(None)
         for weights in self._measured:
             known = self._masks[weights.name]
             whole = torch.zeros(word_count(math.prod(weights.shape)), dtype=torch.int32)

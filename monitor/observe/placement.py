@@ -92,8 +92,8 @@ def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:
     different = [name for name, same in zip(weights, (rows == rows[0]).all(dim=0).tolist(), strict=True) if not same]
     if different:
         raise UnsupportedModelError(
-            f"differs between processes, which each seem to hold weights of their own: {name_some(different)}. Expected "
-            "replicated weights, DTensors, FSDP1 or ZeRO-3; leave the monitor out of this kind of parallel training."
+            f"differs between processes, which each seem to hold weights of their own: {name_some(different)}. "
+            "Expected replicated weights, DTensors, FSDP1 or ZeRO-3; leave the monitor out of other parallel training."
         )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from monitor.errors import SparsityMonitorError
 from monitor.observe.kernels.contract import MAX_ABS, SQUARED_NORM, Counts
+
+Result = TypeVar("Result")
 
 
 class Alone:
@@ -25,6 +28,16 @@ class Alone:
         """Raise `error`, or the news that another process has one, on every process alike."""
         if error is not None:
             raise error
+
+    def alike(self, work: Callable[[], Result]) -> Result:
+        """Return what `work` returns here; when it raises on one process, raise on all."""
+        try:
+            result = work()
+        except Exception as error:
+            self.agree(error)
+            raise
+        self.agree(None)
+        return result
 
     def total(self, measure: Callable[[], Counts], segments: int, columns: int) -> Counts:
         """Return the counts of all processes together; when measuring fails on one, it fails on all.

@@ -1,0 +1,67 @@
+"""Reads the weights that a training started from once more, by the model's own `from_pretrained`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations import deepspeed
+
+from monitor.errors import BaseMismatchError
+
+# Tells transformers that FSDP loads the weights on one process only.
+_FSDP_SWITCH = "ACCELERATE_USE_FSDP"
+
+
+def read_pretrained(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
+    """Return all weights of a directory or hub id under the names that `model` has for them, in host memory.
+
+    Loading through the model's class matters: names on disk differ from those in memory, for experts for example.
+
+    Raises:
+        BaseMismatchError: they cannot be read; the message says how to give them.
+    """
+    kind = _pretrained_class(model)
+    try:
+        # Layers that the checkpoint lacks are initialised at random; the training must not see that.
+        with torch.random.fork_rng(), _loading_whole():
+            loaded = kind.from_pretrained(source, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise BaseMismatchError(
+            f"cannot read the base from {source!r}: {error}. Give the directory or hub id of the weights that this "
+            "training started from as `base`."
+        ) from error
+    return dict(loaded.named_parameters(remove_duplicate=False))
+
+
+def _pretrained_class(model: nn.Module) -> Any:
+    while hasattr(model, "_orig_mod"):
+        model = model._orig_mod  # type: ignore[assignment]
+    for kind in type(model).__mro__:
+        # FSDP2 exchanges the class of a model for one that is derived from FSDPModule, too.
+        if hasattr(kind, "from_pretrained") and not any(base.__name__ == "FSDPModule" for base in kind.__mro__):
+            return kind
+    raise BaseMismatchError(
+        f"cannot read the base again: {type(model).__name__} has no from_pretrained. Give the weights that this "
+        "training started from as `base`, as a module or a state dict."
+    )
+
+
+@contextmanager
+def _loading_whole() -> Iterator[None]:
+    """Load every weight on this process, whatever the training does about sharding."""
+    switch = os.environ.pop(_FSDP_SWITCH, None)
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    configuration = reference() if reference is not None else None
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if switch is not None:
+            os.environ[_FSDP_SWITCH] = switch
+        if configuration is not None:
+            deepspeed.set_hf_deepspeed_config(configuration)
