@@ -112,9 +112,8 @@ def _state() -> Any:
 def _measured_as() -> Any:
     panel = rows(
         "What is measured",
-        "Without criterion, dtype and base, no sparsity means anything: what counts as changed, in which dtype, "
-        "against "
-        "which weights. The user's labels follow. Metric: sparsity_monitor_run_info.",
+        "What counts as changed, in which dtype, against which weights: no number on this page means anything without "
+        "it. The user's labels follow. Metric: sparsity_monitor_run_info.",
         "none",
         Query(metric("run_info", ONE_RUN), table=True),
         height=4,

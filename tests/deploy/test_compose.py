@@ -1,0 +1,104 @@
+"""The compose file, as far as it can be checked without a Docker engine: by its structure.
+
+Once, by hand, it was also held against the compose specification's schema; no maintained package brings it along.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from monitor.grafana.managed_rules import DATASOURCE_UID
+from monitor.grafana.provisioning_files import DASHBOARD_DIRECTORY, data_sources
+
+from .test_generated import DEPLOY
+
+TEXT = (DEPLOY / "compose.yaml").read_text("utf-8")
+COMPOSE = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+EXAMPLE = (DEPLOY / ".env.example").read_text("utf-8")
+KEYS = {
+    "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "ports",
+    "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "volumes",
+}  # fmt: skip
+
+
+def test_the_four_services_are_there() -> None:
+    assert set(SERVICES) == {"service", "prometheus", "alertmanager", "grafana"}
+    assert set(COMPOSE) == {"name", "services", "volumes"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_is_pinned_checked_restarted_and_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert set(service) <= KEYS
+    tag = service["image"].partition(":")[2]
+    assert tag == "local" if "build" in service else re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
+    assert set(service["healthcheck"]) == {"test", "interval", "timeout", "retries", "start_period"}
+    assert service["restart"] == "unless-stopped"
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_open_on_this_machine_only_unless_asked_for(name: str) -> None:
+    for port in SERVICES[name]["ports"]:
+        variable, address = re.fullmatch(r"\$\{([A-Z_]+):-(127\.0\.0\.1:\d+)\}:\d+", port).groups()  # type: ignore[union-attr]
+        assert f"#{variable}={address}\n" in EXAMPLE
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_mounts_exist_and_volumes_are_declared(name: str) -> None:
+    for mount in SERVICES[name]["volumes"]:
+        source, target, *mode = mount.split(":")
+        assert target.startswith("/")
+        if source.startswith("./"):
+            assert (DEPLOY / source).exists(), mount
+            assert mode == ["ro"]
+        else:
+            assert source in COMPOSE["volumes"]
+
+
+def test_every_password_has_to_be_chosen() -> None:
+    required = set(re.findall(r"\$\{([A-Z_]+):\?", TEXT))
+    assert required == {"GRAFANA_ADMIN_PASSWORD", "ALERT_WEBHOOK_URL"}
+    for name in required:
+        assert f"\n{name}=\n" in EXAMPLE, "the example must not hold a value that somebody might keep"
+    grafana = SERVICES["grafana"]["environment"]
+    assert grafana["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_ADMIN_PASSWORD:?")
+    assert grafana["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+
+
+def test_names_and_ports_agree_with_the_configuration_files() -> None:
+    prometheus = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text("utf-8"))
+    (scrape,) = prometheus["scrape_configs"]
+    assert scrape["static_configs"] == [{"targets": ["service:8765"]}]
+    assert scrape["job_name"] == "sparsity-monitor"
+    (alertmanagers,) = prometheus["alerting"]["alertmanagers"]
+    assert alertmanagers["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+    sources = {each["uid"]: each["url"] for each in data_sources()["datasources"]}
+    assert sources[DATASOURCE_UID] == "http://prometheus:9090"
+    mounts = [mount.split(":")[1] for mount in SERVICES["grafana"]["volumes"]]
+    assert DASHBOARD_DIRECTORY in mounts
+
+
+@pytest.mark.parametrize("url", ["http://hook:9000/", "https://hook/a?b=1&c=2|d", r"http://hook/\1"])
+def test_address_of_the_webhook_reaches_alertmanager_as_it_is(url: str, tmp_path: Path) -> None:
+    alertmanager = SERVICES["alertmanager"]
+    assert alertmanager["entrypoint"] == ["/bin/sh", "-c"]
+    (command,) = alertmanager["command"]
+    command = command.replace("$$", "$").replace("/tmp/", f"{tmp_path}/").replace("/etc/alertmanager", str(DEPLOY))
+    command = command.replace(f"{DEPLOY}/", f"{DEPLOY}/alertmanager/").replace("exec /bin/alertmanager", "echo")
+    environment = {"ALERT_WEBHOOK_URL": url, "PATH": "/usr/bin:/bin"}
+    subprocess.run(["/bin/sh", "-c", command], env=environment, check=True, capture_output=True)
+    (receiver,) = yaml.safe_load((tmp_path / "alertmanager.yml").read_text("utf-8"))["receivers"]
+    assert receiver["webhook_configs"][0]["url"] == url
+
+
+def test_secrets_are_not_committed() -> None:
+    assert (DEPLOY / ".gitignore").read_text("utf-8") == ".env\n"

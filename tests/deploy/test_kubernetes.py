@@ -1,0 +1,82 @@
+"""The manifests against the schemas of Kubernetes; those of the Prometheus operator by their structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from .test_generated import DEPLOY
+
+DIRECTORY = DEPLOY / "kubernetes"
+KUSTOMIZATION = yaml.safe_load((DIRECTORY / "kustomization.yaml").read_text("utf-8"))
+MANIFESTS: list[dict[str, Any]] = [
+    manifest
+    for name in KUSTOMIZATION["resources"]
+    for manifest in yaml.safe_load_all((DIRECTORY / name).read_text("utf-8"))
+]
+OF_THE_OPERATOR = {"ServiceMonitor", "PrometheusRule"}
+
+
+def _only(kind: str) -> dict[str, Any]:
+    (manifest,) = [each for each in MANIFESTS if each["kind"] == kind]
+    return manifest
+
+
+def test_kustomization_names_every_file() -> None:
+    there = {path.name for path in DIRECTORY.iterdir()} - {"kustomization.yaml"}
+    assert set(KUSTOMIZATION["resources"]) == there
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda each: f"{each['kind']} {each['metadata']['name']}")
+@pytest.mark.parametrize("version", ["1.29", "1.33"])
+def test_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
+    if manifest["kind"] in OF_THE_OPERATOR:
+        assert manifest["apiVersion"] == "monitoring.coreos.com/v1"
+        assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
+        return
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_selectors_and_ports_meet() -> None:
+    pods = _only("StatefulSet")["spec"]
+    labels = pods["template"]["metadata"]["labels"]
+    (container,) = pods["template"]["spec"]["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    service = _only("Service")
+    assert pods["selector"]["matchLabels"] == labels == service["spec"]["selector"]
+    assert {port["targetPort"] for port in service["spec"]["ports"]} == ports
+    monitor = _only("ServiceMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+    policy = _only("NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == ports
+
+
+def test_job_is_the_one_that_alerts_know() -> None:
+    label = _only("ServiceMonitor")["spec"]["jobLabel"]
+    assert _only("Service")["metadata"]["labels"][label] == "sparsity-monitor"
+    assert 'up{job="sparsity-monitor"}' in str(_only("PrometheusRule"))
+
+
+def test_pod_may_do_no_more_than_it_needs() -> None:
+    pod = _only("StatefulSet")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_dashboards_fit_into_what_kubectl_applies() -> None:
+    config_maps = [each for each in MANIFESTS if each["kind"] == "ConfigMap"]
+    assert len(config_maps) == 4
+    for each in config_maps:
+        assert len(yaml.safe_dump(each)) < 256 * 1024
+        assert each["metadata"]["labels"]["grafana_dashboard"] == "1"
