@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
-from monitor.errors import MaskFileError, MaskMismatchError, name_some
-from monitor.observe.kernels.contract import word_count
+from monitor.errors import MaskMismatchError, name_some
 from monitor.observe.kernels.reference import pack, unpack
-
-_FORMAT = "sparsity-monitor mask"
-_FORMAT_VERSION = 1
+from monitor.observe.mask_file import MaskFile, write_mask
+from monitor.observe.observation import Overlap
+from monitor.observe.words import combine, count_common_ones, count_ones
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,46 @@ class UpdateMask:
     def __sub__(self, other: UpdateMask) -> UpdateMask:
         return self._combine(other, lambda a, b: a & ~b)
 
-    def _combine(self, other: UpdateMask, operation: Callable[..., torch.Tensor]) -> UpdateMask:
+    def _combine(
+        self, other: UpdateMask, operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> UpdateMask:
+        self._check_same(other)
+        words = {name: combine(operation, self.words[name], other.words[name]) for name in self.words}
+        return replace(self, words=words)
+
+    def common_counts(self, other: UpdateMask) -> dict[str, int]:
+        """Return the number of ones that both masks have, per parameter, without a mask of them.
+
+        Raises:
+            MaskMismatchError: the masks do not cover the same parameters.
+        """
+        self._check_same(other)
+        return {name: count_common_ones(words, other.words[name]) for name, words in self.words.items()}
+
+    def overlap(self, other: UpdateMask) -> Overlap:
+        """Return how far this mask coincides with another one, the reference.
+
+        >>> mask = UpdateMask.from_bools({"w": torch.tensor([True, True, False, False])})
+        >>> mask.overlap(mask).jaccard, mask.overlap(mask).lift
+        (1.0, 2.0)
+
+        Raises:
+            MaskMismatchError: the masks do not cover the same parameters.
+        """
+        common = self.common_counts(other)
+        ones, references = self.counts(), other.counts()
+        by_chance = (ones[name] * references[name] / max(math.prod(self.shapes[name]), 1) for name in ones)
+        return Overlap(
+            weights=self.weights,
+            changed=sum(ones.values()),
+            reference=sum(references.values()),
+            intersection=sum(common.values()),
+            expected_intersection=math.fsum(by_chance),
+        )
+
+    def _check_same(self, other: UpdateMask) -> None:
         self.check_covers(other.shapes, "the other mask")
         other.check_covers(self.shapes, "this mask")
-        words = {name: operation(self.words[name], other.words[name]) for name in self.words}
-        return replace(self, words=words)
 
     def with_run(self, run_id: str) -> UpdateMask:
         """Return this mask with the run that it was taken from in its metadata."""
@@ -134,79 +166,26 @@ class UpdateMask:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; it appears under `path` only when it is complete."""
-        from safetensors.torch import save_file
-
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        save_file({name: words.cpu() for name, words in self.words.items()}, partial, self._file_metadata())
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(target)
-
-    def _file_metadata(self) -> dict[str, str]:
-        metadata = {name: str(value) for name, value in vars(self.metadata).items()}
-        shapes = {name: list(shape) for name, shape in self.shapes.items()}
-        return {
-            **metadata,
-            "format": _FORMAT,
-            "format_version": str(_FORMAT_VERSION),
-            "shapes": json.dumps(shapes),
-        }
+        write_mask(path, self.words, self.shapes, vars(self.metadata))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> UpdateMask:
+    def load(cls, path: str | os.PathLike[str], names: Iterable[str] | None = None) -> UpdateMask:
         """Read a file that `save` wrote.
 
+        Args:
+            path: the file.
+            names: parameters whose masks are read; by default all. Nothing else of the file is.
+
         Raises:
-            MaskFileError: the file does not exist, is no mask, is damaged, or was written by a newer version.
+            MaskFileError: the file does not exist, is no mask, is damaged, was written by a newer version, or has no
+                mask of a parameter in `names`.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                fields = _check_format(file.metadata() or {})
-                shapes = {name: tuple(shape) for name, shape in json.loads(fields["shapes"]).items()}
-                words = {name: file.get_tensor(name) for name in shapes}
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise MaskFileError(
-                f"cannot read a mask from {os.fspath(path)!r}: {error}. Expected a file that UpdateMask.save wrote, as "
-                "the update_mask.safetensors in a run's output directory."
-            ) from error
-        for name, shape in shapes.items():
-            if words[name].shape != (word_count(math.prod(shape)),) or words[name].dtype != torch.int32:
-                raise MaskFileError(f"{os.fspath(path)!r} is damaged: {name} does not hold one bit per weight.")
-        return cls(words, shapes, _read_metadata(fields))
+        with MaskFile(path) as file:
+            words = file.all_words(names)
+            return cls(words, {name: file.shapes[name] for name in words}, _read_metadata(file.metadata))
 
 
-def count_ones(words: torch.Tensor) -> int:
-    """Return the number of one bits in int32 words, on any device, a piece at a time."""
-    # 16 Mi words: the sums of one piece fit into 64 MB of temporaries.
-    piece = 1 << 24
-    return sum(int(_popcount(words[at : at + piece]).sum().item()) for at in range(0, words.numel(), piece))
-
-
-def _popcount(words: torch.Tensor) -> torch.Tensor:
-    # Bits added in pairs, fours, eights, in parallel (Warren, Hacker's Delight, 5-1). The shifts are arithmetic; the
-    # masks clear what they drag in.
-    words = words - ((words >> 1) & 0x55555555)
-    words = (words & 0x33333333) + ((words >> 2) & 0x33333333)
-    words = (words + (words >> 4)) & 0x0F0F0F0F
-    return ((words * 0x01010101) >> 24) & 0xFF
-
-
-def _check_format(fields: dict[str, str]) -> dict[str, str]:
-    if fields.get("format") != _FORMAT:
-        raise ValueError("it is a safetensors file, but not one of a mask")
-    if int(fields["format_version"]) > _FORMAT_VERSION:
-        raise ValueError(
-            f"it has format version {fields['format_version']}, and this version reads up to {_FORMAT_VERSION}; "
-            "update sparsity-monitor"
-        )
-    return fields
-
-
-def _read_metadata(fields: dict[str, str]) -> MaskMetadata:
+def _read_metadata(fields: Mapping[str, str]) -> MaskMetadata:
     return MaskMetadata(
         criterion=fields["criterion"],
         visible_dtype=fields["visible_dtype"],

@@ -18,12 +18,13 @@ from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
 from monitor.observe.kernels.contract import FIXED_COLUMNS, Rules, Segment, word_count
 from monitor.observe.kernels.low_byte import previous_weights
-from monitor.observe.mask import MaskMetadata, UpdateMask, count_ones
+from monitor.observe.mask import MaskMetadata, UpdateMask
 from monitor.observe.observation import IntArray, Observation
 from monitor.observe.placement import place
 from monitor.observe.ranks import Alone, join_ranks
 from monitor.observe.selection import select_parameters
 from monitor.observe.tally import Tally
+from monitor.observe.words import count_ones
 
 
 class UpdateObserver:

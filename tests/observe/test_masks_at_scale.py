@@ -1,0 +1,116 @@
+"""Masks that are as large as a model: counted, combined, written and read without being in memory twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from monitor.errors import MaskFileError
+from monitor.observe.mask import MaskMetadata, UpdateMask
+from monitor.observe.mask_file import MaskFile
+
+# Over the size of a piece, and not a multiple of it.
+SHAPES = {"a.weight": (1 << 10, 1500), "b.weight": (33,), "c.weight": (0,)}
+
+
+def random_mask(seed: int, density: float = 0.3) -> UpdateMask:
+    generator = torch.Generator().manual_seed(seed)
+    bools = {name: torch.rand(shape, generator=generator) < density for name, shape in SHAPES.items()}
+    return UpdateMask.from_bools(bools, MaskMetadata("bits", "bfloat16", "ab", 5, "run"))
+
+
+def test_algebra_and_counts_are_those_of_booleans() -> None:
+    a, b = random_mask(1), random_mask(2)
+    for name in SHAPES:
+        one, other = a.bools(name), b.bools(name)
+        assert torch.equal((a & b).bools(name), one & other)
+        assert torch.equal((a | b).bools(name), one | other)
+        assert torch.equal((a ^ b).bools(name), one ^ other)
+        assert torch.equal((a - b).bools(name), one & ~other)
+        assert a.counts()[name] == int(one.sum())
+        assert a.common_counts(b)[name] == int((one & other).sum())
+
+
+def test_overlap_of_two_masks_is_counted_without_a_third_one() -> None:
+    a, b = random_mask(1), random_mask(2)
+    overlap = a.overlap(b)
+    assert overlap.intersection == (a & b).count()
+    assert overlap.changed == a.count()
+    assert overlap.reference == b.count()
+    assert overlap.lift == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_saved_mask_is_a_safetensors_file_that_others_can_read(tmp_path: Path) -> None:
+    mask = random_mask(3)
+    mask.save(tmp_path / "mask.safetensors")
+    read = load_file(tmp_path / "mask.safetensors")
+    assert {name: words.tolist() for name, words in read.items()} == {n: w.tolist() for n, w in mask.words.items()}
+    again = UpdateMask.load(tmp_path / "mask.safetensors")
+    assert (again.shapes, again.metadata) == (mask.shapes, mask.metadata)
+    assert (again ^ mask).count() == 0
+
+
+def test_loading_names_gives_these_parameters_only(tmp_path: Path) -> None:
+    mask = random_mask(4)
+    mask.save(tmp_path / "mask.safetensors")
+    part = UpdateMask.load(tmp_path / "mask.safetensors", names=["b.weight"])
+    assert part.shapes == {"b.weight": (33,)}
+    assert torch.equal(part.words["b.weight"], mask.words["b.weight"])
+    with pytest.raises(MaskFileError, match=r"no mask of 'd\.weight'"):
+        UpdateMask.load(tmp_path / "mask.safetensors", names=["d.weight"])
+
+
+def test_a_run_of_words_is_read_alone(tmp_path: Path) -> None:
+    mask = random_mask(5)
+    mask.save(tmp_path / "mask.safetensors")
+    with MaskFile(tmp_path / "mask.safetensors") as file:
+        assert torch.equal(file.words("a.weight", 7, 1001), mask.words["a.weight"][7:1001])
+        assert torch.equal(file.words("a.weight", 47_990), mask.words["a.weight"][47_990:])
+        assert file.words("c.weight").numel() == 0
+
+
+def test_a_file_that_ends_early_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "mask.safetensors"
+    random_mask(6).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(MaskFileError, match="cannot read a mask"):
+        UpdateMask.load(path)
+
+
+_PEAK = """
+import re, sys
+from pathlib import Path
+import torch
+from monitor.observe.mask import UpdateMask
+
+def peak():  # MiB; unlike ru_maxrss, not that of the process which started this one
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+path, size = sys.argv[1], 1 << 20
+words = {f"{i}.weight": torch.full((size,), i, dtype=torch.int32) for i in range(40)}
+mask = UpdateMask(words, {name: (size * 32,) for name in words})
+before = peak()
+mask.save(path)
+mask.overlap(mask)
+print(peak() - before)
+del mask, words
+UpdateMask.load(path, names=["3.weight"])
+UpdateMask.load(path)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_saving_counting_and_loading_160_mb_take_no_second_copy(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(tmp_path / "m")], capture_output=True, text=True, check=True
+    )
+    saving, loading = map(float, result.stdout.split())
+    assert saving < 16
+    # What is loaded takes the place of what was freed before.
+    assert loading < 32
