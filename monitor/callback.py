@@ -431,7 +431,7 @@ def _find_touched(args: TrainingArguments, observer: UpdateObserver, step: int) 
             if (mask.metadata.step, mask.metadata.base_fingerprint) == (step, observer.base_fingerprint):
                 return mask
     logger.warning(
-        "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting them goes on from the "
+        "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting goes on from the "
         "weights that differ from the base now",
         step,
     )

@@ -1,0 +1,34 @@
+"""The callback in parallel trainings: the counts are those of the weights that were saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.counting import changed_by_group
+from tests.parallel.trainings import train_together
+from tests.tiny import save_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+def counts(observation: object) -> dict[tuple[str, str], int]:
+    return {
+        ("-" if group.layer is None else f"{group.layer:02d}", group.module): int(changed)
+        for group, changed in zip(observation.groups, observation.changed, strict=True)
+    }
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp2", "zero1", "zero2", "zero3"])
+def test_counts_are_those_of_the_saved_weights(how: str, model: Path, tmp_path: Path) -> None:
+    if how.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    results = train_together(2, how, str(model), str(tmp_path))
+    expected = changed_by_group(model, tmp_path / "final")
+    assert sum(expected.values()) > 0
+    for result in results:
+        assert counts(result["last"]) == expected
