@@ -127,3 +127,12 @@ _BY_NAME = {family.name: family for family in FAMILIES}
 def family(name: str) -> Family:
     """Return the metric of that name, given without the prefix."""
     return _BY_NAME[PREFIX + name]
+
+
+def as_markdown() -> str:
+    """Return the table of all metrics for the documentation."""
+    rows = [
+        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels) or '–'} | {each.help} |"
+        for each in FAMILIES
+    ]
+    return "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows])
