@@ -36,6 +36,13 @@ class Prometheus:
         response.raise_for_status()
         return [(sample["metric"], float(sample["value"][1])) for sample in response.json()["data"]["result"]]
 
+    def query_range(self, promql: str, start: float, end: float, step: float) -> list[list[float]]:
+        """Return the values of each series of a range query."""
+        parameters = {"query": promql, "start": str(start), "end": str(end), "step": str(step)}
+        response = self._http.get("/api/v1/query_range", params=parameters)
+        response.raise_for_status()
+        return [[float(value) for _, value in series["values"]] for series in response.json()["data"]["result"]]
+
     def is_ready(self) -> bool:
         try:
             return self._http.get("/-/ready").status_code == 200
@@ -47,14 +54,19 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
-    """Run Debian's Prometheus on a free port; skip the test where it is not installed."""
+def running_prometheus(directory: Path, target: str, configuration_text: str | None = None) -> Iterator[Prometheus]:
+    """Run Debian's Prometheus on a free port; skip the test where it is not installed.
+
+    Args:
+        target: address of the service that it scrapes, unless there is a configuration.
+        configuration_text: what its configuration file holds.
+    """
     binary = shutil.which("prometheus")
     if binary is None:
         pytest.skip("prometheus is not installed; tests/run.sh installs it")
     configuration = directory / "prometheus.yml"
-    configuration.write_text(_CONFIGURATION.format(target=target))
-    address = f"127.0.0.1:{_free_port()}"
+    configuration.write_text(configuration_text or _CONFIGURATION.format(target=target))
+    address = f"127.0.0.1:{free_port()}"
     command = [binary, f"--config.file={configuration}", f"--storage.tsdb.path={directory / 'tsdb'}"]
     with (directory / "prometheus.log").open("wb") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
@@ -68,7 +80,8 @@ def running_prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
         process.wait(timeout=30)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

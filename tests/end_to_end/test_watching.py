@@ -1,0 +1,165 @@
+"""Somebody watches: dashboards show data, the right alerts reach people, the others stay silent, and all resolve.
+
+The real service, Prometheus with our rules and Alertmanager with our routes; only Grafana is missing, whose queries are
+asked of Prometheus instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from transformers import TrainerCallback
+
+from monitor import SparsityCallback
+from monitor.grafana.dashboards.links import RUN_UID
+from monitor.grafana.managed_rules import managed_rules
+from tests.end_to_end.panel_queries import boards, choices, without_data
+from tests.end_to_end.reported_run import reporting
+from tests.end_to_end.watching import QUICK, Watching, watching
+from tests.service.messages import registration
+from tests.service.running import Client, ServiceProcess, eventually
+from tests.tiny import common_arguments, grpo_trainer, sft_trainer
+
+_SECONDS = 60
+
+
+@pytest.fixture
+def watched(service: ServiceProcess, tmp_path: Path) -> Iterator[Watching]:
+    with watching(tmp_path, service.client.listening.http_address) as watched:
+        yield watched
+
+
+def _hit_a_limit(client: Client) -> None:
+    """Make the service refuse something: its counter has no series before."""
+    with pytest.raises(grpc.RpcError):
+        client.register(registration("refused", labels={f"label{number}": "" for number in range(1000)}))
+
+
+def _missing(watched: Watching, run_id: str) -> list[str]:
+    """The queries of all dashboards that return no data."""
+    return [
+        f"{uid}, {panel}"
+        for uid, board in boards().items()
+        for panel in without_data(watched.prometheus, board, {"run": run_id} if uid == RUN_UID else {})
+    ]
+
+
+def _is_past(watched: Watching, run_id: str | None, seconds: int) -> bool:
+    """Whether the run was past its warm-up some seconds ago."""
+    steps = watched.prometheus.query(f'sparsity_monitor_run_step{{run="{run_id}"}} offset {seconds}s')
+    return bool(steps) and steps[0][1] >= QUICK.warmup_steps
+
+
+def _managed_by_grafana(watched: Watching) -> set[tuple[str, str]]:
+    """(alert, run) whose condition holds, as Grafana-managed rules ask for it."""
+    return {
+        (rule["title"], labels.get("run", ""))
+        for rule in managed_rules(QUICK)
+        for labels, _ in watched.prometheus.query(rule["data"][0]["model"]["expr"])
+    }
+
+
+def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: ServiceProcess, watched: Watching) -> None:
+    _hit_a_limit(service.client)
+    with reporting(service.client, "grpo") as sparse:
+        eventually(lambda: _missing(watched, sparse.run_id) == [], _SECONDS)
+        assert watched.firing() == set()
+        assert _missing(watched, "no such run"), "a check that cannot fail"
+        _assert_variables_offer(watched, sparse.run_id, "grpo")
+    with reporting(service.client, "sft") as dense:
+        eventually(lambda: _has_history(watched, dense.run_id), _SECONDS)
+        assert watched.firing() == set()
+        dense.cumulative_density, dense.step_density, dense.lift = 0.85, 0.30, 1.0
+        about_it = {"CumulativeSparsityCritical", "CumulativeSparsityLow", "StepSparsityCollapsed", "OverlapAtChance"}
+        expected = {(alert, dense.run_id) for alert in about_it}
+        eventually(lambda: watched.firing() == expected, _SECONDS)
+        assert _managed_by_grafana(watched) == expected
+        # Critical says it all: the milder alert is inhibited.
+        told = expected - {("CumulativeSparsityLow", dense.run_id)}
+        eventually(lambda: watched.webhook.alerts("firing").keys() >= told, _SECONDS)
+        texts = watched.webhook.alerts("firing")[("CumulativeSparsityCritical", dense.run_id)]
+        assert texts == {
+            "summary": f"Run sft ({dense.run_id}) is denser than any published RL run",
+            "description": "Cumulative sparsity is 15% (criterion bits, bfloat16), below 35 %. Published RL "
+            "checkpoints "
+            "keep 36–96 %, supervised fine-tuning 0.6–19 %.",
+            "runbook_url": f"{QUICK.runbook_url}#cumulativesparsitycritical",
+        }
+        _assert_alerts_are_drawn_in(watched, dense.run_id)
+    eventually(lambda: watched.firing() == set(), _SECONDS)
+    eventually(lambda: watched.webhook.alerts("resolved").keys() >= told, _SECONDS)
+    assert {run for _, run in watched.webhook.alerts("firing")} == {dense.run_id}
+    assert set(watched.webhook.alerts("firing")) <= expected
+
+
+def _has_history(watched: Watching, run_id: str) -> bool:
+    """Past the warm-up, with a median of its own that the present can be compared with."""
+    return _is_past(watched, run_id, seconds=QUICK.warmup_seconds + QUICK.step_recent_seconds + 2)
+
+
+def _assert_variables_offer(watched: Watching, run_id: str, name: str) -> None:
+    (board,) = [each for uid, each in boards().items() if uid == RUN_UID]
+    variables = {each["name"]: each for each in board["templating"]["list"] if each["type"] == "query"}
+    offered = {name: choices(watched.prometheus, each, {"run": run_id}) for name, each in variables.items()}
+    assert (name, run_id) in offered["run"]
+    assert offered["layer"] == {(layer, layer) for layer in ("-", "00", "01", "02", "03")}
+    assert {value for _, value in offered["module"]} == {"embed_tokens", "q_proj", "k_proj", "mlp"}
+    assert offered["reference"] == {("other seed", "other seed")}
+    assert {value for _, value in offered["metric"]} == {"loss", "reward"}
+    assert offered["job"] == {("sparsity-monitor", "sparsity-monitor")}
+
+
+def _assert_alerts_are_drawn_in(watched: Watching, run_id: str) -> None:
+    for uid, board in boards().items():
+        (annotation,) = board["annotations"]["list"]
+        expr = annotation["expr"].replace('run="$run"', f'run="{run_id}"')
+        for variable in ("$job", "$run", "$instance"):
+            expr = expr.replace(variable, ".+")
+        assert watched.prometheus.query(expr), uid
+
+
+class Until(TrainerCallback):  # type: ignore[misc]
+    """Goes on training until something is seen elsewhere, then stops."""
+
+    def __init__(self, seen: Callable[[], bool]) -> None:
+        self._seen = seen
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Asking takes longer than a step of the tiny model.
+        if state.global_step % 20 == 0 and self._seen():
+            control.should_training_stop = True
+
+
+def test_trainings_are_watched(service: ServiceProcess, watched: Watching, model: Path, tmp_path: Path) -> None:
+    _hit_a_limit(service.client)
+    target = service.client.listening.grpc_address
+    sparse = SparsityCallback(target, "grpo", labels={"algorithm": "GRPO"}, on_dense=None)
+    arguments = {"max_steps": 5000, "logging_steps": 5}
+    settled = Until(lambda: _is_past(watched, sparse.run_id, seconds=2 * QUICK.hold_seconds))
+    grpo_trainer(
+        model,
+        common_arguments(tmp_path / "grpo", bf16_weights=True, learning_rate=1e-7, **arguments),
+        [sparse, settled],
+    ).train()
+    assert watched.firing() == set()
+
+    (mask,) = (tmp_path / "grpo").rglob("*.safetensors")
+    dense = SparsityCallback(
+        target, "sft", labels={"algorithm": "SFT"}, references={"grpo": mask}, tolerances=(1e-4,), on_dense=None
+    )
+    told = Until(
+        lambda: (
+            ("CumulativeSparsityCritical", dense.run_id) in watched.webhook.alerts("firing")
+            and _missing(watched, dense.run_id) == []
+        )
+    )
+    sft_trainer(model, common_arguments(tmp_path / "sft", learning_rate=1e-3, **arguments), [dense, told]).train()
+    firing = watched.webhook.alerts("firing")
+    assert {run for _, run in firing} == {dense.run_id}
+    assert {alert for alert, _ in firing} <= {"CumulativeSparsityCritical", "CumulativeSparsityLow"}
+    eventually(lambda: watched.firing() == set(), _SECONDS)
+    eventually(lambda: watched.webhook.alerts("resolved").keys() >= firing.keys(), _SECONDS)
