@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from monitor.errors import BaseMismatchError, name_some
+from monitor.observe.base_mode import BaseMode
 from monitor.observe.criterion import visible
 from monitor.observe.groups import clean_name
+from monitor.observe.kernels.low_byte import low_bytes
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.ranks import Alone
 
@@ -22,51 +24,61 @@ _CHUNK_ON_DEVICE = 1 << 22
 _MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)
 
 
-def capture(measured: Iterable[MeasuredWeights], visible_dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Copy the current weights, flattened, each to the device it is on.
-
-    A copy in the visible dtype is kept where that loses nothing, as for float32 masters loaded from a bfloat16
-    checkpoint: it takes half the memory, and compares the same.
-    """
-    return {weights.name: _compact(weights.live().reshape(-1), visible_dtype) for weights in measured}
-
-
-def _compact(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor:
-    rounded = weights.to(visible_dtype)
-    if rounded.dtype != weights.dtype and torch.equal(rounded.to(weights.dtype), weights):
-        return rounded
-    return weights.clone()
-
-
-def adopt(
-    source: nn.Module | Mapping[str, torch.Tensor],
+def find(
+    source: nn.Module | Mapping[str, torch.Tensor] | None,
     measured: Iterable[MeasuredWeights],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, torch.Tensor]:
-    """Take the base of `measured` from a module, which is used in place, or from a state dict, which is copied.
+    """Return the base of `measured` where it is now, flattened, without a copy unless strides ask for one.
 
     Args:
-        source: whole parameters under the model's names.
+        source: whole parameters, or sharded as the model is, under the model's names. None for the weights themselves.
         measured: the weights whose base is wanted.
         shapes: parameter name → shape of the whole parameter.
 
     Raises:
-        BaseMismatchError: a parameter is missing or has another shape, or the module is the model that trains.
+        BaseMismatchError: a parameter is missing or has another shape, or a module is the model that trains.
     """
-    shared = isinstance(source, nn.Module)
+    if source is None:
+        return {weights.name: weights.live().reshape(-1) for weights in measured}
     given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
     found = {clean_name(name): tensor.detach() for name, tensor in given.items()}
     _check_matches(found, shapes)
     base = {}
     for weights in measured:
         tensor = _same_weights(found[weights.name], weights)
-        if shared and weights.count and tensor.data_ptr() == weights.live().data_ptr():
+        if isinstance(source, nn.Module) and weights.count and tensor.data_ptr() == weights.live().data_ptr():
             raise BaseMismatchError(
                 f"the base shares the memory of {weights.name} with the model that trains, so nothing would ever "
                 "differ. Give a frozen copy of the model or a state dict, or leave `base` out."
             )
-        base[weights.name] = tensor.to(weights.source.device, copy=not shared)
+        base[weights.name] = tensor
     return base
+
+
+def keep(tensor: torch.Tensor, weights: MeasuredWeights, mode: BaseMode, visible_dtype: torch.dtype) -> torch.Tensor:
+    """Return the base of one parameter as `mode` keeps it; see contract.Segment.
+
+    A copy is in the visible dtype where that loses nothing, as for float32 masters loaded from a bfloat16 checkpoint:
+    it takes half the memory, and compares the same. Only such a base can be kept as low bytes: with others, what moved
+    below the visible dtype would not be seen.
+    """
+    device = weights.source.device
+    if mode is BaseMode.SHARED:
+        return tensor.to(device)
+    here = tensor.to(device)
+    rounded = _lossless(here, visible_dtype)
+    if mode is BaseMode.LOW_BYTE and rounded is not None:
+        return low_bytes(rounded, visible_dtype)
+    kept = here if rounded is None else rounded
+    if mode is BaseMode.HOST:
+        return torch.empty(kept.shape, dtype=kept.dtype, pin_memory=torch.cuda.is_available()).copy_(kept)
+    return kept.clone() if kept.data_ptr() == tensor.data_ptr() else kept
+
+
+def _lossless(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor | None:
+    rounded = weights.to(visible_dtype)
+    return rounded if rounded is weights or torch.equal(rounded.to(weights.dtype), weights) else None
 
 
 def _same_weights(tensor: torch.Tensor, weights: MeasuredWeights) -> torch.Tensor:
@@ -117,7 +129,9 @@ def fingerprint(
 
     Independent of the stored dtype, the device, the order of parameters, and of how they are spread over processes.
     """
-    here = torch.stack([weight_sums(visible(base[w.name], visible_dtype), w.indices) for w in measured])
+    here = torch.stack(
+        [weight_sums(visible(base[w.name].to(w.source.device), visible_dtype), w.indices) for w in measured]
+    )
     everywhere = ranks.sum(here).tolist()
     lines = [json.dumps([w.name, list(w.shape), *sums]) for w, sums in zip(measured, everywhere, strict=True)]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]

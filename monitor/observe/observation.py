@@ -100,6 +100,8 @@ class Observation:
         host_seconds: time that the observation took on the calling thread.
         device_seconds: time that it took on the device; equal to host_seconds on a CPU.
         monitor_bytes: memory that base, masks and previous weights hold.
+        base_mode: how the base is kept: "device", "host", "shared", or "low_byte", which is exact only for weights that
+            moved by fewer than 128 representable steps.
     """
 
     step: int
@@ -120,6 +122,7 @@ class Observation:
     host_seconds: float = 0.0
     device_seconds: float = 0.0
     monitor_bytes: int = 0
+    base_mode: str = "device"
 
     @property
     def weights(self) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 
 from monitor.errors import ConfigurationError
 from monitor.observe import base as base_weights
+from monitor.observe.base_mode import BaseMode, choose_base_mode, log_base_mode, parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
@@ -51,8 +52,14 @@ class UpdateObserver:
         include, exclude: regular expressions searched for in parameter names.
         step_masks: compare with the previous observation, too. Holds one more byte and bit per weight (4 bytes where
             the visible dtype is float32); of 16-bit weights, moves by multiples of 256 representable steps are missed.
+        base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
+            and uses a module where it is.
         first_step: step that the current weights belong to.
         ranks: the processes that train together; by default all of the default process group.
+
+    Attributes:
+        base_fingerprint: 32 hexadecimal digits that name the visible base weights.
+        base_mode: how the base is kept.
 
     Raises:
         ConfigurationError: a setting has a value that cannot work.
@@ -73,6 +80,7 @@ class UpdateObserver:
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         step_masks: bool = True,
+        base_mode: str = "auto",
         first_step: int = 0,
         ranks: Alone | None = None,
     ) -> None:
@@ -89,24 +97,42 @@ class UpdateObserver:
         self._table = GroupTable.build((w.name, math.prod(w.shape), w.name in selection.frozen) for w in placed)
         self._measured = [weights for weights in placed if weights.name in selection.trainable]
         self.shapes = {weights.name: weights.shape for weights in self._measured}
-        self._base = self._take_base(base)
+        originals = base_weights.find(base, self._measured, self.shapes)
+        self.base_fingerprint = base_weights.fingerprint(
+            originals, self._measured, self.rules.visible_dtype, self._ranks
+        )
+        self._base = self._keep_base(originals, base, parse_base_mode(base_mode, self.rules.visible_dtype))
         self._references = self._take_references(references or {})
         self._masks = self._zero_masks()
         self._previous = self._current_visible() if step_masks else None
         self._touched = self._zero_masks() if step_masks else None
         self._last_step = first_step
         self._segments = self._build_segments()
-        self._kernel = kernel_for(self._device(), self._segments, self.rules)
+        self._kernel = kernel_for(self._segments, self.rules)
         ones = {
             name: self._ranks.sum(torch.tensor([count_ones(words[w.name]) for w in self._measured])).cpu().numpy()
             for name, words in self._references.items()
         }
         self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=step_masks)
 
-    def _take_base(self, source: nn.Module | Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
-        if source is None:
-            return base_weights.capture(self._measured, self.rules.visible_dtype)
-        return base_weights.adopt(source, self._measured, self.shapes)
+    def _keep_base(
+        self,
+        originals: dict[str, torch.Tensor],
+        source: nn.Module | Mapping[str, torch.Tensor] | None,
+        mode: BaseMode | None,
+    ) -> dict[str, torch.Tensor]:
+        if mode is None:
+            shared = isinstance(source, nn.Module) and all(
+                originals[w.name].device == w.source.device for w in self._measured
+            )
+            mode = BaseMode.SHARED if shared else choose_base_mode(self._measured, self.rules.visible_dtype)
+        self.base_mode = mode
+        # One by one: with low bytes there is never more than one whole copy of a parameter.
+        base = {
+            w.name: base_weights.keep(originals.pop(w.name), w, mode, self.rules.visible_dtype) for w in self._measured
+        }
+        log_base_mode(mode, base_weights.total_bytes(base.values()), sum(w.count for w in self._measured))
+        return base
 
     def _take_references(self, references: Mapping[str, UpdateMask]) -> dict[str, dict[str, torch.Tensor]]:
         for name, mask in references.items():
@@ -131,11 +157,6 @@ class UpdateObserver:
 
     def _current_visible(self) -> dict[str, torch.Tensor]:
         return {weights.name: previous_weights(weights.live(), self.rules.visible_dtype) for weights in self._measured}
-
-    @cached_property
-    def base_fingerprint(self) -> str:
-        """32 hexadecimal digits that name the visible base weights."""
-        return base_weights.fingerprint(self._base, self._measured, self.rules.visible_dtype, self._ranks)
 
     @property
     def visible_dtype(self) -> str:
@@ -240,15 +261,12 @@ class UpdateObserver:
             observed_at=time.time(),
             seconds=time.perf_counter() - started,
             monitor_bytes=self.monitor_bytes,
+            base_mode=self.base_mode,
         )
 
     @property
     def _counts_shape(self) -> tuple[int, int]:
         return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._references)
-
-    def _device(self) -> torch.device:
-        devices = [weights.source.device for weights in self._measured]
-        return next((device for device in devices if device.type != "cpu"), devices[0])
 
     def _current_segments(self) -> Sequence[Segment]:
         # Wrappers exchange a parameter's storage (`parameter.data = …`); what was built once then looks elsewhere.

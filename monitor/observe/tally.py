@@ -55,6 +55,7 @@ class Tally:
         observed_at: float,
         seconds: float,
         monitor_bytes: int,
+        base_mode: str,
     ) -> Observation:
         """Return the observation that the counts of one pass make."""
         integers: IntArray = counts.integers.numpy()
@@ -89,6 +90,7 @@ class Tally:
             host_seconds=seconds,
             device_seconds=seconds,
             monitor_bytes=monitor_bytes,
+            base_mode=base_mode,
         )
 
     def _by_group(self, per_segment: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:

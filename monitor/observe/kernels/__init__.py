@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import torch
-
 from monitor.observe.kernels import cpu, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
+from monitor.observe.kernels.several import SeveralDevices
+from monitor.observe.kernels.streamed import StreamedBase
 
 logger = logging.getLogger(__name__)
 
 
-def kernel_for(device: torch.device, segments: Sequence[Segment], rules: Rules) -> Kernel:
-    """Return the fastest kernel for segments on this device; on a CPU, what must be compiled is compiled."""
-    if device.type == "cpu":
+def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
+    """Return the fastest kernel for segments where they are; on a CPU, what must be compiled is compiled."""
+    devices = {segment.current.device for segment in segments}
+    if len(devices) > 1:
+        return SeveralDevices(kernel_for)
+    if any(segment.base.device not in devices for segment in segments):
+        return StreamedBase(kernel_for)
+    kind = devices.pop().type if devices else "cpu"
+    if kind == "cpu":
         return _for_cpu(segments, rules)
-    if device.type == "cuda":
-        return _for_gpu()
-    return reference.measure
+    return _for_gpu() if kind == "cuda" else reference.measure
 
 
 def _for_gpu() -> Kernel:

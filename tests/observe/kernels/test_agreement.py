@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from monitor.observe.criterion import Criterion
 from monitor.observe.kernels import cpu, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
+from monitor.observe.kernels.streamed import StreamedBase
 from tests.observe.kernels.cases import (
     ALL_KINDS,
     SIZES,
@@ -25,7 +26,7 @@ from tests.observe.kernels.cases import (
 ROUNDING = 1e-12
 
 
-@pytest.fixture(scope="module", params=["cpu", "fused"])
+@pytest.fixture(scope="module", params=["cpu", "fused", "streamed"])
 def implementation(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -34,6 +35,9 @@ def implementation(request: pytest.FixtureRequest) -> str:
 def kernel(implementation: str) -> Kernel:
     if implementation == "cpu":
         return cpu.measure
+    if implementation == "streamed":
+        # Pieces of 96 weights and more: most of the drawn tensors are cut, or share a piece.
+        return StreamedBase(lambda segments, rules: cpu.measure, piece_bytes=1024)
     pytest.importorskip("numba")
     from monitor.observe.kernels.fused import FusedKernel
 

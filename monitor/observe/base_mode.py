@@ -1,0 +1,91 @@
+"""Where the base lives, and in how many bytes per weight: chosen by the user, or by the memory that is free."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+
+from monitor.errors import ConfigurationError
+from monitor.observe.kernels import low_byte
+from monitor.observe.measured import MeasuredWeights
+
+logger = logging.getLogger(__name__)
+
+# A gradient and two moments for each trained weight, which are not there yet when the base is taken.
+_COPIES_TO_COME = 3
+
+
+class BaseMode(StrEnum):
+    """How the base is kept.
+
+    DEVICE: a copy beside the weights.
+    HOST: a copy in pinned host memory, which comes to the device piece by piece at every observation.
+    SHARED: the weights of a module that is there anyway.
+    LOW_BYTE: one byte per weight, where the visible dtype has 16 bits. The value is found again as the nearest one with
+        that byte: exactly, unless a weight moved by 128 or more representable steps.
+    """
+
+    DEVICE = "device"
+    HOST = "host"
+    SHARED = "shared"
+    LOW_BYTE = "low_byte"
+
+
+def parse_base_mode(mode: str, visible_dtype: torch.dtype) -> BaseMode | None:
+    """Return the mode; None for "auto".
+
+    Raises:
+        ConfigurationError: it is no mode, or one that this visible dtype cannot have.
+    """
+    choices = (BaseMode.DEVICE, BaseMode.HOST, BaseMode.LOW_BYTE)
+    if mode == "auto":
+        return None
+    if mode not in choices:
+        raise ConfigurationError(f"base_mode is {mode!r}; expected one of auto, {', '.join(choices)}.")
+    if mode == BaseMode.LOW_BYTE and not low_byte.fits(visible_dtype):
+        raise ConfigurationError(
+            f"base_mode is 'low_byte', and visible_dtype {visible_dtype}: only 16-bit weights have low bytes. "
+            "Compare in bfloat16, or choose another base_mode."
+        )
+    return BaseMode(mode)
+
+
+def choose_base_mode(measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype) -> BaseMode:
+    """Choose by free memory: beside the weights; else, for a GPU, in host memory; else as low bytes.
+
+    Host memory comes before low bytes because it is exact however far a weight moves.
+    """
+    devices = [weights.source.device for weights in measured]
+    device = next((device for device in devices if device.type != "cpu"), devices[0])
+    stored = sum(weights.count * weights.source.element_size() for weights in measured)
+    free = free_bytes(device)
+    if free is None or stored * (1 + _COPIES_TO_COME) <= free:
+        return BaseMode.DEVICE
+    host = free_bytes(torch.device("cpu"))
+    if device.type == "cuda" and (host is None or 2 * stored <= host):
+        return BaseMode.HOST
+    return BaseMode.LOW_BYTE if low_byte.fits(visible_dtype) else BaseMode.DEVICE
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that can still be allocated on a device; None where the system does not say."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + cached)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    available = [line for line in lines if line.startswith("MemAvailable:")]
+    return int(available[0].split()[1]) * 1024 if available else None
+
+
+def log_base_mode(mode: BaseMode, base_bytes: int, weights: int) -> None:
+    """Say once where the base is, and what it takes."""
+    logger.info(
+        "sparsity-monitor keeps the base as %r: %.2f bytes per weight", mode.value, base_bytes / max(weights, 1)
+    )

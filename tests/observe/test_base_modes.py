@@ -1,0 +1,135 @@
+"""Where the base is kept: what it costs, and that it measures the same."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from monitor.errors import ConfigurationError
+from monitor.observe import base_mode
+from monitor.observe.base_mode import BaseMode
+from monitor.observe.observation import Observation
+from monitor.observe.observer import UpdateObserver
+
+WEIGHTS = 64 * 48
+
+
+def a_model(dtype: torch.dtype = torch.bfloat16) -> nn.Linear:
+    torch.manual_seed(0)
+    # Values of bfloat16 in every dtype, as loaded from a checkpoint.
+    return nn.Linear(64, 48, bias=False).to(torch.bfloat16).to(dtype)
+
+
+def train(model: nn.Linear, steps_apart: int = 3) -> None:
+    """Move every tenth weight to a value that is `steps_apart` representable bfloat16 values away."""
+    with torch.no_grad():
+        weights = model.weight.to(torch.bfloat16).view(-1)
+        weights[::10] = (weights[::10].view(torch.int16) + steps_apart).view(torch.bfloat16)
+        model.weight.copy_(weights.view(model.weight.shape))
+
+
+def counts(observation: Observation) -> list[object]:
+    arrays = [observation.changed, observation.newly_changed, observation.reverted, observation.hidden]
+    at = list(observation.changed_at.values())
+    return [*(a.tolist() for a in [*arrays, *at, observation.max_abs]), observation.squared_norm.round(12).tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("mode", ["device", "host", "low_byte"])
+def test_every_mode_counts_the_same(dtype: torch.dtype, mode: str) -> None:
+    model = a_model(dtype)
+    initial = copy.deepcopy(model)
+    observer = UpdateObserver(model, base_mode=mode, tolerances=[1e-4])
+    other = UpdateObserver(model, base=initial, tolerances=[1e-4])
+    for step in (1, 2, 3):
+        train(model)
+        found, expected = observer.observe(step), other.observe(step)
+        assert found.base_mode == mode
+        assert counts(found) == counts(expected)
+    assert observer.base_fingerprint == other.base_fingerprint
+
+
+@pytest.mark.parametrize(("mode", "base_bytes"), [("device", 2), ("low_byte", 1)])
+def test_bytes_per_weight(mode: str, base_bytes: int) -> None:
+    masks = 2 / 8
+    observer = UpdateObserver(a_model(), base_mode=mode)
+    assert observer.monitor_bytes / WEIGHTS == base_bytes + 1 + masks
+    without_steps = UpdateObserver(a_model(), base_mode=mode, step_masks=False)
+    assert without_steps.monitor_bytes / WEIGHTS == base_bytes + 1 / 8
+
+
+def test_float32_masters_of_a_bfloat16_checkpoint_have_a_base_of_two_bytes() -> None:
+    assert UpdateObserver(a_model(torch.float32), step_masks=False).monitor_bytes / WEIGHTS == 2 + 1 / 8
+
+
+def test_a_module_is_used_where_it_is() -> None:
+    model = a_model()
+    reference = copy.deepcopy(model)
+    observer = UpdateObserver(model, base=reference)
+    assert observer.base_mode is BaseMode.SHARED
+    with torch.no_grad():
+        reference.weight[0, 0] += 1.0
+    assert observer.observe(1).changed.tolist() == [1]
+
+
+def test_low_bytes_are_exact_below_128_representable_steps() -> None:
+    for apart, exact in ((127, True), (-127, True), (128, False), (256, False)):
+        model = a_model()
+        initial = copy.deepcopy(model)
+        low, full = UpdateObserver(model, base_mode="low_byte"), UpdateObserver(model, base=initial)
+        train(model, apart)
+        assert (counts(low.observe(1)) == counts(full.observe(1))) is exact
+
+
+def test_a_base_that_rounds_keeps_its_bytes_so_that_hidden_is_right() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(64, 48, bias=False)
+    observer = UpdateObserver(model, base_mode="low_byte")
+    with torch.no_grad():
+        model.weight.mul_(1 + 1e-6)
+    observation = observer.observe(1)
+    assert observation.hidden.sum() > 0.9 * WEIGHTS
+    assert observation.hidden.sum() + observation.changed.sum() == WEIGHTS
+
+
+def test_the_step_mask_compares_low_bytes_and_misses_only_multiples_of_256_steps() -> None:
+    model = a_model()
+    observer = UpdateObserver(model)
+    train(model, 256)
+    missed = observer.observe(1)
+    assert (missed.changed.tolist(), missed.step_changed) == ([308], np.array([0]))
+    train(model, 255)
+    assert observer.observe(2).step_changed == np.array([308])
+
+
+def test_frozen_parameters_take_no_memory() -> None:
+    model = nn.Sequential(a_model(), a_model())
+    model[0].requires_grad_(False)
+    assert UpdateObserver(model).monitor_bytes == UpdateObserver(a_model()).monitor_bytes
+
+
+def test_the_choice_follows_free_memory_and_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = 2 * WEIGHTS
+    with caplog.at_level(logging.INFO, logger="monitor.observe.base_mode"):
+        for free, mode in ((None, "device"), (4 * stored, "device"), (4 * stored - 1, "low_byte")):
+            monkeypatch.setattr(base_mode, "free_bytes", lambda device, free=free: free)
+            assert UpdateObserver(a_model()).base_mode == mode
+    assert [record.getMessage() for record in caplog.records] == [
+        "sparsity-monitor keeps the base as 'device': 2.00 bytes per weight",
+        "sparsity-monitor keeps the base as 'device': 2.00 bytes per weight",
+        "sparsity-monitor keeps the base as 'low_byte': 1.00 bytes per weight",
+    ]
+
+
+def test_a_mode_that_cannot_work_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="expected one of auto, device, host, low_byte"):
+        UpdateObserver(a_model(), base_mode="shared")
+    with pytest.raises(ConfigurationError, match="only 16-bit weights have low bytes"):
+        UpdateObserver(a_model(), base_mode="low_byte", visible_dtype="float32")
