@@ -115,15 +115,16 @@ def test_whitened_advantages_have_mean_0_and_variance_1_over_the_tokens() -> Non
 
 
 def load(model: Path) -> ppo.ActorCritic:
-    return ppo.ActorCritic(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32))
+    """A model whose completions end early often enough that some are shorter than others."""
+    torch.manual_seed(0)
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        policy.lm_head.weight[policy.config.eos_token_id] += 0.3
+    return ppo.ActorCritic(policy)
 
 
 def test_an_experience_has_the_log_probabilities_of_each_completion_alone(model: Path) -> None:
-    torch.manual_seed(0)
     actor_critic, reference = load(model), load(model).policy
-    with torch.no_grad():
-        # So that the reference is another policy, and ends of texts come up.
-        actor_critic.policy.lm_head.weight[AutoTokenizer.from_pretrained(model).eos_token_id] += 0.3
     tokenizer = AutoTokenizer.from_pretrained(model)
     experience = ppo.collect(actor_critic, reference, tokenizer, PROMPTS * 8, even_length)
     assert len(set(experience.mask.sum(1).tolist())) > 1
@@ -140,8 +141,9 @@ def test_the_reward_of_the_last_token_is_the_outcome(model: Path) -> None:
     # The reference is the policy itself, and the value head starts at 0: nothing else is left.
     actor_critic = load(model)
     experience = ppo.collect(
-        actor_critic, actor_critic.policy, AutoTokenizer.from_pretrained(model), PROMPTS * 2, even_length
+        actor_critic, actor_critic.policy, AutoTokenizer.from_pretrained(model), PROMPTS * 8, even_length
     )
+    assert len(set(experience.mask.sum(1).tolist())) > 1
     assert set(experience.rewards.tolist()) == {0.0, 1.0}
     for row, outcome in enumerate(experience.rewards.tolist()):
         count = int(experience.mask[row].sum())
