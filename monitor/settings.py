@@ -55,6 +55,13 @@ class RunSettings(BaseModel):
     def _target(cls, value: str | None) -> str | None:
         return None if value is None else check_target(value)
 
+    @field_validator("run_id")
+    @classmethod
+    def _run_id(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isprintable() or "/" in value):
+            raise ConfigurationError(f"run_id is {value!r}; expected printable characters without '/'.")
+        return value
+
     @field_validator("criterion")
     @classmethod
     def _criterion(cls, value: str) -> str:

@@ -55,6 +55,7 @@ def spooled(callback: SparsityCallback, kind: str) -> list[Any]:
         ({"tolerances": [-1.0]}, "a tolerance is -1.0; expected a finite number"),
         ({"every": 0}, "every is 0: Input should be greater than or equal to 1"),
         ({"run_id": ""}, "run_id is ''"),
+        ({"run_id": "a/b"}, "run_id is 'a/b'; expected printable characters without '/'"),
         ({"spool_max_bytes": 1}, "spool_max_bytes is 1"),
     ],
 )
