@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Trainer
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+
+# Threads that wait for each other cost ten times what matrices this small gain from them, on a busy machine.
+torch.set_num_threads(1)
 
 TEXTS = ["what is two plus two ? four", "hello world , this is a test", "the quick brown fox jumps over a lazy dog"]
 PROMPTS = ["what ?", "hello", "the quick", "this is"]
@@ -71,23 +96,112 @@ def common_arguments(output: Path, *, bf16_weights: bool = False, **changes: Any
     return arguments | changes
 
 
+def plain_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    """transformers.Trainer, which takes the model itself."""
+    arguments = dict(arguments)
+    pretrained = AutoModelForCausalLM.from_pretrained(
+        model, **{"dtype": "float32"} | arguments.pop("model_init_kwargs", {})
+    )
+    config = TrainingArguments(**arguments)
+    return Trainer(pretrained, config, train_dataset=token_data(), callbacks=callbacks)
+
+
+def token_data(rows: int = 32, length: int = 8) -> list[dict[str, list[int]]]:
+    """Random tokens, always the same, as plain Trainers take them."""
+    generator = torch.Generator().manual_seed(3)
+    tokens = [torch.randint(3, 60, (length,), generator=generator).tolist() for _ in range(rows)]
+    return [{"input_ids": ids, "labels": ids} for ids in tokens]
+
+
 def sft_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
     data = Dataset.from_dict({"text": TEXTS * 8})
     return SFTTrainer(str(model), SFTConfig(max_length=32, **arguments), train_dataset=data, callbacks=callbacks)
 
 
+def _preferences() -> Dataset:
+    return Dataset.from_dict({"prompt": PROMPTS * 4, "chosen": [" four"] * 16, "rejected": [" dog"] * 16})
+
+
 def dpo_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
-    data = Dataset.from_dict({"prompt": PROMPTS * 4, "chosen": [" four"] * 16, "rejected": [" dog"] * 16})
-    return DPOTrainer(str(model), args=DPOConfig(**arguments), train_dataset=data, callbacks=callbacks)
+    return DPOTrainer(str(model), args=DPOConfig(**arguments), train_dataset=_preferences(), callbacks=callbacks)
 
 
-def grpo_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
-    config = GRPOConfig(num_generations=4, max_completion_length=8, **arguments)
+def kto_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    completions = {"completion": [" four", " dog"] * 8, "label": [True, False] * 8}
+    data = Dataset.from_dict({"prompt": PROMPTS * 4, **completions})
+    return KTOTrainer(str(model), args=KTOConfig(**arguments), train_dataset=data, callbacks=callbacks)
+
+
+def grpo_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any], *, beta: float = 0.0) -> Trainer:
+    config = GRPOConfig(num_generations=4, max_completion_length=8, beta=beta, **arguments)
     data = Dataset.from_dict({"prompt": PROMPTS * 4})
     return GRPOTrainer(
         str(model), reward_funcs=distinct_characters, args=config, train_dataset=data, callbacks=callbacks
     )
 
 
+def rloo_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    config = RLOOConfig(num_generations=4, max_completion_length=8, **arguments)
+    data = Dataset.from_dict({"prompt": PROMPTS * 4})
+    return RLOOTrainer(
+        str(model), reward_funcs=distinct_characters, args=config, train_dataset=data, callbacks=callbacks
+    )
+
+
+def reward_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    config = RewardConfig(max_length=32, **arguments)
+    return RewardTrainer(str(model), args=config, train_dataset=_preferences(), callbacks=callbacks)
+
+
+def simpo_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    config = CPOConfig(loss_type="simpo", cpo_alpha=0.0, max_length=32, **arguments)
+    return CPOTrainer(
+        str(model),
+        args=config,
+        train_dataset=_preferences(),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        callbacks=callbacks,
+    )
+
+
+def orpo_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    return ORPOTrainer(
+        str(model),
+        args=ORPOConfig(max_length=32, **arguments),
+        train_dataset=_preferences(),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        callbacks=callbacks,
+    )
+
+
+def online_dpo_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    return OnlineDPOTrainer(
+        model=str(model),
+        reward_funcs=distinct_characters,
+        args=OnlineDPOConfig(max_new_tokens=8, missing_eos_penalty=1.0, **arguments),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS * 4}),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        callbacks=callbacks,
+    )
+
+
 MakeTrainer = Callable[[Path, dict[str, Any], list[Any]], Trainer]
-TRAINERS: dict[str, MakeTrainer] = {"sft": sft_trainer, "dpo": dpo_trainer, "grpo": grpo_trainer}
+TRAINERS: dict[str, MakeTrainer] = {
+    "trainer": plain_trainer,
+    "sft": sft_trainer,
+    "dpo": dpo_trainer,
+    "kto": kto_trainer,
+    "grpo": grpo_trainer,
+    "grpo-kl": partial(grpo_trainer, beta=0.04),
+    "rloo": rloo_trainer,
+    "reward": reward_trainer,
+    "simpo": simpo_trainer,
+    "orpo": orpo_trainer,
+    "online-dpo": online_dpo_trainer,
+}
