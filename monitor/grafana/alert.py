@@ -18,6 +18,7 @@ class Alert:
 
     Attributes:
         name: also the anchor in the runbook.
+        panel: dashboard and title of the panel that shows what it is about.
         expr: PromQL, given a way to read the ratios.
         meaning: what is the matter, for the runbook.
         actions: what to do, in order, for the runbook.
@@ -27,6 +28,7 @@ class Alert:
     severity: Literal["critical", "warning"]
     expr: Callable[[Reading], str]
     hold_seconds: int
+    panel: tuple[str, str]
     summary: str
     description: str
     meaning: str

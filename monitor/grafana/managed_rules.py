@@ -11,6 +11,7 @@ from typing import Any
 
 from monitor.grafana.alert import Alert
 from monitor.grafana.alerts import all_alerts, labels, texts
+from monitor.grafana.dashboards import all_dashboards
 from monitor.grafana.ratios import WrittenOut
 from monitor.grafana.settings import AlertSettings
 
@@ -31,10 +32,19 @@ def rule_uid(alert: Alert) -> str:
 
 def managed_rules(settings: AlertSettings, datasource_uid: str = DATASOURCE_UID) -> list[dict[str, Any]]:
     """Return the rules, in the form that file and API have in common."""
-    return [_rule(alert, settings, datasource_uid) for alert in all_alerts(settings)]
+    numbers = _panel_numbers(settings)
+    return [_rule(alert, numbers[alert.panel], settings, datasource_uid) for alert in all_alerts(settings)]
 
 
-def _rule(alert: Alert, settings: AlertSettings, datasource_uid: str) -> dict[str, Any]:
+def _panel_numbers(settings: AlertSettings) -> dict[tuple[str, str], int]:
+    """Dashboard and title of each panel → its number. A title that comes twice is that of the later, larger one."""
+    boards = all_dashboards(settings).values()
+    return {(board["uid"], panel["title"]): panel["id"] for board in boards for panel in board["panels"]}
+
+
+def _rule(alert: Alert, panel_number: int, settings: AlertSettings, datasource_uid: str) -> dict[str, Any]:
+    # Grafana draws the alert into this panel, and links from one to the other.
+    panel = {"__dashboardUid__": alert.panel[0], "__panelId__": str(panel_number)}
     return {
         "uid": rule_uid(alert),
         "title": alert.name,
@@ -50,7 +60,7 @@ def _rule(alert: Alert, settings: AlertSettings, datasource_uid: str) -> dict[st
         "execErrState": "Error",
         "for": f"{alert.hold_seconds}s",
         "labels": labels(alert),
-        "annotations": {name: _for_grafana(text) for name, text in texts(alert, settings).items()},
+        "annotations": {**{name: _for_grafana(text) for name, text in texts(alert, settings).items()}, **panel},
     }
 
 

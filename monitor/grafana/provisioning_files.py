@@ -66,9 +66,15 @@ def alert_rules(settings: AlertSettings) -> dict[str, Any]:
         "name": GROUP,
         "folder": FOLDER_TITLE,
         "interval": f"{INTERVAL_SECONDS}s",
-        "rules": managed_rules(settings),
+        "rules": [_with_panel(rule) for rule in managed_rules(settings)],
     }
     return {"apiVersion": 1, "groups": [group]}
+
+
+def _with_panel(rule: dict[str, Any]) -> dict[str, Any]:
+    """In files the panel has fields of its own, besides the annotations."""
+    notes = rule["annotations"]
+    return {**rule, "dashboardUid": notes["__dashboardUid__"], "panelId": int(notes["__panelId__"])}
 
 
 def contact_points() -> dict[str, Any]:

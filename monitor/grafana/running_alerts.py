@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from monitor.grafana.addresses import FLEET_UID, RUN_UID, SERVICE_UID
 from monitor.grafana.alert import Alert
 from monitor.grafana.metric import IDENTITY, metric, with_name
 from monitor.grafana.ratios import HOST_SHARE, Level, Reading
@@ -30,6 +31,7 @@ def _service_down(settings: AlertSettings) -> Alert:
         severity="critical",
         expr=lambda _: f"{up} == 0 or absent({up})",
         hold_seconds=settings.down_seconds,
+        panel=(SERVICE_UID, "Up"),
         summary="The sparsity-monitor service cannot be scraped",
         description="Prometheus gets no metrics from job {{ .Labels.job }}. Runs go on and keep what they observe "
         "on their "
@@ -54,6 +56,7 @@ def _lost(settings: AlertSettings) -> Alert:
         severity="critical",
         expr=lambda _: with_name(f"\n{condition}\n"),
         hold_seconds=settings.state_hold_seconds,
+        panel=(FLEET_UID, "State of all runs"),
         summary=f"{_RUN} is lost: nothing is heard of it",
         description="Neither observations nor signs of life arrive, and the run did not say that it ended. It was "
         "killed, "
@@ -75,6 +78,7 @@ def _stalled(settings: AlertSettings) -> Alert:
         severity="warning",
         expr=lambda _: with_name(in_state("stalled")),
         hold_seconds=settings.state_hold_seconds,
+        panel=(FLEET_UID, "State of all runs"),
         summary=f"{_RUN} is stalled: alive, but without observations",
         description="The sender is alive, and no observation has come for longer than the service expects "
         "(`--stalled-after-seconds`).",
@@ -97,6 +101,7 @@ def _dropped(settings: AlertSettings) -> Alert:
         severity="warning",
         expr=lambda _: about_training_runs(condition, settings, warm=False),
         hold_seconds=0,
+        panel=(RUN_UID, "Not delivered"),
         summary=f"{_RUN} dropped observations",
         description="{{ .Value | humanize }} items were dropped because the spool beside the run was full. Its "
         "history has "
@@ -119,6 +124,7 @@ def _expensive(settings: AlertSettings) -> Alert:
         severity="warning",
         expr=expr,
         hold_seconds=settings.hold_seconds,
+        panel=(RUN_UID, "Share of training time"),
         summary=f"{_RUN} spends too much time on being watched",
         description="Observing takes {{ .Value | humanizePercentage }} of the training thread's time, more than "
         f"{100 * settings.host_share:g} %.",
@@ -139,6 +145,7 @@ def _series_budget(settings: AlertSettings) -> Alert:
         severity="warning",
         expr=lambda _: f"{metric('rolled_up_runs')} > 0",
         hold_seconds=settings.hold_seconds,
+        panel=(SERVICE_UID, "Series against the budget"),
         summary="Runs are shown without their layers, because of the series budget",
         description="{{ .Value | humanize }} runs have no series per layer and module on {{ .Labels.instance }}: "
         "all of them "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.alert import Alert
 from monitor.grafana.metric import metric
 from monitor.grafana.published import RL_CUMULATIVE, SFT_CUMULATIVE
@@ -34,6 +35,7 @@ def _non_finite(settings: AlertSettings) -> Alert:
         severity="critical",
         expr=lambda _: about_training_runs(f"{metric('run_non_finite_weights')} > 0", settings, warm=False),
         hold_seconds=0,
+        panel=(RUN_UID, "Non-finite weights"),
         summary=f"{_RUN} has weights that are NaN or infinite",
         description="{{ .Value | humanize }} visible weights ({{ .Labels.visible_dtype }}) are NaN or infinite. "
         "What is "
@@ -61,6 +63,7 @@ def _cumulative_critical(settings: AlertSettings) -> Alert:
         severity="critical",
         expr=lambda reading: _below(reading, limit, settings),
         hold_seconds=settings.hold_seconds,
+        panel=(RUN_UID, "Cumulative sparsity"),
         summary=f"{_RUN} is denser than any published RL run",
         description=f"Cumulative sparsity is {_PERCENT} ({_MEASURED}), below {100 * limit:g} %. Published RL "
         "checkpoints "
@@ -87,6 +90,7 @@ def _cumulative_low(settings: AlertSettings) -> Alert:
         severity="warning",
         expr=lambda reading: _below(reading, limit, settings),
         hold_seconds=settings.hold_seconds,
+        panel=(RUN_UID, "Cumulative sparsity"),
         summary=f"{_RUN} updates more weights than most RL runs do",
         description=f"Cumulative sparsity is {_PERCENT} ({_MEASURED}), below {100 * limit:g} %. Published RL "
         "checkpoints "
@@ -118,6 +122,7 @@ def _step_collapsed(settings: AlertSettings) -> Alert:
         severity="warning",
         expr=expr,
         hold_seconds=settings.hold_seconds,
+        panel=(RUN_UID, "Step sparsity"),
         summary=f"{_RUN} suddenly moves far more weights per observation",
         description=f"{_PERCENT} of the visible weights change from one observation to the next, more than "
         f"{settings.step_density_factor:g} times as many as this run's own recent median (step sparsity, {{{{ "
@@ -140,6 +145,7 @@ def _far_denser(settings: AlertSettings, level: Level) -> Alert:
         severity="warning",
         expr=lambda reading: _outliers(reading, level, settings),
         hold_seconds=settings.hold_seconds,
+        panel=(RUN_UID, f"Cumulative sparsity by {label}"),
         summary=f"{_RUN} changes {label} {{{{ .Labels.{label} }}}} far more than the others",
         description=f"Cumulative density of {label} {{{{ .Labels.{label} }}}} is {_PERCENT} ({_MEASURED}), more than "
         f"{settings.outlier_factor:g} times the median {label} of this run.",
@@ -185,6 +191,7 @@ def _overlap_at_chance(settings: AlertSettings) -> Alert:
         severity="warning",
         expr=expr,
         hold_seconds=settings.hold_seconds,
+        panel=(RUN_UID, "Lift"),
         summary=f"{_RUN} no longer lands where reference {{{{ .Labels.reference }}}} did",
         description="Overlap with reference {{ .Labels.reference }} is {{ .Value | humanize }} times what chance "
         "gives. It "
@@ -210,6 +217,7 @@ def _inert(settings: AlertSettings) -> Alert:
         severity="warning",
         expr=lambda _: about_training_runs(condition, settings),
         hold_seconds=settings.hold_seconds,
+        panel=(RUN_UID, "Hidden"),
         summary=f"{_RUN} trains, but no visible weight moves",
         description="Steps go on, and not one visible weight ({{ .Labels.visible_dtype }}) has changed between "
         "observations for as long as this alert looks back.",

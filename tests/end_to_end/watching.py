@@ -27,6 +27,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 # The only place where times are scaled down: minutes and hours become seconds. What a ratio has to be stays as it is,
 # except that a model of thousands of weights is watched in no time and trained in less: there, watching is expensive.
 QUICK = AlertSettings(
+    warmup_steps=10,
     warmup_seconds=2,
     hold_seconds=2,
     step_recent_seconds=3,
@@ -35,7 +36,8 @@ QUICK = AlertSettings(
     inert_seconds=60,
     dropped_seconds=60,
     state_hold_seconds=1,
-    down_seconds=5,
+    # Prometheus starts beside much else, and has scraped nothing at first.
+    down_seconds=20,
     host_share=0.9,
 )
 _QUICK_PROMETHEUS = {

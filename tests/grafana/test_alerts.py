@@ -30,7 +30,9 @@ def _written_out() -> dict[str, Any]:
             **({"for": rule["for"]} if rule["for"] != "0s" else {}),
             "labels": rule["labels"],
             "annotations": {
-                name: text.replace(".Values.B.Value ", ".Value ") for name, text in rule["annotations"].items()
+                name: text.replace(".Values.B.Value ", ".Value ")
+                for name, text in rule["annotations"].items()
+                if not name.startswith("__")
             },
         }
         for rule in managed_rules(SETTINGS)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from monitor.grafana.addresses import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_UID
 from monitor.grafana.dashboards import all_dashboards, states
-from monitor.grafana.dashboards.links import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_UID
 from monitor.grafana.lint_exceptions import lint_exceptions
 from monitor.grafana.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.grafana.settings import AlertSettings

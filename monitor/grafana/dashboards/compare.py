@@ -6,6 +6,7 @@ from typing import Any
 
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
+from monitor.grafana.addresses import COMPARE_UID
 from monitor.grafana.dashboards import bands, links, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import (
@@ -29,7 +30,7 @@ _CHOSEN = {**SOME_RUNS, **GROUPS}
 def compare() -> dict[str, Any]:
     """Return the dashboard of several runs."""
     return board(
-        links.COMPARE_UID,
+        COMPARE_UID,
         "sparsity-monitor / Compare",
         "Several runs beside each other, chosen above.",
         variables=variables.of_runs(),

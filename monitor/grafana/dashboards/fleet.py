@@ -7,6 +7,7 @@ from typing import Any
 from grafana_foundation_sdk.builders.common import TableSortByFieldState
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
+from monitor.grafana.addresses import FLEET_UID
 from monitor.grafana.alerts import SERVICE
 from monitor.grafana.dashboards import bands, links, states, variables
 from monitor.grafana.dashboards.board import Row, board
@@ -32,7 +33,7 @@ _NO_DATA = "Nothing is scraped: is the service in Prometheus' scrape configurati
 def fleet(settings: AlertSettings) -> dict[str, Any]:
     """Return the dashboard of all runs."""
     return board(
-        links.FLEET_UID,
+        FLEET_UID,
         "sparsity-monitor / Fleet",
         "All runs: their state, how sparse their updates are now, and which one needs a look.",
         variables=variables.of_fleet(),

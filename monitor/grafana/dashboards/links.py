@@ -5,12 +5,9 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders.dashboard import DashboardLink
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType
 
-TAG = "sparsity-monitor"
+from monitor.grafana.addresses import RUN_UID
 
-FLEET_UID = "sparsity-monitor-fleet"
-RUN_UID = "sparsity-monitor-run"
-COMPARE_UID = "sparsity-monitor-compare"
-SERVICE_UID = "sparsity-monitor-service"
+TAG = "sparsity-monitor"
 
 _KEPT = "${__url_time_range}&${datasource:queryparam}&${job:queryparam}"
 

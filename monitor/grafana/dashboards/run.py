@@ -6,7 +6,8 @@ from typing import Any
 
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
-from monitor.grafana.dashboards import bands, links, states, variables
+from monitor.grafana.addresses import RUN_UID
+from monitor.grafana.dashboards import bands, states, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import NOT_REPORTED, in_series, number, rows
 from monitor.grafana.dashboards.query import ONE_RUN, Query
@@ -21,7 +22,7 @@ from monitor.grafana.settings import AlertSettings
 def run(settings: AlertSettings) -> dict[str, Any]:
     """Return the dashboard of one run."""
     return board(
-        links.RUN_UID,
+        RUN_UID,
         "sparsity-monitor / Run",
         "One run: whether its updates are sparse, where they land, whether they land where the reference did, what "
         "the trainer logged, and what watching cost.",

@@ -6,7 +6,8 @@ from typing import Any
 
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
-from monitor.grafana.dashboards import links, variables
+from monitor.grafana.addresses import SERVICE_UID
+from monitor.grafana.dashboards import variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import lines, number, rows
 from monitor.grafana.dashboards.query import INSTANCE, RATE, Query
@@ -20,7 +21,7 @@ _INSTANCE = "{{instance}}"
 def service_health() -> dict[str, Any]:
     """Return the dashboard of service processes."""
     return board(
-        links.SERVICE_UID,
+        SERVICE_UID,
         "sparsity-monitor / Service health",
         "The service itself: what arrives, how long the store takes, which limits were hit, what a scrape costs.",
         variables=variables.of_service(),
