@@ -92,8 +92,7 @@ def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: Service
         _assert_alerts_are_drawn_in(watched, dense.run_id)
     eventually(lambda: watched.firing() == set(), _SECONDS)
     eventually(lambda: watched.webhook.alerts("resolved").keys() >= told, _SECONDS)
-    assert {run for _, run in watched.webhook.alerts("firing")} == {dense.run_id}
-    assert set(watched.webhook.alerts("firing")) <= expected
+    assert watched.webhook.alerts("firing").keys() == told
 
 
 def _has_history(watched: Watching, run_id: str) -> bool:
