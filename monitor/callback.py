@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monitor.errors import BaseMismatchError, ReportingError, UnsupportedModelError
+from monitor.errors import BaseMismatchError, ReportingError
+from monitor.observe.adapters import served_by
 from monitor.observe.base import holds_the_same
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
@@ -75,7 +76,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         labels: such as {"algorithm": "GRPO", "dataset": "gsm8k", "seed": "0"}; they become labels of the metrics.
         base: weights that updates are measured against: a directory or hub id, a frozen module (used in place), or a
             state dict. By default the weights at the start of training; when resuming, they are read again from the
-            model's `name_or_path`.
+            model's `name_or_path`. With adapters it is the frozen weights below them, which the model holds.
         references: name → mask of another run, or path of its file; the overlap with each is counted.
         criterion: "bits" or "atol=1e-5"; what counts as changed.
         tolerances: the changed weights are also counted at each of these absolute tolerances.
@@ -207,7 +208,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Take the base, and announce the run. Raises what is wrong, as nothing is trained yet."""
         model: nn.Module = kwargs["model"]
-        _refuse_adapters(model)
         self._end_earlier_training()
         step = state.global_step
         known = state.stateful_callbacks.get(_STATE_KEY, {}).get("attributes", {}) if step else {}
@@ -307,7 +307,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             return read_pretrained(model, str(self._base)), str(self._base)
         if self._base is not None:
             return self._base, str(getattr(self._base, "name_or_path", "") or "given weights")
-        if resumed:
+        if resumed and not served_by(model).holds_base:
             return read_pretrained(model, own_name), own_name
         if self._reference_model is not None and holds_the_same(self._reference_model, model):
             return self._reference_model, own_name or "reference model"
@@ -406,14 +406,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         if self._reporter is not None:
             self._reporter.report(self.last_observation)
         self.last_verdict = self._dense_watch.see(self.last_observation)
-
-
-def _refuse_adapters(model: nn.Module) -> None:
-    if hasattr(model, "peft_config"):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} trains adapters, and this version does not measure the weights that they make "
-            "together with their base. Train without PEFT, or leave the monitor out."
-        )
 
 
 def _checkpoint(args: TrainingArguments, step: int) -> Path:

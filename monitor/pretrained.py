@@ -41,6 +41,9 @@ def read_pretrained(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
 def _pretrained_class(model: nn.Module) -> Any:
     while hasattr(model, "_orig_mod"):
         model = model._orig_mod  # type: ignore[assignment]
+    if hasattr(model, "get_base_model"):
+        # PEFT's own from_pretrained reads adapters.
+        model = model.get_base_model()  # type: ignore[operator]
     for kind in type(model).__mro__:
         # FSDP2 exchanges the class of a model for one that is derived from FSDPModule, too.
         if hasattr(kind, "from_pretrained") and not any(base.__name__ == "FSDPModule" for base in kind.__mro__):

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback
+from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback
 
 from monitor import SparsityCallback, UpdateMask
-from monitor.errors import BaseMismatchError, ConfigurationError, MaskFileError, SpoolError, UnsupportedModelError
+from monitor.errors import BaseMismatchError, ConfigurationError, MaskFileError, SpoolError
 from monitor.report.spool import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.counting import bfloat16_bits, changed_by_group
@@ -263,13 +262,6 @@ def test_strict_lets_a_broken_monitor_stop_the_training(model: Path, tmp_path: P
     with pytest.raises(RuntimeError, match="the monitor is broken"):
         trainer.train()
     callback._end_earlier_training()
-
-
-def test_adapters_are_refused_by_name(model: Path, tmp_path: Path) -> None:
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=2, target_modules=["q_proj"]))
-    trainer = sft_trainer(model, common_arguments(tmp_path), [])
-    with pytest.raises(UnsupportedModelError, match="trains adapters"):
-        recording().on_train_begin(trainer.args, trainer.state, trainer.control, model=adapted)
 
 
 def test_a_directory_that_cannot_be_written_is_an_error_before_training(model: Path, tmp_path: Path) -> None:

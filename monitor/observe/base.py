@@ -32,7 +32,8 @@ def find(
     """Return the base of `measured` where it is now, flattened, without a copy unless strides ask for one.
 
     Args:
-        source: whole parameters, or sharded as the model is, under the model's names. None for the weights themselves.
+        source: whole parameters, or sharded as the model is, under the model's names. None for the weights themselves,
+            or, with adapters, for what the model holds from before them.
         measured: the weights whose base is wanted.
         shapes: parameter name → shape of the whole parameter.
 
@@ -40,20 +41,29 @@ def find(
         BaseMismatchError: a parameter is missing or has another shape, or a module is the model that trains.
     """
     if source is None:
-        return {weights.name: weights.live().reshape(-1) for weights in measured}
+        return {weights.name: _held_by_model(weights) for weights in measured}
     given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
     found = {clean_name(name): tensor.detach() for name, tensor in given.items()}
     _check_matches(found, shapes)
     base = {}
     for weights in measured:
         tensor = _same_weights(found[weights.name], weights)
-        if isinstance(source, nn.Module) and weights.count and tensor.data_ptr() == weights.live().data_ptr():
+        if isinstance(source, nn.Module) and weights.count and _is_live(tensor, weights):
             raise BaseMismatchError(
                 f"the base shares the memory of {weights.name} with the model that trains, so nothing would ever "
                 "differ. Give a frozen copy of the model or a state dict, or leave `base` out."
             )
         base[weights.name] = tensor
     return base
+
+
+def _held_by_model(weights: MeasuredWeights) -> torch.Tensor:
+    return weights.live().reshape(-1) if weights.original is None else weights.of_whole(weights.original)
+
+
+def _is_live(tensor: torch.Tensor, weights: MeasuredWeights) -> bool:
+    # What adapters start from may be the base of what they make.
+    return weights.effective is None and tensor.data_ptr() == weights.live().data_ptr()
 
 
 def keep(tensor: torch.Tensor, weights: MeasuredWeights, mode: BaseMode, visible_dtype: torch.dtype) -> torch.Tensor:

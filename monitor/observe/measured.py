@@ -34,6 +34,8 @@ class MeasuredWeights:
         box: the block that the weights are from.
         start, stop: the run within the flattened block.
         first_held: index within the flattened block of the first weight that `held()` has.
+        effective: computes the whole parameter from what `held()` has and from adapters, a new tensor at each call.
+        original: the frozen parameter that this one started from, where the model holds it anyway.
     """
 
     name: str
@@ -43,6 +45,8 @@ class MeasuredWeights:
     start: int
     stop: int
     first_held: int = 0
+    effective: Callable[[], torch.Tensor] | None = None
+    original: torch.Tensor | None = None
 
     @property
     def source(self) -> torch.Tensor:
@@ -55,7 +59,12 @@ class MeasuredWeights:
         return self.stop - self.start
 
     def live(self) -> torch.Tensor:
-        """Return the weights as they are now, without a copy: any shape and strides, `count` elements."""
+        """Return the weights as they are now, any shape and strides, `count` elements.
+
+        Without a copy, unless adapters make them.
+        """
+        if self.effective is not None and self.count:
+            return self.effective()
         weights = self.source.detach()
         return weights if self.count == weights.numel() else self._run_of(weights)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import warnings
@@ -17,9 +18,10 @@ from monitor.observe.base_mode import BaseMode, choose_base_mode, log_base_mode,
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
-from monitor.observe.kernels.contract import FIXED_COLUMNS, Rules, Segment, word_count
+from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment, word_count
 from monitor.observe.kernels.low_byte import previous_weights
 from monitor.observe.mask import MaskMetadata, UpdateMask
+from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import IntArray, Observation
 from monitor.observe.placement import place
 from monitor.observe.ranks import Alone, join_ranks
@@ -93,9 +95,12 @@ class UpdateObserver:
             raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
         selection = select_parameters(model, include, exclude)
         self._ranks = ranks or join_ranks(next(iter(selection.trainable.values())).device)
-        placed = place(model, {**selection.trainable, **selection.frozen}, self._ranks)
+        placed = place(model, {**selection.trainable, **selection.frozen}, self._ranks, selection.served)
         self._table = GroupTable.build((w.name, math.prod(w.shape), w.name in selection.frozen) for w in placed)
-        self._measured = [weights for weights in placed if weights.name in selection.trainable]
+        measured = [weights for weights in placed if weights.name in selection.trainable]
+        self._stored = [weights for weights in measured if weights.effective is None]
+        self._computed = [weights for weights in measured if weights.effective is not None]
+        self._measured = [*self._stored, *self._computed]
         self.shapes = {weights.name: weights.shape for weights in self._measured}
         originals = base_weights.find(base, self._measured, self.shapes)
         self.base_fingerprint = base_weights.fingerprint(
@@ -109,6 +114,7 @@ class UpdateObserver:
         self._last_step = first_step
         self._segments = self._build_segments()
         self._kernel = kernel_for(self._segments, self.rules)
+        self._kernel_for_computed = self._prepare_computed()
         ones = {
             name: self._ranks.sum(torch.tensor([count_ones(words[w.name]) for w in self._measured])).cpu().numpy()
             for name, words in self._references.items()
@@ -121,15 +127,18 @@ class UpdateObserver:
         source: nn.Module | Mapping[str, torch.Tensor] | None,
         mode: BaseMode | None,
     ) -> dict[str, torch.Tensor]:
-        if mode is None:
-            shared = isinstance(source, nn.Module) and all(
-                originals[w.name].device == w.source.device for w in self._measured
-            )
-            mode = BaseMode.SHARED if shared else choose_base_mode(self._measured, self.rules.visible_dtype)
+        held = {w.name for w in self._measured if source is None and w.original is not None}
+        rest = [w for w in self._measured if w.name not in held]
+        if mode is None or not rest:
+            shared = isinstance(source, nn.Module) and all(originals[w.name].device == w.source.device for w in rest)
+            mode = BaseMode.SHARED if shared or not rest else choose_base_mode(rest, self.rules.visible_dtype)
         self.base_mode = mode
         # One by one: with low bytes there is never more than one whole copy of a parameter.
         base = {
-            w.name: base_weights.keep(originals.pop(w.name), w, mode, self.rules.visible_dtype) for w in self._measured
+            w.name: base_weights.keep(
+                originals.pop(w.name), w, BaseMode.SHARED if w.name in held else mode, self.rules.visible_dtype
+            )
+            for w in self._measured
         }
         log_base_mode(mode, base_weights.total_bytes(base.values()), sum(w.count for w in self._measured))
         return base
@@ -200,7 +209,7 @@ class UpdateObserver:
         Raises:
             MaskMismatchError: `touched` does not fit the model.
         """
-        self._kernel(self._current_segments(), self.rules)
+        self._measure()
         if self._touched is None:
             return
         if self._ranks.rank == 0 and touched is not None:
@@ -252,7 +261,7 @@ class UpdateObserver:
         if step <= self._last_step:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
         started = time.perf_counter()
-        counts = self._ranks.total(lambda: self._kernel(self._current_segments(), self.rules), *self._counts_shape)
+        counts = self._ranks.total(self._measure, *self._counts_shape)
         stride, self._last_step = step - self._last_step, step
         return self._tally.observation(
             counts,
@@ -268,23 +277,42 @@ class UpdateObserver:
     def _counts_shape(self) -> tuple[int, int]:
         return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._references)
 
+    def _measure(self) -> Counts:
+        """Measure what is stored in one pass, then what adapters make one by one: never do two of these exist."""
+        if not self._computed:
+            return self._kernel(self._current_segments(), self.rules)
+        parts = [self._kernel(self._current_segments(), self.rules)] if self._stored else []
+        for weights in self._computed:
+            # A copy, because a kernel remembers the segments that it was given, and so would keep the weights alive.
+            kernel = copy.copy(self._kernel_for_computed)
+            parts.append(kernel([self._segment(weights, weights.live())], self.rules))
+        device = parts[0].integers.device
+        return Counts(
+            torch.cat([counts.integers.to(device) for counts in parts]),
+            torch.cat([counts.floats.to(device) for counts in parts]),
+        )
+
+    def _prepare_computed(self) -> Kernel:
+        """Return the kernel for weights that adapters make, prepared with the base's, which are of the same kind."""
+        return kernel_for([self._segment(w, w.of_whole(w.source)) for w in self._computed], self.rules)
+
     def _current_segments(self) -> Sequence[Segment]:
         # Wrappers exchange a parameter's storage (`parameter.data = …`); what was built once then looks elsewhere.
-        addresses = [weights.source.data_ptr() for weights in self._measured]
+        addresses = [weights.source.data_ptr() for weights in self._stored]
         if addresses != self._addresses:
             self._segments = self._build_segments()
         return self._segments
 
     def _build_segments(self) -> list[Segment]:
-        self._addresses = [weights.source.data_ptr() for weights in self._measured]
-        return [
-            Segment(
-                current=weights.live(),
-                base=self._base[weights.name],
-                mask=self._masks[weights.name],
-                previous=self._previous[weights.name] if self._previous else None,
-                touched=self._touched[weights.name] if self._touched else None,
-                references=tuple(words[weights.name] for words in self._references.values()),
-            )
-            for weights in self._measured
-        ]
+        self._addresses = [weights.source.data_ptr() for weights in self._stored]
+        return [self._segment(weights, weights.live()) for weights in self._stored]
+
+    def _segment(self, weights: MeasuredWeights, current: torch.Tensor) -> Segment:
+        return Segment(
+            current=current,
+            base=self._base[weights.name],
+            mask=self._masks[weights.name],
+            previous=self._previous[weights.name] if self._previous else None,
+            touched=self._touched[weights.name] if self._touched else None,
+            references=tuple(words[weights.name] for words in self._references.values()),
+        )

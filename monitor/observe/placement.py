@@ -7,8 +7,9 @@ it does not hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from monitor.errors import UnsupportedModelError, name_some
+from monitor.observe.adapters import Served
 from monitor.observe.kernels.contract import BITS_PER_WORD
 from monitor.observe.measured import Box, MeasuredWeights, whole_box
 from monitor.observe.ranks import Alone
@@ -50,7 +52,9 @@ class Held:
         return min(first + index * size, last), min(first + (index + 1) * size, last)
 
 
-def place(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone) -> list[MeasuredWeights]:
+def place(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone, served: Served | None = None
+) -> list[MeasuredWeights]:
     """Return what this process measures, one entry per parameter in the order given; its run may be empty.
 
     Among several processes, all must call this.
@@ -59,12 +63,15 @@ def place(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone
         model: the model that the parameters belong to.
         parameters: parameters to measure, by clean name.
         ranks: the processes that train together.
+        served: what adapters make of the parameters.
 
     Raises:
         UnsupportedModelError: a parameter is spread over the processes in a way that is not known here.
     """
+    served = served or Served({})
     if ranks.world == 1:
-        return [_measured(name, _replicated(parameter, ranks)) for name, parameter in parameters.items()]
+        alone = [_measured(name, _replicated(parameter, ranks)) for name, parameter in parameters.items()]
+        return _with_adapters(alone, served, ranks)
     flat = _fsdp1_pieces(model, ranks.world)
     error, held = None, {}
     try:
@@ -72,8 +79,25 @@ def place(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone
     except UnsupportedModelError as unsupported:
         error = unsupported
     ranks.agree(error)
-    _check_replicas({name: held[name].tensor() for name in held if held[name].looks_replicated}, ranks)
-    return [_measured(name, part) for name, part in held.items()]
+    replicated = {name: held[name].tensor() for name in held if held[name].looks_replicated}
+    _check_replicas({**replicated, **served.adapters}, ranks)
+    return _with_adapters([_measured(name, part) for name, part in held.items()], served, ranks)
+
+
+def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Alone) -> list[MeasuredWeights]:
+    """Give each parameter that adapters make to one process: computing it on several would be work done twice."""
+    load = [0] * ranks.world
+    result = []
+    for weights in measured:
+        effective = served.effective.get(weights.name)
+        start, stop = weights.start, weights.stop
+        if effective is not None:
+            owner = load.index(min(load))
+            load[owner] += math.prod(weights.shape)
+            start, stop = 0, math.prod(weights.shape) if owner == ranks.rank else 0
+        original = served.bases.get(weights.name)
+        result.append(replace(weights, start=start, stop=stop, effective=effective, original=original))
+    return result
 
 
 def _measured(name: str, held: Held) -> MeasuredWeights:

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from torch import nn
 
 from monitor.errors import ConfigurationError, UnsupportedModelError, name_some
-from monitor.observe.groups import clean_name
+from monitor.observe.adapters import Served, served_by
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Parameters by clean name, in the model's order; tied parameters appear once."""
+    """Parameters by clean name, in the model's order; tied parameters appear once.
+
+    A parameter that adapters change counts as trainable, though its own tensor is frozen; see adapters.Served.
+    """
 
     trainable: dict[str, nn.Parameter]
     frozen: dict[str, nn.Parameter]
+    served: Served
 
 
 def select_parameters(
@@ -30,9 +34,11 @@ def select_parameters(
 
     Raises:
         ConfigurationError: a pattern is no regular expression or matches no parameter, or nothing trainable is left.
-        UnsupportedModelError: a parameter has no data of its own here (meta device, sharded).
+        UnsupportedModelError: a parameter has no data of its own here (meta device, sharded), or is made by adapters
+            of a kind that is not known here.
     """
-    parameters = {clean_name(name): parameter for name, parameter in model.named_parameters()}
+    served = served_by(model)
+    parameters = served.parameters
     included = _matching(parameters, include, "include") if include else set(parameters)
     excluded = _matching(parameters, exclude, "exclude") if exclude else set()
     chosen = {name: parameter for name, parameter in parameters.items() if name in included - excluded}
@@ -41,13 +47,13 @@ def select_parameters(
     if not_float:
         warnings.warn(f"not floating point, so not measured: {name_some(not_float)}", stacklevel=2)
     measured = {name: parameter for name, parameter in chosen.items() if parameter.is_floating_point()}
-    trainable = {name: parameter for name, parameter in measured.items() if parameter.requires_grad}
+    trainable = {name: p for name, p in measured.items() if p.requires_grad or name in served.effective}
     if not trainable:
         raise ConfigurationError(
             f"nothing to measure: of {len(parameters)} parameters, include={include!r} and exclude={exclude!r} leave "
             f"{len(measured)} with floating-point weights, and none of these requires gradients."
         )
-    return Selection(trainable, {name: p for name, p in measured.items() if name not in trainable})
+    return Selection(trainable, {name: p for name, p in measured.items() if name not in trainable}, served)
 
 
 def _matching(parameters: dict[str, nn.Parameter], patterns: Sequence[str], setting: str) -> set[str]:
