@@ -42,8 +42,6 @@ TOUCHED_FILE = "touched_mask.safetensors"
 _STATE_KEY = "sparsity_monitor"
 _LOG_PREFIX = "sparsity/"
 _REGISTER_SECONDS = 15.0
-# How long the end of training waits for the last observations to be delivered; the uploader delivers what is left.
-_DELIVER_SECONDS = 10.0
 
 BaseSource = str | Path | nn.Module | Mapping[str, torch.Tensor]
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -383,7 +381,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
-        if reporter is None or reporter.close(_DELIVER_SECONDS) or self.settings.target is None:
+        if reporter is None or reporter.close() or self.settings.target is None:
             return
         logger.warning(
             "sparsity-monitor: not everything has reached %s yet; the uploader goes on trying for a while. For what is "

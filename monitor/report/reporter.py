@@ -36,8 +36,10 @@ UPLOADER_LOG = "uploader.log"
 _MAX_UPLOADERS = 5
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
-# How long the end of a `with` block waits for the last items to be delivered; the uploader goes on with what is left.
-_DELIVER_SECONDS = 10.0
+# How long the end of a run waits for the last items to be delivered; the uploader goes on with what is left.
+DELIVER_SECONDS = 10.0
+# And how long if the service could not be reached until now.
+_DELIVER_SECONDS_WITH_PROBLEM = 0.5
 
 
 class Reporter:
@@ -88,7 +90,7 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.finish(self._last_step, failure="" if error is None else reason_of(error))
-        self.close(_DELIVER_SECONDS)
+        self.close()
 
     def report(self, observation: Observation) -> None:
         """Hand an observation over."""
@@ -133,7 +135,7 @@ class Reporter:
         self.finish(step=0, failure=reason)
         self.close(timeout=0.0)
 
-    def close(self, timeout: float) -> bool:
+    def close(self, timeout: float = DELIVER_SECONDS) -> bool:
         """Write everything to the spool, give the uploader up to `timeout` seconds, and say whether all was delivered.
 
         The uploader goes on by itself when the time is not enough.
@@ -150,6 +152,8 @@ class Reporter:
         self._keep_uploader()
         if self._uploader is None:
             return False
+        if self._spool.attempt(self.key).problem:
+            timeout = min(timeout, _DELIVER_SECONDS_WITH_PROBLEM)
         try:
             return self._uploader.wait(timeout) == 0
         except subprocess.TimeoutExpired:

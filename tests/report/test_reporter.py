@@ -10,7 +10,7 @@ import pytest
 from monitor.errors import ConfigurationError, ReportingError, SpoolError
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.spool import Spool
+from monitor.report.spool import EXIT_NOT_DELIVERED, Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.report.attempts import ObservedModel
 from tests.service.running import Client, eventually, service_in_thread
@@ -113,6 +113,7 @@ def test_a_service_that_starts_later_gets_everything(observed: ObservedModel, di
     eventually(lambda: reporter._spool.attempt(reporter.key).problem != "")
     with service_in_thread(tmp_path / "store.db", grpc_address=address) as client:
         report_some(reporter, observed, 2)
+        eventually(lambda: reporter._spool.attempt(reporter.key).problem == "")
         reporter.finish(4)
         assert reporter.close(timeout=60)
         assert steps(client, reporter.key.run_id) == [1, 2, 3, 4]
@@ -223,7 +224,8 @@ def test_a_contradicting_registration_is_told_and_kept(
         second.wait_until_registered(timeout=20)
     report_some(second, other, 1)
     second.finish(1)
-    assert not second.close(timeout=20)
+    assert not second.close()
+    assert second._uploader.wait(timeout=20) == EXIT_NOT_DELIVERED
     assert Spool(tmp_path / "b").attempt(second.key).unsent == 2
     assert steps(client, first.key.run_id) == [1]
 
