@@ -1,4 +1,7 @@
-"""PromQL selectors of the service's metrics. A metric that the service does not export cannot be named here."""
+"""PromQL selectors of the service's metrics. A metric that the service does not export cannot be named here.
+
+Hence the one import from the service: its table of metrics, which needs nothing else of it.
+"""
 
 from __future__ import annotations
 

@@ -9,11 +9,10 @@ from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 from monitor.grafana.addresses import COMPARE_UID
 from monitor.grafana.dashboards import bands, links, variables
 from monitor.grafana.dashboards.board import Row, board
+from monitor.grafana.dashboards.matrix import matrix
 from monitor.grafana.dashboards.panels import (
-    NO_GROUPS,
     NO_REFERENCE,
     banded,
-    coloured_cells,
     in_series,
     lines,
     rows,
@@ -76,21 +75,17 @@ def _sparsity() -> list[Any]:
 
 
 def _matrix(label: str, level: Level) -> Any:
-    density = f"1 - ({CUMULATIVE_SPARSITY.at(level, _CHOSEN)})"
-    panel = rows(
+    density = with_name(f"1 - ({CUMULATIVE_SPARSITY.at(level, _CHOSEN)})", JOB)
+    return matrix(
         f"Cumulative density, {label} × run",
         f"Share of the visible weights of each {label} that differ from the base (1 − cumulative sparsity), one "
         "column per "
         "run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights.",
-        "percentunit",
-        Query(f"max by ({label}, name) ({with_name(density, JOB)})", table=True),
+        f"max by ({label}, name) ({density})",
+        down=label,
+        along="name",
         width=12,
-        height=11,
-        no_data=NO_GROUPS,
     )
-    options = {"rowField": label, "columnField": "name", "valueField": "Value"}
-    panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=options))
-    return coloured_cells(panel, rf"^(?!{label}\\name$).*", bands.DENSITY, "percentunit")
 
 
 def _moving() -> list[Any]:

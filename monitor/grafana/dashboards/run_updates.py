@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
-
 from monitor.grafana.dashboards import bands
+from monitor.grafana.dashboards.matrix import matrix
 from monitor.grafana.dashboards.panels import (
     NO_GROUPS,
     banded,
     cells_over_time,
-    coloured_cells,
     coloured_series,
     lines,
-    rows,
 )
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, Query
 from monitor.grafana.metric import metric
@@ -85,23 +82,15 @@ def where_panels() -> list[Any]:
 
 
 def _matrix() -> Any:
-    panel = rows(
+    return matrix(
         "Cumulative density, layer × module",
         "Share of the visible weights that differ from the base (1 − cumulative sparsity), one row per layer, one "
         "column "
         f"per module. The darkest red is denser than any published RL run. {_OF_GROUPS}",
-        "percentunit",
-        Query(
-            f"max by (layer, module) (1 - ({CUMULATIVE_SPARSITY.at(Level.GROUP, _CHOSEN)}))",
-            table=True,
-        ),
-        height=10,
-        no_data=NO_GROUPS,
+        f"max by (layer, module) (1 - ({CUMULATIVE_SPARSITY.at(Level.GROUP, _CHOSEN)}))",
+        down="layer",
+        along="module",
     )
-    options = {"rowField": "layer", "columnField": "module", "valueField": "Value"}
-    panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=options))
-    # All columns but the one that names the layers, which the transformation calls by both fields.
-    return coloured_cells(panel, r"^(?!layer\\module$).*", bands.DENSITY, "percentunit")
 
 
 def moving_panels() -> list[Any]:

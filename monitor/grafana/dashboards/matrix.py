@@ -1,0 +1,31 @@
+"""A table of two labels: one down the side, one along the top, the values as colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grafana_foundation_sdk.builders.common import TableSortByFieldState
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+
+from monitor.grafana.dashboards.bands import DENSITY
+from monitor.grafana.dashboards.panels import NO_GROUPS, coloured_cells, rows
+from monitor.grafana.dashboards.query import Query
+
+
+def matrix(title: str, description: str, expr: str, *, down: str, along: str, width: int = 24) -> Any:
+    """Return a table of densities.
+
+    Args:
+        expr: returns one value for each pair of the labels `down` and `along`.
+    """
+    panel = rows(title, description, "percentunit", Query(expr, table=True), width=width, height=10, no_data=NO_GROUPS)
+    # Prometheus returns what it has now in any order.
+    panel = panel.with_transformation(
+        DataTransformerConfig(id_val="sortBy", options={"fields": {}, "sort": [{"field": along}]})
+    )
+    options = {"rowField": down, "columnField": along, "valueField": "Value", "emptyValue": "null"}
+    panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=options))
+    # The column that names the rows is called by both labels.
+    corner = f"{down}\\{along}"
+    panel = panel.sort_by([TableSortByFieldState().display_name(corner).desc(False)])
+    return coloured_cells(panel, rf"^(?!{down}\\{along}$).*", DENSITY, "percentunit")
