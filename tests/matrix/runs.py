@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback
 
 from monitor import Observation, SparsityCallback
@@ -56,12 +57,29 @@ def recording(**settings: Any) -> SparsityCallback:
     return SparsityCallback(None, "matrix", **settings)
 
 
-def train(make: Callable[[list[TrainerCallback]], Trainer], directory: Path, callback: SparsityCallback | None) -> Run:
+def save_as_trainer(trainer: Trainer, directory: Path) -> None:
+    """Save the weights as the trainer's user does."""
+    trainer.save_model(str(directory))
+
+
+def save_parameters(trainer: Trainer, directory: Path) -> None:
+    """Save the parameters under the names that they have in memory; on disk, experts and towers have others."""
+    directory.mkdir(parents=True)
+    weights = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    save_file(weights, directory / "model.safetensors")
+
+
+def train(
+    make: Callable[[list[TrainerCallback]], Trainer],
+    directory: Path,
+    callback: SparsityCallback | None,
+    save: Callable[[Trainer, Path], None] = save_as_trainer,
+) -> Run:
     """Train, and save the weights before and after."""
     trainer = make([callback] if callback else [])
-    trainer.save_model(str(directory / "initial"))
+    save(trainer, directory / "initial")
     trainer.train()
-    trainer.save_model(str(directory / "final"))
+    save(trainer, directory / "final")
     logs = [
         {key: value for key, value in entry.items() if not key.endswith(_TIMINGS)}
         for entry in trainer.state.log_history
