@@ -167,9 +167,10 @@ class _Reading:
             self._quantised.append(_join(path, written[0]))
             return
         self._walk(layer.base_layer, path)
-        for part in (child for name, child in layer.named_children() if name != "base_layer"):
-            for name, parameter in part.named_parameters():
-                self._served.adapters[clean_name(f"{path}.{name}")] = parameter
+        for part, child in layer.named_children():
+            if part != "base_layer":
+                for name, parameter in child.named_parameters():
+                    self._served.adapters[clean_name(f"{path}.{part}.{name}")] = parameter
         if not adapters:
             return
         _check_layer(layer, path, adapters)

@@ -147,7 +147,9 @@ class UpdateObserver:
         for name, mask in references.items():
             mask.check_covers(self.shapes, f"the model, as reference mask {name!r}")
             base_of_mask = mask.metadata.base_fingerprint
-            if base_of_mask and base_of_mask != self.base_fingerprint:
+            # A mask of more parameters, such as of full fine-tuning where adapters train now, has another fingerprint.
+            comparable = bool(base_of_mask) and set(mask.shapes) == set(self.shapes)
+            if comparable and base_of_mask != self.base_fingerprint:
                 warnings.warn(
                     f"reference mask {name!r} was taken against another base (fingerprint {base_of_mask}, here "
                     f"{self.base_fingerprint}): the overlap compares updates of different starting weights.",
