@@ -18,7 +18,7 @@ from monitor.observe.measured import MeasuredWeights
 from monitor.observe.ranks import Alone
 
 # Weights that are hashed at a time: small enough that int64 intermediates stay in cache on a CPU.
-_CHUNK_ON_CPU = 1 << 15
+_CHUNK_ON_CPU = 1 << 14
 _CHUNK_ON_DEVICE = 1 << 22
 # Multipliers of splitmix64, as signed 64-bit numbers.
 _MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)

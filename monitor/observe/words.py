@@ -10,7 +10,7 @@ import torch
 # Words at a time on a device: the temporaries of a piece take some hundred MB.
 _PIECE_ON_DEVICE = 1 << 24
 # On a CPU the temporaries stay in cache, and no operation is so large that torch splits it among its threads.
-_PIECE_ON_CPU = 1 << 15
+_PIECE_ON_CPU = 1 << 14
 _HAS_BIT_COUNT = hasattr(np, "bitwise_count")  # since numpy 2
 
 

