@@ -127,8 +127,8 @@ class Grafana:
             return f"{said}. The token is wrong or has expired; make one for a service account of this Grafana"
         if error.status_code == 403:
             return (
-                f"{said}. The token's service account lacks the right to do this: give it the role Admin (data sources "
-                "need it), or Editor where --datasource-uid names a data source that exists"
+                f"{said}. The token's service account lacks the right to do this: give it the role Admin (data "
+                "sources need it), or Editor where --datasource-uid names a data source that exists"
             )
         return said
 

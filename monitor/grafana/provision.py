@@ -102,8 +102,7 @@ def _check(grafana: Grafana, wish: Wish) -> None:
     if wish.alerts and not _manages_alerts(grafana):
         raise GrafanaError(
             f"Grafana {grafana.version()} at {grafana.url} has no API for alert rules. Expected {OLDEST_VERSION} or "
-            "newer "
-            "with Grafana Alerting enabled; --no-alerts applies the dashboards alone"
+            "newer with Grafana Alerting enabled; --no-alerts applies the dashboards alone"
         )
 
 
@@ -205,7 +204,7 @@ def _half_applied(error: GrafanaError, done: Sequence[str], left: Sequence[str])
     if not done:
         return GrafanaError(f"{error}. Nothing was changed", error.status)
     return HalfAppliedError(
-        f"{error}.\nDone before: {', '.join(done)}.\nNot done: {', '.join(left)}.\n"
-        "Once that is put right, the same command completes it",
+        f"{error}.\nDone before: {', '.join(done)}.\nNot done: {', '.join(left)}.\nOnce that is put right, the same "
+        "command completes it",
         error.status,
     )

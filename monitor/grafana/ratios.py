@@ -79,8 +79,8 @@ CHANCE_O1 = Ratio("reference_chance_o1", "{reference_expected_intersection_weigh
 CHANCE_O2 = Ratio("reference_chance_o2", "{reference_expected_intersection_weights} / ({reference_weights} > 0)")
 JACCARD = Ratio(
     "reference_jaccard",
-    "{reference_intersection_weights} / ({reference_weights} - {reference_intersection_weights}"
-    " + ignoring (reference) group_left () {changed_weights} > 0)",
+    "{reference_intersection_weights} / ({reference_weights} - {reference_intersection_weights} + ignoring "
+    "(reference) group_left () {changed_weights} > 0)",
 )
 LIFT = Ratio("reference_lift", "{reference_intersection_weights} / ({reference_expected_intersection_weights} > 0)")
 

@@ -33,9 +33,8 @@ def _service_down(settings: AlertSettings) -> Alert:
         hold_seconds=settings.down_seconds,
         panel=(SERVICE_UID, "Up"),
         summary="The sparsity-monitor service cannot be scraped",
-        description="Prometheus gets no metrics from job {{ .Labels.job }}. Runs go on and keep what they observe "
-        "on their "
-        "own disk; nobody sees it, and no alert about runs can fire.",
+        description="Prometheus gets no metrics from job {{ .Labels.job }}. Runs go on and keep what they observe on "
+        "their own disk; nobody sees it, and no alert about runs can fire.",
         meaning="The service is down, cannot be reached, or is not in the scrape configuration.",
         actions=(
             "See whether the process runs and what it logged last; `/readyz` says whether its store answers.",
@@ -48,8 +47,8 @@ def _service_down(settings: AlertSettings) -> Alert:
 def _lost(settings: AlertSettings) -> Alert:
     # Who killed a run on purpose, and never resumes it, is not told for ever.
     condition = (
-        f"{in_state('lost')}\nand on ({IDENTITY}) "
-        f"(time() - {metric('run_last_heard_timestamp_seconds')} < {settings.lost_seconds})"
+        f"{in_state('lost')}\nand on ({IDENTITY}) (time() - {metric('run_last_heard_timestamp_seconds')} < "
+        f"{settings.lost_seconds})"
     )
     return Alert(
         name="RunLost",
@@ -59,11 +58,9 @@ def _lost(settings: AlertSettings) -> Alert:
         panel=(FLEET_UID, "State of all runs"),
         summary=f"{_RUN} is lost: nothing is heard of it",
         description="Neither observations nor signs of life arrive, and the run did not say that it ended. It was "
-        "killed, "
-        "its machine is gone, or its network is.",
-        meaning="The uploader beside the training process is silent. It outlives a killed trainer, so the machine "
-        "or the "
-        "network is the first suspect.",
+        "killed, its machine is gone, or its network is.",
+        meaning="The uploader beside the training process is silent. It outlives a killed trainer, so the machine or "
+        "the network is the first suspect.",
         actions=(
             "See whether the training job still runs. If it does, look at the network between it and the service.",
             "If it is gone: resume it with the same output directory; it goes on as the next attempt of the same run.",
@@ -104,8 +101,7 @@ def _dropped(settings: AlertSettings) -> Alert:
         panel=(RUN_UID, "Not delivered"),
         summary=f"{_RUN} dropped observations",
         description="{{ .Value | humanize }} items were dropped because the spool beside the run was full. Its "
-        "history has "
-        "a gap.",
+        "history has a gap.",
         meaning="The service could not be reached for so long that the run's share of the disk filled up.",
         actions=(
             "Bring the service back, or the network to it: the uploader sends what is left by itself.",
@@ -133,8 +129,7 @@ def _expensive(settings: AlertSettings) -> Alert:
             "Raise `every`, so that not each step is observed; counts stay exact, they are only rarer.",
             "Leave out tolerances and references that nobody looks at; each is one more pass over the mask.",
             "On a GPU the pass runs beside the next forward pass: if it does not fit, memory bandwidth is short. "
-            "Compare "
-            "device seconds and host seconds on the Run dashboard.",
+            "Compare device seconds and host seconds on the Run dashboard.",
         ),
     )
 
@@ -147,9 +142,8 @@ def _series_budget(settings: AlertSettings) -> Alert:
         hold_seconds=settings.hold_seconds,
         panel=(SERVICE_UID, "Series against the budget"),
         summary="Runs are shown without their layers, because of the series budget",
-        description="{{ .Value | humanize }} runs have no series per layer and module on {{ .Labels.instance }}: "
-        "all of them "
-        "together would exceed the series budget. Totals per run are complete.",
+        description="{{ .Value | humanize }} runs have no series per layer and module on {{ .Labels.instance }}: all "
+        "of them together would exceed the series budget. Totals per run are complete.",
         meaning="More groups are live than the service may export. The largest runs fell back to totals.",
         actions=(
             "Raise `--series-budget` if Prometheus has the memory for it: some kilobytes per series.",

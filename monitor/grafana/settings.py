@@ -25,8 +25,7 @@ class AlertSettings(BaseModel):
         20,
         ge=0,
         description="Learning-rate warm-up is no steady state: a step at 1e-7 changes 0 % of the weights, one at "
-        "1e-5 up "
-        "to 49.5 % (arXiv 2602.03839).",
+        "1e-5 up to 49.5 % (arXiv 2602.03839).",
     )
     warmup_seconds: int = Field(
         300, ge=0, description="A resumed run starts past the warm-up steps; it gets this long to settle as well."
@@ -53,8 +52,8 @@ class AlertSettings(BaseModel):
     step_density_factor: float = Field(
         4,
         gt=1,
-        description="The step density of one run varies by less than this: 0.2–1.1 % between models and seeds of GRPO "
-        "(arXiv 2602.03839).",
+        description="The step density of one run varies by less than this: 0.2–1.1 % between models and seeds of "
+        "GRPO (arXiv 2602.03839).",
     )
     step_density_floor: float = Field(
         0.025,
@@ -84,8 +83,8 @@ class AlertSettings(BaseModel):
     lift_chance: float = Field(
         1.2,
         gt=0,
-        description="Published overlaps are 1.65 (seed) to 2.6 times chance (seed, data and algorithm) "
-        "(arXiv 2505.11711); 1 is chance.",
+        description="Published overlaps are 1.65 (seed) to 2.6 times chance (seed, data and algorithm) (arXiv "
+        "2505.11711); 1 is chance.",
     )
     lift_before: float = Field(
         1.5, gt=0, description="Only an overlap that was there can fall: a random mask as control stays silent."

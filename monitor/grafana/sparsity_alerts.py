@@ -37,15 +37,13 @@ def _non_finite(settings: AlertSettings) -> Alert:
         hold_seconds=0,
         panel=(RUN_UID, "Non-finite weights"),
         summary=f"{_RUN} has weights that are NaN or infinite",
-        description="{{ .Value | humanize }} visible weights ({{ .Labels.visible_dtype }}) are NaN or infinite. "
-        "What is "
-        "trained from here on is lost.",
+        description="{{ .Value | humanize }} visible weights ({{ .Labels.visible_dtype }}) are NaN or infinite. What "
+        "is trained from here on is lost.",
         meaning="At least one weight is no number any more. It spreads through the model with the next steps.",
         actions=(
             "Stop the run: it does not recover by itself.",
             "On the Run dashboard, see which layer and module had non-finite weights first, and what loss, gradient "
-            "norm "
-            "and learning rate did just before.",
+            "norm and learning rate did just before.",
             "Resume from a checkpoint before that step, with a lower learning rate, gradient clipping or a longer "
             "warm-up. In float16 the visible weights overflow at 65504: bfloat16 does not.",
         ),
@@ -66,17 +64,16 @@ def _cumulative_critical(settings: AlertSettings) -> Alert:
         panel=(RUN_UID, "Cumulative sparsity"),
         summary=f"{_RUN} is denser than any published RL run",
         description=f"Cumulative sparsity is {_PERCENT} ({_MEASURED}), below {100 * limit:g} %. Published RL "
-        "checkpoints "
-        f"keep {RL_CUMULATIVE}, supervised fine-tuning {SFT_CUMULATIVE}.",
+        f"checkpoints keep {RL_CUMULATIVE}, supervised fine-tuning {SFT_CUMULATIVE}.",
         meaning="Most weights differ from the base. No published RL checkpoint is like this; supervised fine-tuning "
         "is.",
         actions=(
             "Is this supervised fine-tuning? Then it is what to expect: leave such runs out by a route on their "
             "labels.",
-            "Compare the learning rate with what you meant: raising it makes the sparsity largely disappear "
-            "(arXiv 2511.08567). RL usually runs at 1e-6 or below.",
-            "Check the base: measured against other weights than the run started from, everything has changed. The Run "
-            "dashboard shows its source and fingerprint.",
+            "Compare the learning rate with what you meant: raising it makes the sparsity largely disappear (arXiv "
+            "2511.08567). RL usually runs at 1e-6 or below.",
+            "Check the base: measured against other weights than the run started from, everything has changed. The "
+            "Run dashboard shows its source and fingerprint.",
             "See on the Run dashboard whether it came at once (learning rate, base, data) or by and by (a long run).",
             "Data far from the policy's own distribution makes updates dense, too (arXiv 2505.11711).",
         ),
@@ -93,11 +90,9 @@ def _cumulative_low(settings: AlertSettings) -> Alert:
         panel=(RUN_UID, "Cumulative sparsity"),
         summary=f"{_RUN} updates more weights than most RL runs do",
         description=f"Cumulative sparsity is {_PERCENT} ({_MEASURED}), below {100 * limit:g} %. Published RL "
-        "checkpoints "
-        f"keep {RL_CUMULATIVE}.",
-        meaning="More weights differ from the base than in most published RL checkpoints. Very long runs get here; "
-        "a short "
-        "one should not.",
+        f"checkpoints keep {RL_CUMULATIVE}.",
+        meaning="More weights differ from the base than in most published RL checkpoints. Very long runs get here; a "
+        "short one should not.",
         actions=(
             "Look at the step: after thousands of steps this is known to happen, after a hundred it is not.",
             "Compare with earlier runs of the same recipe on the Compare dashboard.",
@@ -130,8 +125,7 @@ def _step_collapsed(settings: AlertSettings) -> Alert:
         meaning="Step density, which is 1 − step sparsity, rose far above the run's own median of the hours before.",
         actions=(
             "Find the step at which it rose on the Run dashboard, and what changed there: learning-rate schedule, "
-            "stage "
-            "of a curriculum, data, resume.",
+            "stage of a curriculum, data, resume.",
             "If the stride between observations was raised, more steps lie between two masks: expected.",
             "If loss or reward worsened at the same step, go back to a checkpoint before it.",
         ),
@@ -165,8 +159,8 @@ def _outliers(reading: Reading, level: Level, settings: AlertSettings) -> str:
     density = f"(1 - {reading.now(CUMULATIVE_SPARSITY, level, layers)})"
     median = f"quantile by (job, instance, run) (0.5, {density})"
     condition = (
-        f"{density} > on (job, instance, run) group_left () {settings.outlier_factor:g} * {median}\n"
-        f"and {density} > {settings.outlier_density_floor:g}"
+        f"{density} > on (job, instance, run) group_left () {settings.outlier_factor:g} * {median}\nand {density} > "
+        f"{settings.outlier_density_floor:g}"
     )
     if level is Level.MODULE:
         condition += f"\nand on (job, instance, run, module) ({_SHARE_OF_MODULE} > {settings.outlier_share:g})"
@@ -194,10 +188,9 @@ def _overlap_at_chance(settings: AlertSettings) -> Alert:
         panel=(RUN_UID, "Lift"),
         summary=f"{_RUN} no longer lands where reference {{{{ .Labels.reference }}}} did",
         description="Overlap with reference {{ .Labels.reference }} is {{ .Value | humanize }} times what chance "
-        "gives. It "
-        f"was above {settings.lift_before:g} before; published runs are at 1.65 to 2.6.",
-        meaning="The update mask met the reference mask far more often than chance, and now it does not: updates land "
-        "elsewhere, or nearly everywhere.",
+        f"gives. It was above {settings.lift_before:g} before; published runs are at 1.65 to 2.6.",
+        meaning="The update mask met the reference mask far more often than chance, and now it does not: updates "
+        "land elsewhere, or nearly everywhere.",
         actions=(
             "If cumulative sparsity fell as well, start there: a dense mask overlaps with everything as chance does.",
             "Otherwise the data or the objective changed: compare the layers of lift on the Run dashboard.",
@@ -209,8 +202,8 @@ def _overlap_at_chance(settings: AlertSettings) -> Alert:
 def _inert(settings: AlertSettings) -> Alert:
     seconds = settings.inert_seconds
     condition = (
-        f"max_over_time({metric('run_step_changed_weights')}[{seconds}s]) == 0\n"
-        f"and changes({metric('run_step')}[{seconds}s]) >= {settings.inert_observations}"
+        f"max_over_time({metric('run_step_changed_weights')}[{seconds}s]) == 0\nand "
+        f"changes({metric('run_step')}[{seconds}s]) >= {settings.inert_observations}"
     )
     return Alert(
         name="UpdatesInert",
@@ -222,14 +215,12 @@ def _inert(settings: AlertSettings) -> Alert:
         description="Steps go on, and not one visible weight ({{ .Labels.visible_dtype }}) has changed between "
         "observations for as long as this alert looks back.",
         meaning="Every update is smaller than what the visible dtype can show, or there is none. A bfloat16 weight "
-        "moves "
-        "only when its update exceeds about 0.2–0.4 % of it (arXiv 2602.03839).",
+        "moves only when its update exceeds about 0.2–0.4 % of it (arXiv 2602.03839).",
         actions=(
-            "Look at hidden weights on the Run dashboard: if there are many, the master weights move and the rounding "
-            "hides it; they show later, or with a higher learning rate.",
+            "Look at hidden weights on the Run dashboard: if there are many, the master weights move and the "
+            "rounding hides it; they show later, or with a higher learning rate.",
             "If there are none: is the learning rate zero (end of the schedule), are all parameters frozen, are "
-            "rewards "
-            "all equal so that advantages vanish?",
+            "rewards all equal so that advantages vanish?",
             "In pure bfloat16 training, updates that round to nothing are lost for good: keep float32 master weights.",
         ),
     )

@@ -150,9 +150,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} suddenly moves far more weights per observation",
-        "10% of the visible weights change from one observation to the next, more than 4 times as many as this "
-        "run's own "
-        "recent median (step sparsity, bfloat16).",
+        "10% of the visible weights change from one observation to the next, more than 4 times as many as this run's "
+        "own recent median (step sparsity, bfloat16).",
         _COLLAPSED,
         _without(
             _COLLAPSED,
@@ -183,9 +182,8 @@ CASES = [
         "warning",
         {**MEASURED_AS, "reference": "seed"},
         f"{_RUN} no longer lands where reference seed did",
-        "Overlap with reference seed is 1.05 times what chance gives. It was above 1.5 before; published runs are "
-        "at 1.65 "
-        "to 2.6.",
+        "Overlap with reference seed is 1.05 times what chance gives. It was above 1.5 before; published runs are at "
+        "1.65 to 2.6.",
         _AT_CHANCE,
         _without(
             _AT_CHANCE,
@@ -197,8 +195,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} trains, but no visible weight moves",
-        "Steps go on, and not one visible weight (bfloat16) has changed between observations for as long as this alert "
-        "looks back.",
+        "Steps go on, and not one visible weight (bfloat16) has changed between observations for as long as this "
+        "alert looks back.",
         _INERT,
         _without(
             _INERT,
@@ -212,8 +210,7 @@ CASES = [
         {"job": "sparsity-monitor", "instance": "s"},
         "The sparsity-monitor service cannot be scraped",
         "Prometheus gets no metrics from job sparsity-monitor. Runs go on and keep what they observe on their own "
-        "disk; "
-        "nobody sees it, and no alert about runs can fire.",
+        "disk; nobody sees it, and no alert about runs can fire.",
         {'up{job="sparsity-monitor", instance="s"}': "1x110 0x190"},
         {"restarted": {'up{job="sparsity-monitor", instance="s"}': "1x118 0 1x180"}},
     ),
@@ -223,8 +220,7 @@ CASES = [
         {**NAMED, "state": "lost"},
         f"{_RUN} is lost: nothing is heard of it",
         "Neither observations nor signs of life arrive, and the run did not say that it ended. It was killed, its "
-        "machine "
-        "is gone, or its network is.",
+        "machine is gone, or its network is.",
         {run("run_state", state="lost"): always(1), run("run_last_heard_timestamp_seconds"): always(3600)},
         {
             "a day later": {
@@ -271,8 +267,7 @@ CASES = [
         {"job": "sparsity-monitor", "instance": "s"},
         "Runs are shown without their layers, because of the series budget",
         "2 runs have no series per layer and module on s: all of them together would exceed the series budget. "
-        "Totals per "
-        "run are complete.",
+        "Totals per run are complete.",
         {'sparsity_monitor_rolled_up_runs{job="sparsity-monitor", instance="s"}': always(2)},
         {"for a moment": {'sparsity_monitor_rolled_up_runs{job="sparsity-monitor", instance="s"}': "0x117 2x190"}},
     ),

@@ -52,8 +52,7 @@ def _sparsity() -> list[Any]:
     cumulative = lines(
         "Cumulative sparsity",
         "Visible weights that equal the base, out of all, by each run's own criterion: compare only runs that are "
-        "measured "
-        f"alike. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
+        f"measured alike. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
         "sparsity_monitor_run_weights.",
         "percentunit",
         Query(_named(CUMULATIVE_SPARSITY), _LEGEND),
@@ -61,8 +60,8 @@ def _sparsity() -> list[Any]:
     )
     step = lines(
         "Step sparsity",
-        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} "
-        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} Metrics: "
+        "sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
         "percentunit",
         Query(_named(STEP_SPARSITY), _LEGEND),
         no_data=_NONE_CHOSEN,
@@ -79,8 +78,8 @@ def _matrix(label: str, level: Level) -> Any:
     return matrix(
         f"Cumulative density, {label} × run",
         f"Share of the visible weights of each {label} that differ from the base (1 − cumulative sparsity), one "
-        "column per "
-        "run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights.",
+        "column per name: of runs with the same name, the denser is shown. Metrics: "
+        "sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights.",
         f"max by ({label}, name) ({density})",
         down=label,
         along="name",
@@ -94,7 +93,8 @@ def _moving() -> list[Any]:
         lines(
             "Transient",
             "Weights that changed at some observation and are back at the base, out of all. Metrics: "
-            "sparsity_monitor_run_touched_weights, sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+            "sparsity_monitor_run_touched_weights, sparsity_monitor_run_changed_weights, "
+            "sparsity_monitor_run_weights.",
             "percentunit",
             Query(with_name(f"({touched} - {changed}) / {metric('run_weights', SOME_RUNS)}", JOB), _LEGEND),
             width=8,

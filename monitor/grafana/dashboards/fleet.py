@@ -105,14 +105,12 @@ def _runs(settings: AlertSettings) -> Any:
     }
     panel = rows(
         "Runs",
-        "One row per run, the one in most trouble first: 10 for each critical alert, 1 for each warning, 5 if "
-        "failed or "
-        "lost, 2 if stalled. Cumulative and step sparsity are those of the latest observation, by the criterion and in "
-        "the dtype of the row. A click on a run shows it. Metrics: ALERTS, sparsity_monitor_run_state, "
+        "One row per run, the one in most trouble first: 10 for each critical alert, 1 for each warning, 5 if failed "
+        "or lost, 2 if stalled. Cumulative and step sparsity are those of the latest observation, by the criterion "
+        "and in the dtype of the row. A click on a run shows it. Metrics: ALERTS, sparsity_monitor_run_state, "
         "sparsity_monitor_run_changed_weights, sparsity_monitor_run_step_changed_weights, "
-        "sparsity_monitor_run_weights, "
-        "sparsity_monitor_run_step, sparsity_monitor_run_last_observation_timestamp_seconds, "
-        "sparsity_monitor_run_info.",
+        "sparsity_monitor_run_weights, sparsity_monitor_run_step, "
+        "sparsity_monitor_run_last_observation_timestamp_seconds, sparsity_monitor_run_info.",
         "none",
         *(Query(expr, table=True) for expr in columns.values()),
         height=11,
@@ -154,8 +152,8 @@ def _cumulative() -> Any:
 def _step() -> Any:
     panel = lines(
         "Step sparsity of all runs",
-        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} "
-        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} Metrics: "
+        "sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
         "percentunit",
         Query(with_name(STEP_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}} ({{run}})"),
         no_data=_NO_RUNS,

@@ -59,16 +59,16 @@ def _now(settings: AlertSettings) -> list[Any]:
         ),
         number(
             "Step sparsity",
-            "Visible weights that equal the previous observation, out of all. Orange: denser than published RL within "
-            "32 steps. Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+            "Visible weights that equal the previous observation, out of all. Orange: denser than published RL "
+            "within 32 steps. Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
             "percentunit",
             Query(STEP_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
             bands.step_now(settings),
         ),
         number(
             "Hidden",
-            "Weights whose stored value moved while the visible one did not, out of all. "
-            "Metrics: sparsity_monitor_run_hidden_weights, sparsity_monitor_run_weights.",
+            "Weights whose stored value moved while the visible one did not, out of all. Metrics: "
+            "sparsity_monitor_run_hidden_weights, sparsity_monitor_run_weights.",
             "percentunit",
             Query(f"{metric('run_hidden_weights', ONE_RUN)} / {metric('run_weights', ONE_RUN)}", now=True),
         ),
@@ -83,7 +83,8 @@ def _now(settings: AlertSettings) -> list[Any]:
         number(
             "Cost of watching",
             "Seconds of the training thread per step, times steps per second. Orange: above what the alert allows. "
-            "Metrics: sparsity_monitor_run_host_seconds, sparsity_monitor_run_stride_steps, sparsity_monitor_run_step.",
+            "Metrics: sparsity_monitor_run_host_seconds, sparsity_monitor_run_stride_steps, "
+            "sparsity_monitor_run_step.",
             "percentunit",
             Query(HOST_SHARE.at(Level.RUN, ONE_RUN), now=True),
             [(None, "green"), (settings.host_share, "orange")],
@@ -113,8 +114,8 @@ def _state() -> Any:
 def _measured_as() -> Any:
     panel = rows(
         "What is measured",
-        "What counts as changed, in which dtype, against which weights: no number on this page means anything without "
-        "it. The user's labels follow. Metric: sparsity_monitor_run_info.",
+        "What counts as changed, in which dtype, against which weights: no number on this page means anything "
+        "without it. The user's labels follow. Metric: sparsity_monitor_run_info.",
         "none",
         Query(metric("run_info", ONE_RUN), table=True),
         height=4,

@@ -25,8 +25,8 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
         banded(
             lines(
                 "Lift",
-                "Observed ÷ expected overlap; 1 is chance, by matrix. Red area: as chance does. Published runs are at "
-                f"1.65 (other seed) to 2.6 (other seed, data and algorithm), arXiv 2505.11711. {_METRICS}",
+                "Observed ÷ expected overlap; 1 is chance, by matrix. Red area: as chance does. Published runs are "
+                f"at 1.65 (other seed) to 2.6 (other seed, data and algorithm), arXiv 2505.11711. {_METRICS}",
                 "none",
                 Query(LIFT.at(Level.RUN, _OF_REFERENCE), "{{reference}}"),
                 width=8,

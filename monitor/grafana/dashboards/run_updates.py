@@ -26,9 +26,9 @@ def sparsity_panels() -> list[Any]:
     """Cumulative and step sparsity, with what published runs show."""
     cumulative = lines(
         "Cumulative sparsity",
-        f"Visible weights that equal the base, out of all; also at each absolute tolerance. {bands.CUMULATIVE_MEANING} "
-        "Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_changed_at_tolerance_weights, "
-        "sparsity_monitor_run_weights.",
+        "Visible weights that equal the base, out of all; also at each absolute tolerance. "
+        f"{bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
+        "sparsity_monitor_run_changed_at_tolerance_weights, sparsity_monitor_run_weights.",
         "percentunit",
         Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), "by the run's criterion"),
         Query(
@@ -38,8 +38,8 @@ def sparsity_panels() -> list[Any]:
     )
     step = lines(
         "Step sparsity",
-        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} "
-        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} Metrics: "
+        "sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
         "percentunit",
         Query(STEP_SPARSITY.at(Level.RUN, ONE_RUN), "step sparsity"),
     )
@@ -52,7 +52,7 @@ def where_panels() -> list[Any]:
         _matrix(),
         cells_over_time(
             "Cumulative density by layer over time",
-            f"One row per layer, from no change (empty) to dense. Cumulative density is 1 − cumulative sparsity. "
+            "One row per layer, from no change (empty) to dense. Cumulative density is 1 − cumulative sparsity. "
             f"{_OF_GROUPS}",
             "percentunit",
             Query(f"1 - ({CUMULATIVE_SPARSITY.at(Level.LAYER, _CHOSEN)})", "{{layer}}"),
@@ -85,8 +85,7 @@ def _matrix() -> Any:
     return matrix(
         "Cumulative density, layer × module",
         "Share of the visible weights that differ from the base (1 − cumulative sparsity), one row per layer, one "
-        "column "
-        f"per module. The darkest red is denser than any published RL run. {_OF_GROUPS}",
+        f"column per module. The darkest red is denser than any published RL run. {_OF_GROUPS}",
         f"max by (layer, module) (1 - ({CUMULATIVE_SPARSITY.at(Level.GROUP, _CHOSEN)}))",
         down="layer",
         along="module",
@@ -100,8 +99,7 @@ def moving_panels() -> list[Any]:
             lines(
                 "Newly changed and reverted",
                 "Weights that began to differ from the base since the previous observation, and weights that are "
-                "back at "
-                "it. Where both are alike, the update mask is in balance. Metrics: "
+                "back at it. Where both are alike, the update mask is in balance. Metrics: "
                 "sparsity_monitor_run_newly_changed_weights, sparsity_monitor_run_reverted_weights.",
                 "short",
                 Query(metric("run_newly_changed_weights", ONE_RUN), "newly changed"),
@@ -112,8 +110,7 @@ def moving_panels() -> list[Any]:
         lines(
             "Touched and transient",
             "Touched: changed at some observation so far. Transient: touched, and now back at the base. Changed: "
-            "differs "
-            "from the base now. All out of all weights. Metrics: sparsity_monitor_run_touched_weights, "
+            "differs from the base now. All out of all weights. Metrics: sparsity_monitor_run_touched_weights, "
             "sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
             "percentunit",
             Query(f"{metric('run_touched_weights', ONE_RUN)} / {_TOTAL}", "touched"),
@@ -134,8 +131,8 @@ def moving_panels() -> list[Any]:
         ),
         lines(
             "Size of the update",
-            "Euclidean norm of the visible update, and the largest change of one weight. "
-            "Metrics: sparsity_monitor_run_update_norm, sparsity_monitor_run_update_max_abs.",
+            "Euclidean norm of the visible update, and the largest change of one weight. Metrics: "
+            "sparsity_monitor_run_update_norm, sparsity_monitor_run_update_max_abs.",
             "none",
             Query(metric("run_update_norm", ONE_RUN), "norm"),
             Query(metric("run_update_max_abs", ONE_RUN), "largest"),
@@ -143,8 +140,8 @@ def moving_panels() -> list[Any]:
         ),
         lines(
             "Non-finite weights",
-            "Visible weights that are NaN or infinite, in the chosen layers and modules. "
-            "Metric: sparsity_monitor_group_non_finite_weights.",
+            "Visible weights that are NaN or infinite, in the chosen layers and modules. Metric: "
+            "sparsity_monitor_group_non_finite_weights.",
             "short",
             Query(f"sum by (layer) ({metric('group_non_finite_weights', _CHOSEN)})", "layer {{layer}}"),
             width=8,

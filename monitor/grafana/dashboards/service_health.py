@@ -84,8 +84,7 @@ def _ingest() -> list[Any]:
         lines(
             "Items",
             "Items per second: stored; sent again although they were stored (after a broken connection); rejected "
-            "because "
-            "they can never be stored. Metrics: sparsity_monitor_items_stored_total, "
+            "because they can never be stored. Metrics: sparsity_monitor_items_stored_total, "
             "sparsity_monitor_items_duplicate_total, sparsity_monitor_items_rejected_total.",
             "ops",
             Query(_per_second("items_stored_total"), f"stored {_INSTANCE}"),
@@ -120,8 +119,7 @@ def _store() -> list[Any]:
         lines(
             "Time of a commit",
             "Half, and 99 of 100, transactions with items take at most so long. What a sender waits for before it "
-            "forgets "
-            "an item. Metric: sparsity_monitor_store_commit_seconds.",
+            "forgets an item. Metric: sparsity_monitor_store_commit_seconds.",
             "s",
             Query(f"histogram_quantile(0.5, rate({buckets}[{RATE}]))", f"median {_INSTANCE}"),
             Query(f"histogram_quantile(0.99, rate({buckets}[{RATE}]))", f"99 % {_INSTANCE}"),
@@ -130,8 +128,7 @@ def _store() -> list[Any]:
         lines(
             "Commits and failures",
             "Transactions per second, and calls of the store that failed. Metrics: "
-            "sparsity_monitor_store_commit_seconds, "
-            "sparsity_monitor_store_errors_total.",
+            "sparsity_monitor_store_commit_seconds, sparsity_monitor_store_errors_total.",
             "ops",
             Query(f"rate({metric('store_commit_seconds', INSTANCE, suffix='_count')}[{RATE}])", f"commits {_INSTANCE}"),
             Query(_per_second("store_errors_total"), f"failures {_INSTANCE}"),
@@ -146,8 +143,7 @@ def _scrape() -> list[Any]:
         lines(
             "Series against the budget",
             "Series of runs and groups that a scrape shows, and how many are allowed before the largest runs fall "
-            "back to "
-            "totals. Metrics: sparsity_monitor_series, sparsity_monitor_series_budget.",
+            "back to totals. Metrics: sparsity_monitor_series, sparsity_monitor_series_budget.",
             "short",
             Query(metric("series", INSTANCE), f"series {_INSTANCE}"),
             Query(metric("series_budget", INSTANCE), f"budget {_INSTANCE}"),
