@@ -57,7 +57,7 @@ def registration_message(
         attempt=attempt,
         name=name,
         model=model,
-        base=pb.Base(source=base_source, fingerprint=observer.base_fingerprint),
+        base=pb.Base(source=base_source, fingerprint=observer.base_fingerprint, mode=observer.base_mode),
         labels=dict(labels or {}),
         groups=group_messages(observer.groups),
         references=reference_messages(observer.reference_weights),

@@ -54,6 +54,7 @@ class RunJson(Sparsities):
     model: str
     base: str
     base_fingerprint: str
+    base_mode: str
     labels: dict[str, str]
     library_versions: dict[str, str]
     criterion: str

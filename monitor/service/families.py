@@ -92,6 +92,7 @@ FAMILIES: tuple[Family, ...] = (
             "model",
             "base",
             "base_fingerprint",
+            "base_mode",
             "criterion",
             "visible_dtype",
             "stored_dtypes",

@@ -110,6 +110,7 @@ def _info(run: LiveRun) -> Labels:
         "model": registration.model,
         "base": registration.base.source,
         "base_fingerprint": registration.base.fingerprint,
+        "base_mode": registration.base.mode,
         "criterion": criterion_label(registration.criterion),
         "visible_dtype": registration.visible_dtype,
         "stored_dtypes": ",".join(registration.stored_dtypes),

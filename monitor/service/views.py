@@ -35,6 +35,7 @@ def run_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunJson:
         model=registration.model,
         base=registration.base.source,
         base_fingerprint=registration.base.fingerprint,
+        base_mode=registration.base.mode,
         labels=dict(registration.labels),
         library_versions=dict(registration.library_versions),
         criterion=criterion_label(registration.criterion),

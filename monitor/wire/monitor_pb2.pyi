@@ -74,12 +74,14 @@ class Registration(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., base: _Optional[_Union[Base, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., criterion: _Optional[_Union[Criterion, _Mapping]] = ..., tolerances: _Optional[_Iterable[float]] = ..., visible_dtype: _Optional[str] = ..., stored_dtypes: _Optional[_Iterable[str]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., resumed_from_step: _Optional[int] = ..., started_at: _Optional[float] = ...) -> None: ...
 
 class Base(_message.Message):
-    __slots__ = ("source", "fingerprint")
+    __slots__ = ("source", "fingerprint", "mode")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     source: str
     fingerprint: str
-    def __init__(self, source: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    mode: str
+    def __init__(self, source: _Optional[str] = ..., fingerprint: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class Group(_message.Message):
     __slots__ = ("layer", "module", "weights", "frozen_weights")

@@ -111,3 +111,9 @@ def test_the_uploader_does_not_import_torch() -> None:
     code = "import sys, monitor.report.uploader as _; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "False"
+
+
+def test_how_the_base_is_kept_is_said() -> None:
+    observer = UpdateObserver(nn.Linear(4, 4).to(torch.bfloat16), base_mode="low_byte")
+    message = registration_message(observer, run_id="r", name="n")
+    assert message.base.mode == "low_byte"

@@ -29,7 +29,7 @@ def registration(run_id: str = "run", attempt: int = 1, **changes: Any) -> pb.Re
         attempt=attempt,
         name="a run",
         model="an-organisation/a-model",
-        base=pb.Base(source="an-organisation/a-model", fingerprint="abc123"),
+        base=pb.Base(source="an-organisation/a-model", fingerprint="abc123", mode="device"),
         labels={"algorithm": "grpo", "seed": "1"},
         groups=groups(),
         references=[pb.Reference(name="other seed", weights=[100, 60, 40])],

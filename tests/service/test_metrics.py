@@ -96,6 +96,7 @@ def test_a_run_is_described_with_its_criterion_and_the_users_labels(client: Clie
         "model": "an-organisation/a-model",
         "base": "an-organisation/a-model",
         "base_fingerprint": "abc123",
+        "base_mode": "device",
         "criterion": "bits",
         "visible_dtype": "bfloat16",
         "stored_dtypes": "bfloat16,float32",
