@@ -97,14 +97,16 @@ def test_a_base_that_rounds_keeps_its_bytes_so_that_hidden_is_right() -> None:
     assert observation.hidden.sum() + observation.changed.sum() == WEIGHTS
 
 
-def test_the_step_mask_compares_low_bytes_and_misses_only_multiples_of_256_steps() -> None:
+def test_the_step_mask_compares_low_bytes_and_misses_only_changed_weights_that_move_256_steps() -> None:
     model = a_model()
     observer = UpdateObserver(model)
     train(model, 256)
-    missed = observer.observe(1)
-    assert (missed.changed.tolist(), missed.step_changed) == ([308], np.array([0]))
+    entered = observer.observe(1)
+    assert (entered.changed.tolist(), entered.step_changed) == ([308], np.array([308]))
+    train(model, 256)
+    assert observer.observe(2).step_changed == np.array([0])
     train(model, 255)
-    assert observer.observe(2).step_changed == np.array([308])
+    assert observer.observe(3).step_changed == np.array([308])
 
 
 def test_frozen_parameters_take_no_memory() -> None:

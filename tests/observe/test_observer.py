@@ -107,6 +107,23 @@ def test_a_reference_mask_of_another_base_is_warned_about() -> None:
     UpdateObserver(model, references={"own": own})
 
 
+def test_a_weight_that_leaves_zero_has_moved_however_far_it_goes() -> None:
+    model = Weights(w=[0.0, 0.0, 0.0])
+    observer = UpdateObserver(model)
+    # 2⁻¹¹⁹ is 1024 representable steps from zero, a multiple of 256: as a low byte it looks the same.
+    model.set("w", [2.0**-119, 1.0, 0.0])
+    observation = observer.observe(1)
+    assert [int(c[0]) for c in (observation.changed, observation.step_changed, observation.touched)] == [2, 2, 2]
+
+
+def test_what_differed_from_the_base_before_has_not_moved_at_the_first_observation() -> None:
+    model = Weights(w=[1.0, 2.0, 3.0])
+    observer = UpdateObserver(model, base={"w": torch.tensor([1.0, 5.0, 3.0])})
+    model.set("w", [4.0, 2.0, 3.0])
+    o = observer.observe(1)
+    assert [int(c[0]) for c in (o.changed, o.newly_changed, o.step_changed, o.touched)] == [2, 1, 1, 2]
+
+
 def test_without_step_masks_steps_are_not_measured_and_take_no_memory() -> None:
     model = Weights(w=[1.0, 1.0])
     with_steps, without = UpdateObserver(model), UpdateObserver(model, step_masks=False)

@@ -60,8 +60,8 @@ class _Chunk:
 
         new, old = self._pack(changed), self._bytes(self.segment.mask)
         newly_changed, reverted = _popcount(new & ~old), _popcount(old & ~new)
+        step_changed, touched = self._step(current, new ^ old)
         old[:] = new
-        step_changed, touched = self._step(current)
         counts = [
             _popcount(new),
             newly_changed,
@@ -76,10 +76,10 @@ class _Chunk:
         finite = difference[torch.isfinite(difference)].double()
         return counts, float(finite.square().sum()), float(finite.abs().max()) if finite.numel() else 0.0
 
-    def _step(self, current: torch.Tensor) -> tuple[int, int]:
+    def _step(self, current: torch.Tensor, flipped: Bytes) -> tuple[int, int]:
         if self.segment.previous is None or self.segment.touched is None:
             return 0, 0
-        step = self._pack(compare_previous(current, self.segment.previous[self.where]))
+        step = self._pack(compare_previous(current, self.segment.previous[self.where])) | flipped
         touched = self._bytes(self.segment.touched)
         touched |= step
         return _popcount(step), _popcount(touched)

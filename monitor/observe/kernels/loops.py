@@ -236,23 +236,30 @@ def ones(word):
 
 @_compiled
 def exchange(new, mask):
-    """Write the new mask over the old one; return the ones in new, new∖old, old∖new."""
+    """Write the new mask over the old one, and what differs between them over `new`.
+
+    Returns:
+        the ones in new, new∖old, old∖new.
+    """
     changed, newly, reverted = u32(0), u32(0), u32(0)
     for w in range(new.size):
         changed = u32(changed + ones(new[w]))
         newly = u32(newly + ones(u32(new[w] & u32(~mask[w]))))
         reverted = u32(reverted + ones(u32(mask[w] & u32(~new[w]))))
+        flipped = u32(mask[w] ^ new[w])
         mask[w] = new[w]
+        new[w] = flipped
     return changed, newly, reverted
 
 
 @_compiled
-def unite(new, touched):
-    """Add the new ones to `touched`; return the ones in new, and in the union."""
+def unite(moved, flipped, touched):
+    """Add the ones of `moved` and `flipped` to `touched`; return how many these are, and the ones in the union."""
     stepped, ever = u32(0), u32(0)
-    for w in range(new.size):
-        stepped = u32(stepped + ones(new[w]))
-        touched[w] = u32(touched[w] | new[w])
+    for w in range(moved.size):
+        step = u32(moved[w] | flipped[w])
+        stepped = u32(stepped + ones(step))
+        touched[w] = u32(touched[w] | step)
         ever = u32(ever + ones(touched[w]))
     return stepped, ever
 
@@ -282,7 +289,7 @@ def measure(current, base, now, then, mask, previous, touched, stored, kept, vis
     was = np.empty(BLOCK, current.dtype)
     places = np.empty(BLOCK, np.uint16)
     flags = np.empty(BLOCK, np.uint8)
-    words_room = np.empty(BLOCK // 32, np.uint32)
+    words_room, moved_room = np.empty(BLOCK // 32, np.uint32), np.empty(BLOCK // 32, np.uint32)
     wide, other, sizes = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     for start in range(0, current.size, BLOCK):
         stop = min(start + BLOCK, current.size)
@@ -339,7 +346,8 @@ def measure(current, base, now, then, mask, previous, touched, stored, kept, vis
                 keep(seen, previous[start:stop])
             else:
                 compare_low_bytes(seen, places, visible, previous[start:stop], flags)
-            pack(flags, new)
-            stepped, ever = unite(new, touched[words])
+            moved = moved_room[: new.size]
+            pack(flags, moved)
+            stepped, ever = unite(moved, new, touched[words])
             counts[3] += stepped
             counts[4] += ever

@@ -57,8 +57,9 @@ def _measure_segment(segment: Segment, rules: Rules) -> tuple[torch.Tensor, torc
 
     step_changed = touched = torch.zeros_like(changed)
     if segment.previous is not None and segment.touched is not None:
-        # Always by bits: then a slow drift below the tolerance is still touched.
-        step_changed = compare_previous(current, segment.previous)
+        # Always by bits: then a slow drift below the tolerance is still touched. What entered or left the update mask
+        # has moved, even if its low byte is the same, as when a weight leaves zero: then Mₜ ⊆ Uₜ holds.
+        step_changed = compare_previous(current, segment.previous) | (changed ^ was_changed)
         touched = unpack(segment.touched, stored.numel()) | step_changed
         segment.touched.copy_(pack(touched))
 

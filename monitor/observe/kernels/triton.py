@@ -301,7 +301,7 @@ def measure(
                 low = position(now, VISIBLE) & 0xFF
                 moved = (low != last) | (magnitude(now, VISIBLE) > infinity(VISIBLE))
                 store(previous, here, low.to(tl.uint8), inside, WIDE)
-            step = pack(moved, shifts)
+            step = pack(moved, shifts) | (new ^ old)
             union = load(touched, there, some, FLOAT32, WIDE) | step
             stepped += ones(step)
             ever += ones(union)

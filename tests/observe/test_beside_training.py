@@ -1,0 +1,91 @@
+"""Observations that are started after one step and collected later."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from monitor.observe.observer import UpdateObserver
+
+
+def train(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.view(-1)[::3] += 1.0
+
+
+def test_what_is_started_is_what_observe_would_have_returned() -> None:
+    model = nn.Linear(33, 5)
+    now, later = UpdateObserver(model), UpdateObserver(model)
+    expected = []
+    for step in (2, 3):
+        train(model)
+        expected.append(now.observe(step))
+        later.start(step)
+        later.before_update()
+    found = later.collect()
+    assert [(o.step, o.stride, o.changed.tolist()) for o in found] == [
+        (o.step, o.stride, o.changed.tolist()) for o in expected
+    ]
+    assert later.collect() == []
+
+
+def test_the_cost_is_a_share_of_the_time_since_the_previous_observation() -> None:
+    model = nn.Linear(33, 5)
+    observer = UpdateObserver(model)
+    first, second = observer.observe(1), observer.observe(2)
+    assert first.overhead is None
+    assert second.overhead is not None
+    assert 0 < second.overhead <= 1
+    assert second.host_seconds > 0
+
+
+def test_a_parameter_whose_storage_was_exchanged_is_measured_where_it_is_now() -> None:
+    model = nn.Linear(33, 5, bias=False)
+    observer = UpdateObserver(model)
+    assert observer.observe(1).changed.tolist() == [0]
+    model.weight.data = model.weight.data + 1.0
+    assert observer.observe(2).changed.tolist() == [165]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_nobody_waits_on_a_gpu() -> None:
+    model = nn.Linear(1024, 1024, device="cuda")
+    observer = UpdateObserver(model, tolerances=[1e-5])
+    train(model)
+    observer.observe(1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in (2, 3, 4):
+            train(model)
+            observer.start(step)
+            observer.before_update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [o.changed.sum() for o in observer.collect()] == [1024 * 1024 // 3 + 1 + 342] * 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_update_waits_until_the_weights_have_been_read() -> None:
+    model = nn.Linear(4096, 4096, bias=False, device="cuda", dtype=torch.bfloat16)
+    observer = UpdateObserver(model)
+    for step in range(1, 20):
+        observer.start(step)
+        observer.before_update()
+        train(model)
+        assert observer.collect()[0].changed.sum() == (0 if step == 1 else -(-(4096 * 4096) // 3))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_base_in_host_memory_counts_the_same_on_a_gpu() -> None:
+    model = nn.Linear(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    observers = [UpdateObserver(model, base_mode=mode) for mode in ("device", "host", "low_byte")]
+    for step in (1, 2):
+        train(model)
+        counts = [observer.observe(step) for observer in observers]
+        assert len({tuple(o.changed.tolist()) for o in counts[:2]}) == 1
+        assert len({tuple(o.step_changed.tolist()) for o in counts}) == 1
