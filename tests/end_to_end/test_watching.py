@@ -139,10 +139,14 @@ def test_trainings_are_watched(service: ServiceProcess, watched: Watching, model
     settled = Until(lambda: _is_past(watched, sparse.run_id, seconds=2 * QUICK.hold_seconds))
     grpo_trainer(
         model,
-        common_arguments(tmp_path / "grpo", bf16_weights=True, learning_rate=1e-7, **arguments),
+        common_arguments(tmp_path / "grpo", bf16_weights=True, learning_rate=1e-6, **arguments),
         [sparse, settled],
     ).train()
     assert watched.firing() == set()
+    ((_, cumulative_sparsity),) = watched.prometheus.query(
+        f'run:sparsity_monitor_cumulative_sparsity:ratio{{run="{sparse.run_id}"}}'
+    )
+    assert 0.9 < cumulative_sparsity < 1, "a training that changes nothing proves nothing"
 
     (mask,) = (tmp_path / "grpo").rglob("*.safetensors")
     dense = SparsityCallback(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,15 @@ def test_generate_names_the_files_that_it_changed(tmp_path: Path) -> None:
     assert code == 0
     assert str(tmp_path / "runbook.md") in output
     assert _run("generate", str(tmp_path)) == (0, "")
+
+
+def test_without_its_libraries_it_says_how_to_get_them() -> None:
+    without = (
+        "import sys; sys.modules['grafana_foundation_sdk'] = None; sys.argv = ['sparsity-monitor', 'grafana', "
+        "'generate']; "
+        "from monitor.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'pip install "sparsity-monitor[grafana]"' in done.stderr
+    assert "Traceback" not in done.stderr
