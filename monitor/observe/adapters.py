@@ -35,19 +35,21 @@ class Served:
             modules_to_save it is the trained copy.
         effective: name → computes what base and active adapters make together: a new tensor, in the base's dtype.
         bases: name → what an adapted or copied parameter started from, which the model holds anyway.
+        dequantised: name → computes what an adapted parameter started from, where that is quantised.
         adapters: the parameters of the adapters themselves, which are no weights of the served model.
     """
 
     parameters: dict[str, nn.Parameter]
     effective: dict[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
     bases: dict[str, nn.Parameter] = field(default_factory=dict)
+    dequantised: dict[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
     adapters: dict[str, nn.Parameter] = field(default_factory=dict)
 
     @property
     def holds_base(self) -> bool:
         """Whether the model holds the base of everything that trains, as with plain LoRA."""
         return bool(self.adapters) and all(
-            name in self.bases
+            name in self.bases or name in self.dequantised
             for name, parameter in self.parameters.items()
             if parameter.requires_grad or name in self.effective
         )
@@ -56,7 +58,8 @@ class Served:
 def served_by(model: nn.Module) -> Served:
     """Return what a model serves; of a model without adapters, its parameters.
 
-    The adapters that are active now are measured. Quantised weights with adapters are named in a warning and left out.
+    The adapters that are active now are measured. Of quantised weights with adapters, those that cannot be dequantised
+    here are named in a warning and left out.
 
     Raises:
         UnsupportedModelError: the adapters are of a kind whose effective weights are not computed here.
@@ -98,18 +101,20 @@ class _Reading:
         self._names: dict[int, str] = {}
         self._layers: dict[str, list[Any]] = {}
         self._started_elsewhere: set[str] = set()
-        self._quantised: list[str] = []
+        self._left_out: list[str] = []
         self._changing = _base_changing_adapters(model)
         self._walk(model, "")
 
     def served(self) -> Served:
-        if self._quantised:
-            warnings.warn(
-                f"quantised weights with adapters, so not measured: {name_some(self._quantised)}", stacklevel=4
-            )
+        if self._left_out:
+            names = name_some(self._left_out)
+            warnings.warn(f"quantised weights with adapters, so not measured: {names}", stacklevel=4)
         for name, layers in self._layers.items():
             parameter = self._served.parameters[name]
-            self._served.effective[name] = partial(_effective, name, parameter, tuple(layers))
+            start = self._served.dequantised.get(name, partial(_copied, parameter))
+            self._served.effective[name] = partial(_effective, name, start, tuple(layers))
+            if name in self._served.dequantised:
+                continue
             if not parameter.requires_grad and name not in self._started_elsewhere:
                 self._served.bases[name] = parameter
         return self._served
@@ -139,11 +144,12 @@ class _Reading:
         for name, parameter in module.named_parameters(recurse=False):
             self._add(_join(path, name), parameter)
 
-    def _add(self, path: str, parameter: nn.Parameter) -> str:
+    def _add(self, path: str, parameter: nn.Parameter) -> None:
+        self._served.parameters[self._name(path, parameter)] = parameter
+
+    def _name(self, path: str, parameter: nn.Parameter) -> str:
         """Tied parameters go by their first name."""
-        name = self._names.setdefault(id(parameter), clean_name(path))
-        self._served.parameters[name] = parameter
-        return name
+        return self._names.setdefault(id(parameter), clean_name(path))
 
     def _copied(self, wrapper: Any, path: str) -> None:
         active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
@@ -160,25 +166,38 @@ class _Reading:
 
     def _adapted(self, layer: Any, path: str) -> None:
         """A LoRA layer; around it may be another, of another parameter of the same experts."""
-        base = layer.get_base_layer()
-        adapters = [name for name in layer.active_adapters if name in {*layer.lora_A, *layer.lora_embedding_A}]
-        written = _written(layer, adapters)
-        if adapters and _is_quantised(layer, written[0]):
-            self._quantised.append(_join(path, written[0]))
-            return
         self._walk(layer.base_layer, path)
         for part, child in layer.named_children():
             if part != "base_layer":
                 for name, parameter in child.named_parameters():
                     self._served.adapters[clean_name(f"{path}.{part}.{name}")] = parameter
+        adapters = [name for name in layer.active_adapters if name in {*layer.lora_A, *layer.lora_embedding_A}]
         if not adapters:
+            return
+        written = _written(layer, adapters)
+        if _is_quantised(layer, written[0]) and not self._dequantise(layer, path, written):
             return
         _check_layer(layer, path, adapters)
         for attribute in written:
-            name = self._add(_join(path, attribute), getattr(base, attribute))
+            name = self._name(_join(path, attribute), getattr(layer.get_base_layer(), attribute))
             self._layers.setdefault(name, []).append((layer, attribute, adapters))
             if self._changing & set(adapters):
                 self._started_elsewhere.add(name)
+
+    def _dequantise(self, layer: Any, path: str, written: list[str]) -> bool:
+        """Put what stands for the dequantised weights in the place of the quantised ones, if they can be measured."""
+        quantised = getattr(layer.get_base_layer(), written[0])
+        name = self._name(_join(path, written[0]), quantised)
+        if written != ["weight"] or not _is_4bit(layer):
+            self._left_out.append(name)
+            del self._served.parameters[name]
+            return False
+        state = quantised.quant_state
+        # Shape, dtype and device of the weights, in the memory of one.
+        stand_in = torch.zeros((), dtype=state.dtype, device=quantised.device).expand(state.shape)
+        self._served.parameters[name] = nn.Parameter(stand_in, requires_grad=False)
+        self._served.dequantised[name] = partial(_dequantised, layer)
+        return True
 
 
 def _join(path: str, name: str) -> str:
@@ -219,6 +238,22 @@ def _is_quantised(layer: Any, attribute: str) -> bool:
     return not plain or type(layer).__module__.rpartition(".")[2] in {"bnb", "eetq", "hqq", "torchao"}
 
 
+def _is_4bit(layer: Any) -> bool:
+    return type(getattr(layer.get_base_layer(), "weight", None)).__name__ == "Params4bit"
+
+
+def _dequantised(layer: Any) -> torch.Tensor:
+    from peft.utils.integrations import dequantize_bnb_weight
+
+    with torch.no_grad():
+        weights: torch.Tensor = dequantize_bnb_weight(layer.get_base_layer().weight)
+    return weights.detach()
+
+
+def _copied(parameter: nn.Parameter) -> torch.Tensor:
+    return parameter.detach().clone()
+
+
 def _check_layer(layer: Any, path: str, adapters: list[str]) -> None:
     from peft.tuners.lora import layer as kinds
 
@@ -226,7 +261,7 @@ def _check_layer(layer: Any, path: str, adapters: list[str]) -> None:
     variants = [type(layer.lora_variant[name]).__name__ for name in adapters if name in layer.lora_variant]
     unknown = [variant for variant in variants if not variant.startswith("Dora")]
     problem = None
-    if type(layer) not in known:
+    if type(layer) not in known and not _is_4bit(layer):
         problem = f"is a {type(layer).__module__}.{type(layer).__name__}"
     elif unknown:
         problem = f"has {', '.join(unknown)}"
@@ -241,10 +276,12 @@ def _check_layer(layer: Any, path: str, adapters: list[str]) -> None:
         )
 
 
-def _effective(name: str, base: nn.Parameter, parts: tuple[tuple[Any, str, list[str]], ...]) -> torch.Tensor:
-    """Return base + adapters. Several layers have a part in it where weights are tied."""
-    with torch.no_grad(), torch.autocast(base.device.type, enabled=False):
-        weights = base.detach().clone()
+def _effective(
+    name: str, start: Callable[[], torch.Tensor], parts: tuple[tuple[Any, str, list[str]], ...]
+) -> torch.Tensor:
+    """Return start + adapters. Several layers have a part in it where weights are tied."""
+    weights = start()
+    with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
         for layer, attribute, adapters in parts:
             if layer.merged:
                 raise UnsupportedModelError(f"adapters are merged into {name} at the moment, so it cannot be measured")
@@ -254,6 +291,8 @@ def _effective(name: str, base: nn.Parameter, parts: tuple[tuple[Any, str, list[
 
 def _merge(layer: Any, attribute: str, adapters: list[str], weights: torch.Tensor) -> torch.Tensor:
     """Let PEFT merge into a stand-in for the layer, in which `weights` are the base's `attribute`; overwrites them."""
+    from peft.tuners.lora.layer import Linear
+
     base = copy.copy(layer.get_base_layer())
     base._parameters = dict(base._parameters)
     for name in _written(layer, adapters):
@@ -262,6 +301,9 @@ def _merge(layer: Any, attribute: str, adapters: list[str], weights: torch.Tenso
     stand_in = copy.copy(layer)
     stand_in._modules = layer._modules | {"base_layer": base}
     stand_in.merged_adapters, stand_in._caches = [], {}
+    if _is_4bit(layer):
+        # What is merged is dequantised, and stays so.
+        stand_in.__class__ = Linear
     stand_in.merge(safe_merge=False, adapter_names=adapters)
     merged: torch.Tensor = base._parameters[attribute].detach()
     return merged

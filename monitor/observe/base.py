@@ -24,6 +24,20 @@ _CHUNK_ON_DEVICE = 1 << 22
 _MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)
 
 
+class BaseWeights(dict[str, torch.Tensor]):
+    """The base of each parameter. What the model holds quantised is dequantised whenever it is asked for."""
+
+    def __init__(self, stored: Mapping[str, torch.Tensor], measured: Iterable[MeasuredWeights]) -> None:
+        super().__init__(stored)
+        self._measured = {weights.name: weights for weights in measured}
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        weights = self._measured[name]
+        if weights.dequantised is None:
+            raise KeyError(name)
+        return weights.of_whole(weights.dequantised() if weights.count else weights.source)
+
+
 def find(
     source: nn.Module | Mapping[str, torch.Tensor] | None,
     measured: Iterable[MeasuredWeights],
@@ -41,7 +55,9 @@ def find(
         BaseMismatchError: a parameter is missing or has another shape, or a module is the model that trains.
     """
     if source is None:
-        return {weights.name: _held_by_model(weights) for weights in measured}
+        measured = list(measured)
+        stored = {w.name: _held_by_model(w) for w in measured if w.dequantised is None}
+        return BaseWeights(stored, measured)
     given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
     found = {clean_name(name): tensor.detach() for name, tensor in given.items()}
     _check_matches(found, shapes)

@@ -36,6 +36,7 @@ class MeasuredWeights:
         first_held: index within the flattened block of the first weight that `held()` has.
         effective: computes the whole parameter from what `held()` has and from adapters, a new tensor at each call.
         original: the frozen parameter that this one started from, where the model holds it anyway.
+        dequantised: computes what this one started from, where the model holds that quantised.
     """
 
     name: str
@@ -47,6 +48,7 @@ class MeasuredWeights:
     first_held: int = 0
     effective: Callable[[], torch.Tensor] | None = None
     original: torch.Tensor | None = None
+    dequantised: Callable[[], torch.Tensor] | None = None
 
     @property
     def source(self) -> torch.Tensor:

@@ -128,13 +128,13 @@ class UpdateObserver:
         mode: BaseMode | None,
     ) -> dict[str, torch.Tensor]:
         held = {w.name for w in self._measured if source is None and w.original is not None}
-        rest = [w for w in self._measured if w.name not in held]
+        rest = [w for w in self._measured if w.name in originals and w.name not in held]
         if mode is None or not rest:
             shared = isinstance(source, nn.Module) and all(originals[w.name].device == w.source.device for w in rest)
             mode = BaseMode.SHARED if shared or not rest else choose_base_mode(rest, self.rules.visible_dtype)
         self.base_mode = mode
         # One by one: with low bytes there is never more than one whole copy of a parameter.
-        base = {
+        kept = {
             w.name: base_weights.keep(
                 originals.pop(w.name), w, BaseMode.SHARED if w.name in held else mode, self.rules.visible_dtype
             )
@@ -177,7 +177,9 @@ class UpdateObserver:
     @cached_property
     def stored_dtypes(self) -> tuple[str, ...]:
         """dtypes that the measured weights are stored in, sorted by name."""
+            if w.name in originals
         return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._measured}))
+        base = base_weights.BaseWeights(kept, self._measured)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -296,7 +298,9 @@ class UpdateObserver:
 
     def _prepare_computed(self) -> Kernel:
         """Return the kernel for weights that adapters make, prepared with the base's, which are of the same kind."""
-        return kernel_for([self._segment(w, w.of_whole(w.source)) for w in self._computed], self.rules)
+        smallest = sorted((w for w in self._computed if w.count), key=lambda w: w.count)[::-1]
+        kinds = {(w.source.dtype, w.source.device, w.original is None): w for w in smallest}
+        return kernel_for([self._segment(w, w.of_whole(w.source)) for w in kinds.values()], self.rules)
 
     def _current_segments(self) -> Sequence[Segment]:
         # Wrappers exchange a parameter's storage (`parameter.data = …`); what was built once then looks elsewhere.

@@ -95,8 +95,10 @@ def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Alone
             owner = load.index(min(load))
             load[owner] += math.prod(weights.shape)
             start, stop = 0, math.prod(weights.shape) if owner == ranks.rank else 0
-        original = served.bases.get(weights.name)
-        result.append(replace(weights, start=start, stop=stop, effective=effective, original=original))
+        original, dequantised = served.bases.get(weights.name), served.dequantised.get(weights.name)
+        result.append(
+            replace(weights, start=start, stop=stop, effective=effective, original=original, dequantised=dequantised)
+        )
     return result
 
 

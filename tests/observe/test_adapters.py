@@ -289,6 +289,52 @@ def test_quantised_weights_are_named_and_left_out() -> None:
     assert any("q_proj" in name for name in observer.shapes)
 
 
+def in_4bit(model: nn.Module) -> nn.Module:
+    """Quantise the linear layers, as loading with a BitsAndBytesConfig would."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for parent in list(model.model.layers.modules()):
+        for name, linear in list(parent.named_children()):
+            if isinstance(linear, nn.Linear):
+                quantised = Linear4bit(linear.in_features, linear.out_features, bias=linear.bias is not None)
+                quantised.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
+                quantised.bias = linear.bias
+                setattr(parent, name, quantised.to("cpu"))
+    model.is_loaded_in_4bit = True
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:not floating point, so not measured:UserWarning")
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters_on_4bit_weights_are_measured_against_the_dequantised_base(dora: bool) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes quantises the weights")
+    from peft.utils.integrations import dequantize_module_weight
+
+    model = lora(in_4bit(qwen()), use_dora=dora)
+    assert type(model.get_submodule("base_model.model.model.layers.0.mlp.down_proj")).__name__ == "Linear4bit"
+    # The same adapters on what the quantised weights are when dequantised.
+    twin = qwen()
+    for name, module in model.get_base_model().named_modules():
+        if type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A"):
+            twin.get_submodule(name).weight.data = dequantize_module_weight(module.base_layer).clone()
+    twin = lora(twin, use_dora=dora)
+    before = without_adapters(twin)
+    quantised = bits(model)
+    observer = UpdateObserver(model)
+    assert (observer.base_mode, served_by(model).holds_base) == ("shared", True)
+    assert all(torch.equal(quantised[name], tensor) for name, tensor in bits(model).items())
+    adapters = [name for name, _ in twin.named_parameters() if "lora_" in name]
+    for step in (1, 2):
+        train(model, seed=step)
+        observation = observer.observe(step)
+        for name in adapters:
+            twin.get_parameter(name).data = model.get_parameter(name).detach().clone()
+        names = served_by(model).effective
+        counts = {group: count for group, count in counted(observation).items() if count}
+        assert counts == changed_by_group(names, before, merged(twin))
+        assert len(counts) == 4
+
+
 def everything() -> nn.Module:
     return lora(qwen(), bias="all", modules_to_save=["lm_head"])
 
