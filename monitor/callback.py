@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -16,7 +18,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monitor.errors import BaseMismatchError, ReportingError
+from monitor.errors import BaseMismatchError, ConfigurationError, ReportingError
 from monitor.observe.adapters import served_by
 from monitor.observe.base import holds_the_same
 from monitor.observe.mask import UpdateMask
@@ -42,6 +44,9 @@ TOUCHED_FILE = "touched_mask.safetensors"
 _STATE_KEY = "sparsity_monitor"
 _LOG_PREFIX = "sparsity/"
 _REGISTER_SECONDS = 15.0
+
+# Which training of a model is observed: each has a state of its own.
+_observed: weakref.WeakKeyDictionary[nn.Module, weakref.ref[TrainerState]] = weakref.WeakKeyDictionary()
 
 BaseSource = str | Path | nn.Module | Mapping[str, torch.Tensor]
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -206,6 +211,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Take the base, and announce the run. Raises what is wrong, as nothing is trained yet."""
         model: nn.Module = kwargs["model"]
+        _refuse_a_second_callback(model, state)
+        self._refuse_a_moving_base(args)
         self._end_earlier_training()
         step = state.global_step
         known = state.stateful_callbacks.get(_STATE_KEY, {}).get("attributes", {}) if step else {}
@@ -232,6 +239,20 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             identity = {"run_id": self._run_id, "attempt": self._reporter.key.attempt}
             attributes = identity | {"base_fingerprint": fingerprint}
             state.stateful_callbacks[_STATE_KEY] = {"args": {}, "attributes": attributes}
+
+    @_never_disturbs
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look for parameters that have become trainable."""
+        self._follow(kwargs["model"])
+
+    @_never_disturbs
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look for parameters that have become trainable since the step began, by a callback that comes after this."""
+        self._follow(kwargs["model"])
 
     @_never_disturbs
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -295,6 +316,13 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         if self._directory is None:
             raise RuntimeError("the run's directory is known when training starts")
         return self._directory
+
+    def _refuse_a_moving_base(self, args: TrainingArguments) -> None:
+        if isinstance(self._base, nn.Module) and getattr(args, "sync_ref_model", False):
+            raise ConfigurationError(
+                "base is a module and sync_ref_model is on: where that is the trainer's ref_model, it follows the "
+                "training and is no base. Leave `base` out, or give a state dict, which is copied before training."
+            )
 
     def _find_base(
         self, model: nn.Module, *, resumed: bool
@@ -391,19 +419,39 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             self.settings.target,
         )
 
-    def _observe(self, step: int) -> None:
-        if self._observer is None:
-            return
+    def _follow(self, model: nn.Module) -> None:
+        if self._observer is not None:
+            with self._giving_up_on_errors():
+                self._observer.follow(model)
+
+    @contextmanager
+    def _giving_up_on_errors(self) -> Iterator[None]:
         try:
-            self.last_observation = self._observer.observe(step)
+            yield
         except Exception:
             # It failed on every process alike: none goes on to wait for the others' counts.
             self._observer = None
             logger.warning("sparsity-monitor observes no more because of an error; training goes on")
             raise
+
+    def _observe(self, step: int) -> None:
+        if self._observer is None:
+            return
+        with self._giving_up_on_errors():
+            self.last_observation = self._observer.observe(step)
         if self._reporter is not None:
             self._reporter.report(self.last_observation)
         self.last_verdict = self._dense_watch.see(self.last_observation)
+
+
+def _refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
+    observed_in = _observed.get(model)
+    if observed_in is not None and observed_in() is state:
+        raise ConfigurationError(
+            f"two SparsityCallbacks observe this training of {type(model).__name__}; expected one. Remove one of "
+            "`callbacks=[…]`, `trainer.add_callback(…)` and `.attach(trainer)`."
+        )
+    _observed[model] = weakref.ref(state)
 
 
 def _checkpoint(args: TrainingArguments, step: int) -> Path:

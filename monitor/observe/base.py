@@ -73,6 +73,19 @@ def find(
     return base
 
 
+def find_some(
+    source: nn.Module | Mapping[str, torch.Tensor], measured: Iterable[MeasuredWeights]
+) -> dict[str, torch.Tensor]:
+    """Return, as `find` does, the base of those of `measured` that the source has in the same shape."""
+    given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
+    found = {clean_name(name): tensor.detach() for name, tensor in given.items()}
+    return {
+        weights.name: _same_weights(found[weights.name], weights)
+        for weights in measured
+        if weights.name in found and tuple(found[weights.name].shape) == weights.shape
+    }
+
+
 def _held_by_model(weights: MeasuredWeights) -> torch.Tensor:
     return weights.live().reshape(-1) if weights.original is None else weights.of_whole(weights.original)
 

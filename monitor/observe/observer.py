@@ -12,10 +12,11 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, name_some
 from monitor.observe import base as base_weights
 from monitor.observe.base_mode import BaseMode, choose_base_mode, log_base_mode, parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
+from monitor.observe.freezing import FrozenParameters
 from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
 from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment, word_count
@@ -96,7 +97,8 @@ class UpdateObserver:
         selection = select_parameters(model, include, exclude)
         self._ranks = ranks or join_ranks(next(iter(selection.trainable.values())).device)
         placed = place(model, {**selection.trainable, **selection.frozen}, self._ranks, selection.served)
-        self._table = GroupTable.build((w.name, math.prod(w.shape), w.name in selection.frozen) for w in placed)
+        self._placed = {weights.name: weights for weights in placed}
+        self._frozen = FrozenParameters(model, selection.frozen)
         measured = [weights for weights in placed if weights.name in selection.trainable]
         self._stored = [weights for weights in measured if weights.effective is None]
         self._computed = [weights for weights in measured if weights.effective is not None]
@@ -108,10 +110,23 @@ class UpdateObserver:
         )
         self._base = self._keep_base(originals, base, parse_base_mode(base_mode, self.rules.visible_dtype))
         self._references = self._take_references(references or {})
-        self._masks = self._zero_masks()
-        self._previous = self._current_visible() if step_masks else None
-        self._touched = self._zero_masks() if step_masks else None
+        self._masks = self._zero_masks(self._measured)
+        self._previous = self._current_visible(self._measured) if step_masks else None
+        self._touched = self._zero_masks(self._measured) if step_masks else None
         self._last_step = first_step
+        self._references_of_frozen = {
+            name: {other: mask.words[other] for other in selection.frozen if other in mask.words}
+            for name, mask in (references or {}).items()
+        }
+        self._prepare()
+        if base is not None and selection.frozen:
+            self._measure_what_trained_before(base)
+
+    def _prepare(self) -> None:
+        """Make what follows from the set of measured parameters."""
+        self._table = GroupTable.build(
+            (name, math.prod(weights.shape), name not in self.shapes) for name, weights in self._placed.items()
+        )
         self._segments = self._build_segments()
         self._kernel = kernel_for(self._segments, self.rules)
         self._kernel_for_computed = self._prepare_computed()
@@ -119,7 +134,7 @@ class UpdateObserver:
             name: self._ranks.sum(torch.tensor([count_ones(words[w.name]) for w in self._measured])).cpu().numpy()
             for name, words in self._references.items()
         }
-        self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=step_masks)
+        self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=self._previous is not None)
 
     def _keep_base(
         self,
@@ -160,14 +175,60 @@ class UpdateObserver:
             for name, mask in references.items()
         }
 
-    def _zero_masks(self) -> dict[str, torch.Tensor]:
+    def _zero_masks(self, measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
         return {
             weights.name: torch.zeros(word_count(weights.count), dtype=torch.int32, device=weights.source.device)
-            for weights in self._measured
+            for weights in measured
         }
 
-    def _current_visible(self) -> dict[str, torch.Tensor]:
-        return {weights.name: previous_weights(weights.live(), self.rules.visible_dtype) for weights in self._measured}
+    def _current_visible(self, measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
+        return {weights.name: previous_weights(weights.live(), self.rules.visible_dtype) for weights in measured}
+
+    def follow(self, model: nn.Module) -> None:
+        """Take up the parameters that have become trainable: what they are now is their base.
+
+        Call it before an optimizer step, wherever `requires_grad` may have been switched, in all processes alike.
+        Parameters that train no more are measured on. Those that were added are named in a warning and not counted.
+        """
+        self._frozen.warn_of_new(model)
+        if thawed := self._frozen.thawed():
+            self._measure_too([self._placed[name] for name in thawed], None)
+
+    def _measure_what_trained_before(self, base: nn.Module | Mapping[str, torch.Tensor]) -> None:
+        """Measure frozen parameters that differ from a given base, such as those that trained before a resume."""
+        frozen = [weights for weights in self._placed.values() if weights.name not in self.shapes]
+        known = base_weights.find_some(base, frozen)
+        here = [
+            int(w.name in known and not torch.equal(known[w.name].to(w.live()), w.live().reshape(-1))) for w in frozen
+        ]
+        moved = self._ranks.sum(torch.tensor(here, dtype=torch.int64)).tolist()
+        if late := [weights for weights, differs in zip(frozen, moved, strict=True) if differs]:
+            self._frozen.take(weights.name for weights in late)
+            self._measure_too(late, base)
+
+    def _measure_too(self, late: list[MeasuredWeights], base: nn.Module | Mapping[str, torch.Tensor] | None) -> None:
+        shapes = {weights.name: weights.shape for weights in late}
+        originals = base_weights.find(base, late, shapes)
+        mode = BaseMode.DEVICE if base is None and self.base_mode is BaseMode.SHARED else self.base_mode
+        self._base |= {w.name: base_weights.keep(originals[w.name], w, mode, self.rules.visible_dtype) for w in late}
+        self._stored += late
+        self._measured = [*self._stored, *self._computed]
+        self.shapes |= shapes
+        self._masks |= self._zero_masks(late)
+        if self._previous is not None and self._touched is not None:
+            self._previous |= self._current_visible(late)
+            self._touched |= self._zero_masks(late)
+        for name, words in self._references_of_frozen.items():
+            if uncovered := [other for other in shapes if other not in words]:
+                warnings.warn(
+                    f"reference mask {name!r} lacks {name_some(uncovered)}, which train now: it counts as empty there.",
+                    stacklevel=4,
+                )
+            whole = self._zero_masks(late) | {
+                w.name: w.words_of_whole(words[w.name]).to(w.source.device) for w in late if w.name in words
+            }
+            self._references[name] |= whole
+        self._prepare()
 
     @property
     def visible_dtype(self) -> str:
