@@ -154,7 +154,9 @@ class UpdateObserver:
                 originals.pop(w.name), w, BaseMode.SHARED if w.name in held else mode, self.rules.visible_dtype
             )
             for w in self._measured
+            if w.name in originals
         }
+        base = base_weights.BaseWeights(kept, self._measured)
         log_base_mode(mode, base_weights.total_bytes(base.values()), sum(w.count for w in self._measured))
         return base
 
@@ -238,9 +240,7 @@ class UpdateObserver:
     @cached_property
     def stored_dtypes(self) -> tuple[str, ...]:
         """dtypes that the measured weights are stored in, sorted by name."""
-            if w.name in originals
         return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._measured}))
-        base = base_weights.BaseWeights(kept, self._measured)
 
     @property
     def groups(self) -> tuple[Group, ...]:
