@@ -19,13 +19,14 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from monitor.errors import BaseMismatchError, ConfigurationError, ReportingError
-from monitor.observe.adapters import served_by
+from monitor.observe.adapters import has_adapters, served_by
 from monitor.observe.base import holds_the_same
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Alone, join_ranks
 from monitor.on_dense import DenseWatch, OnDense
+from monitor.pace import Pace
 from monitor.pretrained import read_pretrained
 from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
@@ -86,6 +87,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         visible_dtype: "bfloat16", "float16" or "float32": the dtype that the trained model will be served in. Weights
             are rounded to it before they are compared.
         every: optimizer steps between observations. The last step is always observed.
+        max_overhead: share of the training's time that observing may cost, such as 0.01. Where it costs more, there are
+            more steps between observations. None for no bound.
+        base_mode: where the base is kept: "device", "host", "low_byte"; see observe.base_mode. "auto" chooses by free
+            memory.
         include, exclude: regular expressions searched for in parameter names.
         step_masks: compare with the previous observation, too.
         save_mask: write the final update mask to the run's directory.
@@ -121,6 +126,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         tolerances: Sequence[float] = (),
         visible_dtype: str = "bfloat16",
         every: int = 1,
+        max_overhead: float | None = None,
+        base_mode: str = "auto",
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         step_masks: bool = True,
@@ -141,6 +148,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             tolerances=tolerances,
             visible_dtype=visible_dtype,
             every=every,
+            max_overhead=max_overhead,
+            base_mode=base_mode,
             include=include,
             exclude=exclude,
             step_masks=step_masks,
@@ -158,6 +167,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         }
         self._reference_model: nn.Module | None = None
         self._observer: UpdateObserver | None = None
+        self._pace = Pace(every, max_overhead)
         self._reporter: Reporter | None = None
         self._directory: Path | None = None
         self._run_id = self.settings.run_id
@@ -214,6 +224,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         _refuse_a_second_callback(model, state)
         self._refuse_a_moving_base(args)
         self._end_earlier_training()
+        _warn_of_merging(args, model)
         step = state.global_step
         known = state.stateful_callbacks.get(_STATE_KEY, {}).get("attributes", {}) if step else {}
         ranks = join_ranks(next(model.parameters()).device)
@@ -245,6 +256,9 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Look for parameters that have become trainable."""
+        if getattr(args, "deepspeed", None) and self._observer is not None:
+            # DeepSpeed updates the weights within the backward pass.
+            self._observer.before_update()
         self._follow(kwargs["model"])
 
     @_never_disturbs
@@ -252,13 +266,15 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Look for parameters that have become trainable since the step began, by a callback that comes after this."""
+        if self._observer is not None:
+            self._observer.before_update()
         self._follow(kwargs["model"])
 
     @_never_disturbs
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Observe, every `every` steps and where a checkpoint is saved, and answer dense updates."""
         # At a checkpoint, because the run may be resumed from it: what comes next is compared with these weights then.
-        if state.global_step % self.settings.every == 0 or control.should_save:
+        if self._pace.is_due(state.global_step) or control.should_save:
             self._observe(state.global_step)
             if self.last_observation is not None:
                 self._dense_watch.answer(
@@ -293,8 +309,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Observe the last step, write the mask, and say that the run is finished."""
         try:
-            if self.last_observation is None or self.last_observation.step < state.global_step:
-                self._observe(state.global_step)
+            self._observe_the_last_step(state.global_step)
             mask = self._observer.update_mask() if self.settings.save_mask and self._observer is not None else None
             if mask is not None and state.is_world_process_zero:
                 mask.with_run(self._run_id or "").save(self.directory / MASK_FILE)
@@ -353,6 +368,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             include=settings.include,
             exclude=settings.exclude,
             step_masks=settings.step_masks,
+            base_mode=settings.base_mode,
             first_step=step,
             ranks=ranks,
         )
@@ -406,6 +422,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             self._close_reporter()
         self.last_observation = None
         self.last_verdict = None
+        self._pace = Pace(self.settings.every, self.settings.max_overhead)
 
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
@@ -438,10 +455,29 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         if self._observer is None:
             return
         with self._giving_up_on_errors():
-            self.last_observation = self._observer.observe(step)
-        if self._reporter is not None:
-            self._reporter.report(self.last_observation)
-        self.last_verdict = self._dense_watch.see(self.last_observation)
+            # Beside the training, what is ready by now is the observation before this one: in every process alike.
+            finished = self._observer.collect()
+            self._observer.start(step)
+            if not self._observer.beside_training:
+                finished += self._observer.collect()
+        self._take(finished)
+
+    def _observe_the_last_step(self, step: int) -> None:
+        if self._observer is None:
+            return
+        if self._observer.last_step < step:
+            self._observe(step)
+        with self._giving_up_on_errors():
+            finished = self._observer.collect()
+        self._take(finished)
+
+    def _take(self, observations: Sequence[Observation]) -> None:
+        for observation in observations:
+            self.last_observation = observation
+            if self._reporter is not None:
+                self._reporter.report(observation)
+            self.last_verdict = self._dense_watch.see(observation)
+            self._pace.see(observation)
 
 
 def _refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
@@ -452,6 +488,14 @@ def _refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
             "`callbacks=[…]`, `trainer.add_callback(…)` and `.attach(trainer)`."
         )
     _observed[model] = weakref.ref(state)
+
+
+def _warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
+    if getattr(args, "use_vllm", False) and has_adapters(model):
+        logger.warning(
+            "sparsity-monitor: for vLLM, TRL merges the adapters into the frozen weights and takes them out again, which "
+            "does not bring these back bit for bit. Updates are measured against the frozen weights as they are then."
+        )
 
 
 def _checkpoint(args: TrainingArguments, step: int) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from monitor.errors import ConfigurationError
+from monitor.observe.base_mode import parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerance, parse_visible_dtype
 from monitor.on_dense import OnDense, check_on_dense
 from monitor.report.spool import DEFAULT_MAX_BYTES
@@ -27,7 +28,9 @@ class RunSettings(BaseModel):
     criterion: str = "bits"
     tolerances: tuple[float, ...] = ()
     visible_dtype: str = "bfloat16"
+    base_mode: str = "auto"
     every: Annotated[int, Field(ge=1)] = 1
+    max_overhead: Annotated[float, Field(gt=0, le=1)] | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     step_masks: bool = True
@@ -77,6 +80,12 @@ class RunSettings(BaseModel):
     @classmethod
     def _on_dense(cls, value: object) -> OnDense:
         return check_on_dense(value)
+
+    @field_validator("base_mode")
+    @classmethod
+    def _base_mode(cls, value: str, info: ValidationInfo) -> str:
+        parse_base_mode(value, parse_visible_dtype(info.data.get("visible_dtype", "bfloat16")))
+        return value
 
     @field_validator("tolerances")
     @classmethod

@@ -99,6 +99,8 @@ class Observation:
         references: name of the reference mask → counts.
         host_seconds: time that the observation took on the calling thread.
         device_seconds: time that it took on the device; equal to host_seconds on a CPU.
+        overhead: share of the time since the previous observation that the previous one cost, summed over processes;
+            None at the first. What runs beside the training on a device counts in full.
         monitor_bytes: memory that base, masks and previous weights hold.
         base_mode: how the base is kept: "device", "host", "shared", or "low_byte", which is exact only for weights that
             moved by fewer than 128 representable steps.
@@ -121,6 +123,7 @@ class Observation:
     references: dict[str, ReferenceCounts] = field(default_factory=dict)
     host_seconds: float = 0.0
     device_seconds: float = 0.0
+    overhead: float | None = None
     monitor_bytes: int = 0
     base_mode: str = "device"
 

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -21,6 +22,7 @@ from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
 from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment, word_count
 from monitor.observe.kernels.low_byte import previous_weights
+from monitor.observe.lanes import Pass, lane_for
 from monitor.observe.mask import MaskMetadata, UpdateMask
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import IntArray, Observation
@@ -31,10 +33,23 @@ from monitor.observe.tally import Tally
 from monitor.observe.words import count_ones
 
 
+@dataclass(frozen=True)
+class _Started:
+    """An observation whose counts may still be on their way."""
+
+    step: int
+    stride: int
+    observed_at: float
+    running: Pass
+    shape: tuple[int, int]
+    tally: Tally
+
+
 class UpdateObserver:
     """Counts how a model's weights differ from a frozen base.
 
-    Call `observe(step)` after `optimizer.step()`. Live weights are only read.
+    Call `observe(step)` after `optimizer.step()`. Live weights are only read. On CUDA, `start(step)` after the step,
+    `before_update()` before the next one and `collect()` some time later do the same beside the training.
 
     >>> model = nn.Linear(2, 2, bias=False)
     >>> observer = UpdateObserver(model)
@@ -54,7 +69,8 @@ class UpdateObserver:
         visible_dtype: dtype that the trained model will be served in; weights are rounded to it, then compared.
         include, exclude: regular expressions searched for in parameter names.
         step_masks: compare with the previous observation, too. Holds one more byte and bit per weight (4 bytes where
-            the visible dtype is float32); of 16-bit weights, moves by multiples of 256 representable steps are missed.
+            the visible dtype is float32); a changed 16-bit weight that moves on by a multiple of 256 representable
+            steps is missed.
         base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
             and uses a module where it is.
         first_step: step that the current weights belong to.
@@ -114,6 +130,10 @@ class UpdateObserver:
         self._previous = self._current_visible(self._measured) if step_masks else None
         self._touched = self._zero_masks(self._measured) if step_masks else None
         self._last_step = first_step
+        self._last_start: float | None = None
+        self._last_cost = 0.0
+        self._started: list[_Started] = []
+        self._lane = lane_for(self._measured[0].source.device)
         self._references_of_frozen = {
             name: {other: mask.words[other] for other in selection.frozen if other in mask.words}
             for name, mask in (references or {}).items()
@@ -121,6 +141,9 @@ class UpdateObserver:
         self._prepare()
         if base is not None and selection.frozen:
             self._measure_what_trained_before(base)
+        if base is not None:
+            # What differs from it already has not moved at the first observation.
+            self._measure()
 
     def _prepare(self) -> None:
         """Make what follows from the set of measured parameters."""
@@ -274,6 +297,7 @@ class UpdateObserver:
         Raises:
             MaskMismatchError: `touched` does not fit the model.
         """
+        self.before_update()
         self._measure()
         if self._touched is None:
             return
@@ -291,6 +315,7 @@ class UpdateObserver:
             self._touched[weights.name].copy_(earlier.to(known.device) | known)
 
     def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
+        self.before_update()
         metadata = MaskMetadata(
             criterion=str(self.rules.criterion),
             visible_dtype=self.visible_dtype,
@@ -323,17 +348,64 @@ class UpdateObserver:
         Raises:
             ValueError: `step` does not rise.
         """
+        return self._finish(self._begin(step))
+
+    @property
+    def beside_training(self) -> bool:
+        """Whether `start` returns before the observation is made, as it does on CUDA."""
+        return self._lane.beside_training
+
+    @property
+    def last_step(self) -> int:
+        """Step of the latest observation, started or made; `first_step` before the first."""
+        return self._last_step
+
+    def start(self, step: int) -> None:
+        """Begin what `observe` does, without waiting for the device; `collect` returns the observation.
+
+        On CUDA it is made beside what the training does next. `before_update` must be called before weights change.
+
+        Raises:
+            ValueError: `step` does not rise.
+        """
+        self._started.append(self._begin(step))
+
+    def before_update(self) -> None:
+        """Let the training's stream wait until the weights have been read. The host does not wait."""
+        self._lane.hold_training()
+
+    def collect(self) -> list[Observation]:
+        """Return the observations that were started and not collected yet, oldest first; waits for them."""
+        started, self._started = self._started, []
+        return [self._finish(observation) for observation in started]
+
+    def _begin(self, step: int) -> _Started:
         if step <= self._last_step:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
-        started = time.perf_counter()
-        counts = self._ranks.total(self._measure, *self._counts_shape)
-        stride, self._last_step = step - self._last_step, step
-        return self._tally.observation(
+        now = time.perf_counter()
+        seconds = (self._last_cost, now - self._last_start) if self._last_start else (0.0, 0.0)
+        notes = torch.tensor([round(1e9 * value) for value in seconds])
+        if self._lane.beside_training:
+            notes = notes.pin_memory().to(self._measured[0].source.device, non_blocking=True)
+        running = self._lane.start(lambda: self._ranks.send(self._measure, notes, *self._counts_shape))
+        started = _Started(step, step - self._last_step, time.time(), running, self._counts_shape, self._tally)
+        self._last_step, self._last_start = step, now
+        return started
+
+    def _finish(self, started: _Started) -> Observation:
+        began = time.perf_counter()
+        counts, (cost, interval) = self._ranks.receive(started.running.result(), *started.shape)
+        host_seconds = started.running.host_seconds + time.perf_counter() - began
+        device_seconds = started.running.device_seconds()
+        self._last_cost = host_seconds + device_seconds if self._lane.beside_training else host_seconds
+        return started.tally.observation(
             counts,
-            step=step,
-            stride=stride,
-            observed_at=time.time(),
-            seconds=time.perf_counter() - started,
+            step=started.step,
+            stride=started.stride,
+            observed_at=started.observed_at,
+            host_seconds=host_seconds,
+            device_seconds=device_seconds,
+            overhead=cost / interval if interval else None,
             monitor_bytes=self.monitor_bytes,
             base_mode=self.base_mode,
         )

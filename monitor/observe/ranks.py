@@ -12,6 +12,8 @@ from monitor.errors import SparsityMonitorError
 from monitor.observe.kernels.contract import MAX_ABS, SQUARED_NORM, Counts
 
 Result = TypeVar("Result")
+# Numbers that each process sends beside its counts.
+NOTES = 2
 
 
 class Alone:
@@ -39,13 +41,26 @@ class Alone:
         self.agree(None)
         return result
 
-    def total(self, measure: Callable[[], Counts], segments: int, columns: int) -> Counts:
-        """Return the counts of all processes together; when measuring fails on one, it fails on all.
+    def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
+        """Return what all processes counted, as one int64 tensor for `receive`, without waiting for the device.
 
         Args:
             measure: counts on this process: integers of shape (segments, columns), floats of shape (segments, 2).
+            notes: int64 of shape (NOTES,), which are added up over the processes.
         """
-        return measure()
+        counts = measure()
+        bits = counts.floats.view(torch.int64)
+        return torch.cat([notes.to(bits.device), counts.integers.reshape(-1), bits.reshape(-1)])
+
+    def receive(self, sent: torch.Tensor, segments: int, columns: int) -> tuple[Counts, list[int]]:
+        """Return the counts of all processes together, and the sums of their notes, out of what `send` returned.
+
+        Raises:
+            SparsityMonitorError: measuring failed on another process.
+        """
+        notes, integers, bits = torch.split(sent, [NOTES, segments * columns, segments * 2])
+        floats = bits.view(torch.float64).view(segments, 2)
+        return Counts(integers.view(segments, columns), floats), notes.tolist()
 
 
 class Together(Alone):
@@ -79,8 +94,8 @@ class Together(Alone):
         if ranks := failed.nonzero().flatten().tolist():
             raise SparsityMonitorError(f"the monitor failed on ranks {ranks}; their logs say why")
 
-    def total(self, measure: Callable[[], Counts], segments: int, columns: int) -> Counts:
-        """Return the counts of all processes together; when measuring fails on one, it fails on all.
+    def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
+        """Return what all processes counted, as one int64 tensor for `receive`, without waiting for the device.
 
         One all-reduce carries everything. Sums of floats would depend on the order in which they meet, so that each
         process puts the bits of its own into a row of zeros, and everybody adds up the same rows in the same order.
@@ -91,18 +106,31 @@ class Together(Alone):
         )
         try:
             counts = measure()
-        except Exception as failure:  # noqa: BLE001 - raised below, on every process
+        except Exception as failure:  # noqa: BLE001 - raised below, after the others have heard of it
             error = failure
-        failed = torch.zeros(self.world, dtype=torch.int64)
+        failed = torch.zeros(self.world, dtype=torch.int64, device=self._device)
         failed[self.rank] = int(error is not None)
-        floats = torch.zeros(self.world, segments, 2, dtype=torch.float64)
-        floats[self.rank] = counts.floats.cpu()
-        sent = [failed, counts.integers.cpu().reshape(-1), floats.view(torch.int64).reshape(-1)]
-        failed, integers, bits = torch.split(self.sum(torch.cat(sent)).cpu(), [part.numel() for part in sent])
-        self._raise_alike(failed, error)
+        floats = torch.zeros(self.world, segments, 2, dtype=torch.float64, device=self._device)
+        floats[self.rank] = counts.floats.to(self._device)
+        integers = counts.integers.to(self._device).reshape(-1)
+        sent = [failed, notes.to(self._device), integers, floats.view(torch.int64).reshape(-1)]
+        together = self.sum(torch.cat(sent))
+        if error is not None:
+            raise error
+        return together
+
+    def receive(self, sent: torch.Tensor, segments: int, columns: int) -> tuple[Counts, list[int]]:
+        """Return the counts of all processes together, and the sums of their notes, out of what `send` returned.
+
+        Raises:
+            SparsityMonitorError: measuring failed on another process.
+        """
+        sizes = [self.world, NOTES, segments * columns, self.world * segments * 2]
+        failed, notes, integers, bits = torch.split(sent, sizes)
+        self._raise_alike(failed, None)
         rows = bits.view(torch.float64).view(self.world, segments, 2)
-        together = torch.stack([rows[:, :, SQUARED_NORM].sum(dim=0), rows[:, :, MAX_ABS].amax(dim=0)], dim=1)
-        return Counts(integers.view(segments, columns), together)
+        floats = torch.stack([rows[:, :, SQUARED_NORM].sum(dim=0), rows[:, :, MAX_ABS].amax(dim=0)], dim=1)
+        return Counts(integers.view(segments, columns), floats), notes.tolist()
 
 
 def join_ranks(device: torch.device) -> Alone:

@@ -53,7 +53,9 @@ class Tally:
         step: int,
         stride: int,
         observed_at: float,
-        seconds: float,
+        host_seconds: float,
+        device_seconds: float,
+        overhead: float | None,
         monitor_bytes: int,
         base_mode: str,
     ) -> Observation:
@@ -87,8 +89,9 @@ class Tally:
                 )
                 for i, (name, density) in enumerate(self._reference_density.items())
             },
-            host_seconds=seconds,
-            device_seconds=seconds,
+            host_seconds=host_seconds,
+            device_seconds=device_seconds,
+            overhead=overhead,
             monitor_bytes=monitor_bytes,
             base_mode=base_mode,
         )

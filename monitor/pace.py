@@ -1,0 +1,42 @@
+"""Pace: how many steps apart observations are, so that they cost no more than they may."""
+
+from __future__ import annotations
+
+import math
+
+from monitor.observe.observation import Observation
+
+
+class Pace:
+    """Decides at which steps to observe.
+
+    Every process decides alike, because the cost in an observation is that of all processes together.
+
+    Args:
+        every: steps between observations, at least.
+        max_overhead: share of the training's time that observing may cost; None for no bound.
+
+    >>> pace = Pace(every=2, max_overhead=None)
+    >>> [step for step in range(1, 7) if pace.is_due(step)]
+    [2, 4, 6]
+    """
+
+    def __init__(self, every: int, max_overhead: float | None) -> None:
+        self._every = every
+        self._max_overhead = max_overhead
+        self._next = 0
+
+    def is_due(self, step: int) -> bool:
+        """Return whether to observe after this step."""
+        return step % self._every == 0 and step >= self._next
+
+    def see(self, observation: Observation) -> None:
+        """Put the next observation off for as many steps as make up for what one costs.
+
+        cost ÷ (stride × seconds per step) ≤ max_overhead, and `overhead` = cost ÷ (the last stride × seconds per step).
+        """
+        if self._max_overhead is None or observation.overhead is None:
+            return
+        # Rounding errors must not add a step where the cost is exactly what it may be.
+        stride = math.ceil(observation.stride * observation.overhead / self._max_overhead - 1e-9)
+        self._next = observation.step + max(stride, 1)
