@@ -493,8 +493,8 @@ def _refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
 def _warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
     if getattr(args, "use_vllm", False) and has_adapters(model):
         logger.warning(
-            "sparsity-monitor: for vLLM, TRL merges the adapters into the frozen weights and takes them out again, which "
-            "does not bring these back bit for bit. Updates are measured against the frozen weights as they are then."
+            "sparsity-monitor: for vLLM, TRL merges the adapters into the frozen weights and takes them out again, "
+            "which does not bring these back bit for bit. Updates are measured against the weights as they are then."
         )
 
 

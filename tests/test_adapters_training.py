@@ -178,6 +178,17 @@ def test_the_base_can_be_given(model: Path, tmp_path: Path) -> None:
     check_against_a_merged_copy(model, trainer, callback, tmp_path / "final")
 
 
+def test_weights_that_trl_merges_for_vllm_are_warned_about(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = recording()
+    trainer = grpo(model, training(tmp_path), [], lora())
+    trainer.args.use_vllm = True
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    assert "does not bring these back bit for bit" in caplog.text
+
+
 def test_other_adapters_are_refused_before_training(model: Path, tmp_path: Path) -> None:
     config = IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
     trainer = sft(model, training(tmp_path), [SparsityCallback(None)], config)
