@@ -22,7 +22,7 @@ def train_together(world: int, how: str, model: str, output: str, **settings: An
         how: "ddp", "fsdp2", or "zero1", "zero2", "zero3".
         model: directory of the model.
         output: output directory; the final weights are in `final` below it.
-        settings: `max_steps`, `save_steps`, `resume`: a checkpoint to go on from, `target`.
+        settings: `max_steps`, `save_steps`, `learning_rate`, `resume`: a checkpoint to go on from, `target`.
     """
     with socket.socket() as probe, tempfile.TemporaryDirectory() as directory:
         probe.bind(("127.0.0.1", 0))
@@ -62,7 +62,7 @@ def train(how: str, model: str, output: str, settings: dict[str, Any]) -> dict[s
         output_dir=output,
         max_steps=settings.get("max_steps", RANK_STEPS),
         per_device_train_batch_size=2,
-        learning_rate=1e-3,
+        learning_rate=settings.get("learning_rate", 1e-3),
         logging_steps=1,
         save_strategy="steps" if settings.get("save_steps") else "no",
         save_steps=settings.get("save_steps", 500),

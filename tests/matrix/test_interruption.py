@@ -1,0 +1,166 @@
+"""Trainings that are killed, stopped, resumed elsewhere, and started again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from monitor import Observation, SparsityCallback, UpdateMask
+from monitor.report.spool import Spool
+from tests.counting import bfloat16_bits, changed_by_group
+from tests.matrix.killed import SAVE_STEPS, STEPS, make_trainer
+from tests.matrix.runs import counts, recording
+from tests.parallel.trainings import train_together
+from tests.service.running import COMMAND, Client, eventually, service_in_thread
+from tests.tiny import common_arguments, sft_trainer, token_data
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with service_in_thread(tmp_path_factory.mktemp("service") / "store.db") as client:
+        yield client
+
+
+def observed_steps(client: Client, run_id: str) -> list[tuple[int, int]]:
+    """(attempt, step) of every observation that the service shows of a run."""
+    history = client.history(run_id)
+    return [(entry.attempt, entry.item.observation.step) for entry in history if entry.item.HasField("observation")]
+
+
+def assert_same_counts(observed: Observation, expected: Observation) -> None:
+    assert expected.changed.sum() > 0
+    for name in ("changed", "touched", "step_changed", "hidden"):
+        assert getattr(observed, name).tolist() == getattr(expected, name).tolist(), name
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(model: Path, client: Client, tmp_path: Path) -> None:
+    """Killed two steps after the checkpoint: those are superseded, nothing is doubled, and the end is the same."""
+    target = client.listening.grpc_address
+    command = [sys.executable, "-m", "tests.matrix.killed", str(model), str(tmp_path / "out"), target]
+    killed = subprocess.run([*command, str(SAVE_STEPS + 2)], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    spool = Spool(tmp_path / "out" / "sparsity_monitor")
+    (attempt,) = spool.attempts()
+    run_id = attempt.key.run_id
+    # The uploader outlives the training. What was handed over last may be missing, what came before may not.
+    eventually(lambda: (1, SAVE_STEPS + 1) in observed_steps(client, run_id))
+
+    second = SparsityCallback(target, "killed")
+    trainer = make_trainer(model, tmp_path / "out", [second])
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{SAVE_STEPS}"))
+    assert second.run_id == run_id
+    first_half = [(1, step) for step in range(1, SAVE_STEPS + 1)]
+    second_half = [(2, step) for step in range(SAVE_STEPS + 1, STEPS + 1)]
+    eventually(lambda: observed_steps(client, run_id) == first_half + second_half)
+
+    uninterrupted = recording()
+    make_trainer(model, tmp_path / "whole", [uninterrupted]).train()
+    assert_same_counts(second.last_observation, uninterrupted.last_observation)
+
+
+def touched_in_checkpoints(model: Path, checkpoints: list[Path]) -> int:
+    """Count the weights that differ between any two checkpoints in turn, by none of the package's code."""
+    states = [bfloat16_bits(directory) for directory in [model, *checkpoints]]
+    return sum(int(np.any([a[name] != b[name] for a, b in pairwise(states)], axis=0).sum()) for name in states[0])
+
+
+@pytest.mark.parametrize(("how", "world", "then_world"), [("ddp", 2, 1), ("ddp", 1, 2), ("fsdp2", 2, 3)])
+def test_resumed_with_another_number_of_processes(
+    how: str, world: int, then_world: int, model: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"save_steps": 1, "learning_rate": 2e-5}
+    first = train_together(world, how, str(model), str(tmp_path), max_steps=2, **settings)
+    checkpoint = str(tmp_path / "checkpoint-2")
+    results = train_together(then_world, how, str(model), str(tmp_path), max_steps=4, resume=checkpoint, **settings)
+    last = results[0]["last"]
+    assert (last.step, last.stride, results[0]["run_id"]) == (4, 1, first[0]["run_id"])
+    assert counts(last) == changed_by_group(model, tmp_path / "final")
+    checkpoints = [tmp_path / f"checkpoint-{step}" for step in range(1, 5)]
+    assert last.touched.sum() == touched_in_checkpoints(model, checkpoints) > last.changed.sum() > 0
+
+
+def test_processes_resumed_end_where_uninterrupted_ones_do(model: Path, tmp_path: Path) -> None:
+    whole, resumed, alone = (tmp_path / name for name in ("whole", "resumed", "alone"))
+    uninterrupted = train_together(2, "ddp", str(model), str(whole), save_steps=2)
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
+    settings: dict[str, Any] = {"save_steps": 2, "resume": str(resumed / "checkpoint-2")}
+    results = train_together(2, "ddp", str(model), str(resumed), **settings)
+    for result in results:
+        assert_same_counts(result["last"], uninterrupted[0]["last"])
+    masks = [UpdateMask.load(path / "sparsity_monitor" / "update_mask.safetensors") for path in (whole, resumed)]
+    assert (masks[0] ^ masks[1]).count() == 0
+
+    unmonitored = train_together(2, "ddp", str(model), str(alone), save_steps=2, monitored=False)
+    assert len(unmonitored[0]["losses"]) == 4
+    assert [result["losses"] for result in unmonitored] == [result["losses"] for result in uninterrupted]
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+def test_a_training_that_is_stopped_early_is_finished(model: Path, client: Client, tmp_path: Path) -> None:
+    callback = SparsityCallback(client.listening.grpc_address, "stopped", every=2)
+    trainer = sft_trainer(model, common_arguments(tmp_path / "out", learning_rate=1e-4), [callback, StopAt(3)])
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    assert observed_steps(client, callback.run_id) == [(1, 2), (1, 3)]
+    expected = changed_by_group(model, tmp_path / "final")
+    assert counts(callback.last_observation) == expected
+    assert UpdateMask.load(callback.directory / "update_mask.safetensors").count() == sum(expected.values()) > 0
+    finishes = [entry.item.finish for entry in client.history(callback.run_id) if entry.item.HasField("finish")]
+    assert [finish.step for finish in finishes] == [3]
+
+
+def test_the_base_is_the_model_that_model_init_makes_when_training_starts(model: Path, tmp_path: Path) -> None:
+    made: list[Qwen2ForCausalLM] = []
+
+    def model_init() -> Qwen2ForCausalLM:
+        made.append(Qwen2ForCausalLM.from_pretrained(model, dtype="float32"))
+        return made[-1]
+
+    callback = recording()
+    arguments = TrainingArguments(**common_arguments(tmp_path / "out", learning_rate=1e-4))
+    trainer = Trainer(model_init=model_init, args=arguments, train_dataset=token_data(), callbacks=[callback])
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    assert len(made) > 1
+    expected = changed_by_group(model, tmp_path / "final")
+    assert counts(callback.last_observation) == expected
+    assert sum(expected.values()) > 0
+
+
+def test_an_output_directory_that_is_used_again_starts_a_run_of_its_own(
+    model: Path, client: Client, tmp_path: Path
+) -> None:
+    arguments = common_arguments(tmp_path / "out", max_steps=2, learning_rate=1e-4)
+    # Nobody was told of the first one.
+    first, second = recording(), SparsityCallback(client.listening.grpc_address, "again")
+    for callback in (first, second):
+        sft_trainer(model, arguments, [callback]).train()
+    assert first.run_id != second.run_id
+    eventually(lambda: observed_steps(client, second.run_id) == [(1, 1), (1, 2)])
+    pushed = subprocess.run(
+        [COMMAND, "push", str(second.directory), "--target", client.listening.grpc_address],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert pushed.returncode == 0, pushed.stderr
+    assert observed_steps(client, first.run_id) == observed_steps(client, second.run_id) == [(1, 1), (1, 2)]
+    names = {run_id: client.run(run_id).registration.name for run_id in (first.run_id, second.run_id)}
+    assert names == {first.run_id: "matrix", second.run_id: "again"}

@@ -1,0 +1,103 @@
+"""What cannot work is refused before training starts, in words that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+from monitor import SparsityCallback, UpdateMask
+from monitor.errors import (
+    BaseMismatchError,
+    ConfigurationError,
+    MaskMismatchError,
+    SparsityMonitorError,
+    UnsupportedModelError,
+)
+from tests.counting import changed_by_group
+from tests.matrix.models import dense
+from tests.matrix.runs import recording
+from tests.tiny import common_arguments, dpo_trainer, sft_trainer
+
+
+def assert_refused(trainer: Trainer, error: type[SparsityMonitorError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_callback_that_was_added_twice(model: Path, tmp_path: Path) -> None:
+    refusal = r"two SparsityCallbacks observe this training of Qwen2ForCausalLM; expected one\. Remove one of"
+    trainer = sft_trainer(model, common_arguments(tmp_path), [recording(), recording()])
+    assert_refused(trainer, ConfigurationError, refusal)
+    attached = sft_trainer(model, common_arguments(tmp_path), [recording()])
+    recording().attach(attached)
+    assert_refused(attached, ConfigurationError, refusal)
+
+
+def test_one_callback_observes_one_training_after_another(model: Path, tmp_path: Path) -> None:
+    callback = recording()
+    for name in ("first", "second"):
+        sft_trainer(model, common_arguments(tmp_path / name, max_steps=1), [callback]).train()
+    trainer = sft_trainer(model, common_arguments(tmp_path / "third", max_steps=1), [recording()])
+    trainer.train()
+    trainer.train()
+
+
+def test_a_model_without_weights(tmp_path: Path) -> None:
+    # The Trainer would not take it either, so that it never comes to a training.
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(UnsupportedModelError, match=r"on the meta device.*model\.embed_tokens\.weight.*Load the weig"):
+        recording().on_train_begin(arguments, TrainerState(), TrainerControl(), model=dense().to("meta"))
+
+
+@pytest.mark.parametrize("setting", ["include", "exclude"])
+def test_a_pattern_that_matches_no_parameter(setting: str, model: Path, tmp_path: Path) -> None:
+    trainer = sft_trainer(model, common_arguments(tmp_path), [recording(**{setting: ["qproj"]})])
+    assert_refused(trainer, ConfigurationError, rf"{setting} has 'qproj', which matches none of the \d+ parameters")
+
+
+def test_a_base_on_a_hub_that_cannot_be_reached(model: Path, tmp_path: Path) -> None:
+    # The tests run with HF_HUB_OFFLINE=1.
+    trainer = sft_trainer(model, common_arguments(tmp_path), [recording(base="nobody/has-this-model")])
+    refusal = r"cannot read the base from 'nobody/has-this-model'(.|\n)*Give the directory or hub id"
+    assert_refused(trainer, BaseMismatchError, refusal)
+
+
+def following(tmp_path: Path, model: Path) -> Trainer:
+    settings: dict[str, Any] = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 1.0}
+    return dpo_trainer(model, common_arguments(tmp_path / "out", learning_rate=1e-3, **settings), [])
+
+
+def test_a_reference_model_that_follows_the_training(model: Path, tmp_path: Path) -> None:
+    trainer = following(tmp_path, model)
+    trainer.add_callback(recording(base=trainer.ref_model))
+    assert_refused(trainer, ConfigurationError, "sync_ref_model is on: .* Leave `base` out, or give a state dict")
+
+
+def test_a_copy_of_a_reference_model_that_follows_the_training_is_a_base(model: Path, tmp_path: Path) -> None:
+    trainer = following(tmp_path, model)
+    callback = recording(base=trainer.ref_model.state_dict())
+    trainer.add_callback(callback)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    assert callback.last_observation.changed.sum() == sum(changed_by_group(model, tmp_path / "final").values()) > 0
+
+
+def test_a_mask_of_a_part_of_the_parameters(model: Path, tmp_path: Path) -> None:
+    mask = UpdateMask.from_bools({"model.norm.weight": torch.ones(64, dtype=torch.bool)})
+    trainer = sft_trainer(model, common_arguments(tmp_path), [recording(references={"part": mask})])
+    assert_refused(trainer, MaskMismatchError, "reference mask 'part'.*missing: .*and 2[0-9] more")
+    # Which parameters it covers may be chosen.
+    chosen = recording(references={"part": mask}, include=[r"^model\.norm\."])
+    sft_trainer(model, common_arguments(tmp_path), [chosen]).train()
+    assert chosen.last_observation.overlap("part").reference == 64
+
+
+def test_a_directory_without_a_model(model: Path, tmp_path: Path) -> None:
+    callback = SparsityCallback(None, "matrix", base=tmp_path)
+    trainer = sft_trainer(model, common_arguments(tmp_path / "out"), [callback])
+    assert_refused(trainer, BaseMismatchError, "Give the directory or hub id")
