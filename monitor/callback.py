@@ -256,9 +256,9 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Look for parameters that have become trainable."""
-        if getattr(args, "deepspeed", None) and self._observer is not None:
+        if getattr(args, "deepspeed", None):
             # DeepSpeed updates the weights within the backward pass.
-            self._observer.before_update()
+            self._let_the_update_wait()
         self._follow(kwargs["model"])
 
     @_never_disturbs
@@ -266,8 +266,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Look for parameters that have become trainable since the step began, by a callback that comes after this."""
-        if self._observer is not None:
-            self._observer.before_update()
+        self._let_the_update_wait()
         self._follow(kwargs["model"])
 
     @_never_disturbs
@@ -435,6 +434,11 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             reporter.directory,
             self.settings.target,
         )
+
+    def _let_the_update_wait(self) -> None:
+        if self._observer is not None:
+            with self._giving_up_on_errors():
+                self._observer.before_update()
 
     def _follow(self, model: nn.Module) -> None:
         if self._observer is not None:

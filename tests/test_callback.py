@@ -225,7 +225,7 @@ def test_training_again_in_the_same_process_is_the_next_attempt(model: Path, tmp
 class Fails(nn.Module):
     """Something that is no observer."""
 
-    def observe(self, step: int) -> None:
+    def before_update(self) -> None:
         raise RuntimeError("the monitor is broken")
 
 
