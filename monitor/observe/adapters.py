@@ -23,6 +23,8 @@ from monitor.observe.groups import clean_name
 
 # Initialisations that take out of the base weight what they put into the adapter.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# PEFT's modules with LoRA layers for quantised weights.
+_FOR_QUANTISED = {"aqlm", "awq", "bnb", "eetq", "gptq", "hqq", "inc", "torchao"}
 _ADVICE = "Train with LoRA (also rsLoRA or DoRA) or without adapters, or leave the monitor out."
 
 
@@ -186,11 +188,12 @@ class _Reading:
 
     def _dequantise(self, layer: Any, path: str, written: list[str]) -> bool:
         """Put what stands for the dequantised weights in the place of the quantised ones, if they can be measured."""
-        quantised = getattr(layer.get_base_layer(), written[0])
-        name = self._name(_join(path, written[0]), quantised)
+        # Some kinds hold their weights under other names.
+        quantised: Any = getattr(layer.get_base_layer(), written[0], None)
+        name = self._names.get(id(quantised), clean_name(_join(path, written[0])))
         if written != ["weight"] or not _is_4bit(layer):
             self._left_out.append(name)
-            del self._served.parameters[name]
+            self._served.parameters.pop(name, None)
             return False
         state = quantised.quant_state
         # Shape, dtype and device of the weights, in the memory of one.
@@ -233,9 +236,10 @@ def _written(layer: Any, adapters: list[str]) -> list[str]:
 
 
 def _is_quantised(layer: Any, attribute: str) -> bool:
+    if type(layer).__module__.removeprefix("peft.tuners.lora.") in _FOR_QUANTISED:
+        return True
     weight = getattr(layer.get_base_layer(), attribute, None)
-    plain = isinstance(weight, nn.Parameter) and weight.is_floating_point() and weight.element_size() > 1
-    return not plain or type(layer).__module__.rpartition(".")[2] in {"bnb", "eetq", "hqq", "torchao"}
+    return isinstance(weight, torch.Tensor) and (not weight.is_floating_point() or weight.element_size() == 1)
 
 
 def _is_4bit(layer: Any) -> bool:

@@ -61,8 +61,9 @@ class UpdateObserver:
 
     Args:
         model: the model that trains.
-        base: None takes the weights as they are now. A module is used in place, without a copy, and must stay frozen. A
-            state dict under the model's parameter names is copied to the weights' devices.
+        base: None takes the weights as they are now, and where adapters train, the frozen ones below them. A module is
+            used in place, without a copy, and must stay frozen. A state dict under the model's parameter names is
+            copied to the weights' devices.
         references: name → mask of another run, or a structural one; it must cover every trainable parameter.
         criterion: "bits" or "atol=1e-5"; what counts as changed in the update mask.
         tolerances: `changed` is counted at each of these, too.

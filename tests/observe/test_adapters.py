@@ -246,9 +246,19 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "model.embed_tokens is a TrainableTokensWrapper of PEFT",
     ),
     "aLoRA": (lambda: lora(qwen(), alora_invocation_tokens=[1]), "q_proj has ALoraLinearVariant"),
+    "attention in one module": (
+        lambda: get_peft_model(Attention(), LoraConfig(target_modules=["attn"])),
+        "attn is a peft.tuners.lora.layer.MultiheadAttention",
+    ),
     "merged": (lambda: merge_live(lora(qwen())), r"\['default'\] are merged into model.layers.0"),
     "sharded": (lambda: sharded(lora(qwen())), "adapters on sharded weights .* train adapters with DDP"),
 }
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2)
 
 
 def merge_live(model: nn.Module) -> nn.Module:
@@ -287,6 +297,17 @@ def test_quantised_weights_are_named_and_left_out() -> None:
         observer = UpdateObserver(model)
     assert not any("down_proj" in name for name in observer.shapes)
     assert any("q_proj" in name for name in observer.shapes)
+
+
+def test_quantised_weights_under_other_names_are_left_out() -> None:
+    model = lora(qwen())
+    layer = model.get_submodule("base_model.model.model.layers.1.mlp.down_proj")
+    layer.__class__ = type("GPTQLoraLinear", (type(layer),), {"__module__": "peft.tuners.lora.gptq"})
+    del layer.base_layer.weight
+    layer.base_layer.register_buffer("qweight", torch.zeros(5, 32, dtype=torch.int32))
+    with pytest.warns(UserWarning, match=r"quantised .*: model\.layers\.1\.mlp\.down_proj\.weight$"):
+        observer = UpdateObserver(model)
+    assert len(observer.shapes) == 3
 
 
 def in_4bit(model: nn.Module) -> nn.Module:
