@@ -18,7 +18,9 @@ _FSDP_SWITCH = "ACCELERATE_USE_FSDP"
 
 
 def read_pretrained(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
-    """Return all weights of a directory or hub id under the names that `model` has for them, in host memory.
+    """Return the weights of a directory or hub id under the names that `model` has for them, in host memory.
+
+    What the checkpoint lacks, such as the head of a reward model that is made from a language model, is not among them.
 
     Loading through the model's class matters: names on disk differ from those in memory, for experts for example.
 
@@ -29,13 +31,14 @@ def read_pretrained(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
     try:
         # Layers that the checkpoint lacks are initialised at random; the training must not see that.
         with torch.random.fork_rng(), _loading_whole():
-            loaded = kind.from_pretrained(source, dtype="auto")
+            loaded, report = kind.from_pretrained(source, dtype="auto", output_loading_info=True)
     except (OSError, ValueError) as error:
         raise BaseMismatchError(
             f"cannot read the base from {source!r}: {error}. Give the directory or hub id of the weights that this "
             "training started from as `base`."
         ) from error
-    return dict(loaded.named_parameters(remove_duplicate=False))
+    random = set(report["missing_keys"])
+    return {name: p for name, p in loaded.named_parameters(remove_duplicate=False) if name not in random}
 
 
 def _pretrained_class(model: nn.Module) -> Any:

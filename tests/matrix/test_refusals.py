@@ -17,10 +17,13 @@ from monitor.errors import (
     SparsityMonitorError,
     UnsupportedModelError,
 )
+from monitor.observe.observer import UpdateObserver
 from tests.counting import changed_by_group
 from tests.matrix.models import dense
-from tests.matrix.runs import recording
-from tests.tiny import common_arguments, dpo_trainer, sft_trainer
+from tests.matrix.runs import counts, recording
+from tests.parallel.models import make_model
+from tests.parallel.processes import run_together
+from tests.tiny import common_arguments, dpo_trainer, reward_trainer, sft_trainer
 
 
 def assert_refused(trainer: Trainer, error: type[SparsityMonitorError], message: str) -> None:
@@ -101,3 +104,38 @@ def test_a_directory_without_a_model(model: Path, tmp_path: Path) -> None:
     callback = SparsityCallback(None, "matrix", base=tmp_path)
     trainer = sft_trainer(model, common_arguments(tmp_path / "out"), [callback])
     assert_refused(trainer, BaseMismatchError, "Give the directory or hub id")
+
+
+def observe_flat_parameters() -> str:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(make_model(), use_orig_params=False, device_id=torch.device("cpu"))
+    with pytest.raises(UnsupportedModelError) as error:
+        UpdateObserver(model)
+    return str(error.value)
+
+
+def test_fsdp1_that_hides_the_parameters() -> None:
+    for message in run_together(observe_flat_parameters, 2):
+        assert "use_orig_params=False" in message
+        assert "Set use_orig_params=True and FULL_SHARD, or use FSDP2" in message
+
+
+def test_a_resumed_model_whose_head_started_at_random(model: Path, tmp_path: Path) -> None:
+    """A reward model made from a language model: the head that it started with is written nowhere."""
+    arguments = common_arguments(tmp_path / "out", save_strategy="steps", save_steps=2)
+    reward_trainer(model, arguments, [recording()]).train()
+    checkpoint = str(tmp_path / "out" / "checkpoint-2")
+    resumed = reward_trainer(model, arguments, [recording()])
+    with pytest.raises(BaseMismatchError, match=r"missing: score\.weight.* Expected the weights that this training"):
+        resumed.train(resume_from_checkpoint=checkpoint)
+
+    # With the head in the directory that the training starts from, there is a base to read again.
+    reward_trainer(model, arguments, []).save_model(str(tmp_path / "with-head"))
+    again = common_arguments(tmp_path / "again", save_strategy="steps", save_steps=2)
+    reward_trainer(tmp_path / "with-head", again, [recording()]).train()
+    callback = recording()
+    trainer = reward_trainer(tmp_path / "with-head", again, [callback])
+    trainer.train(resume_from_checkpoint=str(tmp_path / "again" / "checkpoint-2"))
+    trainer.save_model(str(tmp_path / "final"))
+    assert counts(callback.last_observation) == changed_by_group(tmp_path / "with-head", tmp_path / "final")
