@@ -21,7 +21,7 @@ TRAINER_NAMES = {
     "dpo": "DPO",
     "kto": "KTO",
     "grpo": "GRPO with β = 0",
-    "grpo-kl": "β > 0",
+    "grpo-kl": "GRPO with β > 0",
     "rloo": "RLOO",
     "reward": "Reward",
     "simpo": "experimental CPO with SimPO's loss",
@@ -85,7 +85,7 @@ SECTIONS: dict[str, list[Row]] = {
         Row(
             "PRIME on top of GRPOTrainer",
             "works",
-            "policy and reward model are observed",
+            "the policy is observed",
             "tests/examples/test_prime.py::test_what_a_run_reports_is_what_it_trained",
         ),
     ],

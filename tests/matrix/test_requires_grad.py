@@ -17,6 +17,8 @@ from monitor.observe.observer import UpdateObserver
 from tests.counting import changed_by_group
 from tests.matrix.models import dense
 from tests.matrix.runs import counts, recording, save_parameters
+from tests.parallel.models import make_model, spread
+from tests.parallel.processes import run_together
 from tests.tiny import common_arguments, token_data
 
 FIRST_LAYER = "model.layers.0."
@@ -222,3 +224,36 @@ def test_frozen_weights_that_differ_from_the_base_are_measured() -> None:
     observer = UpdateObserver(model, base=base, first_step=4)
     assert observer.observe(5).changed.sum() == 1
     assert observer.base_fingerprint == UpdateObserver(model).base_fingerprint
+
+
+def switch_together(how: str) -> tuple[dict[tuple[str, str], int], int]:
+    model = make_model()
+    model.layers[0].requires_grad_(False)
+    model = spread(model, how)
+    observer = UpdateObserver(model)
+    for step in (1, 2):
+        model.requires_grad_(True)
+        observer.follow(model)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if step == 1 or ".0." in name:
+                    parameter.add_(0.1)
+        observation = observer.observe(step)
+    return counts(observation), observer.monitor_bytes
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
+def test_processes_take_up_their_parts_of_what_trains_now(how: str) -> None:
+    model = make_model()
+    observer = UpdateObserver(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.1)
+            if ".0." in name:
+                parameter.add_(0.1)
+    expected = counts(observer.observe(1))
+    assert sum(expected.values()) > 0.9 * sum(parameter.numel() for parameter in model.parameters())
+    results = run_together(switch_together, 2, how)
+    assert [found for found, _ in results] == [expected, expected]
+    # Each holds half of what one process holds, but for rounding up to words.
+    assert max(held for _, held in results) < 0.6 * observer.monitor_bytes
