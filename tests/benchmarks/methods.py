@@ -27,13 +27,17 @@ def subtract_and_concatenate(now: Tensors, before: Tensors) -> float:
     return float(close.sum() / deltas.numel())
 
 
-def clone_to_float32(now: Tensors, before: Tensors) -> list[float]:
-    """Clone every weight to float32 and compare at six thresholds (the tracker of arXiv 2602.03839).
+def clone_to_float32(now: Tensors, snapshot: list[torch.Tensor]) -> list[float]:
+    """Clone every weight to float32, compare with the last clone at six thresholds (the tracker of arXiv 2602.03839).
 
-    `before` is the float32 clone of the last time.
+    Args:
+        now: the weights.
+        snapshot: the last clone; replaced by the new one.
     """
+    clones = [tensor.detach().cpu().float().clone() for tensor in now]
     counts = np.zeros(len(_THRESHOLDS))
-    for a, b in zip(now, before, strict=True):
-        delta = (a.detach().cpu().float().clone() - b).abs()
+    for new, old in zip(clones, snapshot, strict=True):
+        delta = (new - old).abs()
         counts += [int((delta > threshold).sum()) for threshold in _THRESHOLDS]
-    return list(counts / sum(a.numel() for a in now))
+    snapshot[:] = clones
+    return list(counts / sum(tensor.numel() for tensor in now))

@@ -44,7 +44,7 @@ def _for_cpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
         kernel = FusedKernel()
         kernel.prepare(segments, rules)
     except ImportError:
-        logger.info("sparsity-monitor measures about five times faster on the CPU with numba: the extra `fast`")
+        logger.info("sparsity-monitor measures many times faster on the CPU with numba: the extra `fast`")
         return cpu.measure
     except Exception:
         # A compiler has many ways to fail, and there is another way to measure.

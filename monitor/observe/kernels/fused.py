@@ -46,7 +46,7 @@ class FusedKernel:
     def prepare(self, segments: Sequence[Segment], rules: Rules) -> None:
         """Compile what these segments need, or load it from the cache, so that the first observation does not wait."""
         self._take(segments, rules)
-        empty = _Totals.zeros(1, rules, 0)
+        empty = _Totals.zeros(1, rules, max((len(segment.references) for segment in segments), default=0))
         for arrays in {arrays.signature: arrays for arrays in self._arrays.values()}.values():
             arrays.measure(slice(0, 0), rules, empty.integers[0], empty.floats[0])
         loops.intersect(np.zeros(0, np.uint32), np.zeros(0, np.uint32))
