@@ -1,4 +1,4 @@
-"""SparsityCallback: one line in an HF or TRL training script. The only file that knows transformers.
+"""SparsityCallback: one line in an HF or TRL training script.
 
 It observes after optimizer steps (`on_step_end`), hands the counts to the reporter, and is done with them.
 """
@@ -7,38 +7,42 @@ from __future__ import annotations
 
 import functools
 import logging
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monitor.errors import BaseMismatchError, ConfigurationError, ReportingError
-from monitor.observe.adapters import has_adapters, served_by
-from monitor.observe.base import holds_the_same
+from monitor.errors import BaseMismatchError, ReportingError
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Alone, join_ranks
 from monitor.on_dense import DenseWatch, OnDense
 from monitor.pace import Pace
-from monitor.pretrained import read_pretrained
 from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.settings import RunSettings
+from monitor.training_start import (
+    DIRECTORY,
+    Base,
+    BaseSource,
+    find_base,
+    find_touched,
+    refuse_a_moving_base,
+    refuse_a_second_callback,
+    touched_file,
+    warn_of_merging,
+)
 from monitor.verdict import DenseThresholds, Verdict
 
 logger = logging.getLogger(__name__)
 
-DIRECTORY = "sparsity_monitor"
 MASK_FILE = "update_mask.safetensors"
-TOUCHED_FILE = "touched_mask.safetensors"
 
 # Where the run's identity is kept in the trainer's state across resumes. Not the name of a callback class: the Trainer
 # would try to rebuild that callback from it.
@@ -46,10 +50,6 @@ _STATE_KEY = "sparsity_monitor"
 _LOG_PREFIX = "sparsity/"
 _REGISTER_SECONDS = 15.0
 
-# Which training of a model is observed: each has a state of its own.
-_observed: weakref.WeakKeyDictionary[nn.Module, weakref.ref[TrainerState]] = weakref.WeakKeyDictionary()
-
-BaseSource = str | Path | nn.Module | Mapping[str, torch.Tensor]
 Method = TypeVar("Method", bound=Callable[..., None])
 
 
@@ -221,14 +221,15 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Take the base, and announce the run. Raises what is wrong, as nothing is trained yet."""
         model: nn.Module = kwargs["model"]
-        _refuse_a_second_callback(model, state)
-        self._refuse_a_moving_base(args)
+        refuse_a_second_callback(model, state)
+        refuse_a_moving_base(self._base, args)
         self._end_earlier_training()
-        _warn_of_merging(args, model)
+        warn_of_merging(args, model)
         step = state.global_step
         known = state.stateful_callbacks.get(_STATE_KEY, {}).get("attributes", {}) if step else {}
         ranks = join_ranks(next(model.parameters()).device)
-        base, base_source = ranks.alike(lambda: self._find_base(model, resumed=step > 0))
+        search = partial(find_base, model, self._base, self._reference_model, ranks, resumed=step > 0)
+        base, base_source = ranks.alike(search)
         observer = self._make_observer(model, base, step, ranks)
         if known and known["base_fingerprint"] != observer.base_fingerprint:
             raise BaseMismatchError(
@@ -237,7 +238,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
                 "weights as `base`, or delete the run's entry from trainer_state.json to start a new run."
             )
         if step:
-            observer.restore(_find_touched(args, observer, step) if state.is_world_process_zero else None)
+            touched = find_touched(args, observer.base_fingerprint, step) if state.is_world_process_zero else None
+            observer.restore(touched)
         self._dense_watch = self._make_dense_watch(speaks=state.is_world_process_zero)
         describe = partial(
             self._make_reporter, observer, args=args, known=known, model=model, base_source=base_source, step=step
@@ -300,7 +302,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Save which weights were touched so far beside the checkpoint."""
         touched = self._observer.touched_mask() if self._observer is not None else None
         if touched is not None and state.is_world_process_zero:
-            touched.save(_checkpoint(args, state.global_step) / DIRECTORY / TOUCHED_FILE)
+            touched.save(touched_file(args, state.global_step))
 
     @_never_disturbs
     def on_train_end(
@@ -331,31 +333,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             raise RuntimeError("the run's directory is known when training starts")
         return self._directory
 
-    def _refuse_a_moving_base(self, args: TrainingArguments) -> None:
-        if isinstance(self._base, nn.Module) and getattr(args, "sync_ref_model", False):
-            raise ConfigurationError(
-                "base is a module and sync_ref_model is on: where that is the trainer's ref_model, it follows the "
-                "training and is no base. Leave `base` out, or give a state dict, which is copied before training."
-            )
-
-    def _find_base(
-        self, model: nn.Module, *, resumed: bool
-    ) -> tuple[nn.Module | Mapping[str, torch.Tensor] | None, str]:
-        """Return the base, None for the weights as they are now, and where it comes from."""
-        own_name = str(getattr(model, "name_or_path", ""))
-        if isinstance(self._base, str | Path):
-            return read_pretrained(model, str(self._base)), str(self._base)
-        if self._base is not None:
-            return self._base, str(getattr(self._base, "name_or_path", "") or "given weights")
-        if resumed and not served_by(model).holds_base:
-            return read_pretrained(model, own_name), own_name
-        if self._reference_model is not None and holds_the_same(self._reference_model, model):
-            return self._reference_model, own_name or "reference model"
-        return None, own_name or "initial weights"
-
-    def _make_observer(
-        self, model: nn.Module, base: nn.Module | Mapping[str, torch.Tensor] | None, step: int, ranks: Alone
-    ) -> UpdateObserver:
+    def _make_observer(self, model: nn.Module, base: Base, step: int, ranks: Alone) -> UpdateObserver:
         settings = self.settings
         return UpdateObserver(
             model,
@@ -482,43 +460,3 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
                 self._reporter.report(observation)
             self.last_verdict = self._dense_watch.see(observation)
             self._pace.see(observation)
-
-
-def _refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
-    observed_in = _observed.get(model)
-    if observed_in is not None and observed_in() is state:
-        raise ConfigurationError(
-            f"two SparsityCallbacks observe this training of {type(model).__name__}; expected one. Remove one of "
-            "`callbacks=[…]`, `trainer.add_callback(…)` and `.attach(trainer)`."
-        )
-    _observed[model] = weakref.ref(state)
-
-
-def _warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
-    if getattr(args, "use_vllm", False) and has_adapters(model):
-        logger.warning(
-            "sparsity-monitor: for vLLM, TRL merges the adapters into the frozen weights and takes them out again, "
-            "which does not bring these back bit for bit. Updates are measured against the weights as they are then."
-        )
-
-
-def _checkpoint(args: TrainingArguments, step: int) -> Path:
-    return Path(args.output_dir or ".") / f"checkpoint-{step}"
-
-
-def _find_touched(args: TrainingArguments, observer: UpdateObserver, step: int) -> UpdateMask | None:
-    """Return the touched weights saved with the checkpoint; the Trainer does not say which one it resumed."""
-    given = args.resume_from_checkpoint
-    candidates = [Path(given)] if isinstance(given, str) else []
-    for checkpoint in [*candidates, _checkpoint(args, step)]:
-        path = checkpoint / DIRECTORY / TOUCHED_FILE
-        if path.exists():
-            mask = UpdateMask.load(path)
-            if (mask.metadata.step, mask.metadata.base_fingerprint) == (step, observer.base_fingerprint):
-                return mask
-    logger.warning(
-        "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting goes on from the "
-        "weights that differ from the base now",
-        step,
-    )
-    return None

@@ -128,15 +128,23 @@ def _same_weights(tensor: torch.Tensor, weights: MeasuredWeights) -> torch.Tenso
 
 
 def holds_the_same(candidate: nn.Module, model: nn.Module) -> bool:
-    """Return whether `candidate` has every trainable parameter of `model` with the same value."""
+    """Return whether `candidate` has every trainable parameter of `model`, whole or as a DTensor, with the same value.
+
+    Never so under FSDP1 and ZeRO-3, which leave something else than the weights in the parameters' place.
+    """
     found = {clean_name(name): tensor for name, tensor in candidate.named_parameters(remove_duplicate=False)}
-    return all(
+    return not _hides_parameters(model) and all(
         (other := found.get(clean_name(name))) is not None
         and other.shape == parameter.shape
         and torch.equal(_local(other).to(_local(parameter)), _local(parameter))
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     )
+
+
+def _hides_parameters(model: nn.Module) -> bool:
+    hidden_by_zero = any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
+    return hidden_by_zero or any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules())
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

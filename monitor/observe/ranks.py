@@ -31,6 +31,10 @@ class Alone:
         if error is not None:
             raise error
 
+    def all_say(self, answer: bool) -> bool:
+        """Return whether the answer is yes on every process."""
+        return int(self.sum(torch.tensor([int(answer)]))) == self.world
+
     def alike(self, work: Callable[[], Result]) -> Result:
         """Return what `work` returns here; when it raises on one process, raise on all."""
         try:

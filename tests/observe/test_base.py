@@ -100,3 +100,11 @@ def test_float32_masters_of_a_bfloat16_checkpoint_take_a_bfloat16_base() -> None
         master[0].weight *= 1 + 1e-6
     observation = observer.observe(1)
     assert (observation.changed.sum(), observation.hidden.sum()) == (0, 35)
+
+
+def test_a_reference_model_whose_parameters_are_placeholders_is_not_recognised() -> None:
+    one, other = model(), model()
+    # As DeepSpeed ZeRO-3 leaves them: the weights are elsewhere.
+    for network in (one, other):
+        network[0].weight.ds_tensor = torch.zeros(1)
+    assert not holds_the_same(one, other)

@@ -1,0 +1,117 @@
+"""What the callback finds out before training starts: where the base is, what was touched before, what cannot work."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import TrainerState, TrainingArguments
+
+from monitor.errors import ConfigurationError
+from monitor.observe.adapters import has_adapters, served_by
+from monitor.observe.base import holds_the_same
+from monitor.observe.mask import UpdateMask
+from monitor.observe.ranks import Alone
+from monitor.pretrained import read_pretrained
+
+logger = logging.getLogger(__name__)
+
+# Below the output directory, and below each checkpoint.
+DIRECTORY = "sparsity_monitor"
+
+_TOUCHED_FILE = "touched_mask.safetensors"
+
+BaseSource = str | Path | nn.Module | Mapping[str, torch.Tensor]
+Base = nn.Module | Mapping[str, torch.Tensor] | None
+
+# Which training of a model is observed: each has a state of its own.
+_observed: weakref.WeakKeyDictionary[nn.Module, weakref.ref[TrainerState]] = weakref.WeakKeyDictionary()
+
+
+def refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
+    """Note that this training is observed.
+
+    Raises:
+        ConfigurationError: it is observed already.
+    """
+    observed_in = _observed.get(model)
+    if observed_in is not None and observed_in() is state:
+        raise ConfigurationError(
+            f"two SparsityCallbacks observe this training of {type(model).__name__}; expected one. Remove one of "
+            "`callbacks=[…]`, `trainer.add_callback(…)` and `.attach(trainer)`."
+        )
+    _observed[model] = weakref.ref(state)
+
+
+def refuse_a_moving_base(given: BaseSource | None, args: TrainingArguments) -> None:
+    """Refuse a base that follows the training.
+
+    Raises:
+        ConfigurationError: a module is given while the trainer synchronises its reference model.
+    """
+    if isinstance(given, nn.Module) and getattr(args, "sync_ref_model", False):
+        raise ConfigurationError(
+            "base is a module and sync_ref_model is on: where that is the trainer's ref_model, it follows the "
+            "training and is no base. Leave `base` out, or give a state dict, which is copied before training."
+        )
+
+
+def warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
+    """Say that a trainer which merges adapters moves the weights below them."""
+    if getattr(args, "use_vllm", False) and has_adapters(model):
+        logger.warning(
+            "sparsity-monitor: for vLLM, TRL merges the adapters into the frozen weights and takes them out again, "
+            "which does not bring these back bit for bit. Updates are measured against the weights as they are then."
+        )
+
+
+def find_base(
+    model: nn.Module, given: BaseSource | None, reference_model: nn.Module | None, ranks: Alone, *, resumed: bool
+) -> tuple[Base, str]:
+    """Return the base, None for the weights as they are now, and where it comes from.
+
+    Args:
+        given: what the user gave as the base.
+        reference_model: a frozen model that the trainer holds; the base if it has the weights of the start.
+        resumed: the weights as they are now are not those that training started with.
+
+    Raises:
+        BaseMismatchError: the base has to be read, and cannot be.
+    """
+    own_name = str(getattr(model, "name_or_path", ""))
+    if isinstance(given, str | Path):
+        return read_pretrained(model, str(given)), str(given)
+    if given is not None:
+        return given, str(getattr(given, "name_or_path", "") or "given weights")
+    if resumed and not served_by(model).holds_base:
+        return read_pretrained(model, own_name), own_name
+    # Decided together: every process takes the same way from here on.
+    if reference_model is not None and ranks.all_say(holds_the_same(reference_model, model)):
+        return reference_model, own_name or "reference model"
+    return None, own_name or "initial weights"
+
+
+def touched_file(args: TrainingArguments, step: int) -> Path:
+    """Return where the touched weights are saved with the checkpoint of a step."""
+    return Path(args.output_dir or ".") / f"checkpoint-{step}" / DIRECTORY / _TOUCHED_FILE
+
+
+def find_touched(args: TrainingArguments, base_fingerprint: str, step: int) -> UpdateMask | None:
+    """Return the touched weights saved with the checkpoint; the Trainer does not say which one it resumed."""
+    resumed = args.resume_from_checkpoint
+    candidates = [Path(resumed) / DIRECTORY / _TOUCHED_FILE] if isinstance(resumed, str) else []
+    for path in [*candidates, touched_file(args, step)]:
+        if path.exists():
+            mask = UpdateMask.load(path)
+            if (mask.metadata.step, mask.metadata.base_fingerprint) == (step, base_fingerprint):
+                return mask
+    logger.warning(
+        "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting goes on from the "
+        "weights that differ from the base now",
+        step,
+    )
+    return None
