@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.observe --device cpu --model 0.5B
     python -m tests.benchmarks.observe --device cuda --model 7B
+    python -m tests.benchmarks.observe --memory
 
 All sides are timed in turn within one run, since other work on a machine changes from minute to minute.
 """
@@ -73,7 +74,7 @@ class Observing:
         self.observer.observe(self.step)
 
 
-def cpu_sides(model_name: str, layers: int | None, fast_only: bool) -> list[Side]:
+def cpu_sides(model_name: str, layers: int | None, short: bool) -> list[Side]:
     """Return the sides for weights in host memory."""
     weights = Weights(ARCHITECTURES[model_name], torch.bfloat16, "cpu", layers)
     before = [parameter.detach().clone() for parameter in weights.parameters()]
@@ -88,7 +89,7 @@ def cpu_sides(model_name: str, layers: int | None, fast_only: bool) -> list[Side
         Side("monitor, bfloat16, all defaults, 2 threads", Observing(observer), n, []),
         Side("monitor without numba", Observing(chunked), n, [], 4),
     ]
-    if fast_only:
+    if short:
         return sides
     before32 = [tensor.float() for tensor in before]
     return [
@@ -180,21 +181,26 @@ def main() -> None:
     parser.add_argument("--model", choices=list(ARCHITECTURES), default="0.5B")
     parser.add_argument("--layers", type=int, help="measure this many layers only, where memory does not hold all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--fast-only", action="store_true", help="leave out the slow methods of others")
+    parser.add_argument("--short", action="store_true", help="the monitor on bfloat16 only: less time, less memory")
+    parser.add_argument("--memory", action="store_true", help="the bytes per weight only")
     arguments = parser.parse_args()
+    if arguments.memory:
+        print(memory_rows(arguments.model, arguments.device, arguments.layers))
+        return
     # The methods of others use torch's threads, as many as there are processors.
     if arguments.device == "cuda":
         print(gpu_rows(arguments.model, arguments.rounds), end="\n\n")
     else:
-        sides = cpu_sides(arguments.model, arguments.layers, arguments.fast_only)
+        sides = cpu_sides(arguments.model, arguments.layers, arguments.short)
         in_turn(sides, arguments.rounds)
         print(table(sides, sides[0]), end="\n\n", flush=True)
+        if arguments.short:
+            return
         bare = Side(sides[0].name, sides[0].run, sides[0].weights, [])
         defaults = Side(sides[1].name, sides[1].run, sides[1].weights, [])
         masters = [bare, defaults, *float32_sides(arguments.model, arguments.layers)]
         in_turn(masters, arguments.rounds)
         print(table(masters, masters[0]), end="\n\n", flush=True)
-    print(memory_rows(arguments.model, arguments.device, arguments.layers))
 
 
 if __name__ == "__main__":
