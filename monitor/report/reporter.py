@@ -157,6 +157,8 @@ class Reporter:
         try:
             return self._uploader.wait(timeout) == 0
         except subprocess.TimeoutExpired:
+            # It goes on by itself, as it should; Popen would complain of that when it is collected.
+            self._uploader.returncode = 0
             return False
 
     def _close_wakeups(self) -> None:

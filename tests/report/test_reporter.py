@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +29,12 @@ def report_some(reporter: Reporter, observed: ObservedModel, observations: int) 
 def steps(client: Client, run_id: str) -> list[int]:
     entries = client.history(run_id)
     return [entry.item.observation.step for entry in entries if entry.item.HasField("observation")]
+
+
+def end_uploader(reporter: Reporter) -> None:
+    """Kill an uploader that a closed reporter left to go on by itself."""
+    os.kill(reporter._uploader.pid, signal.SIGKILL)
+    os.waitpid(reporter._uploader.pid, 0)
 
 
 def has_failed(client: Client, run_id: str) -> bool:
@@ -99,8 +107,7 @@ def test_an_unreachable_service_is_told_once_and_nothing_is_lost(
     assert len(told) == 1
     assert NOWHERE in told[0]
     assert "Training goes on" in told[0]
-    reporter._uploader.kill()
-    reporter._uploader.wait()
+    end_uploader(reporter)
     assert push(directory, client.listening.grpc_address, patience_seconds=10) == 4
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
 
@@ -204,8 +211,7 @@ def test_strict_start_names_an_unreachable_service(observed: ObservedModel, dire
     with pytest.raises(ReportingError, match=r"not registered with the service at 127.0.0.1:1.*Start the service"):
         reporter.wait_until_registered(timeout=2)
     reporter.close(timeout=0)
-    reporter._uploader.kill()
-    reporter._uploader.wait()
+    end_uploader(reporter)
 
 
 def test_a_contradicting_registration_is_told_and_kept(
@@ -224,8 +230,8 @@ def test_a_contradicting_registration_is_told_and_kept(
         second.wait_until_registered(timeout=20)
     report_some(second, other, 1)
     second.finish(1)
-    assert not second.close()
     assert second._uploader.wait(timeout=20) == EXIT_NOT_DELIVERED
+    assert not second.close()
     assert Spool(tmp_path / "b").attempt(second.key).unsent == 2
     assert steps(client, first.key.run_id) == [1]
 
