@@ -12,22 +12,28 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+GROUP_TIMEOUT = timedelta(seconds=60)
+
 
 def run_together(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
-    """Run `function(*arguments)` in `world` processes with a default process group, and return what each returned."""
+    """Run `function(*arguments)` in `world` processes with a default process group, and return what each returned.
+
+    None for a process that ended without returning.
+    """
     with tempfile.TemporaryDirectory() as directory:
         # A server that has imported torch forks the processes: importing it takes longer than most tests.
         multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "tests.parallel.models"])
         multiprocessing.start_processes(
             _run, args=(world, directory, function, arguments), nprocs=world, start_method="forkserver"
         )
-        return [torch.load(Path(directory) / f"result-{rank}", weights_only=False) for rank in range(world)]
+        results = [Path(directory) / f"result-{rank}" for rank in range(world)]
+        return [torch.load(result, weights_only=False) if result.exists() else None for result in results]
 
 
 def _run(rank: int, world: int, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     store = f"file://{directory}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=GROUP_TIMEOUT)
     result = function(*arguments)
     torch.save(result, Path(directory) / f"result-{rank}")
     dist.destroy_process_group()

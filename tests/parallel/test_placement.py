@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from tests.parallel.models import make_model, spread, train_step
-from tests.parallel.processes import run_together
+from tests.parallel.processes import GROUP_TIMEOUT, run_together
 
 STEPS = 3
 
@@ -135,6 +137,24 @@ def test_a_monitor_that_fails_on_one_process_fails_on_all_and_hangs_none() -> No
         "the monitor failed on ranks [1]; their logs say why",
         "own: the kernel is broken",
     ]
+
+
+def lose_a_process() -> str:
+    observer = UpdateObserver(make_model())
+    observer.observe(1)
+    if dist.get_rank() == 1:
+        os._exit(0)
+    started = time.monotonic()
+    try:
+        observer.observe(2)
+    except RuntimeError as error:
+        # Well before the process group's timeout, as the connection is gone.
+        return "ended" if time.monotonic() - started < GROUP_TIMEOUT.total_seconds() else str(error)
+    return "no error"
+
+
+def test_a_process_that_dies_does_not_hold_up_the_others() -> None:
+    assert run_together(lose_a_process, 2) == ["ended", None]
 
 
 def observe_partial_sums() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from monitor import DenseThresholds
 from tests.counting import changed_by_group
 from tests.parallel.trainings import train_together
 from tests.tiny import save_model
@@ -32,3 +33,12 @@ def test_counts_are_those_of_the_saved_weights(how: str, model: Path, tmp_path: 
     assert sum(expected.values()) > 0
     for result in results:
         assert counts(result["last"]) == expected
+
+
+def test_dense_updates_stop_every_process_at_the_same_step_with_a_checkpoint(model: Path, tmp_path: Path) -> None:
+    thresholds = DenseThresholds(cumulative=0.9, step=0.0, warmup_steps=2)
+    stop = {"on_dense": "stop", "dense_thresholds": thresholds}
+    results = train_together(2, "ddp", str(model), str(tmp_path), max_steps=9, save_steps=100, callback=stop)
+    (step,) = {result["step"] for result in results}
+    assert step < 9
+    assert (tmp_path / f"checkpoint-{step}" / "model.safetensors").exists()

@@ -22,7 +22,8 @@ def train_together(world: int, how: str, model: str, output: str, **settings: An
         how: "ddp", "fsdp2", or "zero1", "zero2", "zero3".
         model: directory of the model.
         output: output directory; the final weights are in `final` below it.
-        settings: `max_steps`, `save_steps`, `learning_rate`, `resume`: a checkpoint to go on from, `target`.
+        settings: `max_steps`, `save_steps`, `learning_rate`, `resume`: a checkpoint to go on from, `target`,
+            `callback`: settings of the callback.
     """
     with socket.socket() as probe, tempfile.TemporaryDirectory() as directory:
         probe.bind(("127.0.0.1", 0))
@@ -76,13 +77,16 @@ def train(how: str, model: str, output: str, settings: dict[str, Any]) -> dict[s
     generator = torch.Generator().manual_seed(3)
     tokens = [torch.randint(0, 60, (8,), generator=generator).tolist() for _ in range(32)]
     data = [{"input_ids": ids, "labels": ids} for ids in tokens]
-    callback = SparsityCallback(settings.get("target"), "parallel") if settings.get("monitored", True) else None
+    callback = None
+    if settings.get("monitored", True):
+        callback = SparsityCallback(settings.get("target"), "parallel", **settings.get("callback", {}))
     trainer = Trainer(pretrained, arguments, train_dataset=data, callbacks=[callback] if callback else [])
     trainer.train(resume_from_checkpoint=settings.get("resume"))
     trainer.save_model(f"{output}/final")
     return {
         "last": callback.last_observation if callback else None,
         "run_id": callback.run_id if callback else None,
+        "step": trainer.state.global_step,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }
 
