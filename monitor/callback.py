@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -28,14 +28,15 @@ from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.settings import RunSettings
 from monitor.training_start import (
-    DIRECTORY,
     Base,
     BaseSource,
     find_base,
     find_touched,
+    own_directory,
     refuse_a_moving_base,
     refuse_a_second_callback,
     touched_file,
+    updates_early,
     warn_of_merging,
 )
 from monitor.verdict import DenseThresholds, Verdict
@@ -201,8 +202,15 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     def _log_entries(self, logs: Mapping[str, float]) -> dict[str, float]:
         # Evaluations and the summary at the end are logged the same way; they get nothing.
+        try:
+            return self._describe_last() if "loss" in logs else {}
+        except Exception:
+            logger.exception("the sparsities are missing from this log; training goes on")
+            return {}
+
+    def _describe_last(self) -> dict[str, float]:
         observation = self.last_observation
-        if observation is None or "loss" not in logs:
+        if observation is None:
             return {}
         entries = {
             "cumulative_sparsity": observation.cumulative_sparsity,
@@ -258,8 +266,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Look for parameters that have become trainable."""
-        if getattr(args, "deepspeed", None):
-            # DeepSpeed updates the weights within the backward pass.
+        if updates_early(args):
             self._let_the_update_wait()
         self._follow(kwargs["model"])
 
@@ -275,12 +282,23 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Observe, every `every` steps and where a checkpoint is saved, and answer dense updates."""
         # At a checkpoint, because the run may be resumed from it: what comes next is compared with these weights then.
-        if self._pace.is_due(state.global_step) or control.should_save:
-            self._observe(state.global_step)
-            if self.last_observation is not None:
-                self._dense_watch.answer(
-                    self.last_observation, self.last_verdict, args=args, state=state, control=control, **kwargs
-                )
+        # And at the last step, as the Trainer may put other weights in place before it says that training has ended.
+        if self._pace.is_due(state.global_step) or control.should_save or control.should_training_stop:
+            try:
+                self._observe(state.global_step)
+            finally:
+                # Also when observing failed: the other processes may have to answer what was seen before.
+                if self.last_observation is not None:
+                    self._dense_watch.answer(
+                        self.last_observation, self.last_verdict, args=args, state=state, control=control, **kwargs
+                    )
+
+    @_never_disturbs
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let what may come next wait: the Trainer loads its best model."""
+        self._let_the_update_wait()
 
     @_never_disturbs
     def on_log(
@@ -300,7 +318,14 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     @_never_disturbs
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save which weights were touched so far beside the checkpoint."""
-        touched = self._observer.touched_mask() if self._observer is not None else None
+        if self._observer is None:
+            return
+        # Every process hears here of one that failed to start the last observation, before they meet again.
+        with self._giving_up_on_errors():
+            finished = self._observer.collect()
+        self._take(finished)
+        with self._giving_up_on_errors():
+            touched = self._observer.touched_mask()
         if touched is not None and state.is_world_process_zero:
             touched.save(touched_file(args, state.global_step))
 
@@ -310,7 +335,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Observe the last step, write the mask, and say that the run is finished."""
         try:
-            self._observe_the_last_step(state.global_step)
+            self._observe_the_last_step(args, state)
             mask = self._observer.update_mask() if self.settings.save_mask and self._observer is not None else None
             if mask is not None and state.is_world_process_zero:
                 mask.with_run(self._run_id or "").save(self.directory / MASK_FILE)
@@ -372,7 +397,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> Reporter:
         settings = self.settings
         output = Path(args.output_dir or ".")
-        self._directory = settings.directory or output / DIRECTORY
+        self._directory = settings.directory or output / own_directory(args)
         name = settings.run_name or args.run_name or output.name
         registration = registration_message(
             observer,
@@ -429,7 +454,11 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             yield
         except Exception:
             # It failed on every process alike: none goes on to wait for the others' counts.
-            self._observer = None
+            observer, self._observer = self._observer, None
+            if observer is not None:
+                with suppress(Exception):
+                    # What was queued may still write to the masks, whose memory the training gets back now.
+                    observer.before_update()
             logger.warning("sparsity-monitor observes no more because of an error; training goes on")
             raise
 
@@ -439,16 +468,19 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         with self._giving_up_on_errors():
             # Beside the training, what is ready by now is the observation before this one: in every process alike.
             finished = self._observer.collect()
+        self._take(finished)
+        with self._giving_up_on_errors():
             self._observer.start(step)
-            if not self._observer.beside_training:
-                finished += self._observer.collect()
+            finished = [] if self._observer.beside_training else self._observer.collect()
         self._take(finished)
 
-    def _observe_the_last_step(self, step: int) -> None:
+    def _observe_the_last_step(self, args: TrainingArguments, state: TrainerState) -> None:
         if self._observer is None:
             return
-        if self._observer.last_step < step:
-            self._observe(step)
+        # The best model's weights are those of an earlier step.
+        exchanged = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if self._observer.last_step < state.global_step and not exchanged:
+            self._observe(state.global_step)
         with self._giving_up_on_errors():
             finished = self._observer.collect()
         self._take(finished)
@@ -456,7 +488,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def _take(self, observations: Sequence[Observation]) -> None:
         for observation in observations:
             self.last_observation = observation
+            # First what every process does alike.
+            self._pace.see(observation)
+            self.last_verdict = self._dense_watch.see(observation)
             if self._reporter is not None:
                 self._reporter.report(observation)
-            self.last_verdict = self._dense_watch.see(observation)
-            self._pace.see(observation)

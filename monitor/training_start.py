@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, MaskFileError
 from monitor.observe.adapters import has_adapters, served_by
 from monitor.observe.base import holds_the_same
 from monitor.observe.mask import UpdateMask
@@ -69,6 +69,26 @@ def warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
         )
 
 
+def own_directory(args: TrainingArguments) -> str:
+    """Return the name of the monitor's directory in the output directory.
+
+    What is pushed to a hub is all but what starts with "_": the spool does not belong there, and reading its files
+    would give up the locks on them.
+    """
+    return f"_{DIRECTORY}" if getattr(args, "push_to_hub", False) else DIRECTORY
+
+
+def updates_early(args: TrainingArguments) -> bool:
+    """Return whether weights change before `on_pre_optimizer_step`.
+
+    DeepSpeed, LOMO and layerwise optimizers update within the backward pass; for vLLM, TRL merges adapters before it.
+    """
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    by_deepspeed = getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None)
+    in_backward = "lomo" in optimizer or optimizer.endswith("layerwise")
+    return bool(by_deepspeed or in_backward or getattr(args, "use_vllm", False))
+
+
 def find_base(
     model: nn.Module, given: BaseSource | None, reference_model: nn.Module | None, ranks: Alone, *, resumed: bool
 ) -> tuple[Base, str]:
@@ -105,13 +125,23 @@ def find_touched(args: TrainingArguments, base_fingerprint: str, step: int) -> U
     resumed = args.resume_from_checkpoint
     candidates = [Path(resumed) / DIRECTORY / _TOUCHED_FILE] if isinstance(resumed, str) else []
     for path in [*candidates, touched_file(args, step)]:
-        if path.exists():
-            mask = UpdateMask.load(path)
-            if (mask.metadata.step, mask.metadata.base_fingerprint) == (step, base_fingerprint):
-                return mask
+        mask = _readable_mask(path)
+        if mask is not None and (mask.metadata.step, mask.metadata.base_fingerprint) == (step, base_fingerprint):
+            return mask
     logger.warning(
         "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting goes on from the "
         "weights that differ from the base now",
         step,
     )
     return None
+
+
+def _readable_mask(path: Path) -> UpdateMask | None:
+    if not path.exists():
+        return None
+    try:
+        return UpdateMask.load(path)
+    except MaskFileError as error:
+        # Only the first process reads it, so an error would leave the others waiting.
+        logger.warning("sparsity-monitor: %s", error)
+        return None

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback
+from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from trl import SFTConfig
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.errors import BaseMismatchError, ConfigurationError, MaskFileError, SpoolError
 from monitor.report.spool import Spool
+from monitor.training_start import own_directory
 from monitor.wire import monitor_pb2 as pb
 from tests.counting import bfloat16_bits, changed_by_group
 from tests.service.running import Client, service_in_thread
@@ -283,8 +285,6 @@ def test_a_model_from_a_configuration_is_its_own_base(tmp_path: Path) -> None:
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    from transformers import TrainingArguments
-
     data = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 16
     arguments = TrainingArguments(
         str(tmp_path),
@@ -301,6 +301,38 @@ def test_a_model_from_a_configuration_is_its_own_base(tmp_path: Path) -> None:
     (attempt,) = Spool(callback.directory).attempts()
     assert pb.Registration.FromString(attempt.registration).base.source == "initial weights"
     assert callback.last_observation.changed.sum() > 0
+
+
+def test_the_best_model_that_is_loaded_at_the_end_is_not_the_last_step(model: Path, tmp_path: Path) -> None:
+    data = [{"input_ids": [1, 2, 3, 4 + i], "labels": [1, 2, 3, 4 + i]} for i in range(8)]
+    changed = []
+    for load_best in (False, True):
+        arguments = TrainingArguments(
+            str(tmp_path / str(load_best)),
+            num_train_epochs=3,
+            per_device_train_batch_size=2,
+            learning_rate=1e-4,
+            save_strategy="epoch",
+            eval_strategy="epoch",
+            load_best_model_at_end=load_best,
+            metric_for_best_model="eval_loss",
+            # The worst is taken for the best: that is the first.
+            greater_is_better=True,
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        callback = recording(every=7)
+        network = Qwen2ForCausalLM.from_pretrained(model)
+        Trainer(network, arguments, train_dataset=data, eval_dataset=data, callbacks=[callback]).train()
+        changed.append((callback.last_observation.step, callback.last_observation.changed.tolist()))
+    assert changed[0] == changed[1]
+    assert changed[0][0] == 12
+
+
+def test_what_is_pushed_to_a_hub_leaves_the_spool_out(tmp_path: Path) -> None:
+    pushed = SFTConfig(output_dir=str(tmp_path), push_to_hub=True, use_cpu=True, bf16=False)
+    assert own_directory(pushed) == "_sparsity_monitor"
 
 
 def test_the_run_is_remembered_in_the_trainers_state(model: Path, tmp_path: Path) -> None:

@@ -218,6 +218,8 @@ class UpdateObserver:
         """
         self._frozen.warn_of_new(model)
         if thawed := self._frozen.thawed():
+            # A pass that is under way still reads the tables that are made anew here.
+            self.before_update()
             self._measure_too([self._placed[name] for name in thawed], None)
 
     def _measure_what_trained_before(self, base: nn.Module | Mapping[str, torch.Tensor]) -> None:
@@ -386,9 +388,15 @@ class UpdateObserver:
         now = time.perf_counter()
         seconds = (self._last_cost, now - self._last_start) if self._last_start else (0.0, 0.0)
         notes = torch.tensor([round(1e9 * value) for value in seconds])
-        if self._lane.beside_training:
-            notes = notes.pin_memory().to(self._measured[0].source.device, non_blocking=True)
-        running = self._lane.start(lambda: self._ranks.send(self._measure, notes, *self._counts_shape))
+
+        def count() -> torch.Tensor:
+            there = notes
+            if self._lane.beside_training:
+                # Made on the lane's stream: made on the training's, it would be reused before it is read.
+                there = notes.pin_memory().to(self._measured[0].source.device, non_blocking=True)
+            return self._ranks.send(self._measure, there, *self._counts_shape)
+
+        running = self._lane.start(count)
         started = _Started(step, step - self._last_step, time.time(), running, self._counts_shape, self._tally)
         self._last_step, self._last_start = step, now
         return started

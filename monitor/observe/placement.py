@@ -70,7 +70,7 @@ def place(
     """
     served = served or Served({})
     if ranks.world == 1:
-        alone = [_measured(name, _replicated(parameter, ranks)) for name, parameter in parameters.items()]
+        alone = [_measured(name, _hold(name, parameter, ranks)) for name, parameter in parameters.items()]
         return _with_adapters(alone, served, ranks)
     flat = _fsdp1_pieces(model, ranks.world)
     error, held = None, {}

@@ -54,13 +54,22 @@ class ProcessLock:
 
 
 class TrainerWatch:
-    """Lets another process see whether the training process of a spool directory is alive."""
+    """Lets another process see whether the training process of a spool directory is alive.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: the spool's.
+        parent: the training process, if it started this one. As long as it is the parent it is alive, lock or not: it
+            loses the lock when anything in it reads the lock's file, such as an upload of the output directory.
+    """
+
+    def __init__(self, directory: Path, parent: int | None = None) -> None:
         self._lock = ProcessLock(directory / TRAINER_LOCK)
+        self._parent = parent
 
     def is_alive(self) -> bool:
-        """Return whether a training process holds its lock."""
+        """Return whether a training process is there."""
+        if self._parent is not None and os.getppid() == self._parent:
+            return True
         if not self._lock.acquire():
             return True
         self._lock.release()

@@ -11,7 +11,7 @@ from monitor.report.spool import SPOOL_FILE, Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
 
-# Where SparsityCallback keeps the spool in an output directory.
+# Where SparsityCallback keeps the spool in an output directory; the second one where that is pushed to a hub.
 _SUBDIRECTORY = "sparsity_monitor"
 
 
@@ -39,7 +39,7 @@ def push(directory: Path, target: str, patience_seconds: float) -> int:
 
 
 def _find_spool(directory: Path) -> Path:
-    for candidate in (directory, directory / _SUBDIRECTORY):
+    for candidate in (directory, directory / _SUBDIRECTORY, directory / f"_{_SUBDIRECTORY}"):
         if (candidate / SPOOL_FILE).is_file():
             return candidate
     raise SpoolError(

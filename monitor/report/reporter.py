@@ -36,6 +36,7 @@ UPLOADER_LOG = "uploader.log"
 _MAX_UPLOADERS = 5
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
+_LOCK_SECONDS = 1.0
 # How long the end of a run waits for the last items to be delivered; the uploader goes on with what is left.
 DELIVER_SECONDS = 10.0
 # And how long if the service could not be reached until now.
@@ -201,7 +202,12 @@ class Reporter:
 
 def _lock_directory(directory: Path) -> ProcessLock:
     lock = ProcessLock(directory / TRAINER_LOCK)
-    if not lock.acquire():
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while not (free := lock.acquire()) and time.monotonic() < deadline:
+        # An uploader that is left from before takes it for a moment, to see whether anybody has it.
+        time.sleep(_POLL_SECONDS)
+    if not free:
+        lock.close()
         raise SpoolError(
             f"another training process reports from {str(directory)!r}. Give each run its own output directory, or end "
             "the other process."
@@ -215,7 +221,7 @@ def _start_uploader(directory: Path, target: str) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     with (directory / UPLOADER_LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "monitor.report.uploader", str(directory), target],
+            [sys.executable, "-P", "-m", "monitor.report.uploader", str(directory), target, str(os.getpid())],
             stdin=subprocess.PIPE,
             bufsize=0,
             stdout=log,

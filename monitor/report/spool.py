@@ -115,10 +115,12 @@ class Spool:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            # Within: a commit that finds the file locked leaves the transaction open.
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close the connection."""
@@ -151,7 +153,8 @@ class Spool:
         """
         rows = [(key.run_id, key.attempt, sequence, item) for sequence, item in items]
         with self._transaction():
-            self._connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?)", rows)
+            # REPLACE: an uploader that took this process for dead may have written its end under the same number.
+            self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", rows)
             self._connection.execute(
                 "UPDATE attempts SET last_sequence = ?, finished = MAX(finished, ?) WHERE run_id = ? AND attempt = ?",
                 (items[-1][0], finished, key.run_id, key.attempt),

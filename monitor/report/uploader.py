@@ -55,15 +55,23 @@ class Uploader:
         target: gRPC address of the service, host:port.
         linger_seconds: how long to go on trying when the service cannot be reached and no training process is alive.
         follow: wait for what a live training process has yet to observe.
+        parent: the training process, if it started this one.
     """
 
     def __init__(
-        self, directory: Path, target: str, linger_seconds: float = LINGER_SECONDS, *, follow: bool = True
+        self,
+        directory: Path,
+        target: str,
+        linger_seconds: float = LINGER_SECONDS,
+        *,
+        follow: bool = True,
+        parent: int | None = None,
     ) -> None:
         self._directory = directory
         self._target = target
         self._linger_seconds = linger_seconds
         self._follow = follow
+        self._parent = parent
         self._wakeup = asyncio.Event()
 
     def wake_on(self, descriptor: int) -> None:
@@ -94,7 +102,7 @@ class Uploader:
             lock.close()
 
     async def _deliver_all(self, spool: Spool, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
-        watch = TrainerWatch(self._directory)
+        watch = TrainerWatch(self._directory, self._parent)
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
         done: set[AttemptKey] = set()
         while waiting := [a for a in spool.attempts() if a.key not in done and (a.unsent or not a.finished)]:
@@ -127,8 +135,8 @@ class Uploader:
         return f"the service at {self._target} answers {error.code().name}: {error.details()}"
 
 
-async def _run(directory: Path, target: str, linger_seconds: float) -> list[str]:
-    uploader = Uploader(directory, target, linger_seconds)
+async def _run(directory: Path, target: str, linger_seconds: float, parent: int) -> list[str]:
+    uploader = Uploader(directory, target, linger_seconds, parent=parent)
     uploader.wake_on(sys.stdin.fileno())
     return await uploader.run()
 
@@ -138,10 +146,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("target")
+    parser.add_argument("parent", type=int, help="process id of the training")
     parser.add_argument("--linger-seconds", type=float, default=LINGER_SECONDS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.linger_seconds))
+    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.linger_seconds, arguments.parent))
     for problem in problems:
         logger.error("not delivered, kept in %s: %s", arguments.directory, problem)
     return EXIT_NOT_DELIVERED if problems else 0

@@ -43,7 +43,7 @@ class SpoolWriter:
         self._queue: queue.Queue[tuple[int, MakeItem] | None] = queue.Queue(_QUEUE_SIZE)
         self._sequence = 0
         self._closing = threading.Event()
-        # Items that never reached the spool because the queue was full; their numbers are missing there.
+        # Items that never reached the spool; their numbers are missing there.
         self.overflowed = 0
         self._thread = threading.Thread(target=self._write, name="sparsity-monitor writer", daemon=True)
         self._thread.start()
@@ -71,8 +71,8 @@ class SpoolWriter:
         spool = Spool(self._directory, self._max_bytes)
         try:
             while batch := self._take():
-                self._commit(spool, batch)
-                self._on_commit(spool)
+                self._commit(spool, self._make(batch))
+                self._look_after_delivery(spool)
         finally:
             spool.close()
 
@@ -93,15 +93,30 @@ class SpoolWriter:
             self._queue.put(None)
         return batch
 
-    def _commit(self, spool: Spool, batch: list[tuple[int, MakeItem]]) -> None:
+    def _make(self, batch: list[tuple[int, MakeItem]]) -> list[pb.Item]:
+        """Make the items; one that cannot be made is lost, and what comes after it is not."""
         items = []
-        finished = False
         for sequence, make_item in batch:
-            item = make_item()
-            item.sequence = sequence
-            finished = finished or item.HasField("finish")
-            items.append((sequence, item.SerializeToString()))
-        while True:
+            try:
+                item = make_item()
+                item.sequence = sequence
+                items.append(item)
+            except Exception:
+                self.overflowed += 1
+                logger.exception("item %d is lost", sequence)
+        return items
+
+    def _look_after_delivery(self, spool: Spool) -> None:
+        try:
+            self._on_commit(spool)
+        except Exception:
+            # What is committed is safe, and the next commit tries again.
+            logger.exception("the uploader could not be looked after; observations are kept in %s", self._directory)
+
+    def _commit(self, spool: Spool, made: list[pb.Item]) -> None:
+        items = [(item.sequence, item.SerializeToString()) for item in made]
+        finished = any(item.HasField("finish") for item in made)
+        while items:
             try:
                 spool.append(self._key, items, finished=finished)
                 return

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError
+from monitor.report.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool import EXIT_NOT_DELIVERED, Spool
@@ -196,6 +197,19 @@ def test_a_second_start_is_the_next_attempt(client: Client, observed: ObservedMo
         reporter.finish(2)
         assert reporter.close(timeout=30)
     assert client.run(run_id).registration.attempt == 2
+
+
+def test_a_lock_that_is_lost_does_not_end_a_live_run(client: Client, observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(reporter, observed, 1)
+    # What an upload of the output directory does: closing any descriptor of the file gives up the lock.
+    (directory / TRAINER_LOCK).open().close()
+    report_some(reporter, observed, 1)
+    eventually(lambda: client.metric("run_step", run=reporter.key.run_id) == 2)
+    assert client.run(reporter.key.run_id).state == pb.RunSummary.STATE_RUNNING
+    reporter.finish(2)
+    assert reporter.close(timeout=30)
+    assert client.run(reporter.key.run_id).state == pb.RunSummary.STATE_FINISHED
 
 
 def test_two_processes_do_not_share_a_directory(observed: ObservedModel, client: Client, directory: Path) -> None:

@@ -48,10 +48,31 @@ def test_what_is_committed_is_there_for_another_process(spool: Spool, tmp_path: 
 
 
 def test_a_batch_is_committed_whole_or_not_at_all(spool: Spool) -> None:
-    spool.append(KEY, [(2, b"taken")])
     with pytest.raises(sqlite3.IntegrityError):
-        spool.append(KEY, [(1, b"a"), (2, b"b")])
-    assert spool.unsent(KEY, after=0, limit=9) == [(2, b"taken")]
+        spool.append(KEY, [(1, b"a"), (2, None)])
+    assert spool.unsent(KEY, after=0, limit=9) == []
+
+
+def test_a_commit_that_finds_the_file_locked_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.report.spool._BUSY_SECONDS", 0.05)
+    spool = Spool(tmp_path)
+    spool.begin(KEY, b"registration")
+    reader = sqlite3.connect(tmp_path / SPOOL_FILE)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM attempts").fetchall()
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        spool.append(KEY, [(1, b"a")])
+    reader.close()
+    spool.append(KEY, [(1, b"a")])
+    assert spool.unsent(KEY, after=0, limit=9) == [(1, b"a")]
+
+
+def test_the_training_process_wins_over_its_presumed_end(spool: Spool) -> None:
+    spool.append(KEY, [(1, b"presumed dead")], finished=True)
+    spool.append(KEY, [(1, b"alive")])
+    assert spool.unsent(KEY, after=0, limit=9) == [(1, b"alive")]
 
 
 def test_beyond_its_bound_the_oldest_items_are_dropped_and_counted(tmp_path: Path) -> None:
