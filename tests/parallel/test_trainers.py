@@ -42,3 +42,11 @@ def test_dense_updates_stop_every_process_at_the_same_step_with_a_checkpoint(mod
     (step,) = {result["step"] for result in results}
     assert step < 9
     assert (tmp_path / f"checkpoint-{step}" / "model.safetensors").exists()
+
+
+def test_one_process_under_zero3_is_measured(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    (result,) = train_together(1, "zero3", str(model), str(tmp_path))
+    expected = changed_by_group(model, tmp_path / "final")
+    assert sum(expected.values()) > 0
+    assert counts(result["last"]) == expected
