@@ -10,6 +10,7 @@ import torch
 
 from monitor.observe.kernels import reference, triton
 from monitor.observe.kernels.contract import BITS_PER_WORD, FIXED_COLUMNS, Counts, Rules, Segment
+from monitor.observe.kernels.transfer import to_device
 
 _KINDS = {
     torch.bfloat16: triton.BFLOAT16.value,
@@ -116,7 +117,7 @@ class _Plan:
             for wide in (True, False):
                 lines.setdefault(_key(segment, wide), []).append((row, segment, current))
         bits = torch.tensor([*rules.tolerances, rules.criterion.tolerance or 0.0], dtype=torch.float32)
-        self.limits = _to_device(bits.view(torch.int32), self.device)
+        self.limits = to_device(bits.view(torch.int32), self.device)
         self.limit = int(bits.view(torch.int32)[-1])
         built = (self._launch(key, some, tile) for key, some in lines.items())
         self.launches = [launch for launch in built if len(launch.tiles)]
@@ -135,7 +136,7 @@ class _Plan:
             [_tiles(i, segment.current.numel(), tile, aligned[i], key.wide) for i, (_, segment, _) in enumerate(lines)]
         )
         return _Launch(
-            key, _to_device(torch.from_numpy(tiles), self.device), _to_device(torch.from_numpy(table), self.device)
+            key, to_device(torch.from_numpy(tiles), self.device), to_device(torch.from_numpy(table), self.device)
         )
 
 
@@ -172,8 +173,3 @@ def _tiles(
     full = count // tile * tile if aligned else 0
     firsts = np.arange(0, full, tile, dtype=np.int64) if wide else np.arange(full, count, tile, dtype=np.int64)
     return np.stack([np.full_like(firsts, line), firsts], axis=1)
-
-
-def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    # From pinned memory the copy does not make the host wait.
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from monitor.observe.kernels.contract import BITS_PER_WORD, FIXED_COLUMNS, Counts, Kernel, Rules, Segment, word_count
+from monitor.observe.kernels.transfer import to_device
 
 # Where each tensor starts in a buffer.
 _ALIGNMENT = 512
@@ -79,7 +80,7 @@ class StreamedBase:
             start += part.room
         rows = torch.tensor([part.row for part in parts])
         kernel = self._make_kernel(segments, rules)
-        return _Piece(segments, copies, rows.to(buffer.device), kernel)
+        return _Piece(segments, copies, to_device(rows, buffer.device), kernel)
 
 
 @dataclass(frozen=True)
