@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -191,13 +192,15 @@ class _Reading:
         # Some kinds hold their weights under other names.
         quantised: Any = getattr(layer.get_base_layer(), written[0], None)
         name = self._names.get(id(quantised), clean_name(_join(path, written[0])))
-        if written != ["weight"] or not _is_4bit(layer):
+        if written != ["weight"] or not _can_dequantise(layer):
             self._left_out.append(name)
             self._served.parameters.pop(name, None)
             return False
-        state = quantised.quant_state
+        # 8-bit weights have their own shape and become float32; 4-bit ones say what they are.
+        state = getattr(quantised, "quant_state", None)
+        dtype, shape = (torch.float32, quantised.shape) if state is None else (state.dtype, state.shape)
         # Shape, dtype and device of the weights, in the memory of one.
-        stand_in = torch.zeros((), dtype=state.dtype, device=quantised.device).expand(state.shape)
+        stand_in = torch.zeros((), dtype=dtype, device=quantised.device).expand(shape)
         self._served.parameters[name] = nn.Parameter(stand_in, requires_grad=False)
         self._served.dequantised[name] = partial(_dequantised, layer)
         return True
@@ -242,15 +245,21 @@ def _is_quantised(layer: Any, attribute: str) -> bool:
     return isinstance(weight, torch.Tensor) and (not weight.is_floating_point() or weight.element_size() == 1)
 
 
-def _is_4bit(layer: Any) -> bool:
-    return type(getattr(layer.get_base_layer(), "weight", None)).__name__ == "Params4bit"
+def _can_dequantise(layer: Any) -> bool:
+    """Return whether these are weights of bitsandbytes, in 4 or 8 bits."""
+    return type(getattr(layer.get_base_layer(), "weight", None)).__name__ in {"Params4bit", "Int8Params"}
 
 
 def _dequantised(layer: Any) -> torch.Tensor:
     from peft.utils.integrations import dequantize_bnb_weight
 
+    base = layer.get_base_layer()
+    # Where 8-bit weights have their scales: with the weights, until the first forward pass moves them.
+    scales = getattr(base.weight, "SCB", None)
+    if scales is None:
+        scales = getattr(getattr(base, "state", None), "SCB", None)
     with torch.no_grad():
-        weights: torch.Tensor = dequantize_bnb_weight(layer.get_base_layer().weight)
+        weights: torch.Tensor = dequantize_bnb_weight(base.weight, state=SimpleNamespace(SCB=scales))
     return weights.detach()
 
 
@@ -265,7 +274,7 @@ def _check_layer(layer: Any, path: str, adapters: list[str]) -> None:
     variants = [type(layer.lora_variant[name]).__name__ for name in adapters if name in layer.lora_variant]
     unknown = [variant for variant in variants if not variant.startswith("Dora")]
     problem = None
-    if type(layer) not in known and not _is_4bit(layer):
+    if type(layer) not in known and not _can_dequantise(layer):
         problem = f"is a {type(layer).__module__}.{type(layer).__name__}"
     elif unknown:
         problem = f"has {', '.join(unknown)}"
@@ -305,7 +314,7 @@ def _merge(layer: Any, attribute: str, adapters: list[str], weights: torch.Tenso
     stand_in = copy.copy(layer)
     stand_in._modules = layer._modules | {"base_layer": base}
     stand_in.merged_adapters, stand_in._caches = [], {}
-    if _is_4bit(layer):
+    if _can_dequantise(layer):
         # What is merged is dequantised, and stays so.
         stand_in.__class__ = Linear
     stand_in.merge(safe_merge=False, adapter_names=adapters)

@@ -135,10 +135,10 @@ SECTIONS: dict[str, list[Row]] = {
             f"{_EFFECTIVE}::test_effective_weights_are_those_of_pefts_own_merge",
         ),
         Row(
-            "LoRA on 4-bit weights",
+            "LoRA on 4-bit and 8-bit weights of bitsandbytes",
             "works",
             "against the dequantised base",
-            f"{_EFFECTIVE}::test_adapters_on_4bit_weights_are_measured_against_the_dequantised_base",
+            f"{_EFFECTIVE}::test_adapters_on_quantised_weights_are_measured_against_the_dequantised_base",
         ),
         Row(
             "other quantised weights with adapters",

@@ -325,18 +325,37 @@ def in_4bit(model: nn.Module) -> nn.Module:
     return model
 
 
+def in_8bit(model: nn.Module) -> nn.Module:
+    """Quantise the linear layers, as loading with a BitsAndBytesConfig would."""
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    for parent in list(model.model.layers.modules()):
+        for name, linear in list(parent.named_children()):
+            if isinstance(linear, nn.Linear):
+                bias = linear.bias is not None
+                quantised = Linear8bitLt(linear.in_features, linear.out_features, bias=bias, has_fp16_weights=False)
+                quantised.weight = Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+                quantised.bias = linear.bias
+                setattr(parent, name, quantised.to("cpu"))
+    model.is_loaded_in_8bit = True
+    return model
+
+
 @pytest.mark.filterwarnings("ignore:not floating point, so not measured:UserWarning")
-@pytest.mark.parametrize("dora", [False, True])
-def test_adapters_on_4bit_weights_are_measured_against_the_dequantised_base(dora: bool) -> None:
+@pytest.mark.parametrize(("quantise", "dora"), [(in_4bit, False), (in_4bit, True), (in_8bit, False)])
+def test_adapters_on_quantised_weights_are_measured_against_the_dequantised_base(
+    quantise: Callable[[nn.Module], nn.Module], dora: bool
+) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes quantises the weights")
     from peft.utils.integrations import dequantize_module_weight
 
-    model = lora(in_4bit(qwen()), use_dora=dora)
-    assert type(model.get_submodule("base_model.model.model.layers.0.mlp.down_proj")).__name__ == "Linear4bit"
+    model = lora(quantise(qwen()), use_dora=dora)
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert kinds & {"Linear4bit", "Linear8bitLt"}
     # The same adapters on what the quantised weights are when dequantised.
     twin = qwen()
     for name, module in model.get_base_model().named_modules():
-        if type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A"):
+        if type(module).__name__ in {"Linear4bit", "Linear8bitLt"} and hasattr(module, "lora_A"):
             twin.get_submodule(name).weight.data = dequantize_module_weight(module.base_layer).clone()
     twin = lora(twin, use_dora=dora)
     before = without_adapters(twin)
