@@ -6,7 +6,7 @@ from pathlib import Path
 
 from monitor.wire import monitor_pb2 as pb
 from tests.counting import changed_by_group
-from tests.service.running import Client
+from tests.service.running import Client, eventually
 
 
 def even_length(prompts: list[str], completions: list[str], **_: object) -> list[float]:
@@ -15,6 +15,7 @@ def even_length(prompts: list[str], completions: list[str], **_: object) -> list
 
 
 def assert_the_run_arrived(client: Client, run_id: str, base: Path, final: Path, steps: int) -> None:
+    eventually(lambda: client.is_over(run_id))
     run = client.run(run_id)
     assert (run.state, run.last_step, run.observations) == (pb.RunSummary.STATE_FINISHED, steps, steps)
     items = [entry.item for entry in client.history(run_id)]

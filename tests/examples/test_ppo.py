@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from monitor.report.spool import Spool
 from tests.examples.arrivals import assert_the_run_arrived, even_length, logged
-from tests.service.running import Client
+from tests.service.running import Client, eventually
 from tests.tiny import PROMPTS, save_model
 
 STEPS = 6  # a second rollout is begun
@@ -38,6 +38,7 @@ def test_a_reward_that_raises_fails_the_run(model: Path, tmp_path: Path, client:
     with pytest.raises(ValueError, match="no verifier"):
         ppo.train(command(model, tmp_path, client.listening.grpc_address), PROMPTS, broken)
     (attempt,) = Spool(tmp_path / "sparsity_monitor").attempts()
+    eventually(lambda: client.is_over(attempt.key.run_id))
     assert client.run(attempt.key.run_id).reason == "ValueError: no verifier"
 
 

@@ -21,7 +21,7 @@ from tests.counting import bfloat16_bits, changed_by_group
 from tests.matrix.killed import SAVE_STEPS, STEPS, make_trainer
 from tests.matrix.runs import counts, recording
 from tests.parallel.trainings import train_together
-from tests.service.running import COMMAND, Client, eventually, service_in_thread
+from tests.service.running import Client, eventually, service_in_thread
 from tests.tiny import common_arguments, sft_trainer, token_data
 
 
@@ -52,8 +52,9 @@ def test_a_killed_training_goes_on_from_its_checkpoint(model: Path, client: Clie
     spool = Spool(tmp_path / "out" / "sparsity_monitor")
     (attempt,) = spool.attempts()
     run_id = attempt.key.run_id
-    # The uploader outlives the training. What was handed over last may be missing, what came before may not.
-    eventually(lambda: (1, SAVE_STEPS + 1) in observed_steps(client, run_id))
+    # The uploader outlives the training, and says at the end that it is gone.
+    eventually(lambda: client.is_over(run_id))
+    assert (1, SAVE_STEPS + 1) in observed_steps(client, run_id)
 
     second = SparsityCallback(target, "killed")
     trainer = make_trainer(model, tmp_path / "out", [second])
@@ -61,7 +62,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(model: Path, client: Clie
     assert second.run_id == run_id
     first_half = [(1, step) for step in range(1, SAVE_STEPS + 1)]
     second_half = [(2, step) for step in range(SAVE_STEPS + 1, STEPS + 1)]
-    eventually(lambda: observed_steps(client, run_id) == first_half + second_half)
+    eventually(lambda: client.run(run_id).registration.attempt == 2 and client.is_over(run_id))
+    assert observed_steps(client, run_id) == first_half + second_half
 
     uninterrupted = recording()
     make_trainer(model, tmp_path / "whole", [uninterrupted]).train()
@@ -118,6 +120,7 @@ def test_a_training_that_is_stopped_early_is_finished(model: Path, client: Clien
     trainer = sft_trainer(model, common_arguments(tmp_path / "out", learning_rate=1e-4), [callback, StopAt(3)])
     trainer.train()
     trainer.save_model(str(tmp_path / "final"))
+    eventually(lambda: client.is_over(callback.run_id))
     assert observed_steps(client, callback.run_id) == [(1, 2), (1, 3)]
     expected = changed_by_group(model, tmp_path / "final")
     assert counts(callback.last_observation) == expected
@@ -153,14 +156,7 @@ def test_an_output_directory_that_is_used_again_starts_a_run_of_its_own(
     for callback in (first, second):
         sft_trainer(model, arguments, [callback]).train()
     assert first.run_id != second.run_id
-    eventually(lambda: observed_steps(client, second.run_id) == [(1, 1), (1, 2)])
-    pushed = subprocess.run(
-        [COMMAND, "push", str(second.directory), "--target", client.listening.grpc_address],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert pushed.returncode == 0, pushed.stderr
+    eventually(lambda: client.is_over(first.run_id) and client.is_over(second.run_id))
     assert observed_steps(client, first.run_id) == observed_steps(client, second.run_id) == [(1, 1), (1, 2)]
     names = {run_id: client.run(run_id).registration.name for run_id in (first.run_id, second.run_id)}
     assert names == {first.run_id: "matrix", second.run_id: "again"}

@@ -60,6 +60,12 @@ class Client:
         runs: Iterable[pb.RunSummary] = self.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
         return next(run for run in runs if run.registration.run_id == run_id)
 
+    def is_over(self, run_id: str) -> bool:
+        """Whether the run has finished or failed, and so all that it reported is here."""
+        over = (pb.RunSummary.STATE_FINISHED, pb.RunSummary.STATE_FAILED)
+        runs: Iterable[pb.RunSummary] = self.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
+        return any(run.registration.run_id == run_id and run.state in over for run in runs)
+
     def metric(self, name: str, **labels: str) -> float | None:
         """The value of the series of this name with these labels, None if there is none."""
         values = [
@@ -169,7 +175,7 @@ class ServiceProcess:
         return str(stderr)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
