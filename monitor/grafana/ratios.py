@@ -71,8 +71,8 @@ class _Counts(dict[str, str]):
 # Counts of the mask itself have no label `reference`; > 0 leaves out what cannot be divided by.
 _PER_MASK = "/ ignoring (reference) group_left () ({changed_weights} > 0)"
 
-CUMULATIVE_SPARSITY = Ratio("cumulative_sparsity", "1 - {changed_weights} / {weights}")
-STEP_SPARSITY = Ratio("step_sparsity", "1 - {step_changed_weights} / {weights}")
+CUMULATIVE_SPARSITY = Ratio("cumulative_sparsity", "1 - {changed_weights} / ({weights} > 0)")
+STEP_SPARSITY = Ratio("step_sparsity", "1 - {step_changed_weights} / ({weights} > 0)")
 OVERLAP_O1 = Ratio("reference_overlap_o1", "{reference_intersection_weights} " + _PER_MASK)
 OVERLAP_O2 = Ratio("reference_overlap_o2", "{reference_intersection_weights} / ({reference_weights} > 0)")
 CHANCE_O1 = Ratio("reference_chance_o1", "{reference_expected_intersection_weights} " + _PER_MASK)
@@ -110,8 +110,8 @@ class Reading(Protocol):
     def now(self, ratio: Ratio, level: Level, matchers: Matchers = NOTHING) -> str:
         """Return an expression of its present value."""
 
-    def over(self, ratio: Ratio, level: Level, seconds: int, offset: int = 0) -> str:
-        """Return an expression of its values over a time that ended `offset` seconds ago."""
+    def over(self, ratio: Ratio, level: Level, seconds: int) -> str:
+        """Return an expression of its values over the time up to now."""
 
 
 class Recorded:
@@ -120,8 +120,8 @@ class Recorded:
     def now(self, ratio: Ratio, level: Level, matchers: Matchers = NOTHING) -> str:
         return ratio.record(level) + braces(matchers)
 
-    def over(self, ratio: Ratio, level: Level, seconds: int, offset: int = 0) -> str:
-        return f"{ratio.record(level)}[{seconds}s]" + _ago(offset)
+    def over(self, ratio: Ratio, level: Level, seconds: int) -> str:
+        return f"{ratio.record(level)}[{seconds}s]"
 
 
 class WrittenOut:
@@ -130,9 +130,5 @@ class WrittenOut:
     def now(self, ratio: Ratio, level: Level, matchers: Matchers = NOTHING) -> str:
         return f"({ratio.at(level, matchers)})"
 
-    def over(self, ratio: Ratio, level: Level, seconds: int, offset: int = 0) -> str:
-        return f"({ratio.at(level)})[{seconds}s:]" + _ago(offset)
-
-
-def _ago(seconds: int) -> str:
-    return f" offset {seconds}s" if seconds else ""
+    def over(self, ratio: Ratio, level: Level, seconds: int) -> str:
+        return f"({ratio.at(level)})[{seconds}s:]"

@@ -91,8 +91,10 @@ def _stalled(settings: AlertSettings) -> Alert:
 
 def _dropped(settings: AlertSettings) -> Alert:
     dropped = metric("run_dropped_items")
-    # A run that is seen for the first time after it dropped has no earlier value: count from zero.
-    condition = f"{dropped} - ({dropped} offset {settings.dropped_seconds}s or 0 * {dropped}) > 0"
+    seconds = settings.dropped_seconds
+    # The least, since a new attempt counts from zero again; a run that is seen for the first time does so, too.
+    before = f"min_over_time({dropped}[{seconds}s]) and {dropped} offset {seconds}s or 0 * {dropped}"
+    condition = f"{dropped} - ({before}) > 0"
     return Alert(
         name="ObservationsDropped",
         severity="warning",

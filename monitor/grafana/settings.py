@@ -63,7 +63,9 @@ class AlertSettings(BaseModel):
         "(arXiv 2602.03839): below it, nothing is dense.",
     )
     step_recent_seconds: int = Field(300, ge=1, description="The present is the median over this long.")
-    step_history_seconds: int = Field(7200, ge=1, description="The run's own past is the median over this long.")
+    step_history_seconds: int = Field(
+        7200, ge=1, description="The run's own past is the median over this long, its warm-up left out."
+    )
 
     outlier_factor: float = Field(
         3,
@@ -89,7 +91,9 @@ class AlertSettings(BaseModel):
     lift_before: float = Field(
         1.5, gt=0, description="Only an overlap that was there can fall: a random mask as control stays silent."
     )
-    lift_history_seconds: int = Field(21600, ge=1, description="How long ago the overlap may have been there.")
+    lift_history_seconds: int = Field(
+        21600, ge=1, description="How long ago the overlap may have been there, after the warm-up."
+    )
 
     inert_seconds: int = Field(
         7200, ge=1, description="Nothing visible moved for this long. A step at 1e-7 changes 0 % (arXiv 2602.03839)."

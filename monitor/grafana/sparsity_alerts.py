@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.alert import Alert
-from monitor.grafana.metric import metric
+from monitor.grafana.metric import IDENTITY, metric
 from monitor.grafana.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.grafana.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, Level, Ratio, Reading
 from monitor.grafana.settings import AlertSettings
-from monitor.grafana.watched import about_training_runs
+from monitor.grafana.watched import about_training_runs, settled_history, started_before
 
 _RUN = "Run {{ .Labels.name }} ({{ .Labels.run }})"
 _PERCENT = "{{ .Value | humanizePercentage }}"
@@ -106,7 +106,8 @@ def _step_collapsed(settings: AlertSettings) -> Alert:
 
     def expr(reading: Reading) -> str:
         now = f"1 - quantile_over_time(0.5, {reading.over(STEP_SPARSITY, Level.RUN, recent)})"
-        before = f"1 - quantile_over_time(0.5, {reading.over(STEP_SPARSITY, Level.RUN, history, offset=recent)})"
+        past = settled_history(reading.now(STEP_SPARSITY, Level.RUN), settings, history, offset=recent)
+        before = f"1 - quantile_over_time(0.5, {past})"
         condition = (
             f"({now}) > {settings.step_density_factor:g} * ({before})\nand ({now}) > {settings.step_density_floor:g}"
         )
@@ -142,11 +143,12 @@ def _far_denser(settings: AlertSettings, level: Level) -> Alert:
         panel=(RUN_UID, f"Cumulative sparsity by {label}"),
         summary=f"{_RUN} changes {label} {{{{ .Labels.{label} }}}} far more than the others",
         description=f"Cumulative density of {label} {{{{ .Labels.{label} }}}} is {_PERCENT} ({_MEASURED}), more than "
-        f"{settings.outlier_factor:g} times the median {label} of this run.",
+        f"{settings.outlier_factor:g} times the median {label} that this run trains.",
         meaning=f"One {label} takes far more updates than the rest. In published updates all are similarly sparse.",
         actions=(
             "Look at the matrix of layers and modules on the Run dashboard: is it one matrix or many?",
-            "Is only a part trained (frozen layers, LoRA targets)? Then the rest is the exception: expected.",
+            "Is it trained in another way than the rest, such as by adapters on more of its matrices? Frozen parts are "
+            "left out; a part that is hardly trained is the exception then, and this is expected.",
             "Look for a learning rate, weight decay or initialisation of that part's own.",
             "A part that was added new (a head, new tokens) is expected to be dense; leave it out with `exclude`.",
         ),
@@ -154,9 +156,9 @@ def _far_denser(settings: AlertSettings, level: Level) -> Alert:
 
 
 def _outliers(reading: Reading, level: Level, settings: AlertSettings) -> str:
-    """Density of the parts that are far above the median part of their run."""
+    """Density of the parts that are far above the median part of their run. Frozen ones are no measure for others."""
     layers = {"layer": '!="-"'} if level is Level.LAYER else {}
-    density = f"(1 - {reading.now(CUMULATIVE_SPARSITY, level, layers)})"
+    density = f"(1 - {reading.now(CUMULATIVE_SPARSITY, level, layers)} and {_TRAINED.at(level, layers)})"
     median = f"quantile by (job, instance, run) (0.5, {density})"
     condition = (
         f"{density} > on (job, instance, run) group_left () {settings.outlier_factor:g} * {median}\nand {density} > "
@@ -167,6 +169,8 @@ def _outliers(reading: Reading, level: Level, settings: AlertSettings) -> str:
     return about_training_runs(condition, settings)
 
 
+_TRAINED = Ratio("trained", "{weights} - {frozen_weights} > 0")
+
 _SHARE_OF_MODULE = Ratio(
     "module_share", f"{{weights}} / on (job, instance, run) group_left () {metric('run_weights')}"
 ).at(Level.MODULE)
@@ -174,7 +178,8 @@ _SHARE_OF_MODULE = Ratio(
 
 def _overlap_at_chance(settings: AlertSettings) -> Alert:
     def expr(reading: Reading) -> str:
-        before = f"max_over_time({reading.over(LIFT, Level.RUN, settings.lift_history_seconds)})"
+        past = settled_history(reading.now(LIFT, Level.RUN), settings, settings.lift_history_seconds)
+        before = f"max_over_time({past})"
         condition = (
             f"{reading.now(LIFT, Level.RUN)} < {settings.lift_chance:g}\nand {before} > {settings.lift_before:g}"
         )
@@ -203,7 +208,9 @@ def _inert(settings: AlertSettings) -> Alert:
     seconds = settings.inert_seconds
     condition = (
         f"max_over_time({metric('run_step_changed_weights')}[{seconds}s]) == 0\nand "
-        f"changes({metric('run_step')}[{seconds}s]) >= {settings.inert_observations}"
+        f"changes({metric('run_step')}[{seconds}s]) >= {settings.inert_observations}\n"
+        # A younger run may still be raising its learning rate.
+        f"and on ({IDENTITY}) ({started_before(seconds)})"
     )
     return Alert(
         name="UpdatesInert",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from monitor.grafana.metric import IDENTITY, metric, with_name
 from monitor.grafana.settings import AlertSettings
 
@@ -24,7 +26,27 @@ def about_training_runs(condition: str, settings: AlertSettings, *, warm: bool =
     """
     guards = [in_state("running|stalled")]
     if warm:
-        guards.append(f"{metric('run_step')} >= {settings.warmup_steps}")
-        guards.append(f"time() - {metric('run_started_timestamp_seconds')} >= {settings.warmup_seconds}")
-    restricted = "\n".join([f"({condition})", *(f"and on ({IDENTITY}) ({guard})" for guard in guards)])
-    return with_name(f"\n{restricted}\n", labels=_MEASURED_AS)
+        guards += _past_warmup(settings)
+    return with_name(f"\n{_where(condition, guards)}\n", labels=_MEASURED_AS)
+
+
+def settled_history(now: str, settings: AlertSettings, seconds: int, offset: int = 0) -> str:
+    """Return the values of an expression over a time that ended `offset` seconds ago, without those of the warm-up.
+
+    They are no steady state: a run would be compared with a past in which it had hardly begun to move.
+    """
+    ago = f" offset {offset}s" if offset else ""
+    return f"(\n{_where(now, _past_warmup(settings))}\n)[{seconds}s:]{ago}"
+
+
+def started_before(seconds: int) -> str:
+    """Return the runs whose latest attempt started at least so long ago."""
+    return f"time() - {metric('run_started_timestamp_seconds')} >= {seconds}"
+
+
+def _past_warmup(settings: AlertSettings) -> list[str]:
+    return [f"{metric('run_step')} >= {settings.warmup_steps}", started_before(settings.warmup_seconds)]
+
+
+def _where(condition: str, guards: Iterable[str]) -> str:
+    return "\n".join([f"({condition})", *(f"and on ({IDENTITY}) ({guard})" for guard in guards)])

@@ -28,6 +28,7 @@ def _groups(changed: int = 20) -> Series:
     for layer in ("00", "01", "02", "03"):
         for module in ("mlp", "attn"):
             series[run("group_weights", layer=layer, module=module)] = always(100)
+            series[run("group_frozen_weights", layer=layer, module=module)] = always(0)
             series[run("group_changed_weights", layer=layer, module=module)] = always(changed)
             series[run("group_step_changed_weights", layer=layer, module=module)] = always(1)
     return series
@@ -97,17 +98,37 @@ def _without(fires: Series, **more: Series) -> dict[str, Series]:
 _LOW = {run("run_changed_weights"): always(320)}
 _CRITICAL = {run("run_changed_weights"): always(600)}
 _COLLAPSED = {run("run_step_changed_weights"): "8x110 80x190"}
+# Starts at minute 100 with ten minutes of learning-rate warm-up, and is as it is meant to be from then on.
+_RISING = {
+    run("run_started_timestamp_seconds"): always(6000),
+    run("run_step"): "_x100 0+2x10 30+10x190",
+    run("run_step_changed_weights"): "_x100 0x10 80x190",
+}
+_FROZEN = [(layer, module) for layer in ("00", "01", "02") for module in ("mlp", "attn")]
 _LAYER = {run("group_changed_weights", layer="02", module=module): always(90) for module in ("mlp", "attn")}
+_FROZEN_LAYERS = {
+    **{run("group_frozen_weights", layer=layer, module=module): always(100) for layer, module in _FROZEN},
+    **{run("group_changed_weights", layer=layer, module=module): always(0) for layer, module in _FROZEN},
+    **{run("group_changed_weights", layer="03", module=module): always(50) for module in ("mlp", "attn")},
+}
 _MODULE = {
     **{run("group_weights", layer=layer, module="norm"): always(100) for layer in ("00", "01", "02", "03")},
+    **{run("group_frozen_weights", layer=layer, module="norm"): always(0) for layer in ("00", "01", "02", "03")},
     **{run("group_changed_weights", layer=layer, module="mlp"): always(90) for layer in ("00", "01", "02", "03")},
     **{run("group_changed_weights", layer=layer, module="norm"): always(20) for layer in ("00", "01", "02", "03")},
 }
 _SMALL_MODULE = {
     run("group_weights", layer="00", module="norm"): always(0.5),
+    run("group_frozen_weights", layer="00", module="norm"): always(0),
     run("group_changed_weights", layer="00", module="norm"): always(0.5),
 }
 _AT_CHANCE = {run("run_reference_intersection_weights", reference="seed"): "80x60 42x240"}
+# By chance the first few weights lie in the reference mask.
+_AT_CHANCE_SINCE_WARMUP = {
+    run("run_started_timestamp_seconds"): always(6000),
+    run("run_step"): "_x100 0+2x5 30+10x195",
+    run("run_reference_intersection_weights", reference="seed"): "_x100 80x5 42x195",
+}
 _INERT = {run("run_step_changed_weights"): always(0)}
 _DROPPED = {run("run_dropped_items"): "0x110 5x190"}
 _EXPENSIVE = {run("run_host_seconds"): always(0.6)}
@@ -156,6 +177,7 @@ CASES = [
         _without(
             _COLLAPSED,
             always_as_dense={run("run_step_changed_weights"): always(80)},
+            after_a_warm_up=_RISING,
             still_sparse={run("run_step_changed_weights"): "2x110 16x190"},
         ),
     ),
@@ -164,16 +186,17 @@ CASES = [
         "warning",
         {**MEASURED_AS, "layer": "02"},
         f"{_RUN} changes layer 02 far more than the others",
-        f"Cumulative density of layer 02 is 90% {_MEASURED}, more than 3 times the median layer of this run.",
+        f"Cumulative density of layer 02 is 90% {_MEASURED}, more than 3 times the median layer that this run trains.",
         _LAYER,
-        _without(_LAYER, all_layers_alike=_groups(90)),
+        _without(_LAYER, all_layers_alike=_groups(90), the_others_are_frozen=_FROZEN_LAYERS),
     ),
     Case(
         "ModuleFarDenser",
         "warning",
         {**MEASURED_AS, "module": "mlp"},
         f"{_RUN} changes module mlp far more than the others",
-        f"Cumulative density of module mlp is 90% {_MEASURED}, more than 3 times the median module of this run.",
+        f"Cumulative density of module mlp is 90% {_MEASURED}, more than 3 times the median module that this run "
+        "trains.",
         _MODULE,
         _without(_MODULE, too_small_to_judge=_SMALL_MODULE),
     ),
@@ -187,6 +210,7 @@ CASES = [
         _AT_CHANCE,
         _without(
             _AT_CHANCE,
+            by_chance_during_the_warm_up=_AT_CHANCE_SINCE_WARMUP,
             a_random_mask={run("run_reference_intersection_weights", reference="seed"): always(40)},
         ),
     ),
@@ -202,7 +226,9 @@ CASES = [
             _INERT,
             one_moved={run("run_step_changed_weights"): "0x60 1x1 0x240"},
             no_steps={**_INERT, run("run_step"): always(50)},
+            young={**_INERT, run("run_started_timestamp_seconds"): always(3600)},
         ),
+        minute=126,
     ),
     Case(
         "ServiceDown",
@@ -251,6 +277,14 @@ CASES = [
             "an hour ago": {run("run_dropped_items"): "0x60 5x240"},
             "a new attempt": {run("run_dropped_items"): "5x110 0x190"},
         },
+    ),
+    Case(
+        "ObservationsDropped",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} dropped observations",
+        "3 items were dropped because the spool beside the run was full. Its history has a gap.",
+        {run("run_dropped_items"): "5x110 0x5 3x185"},
     ),
     Case(
         "MonitorTooExpensive",
