@@ -15,6 +15,7 @@ from monitor.grafana.addresses import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_U
 from monitor.grafana.dashboards import all_dashboards, states
 from monitor.grafana.lint_exceptions import lint_exceptions
 from monitor.grafana.published import RL_CUMULATIVE, SFT_CUMULATIVE
+from monitor.grafana.ratios import RECORDED
 from monitor.grafana.settings import AlertSettings
 from monitor.service.families import FAMILIES
 from monitor.service.live import RunState
@@ -23,10 +24,12 @@ DASHBOARDS = {board["title"]: board for board in all_dashboards(AlertSettings())
 EXCEPTIONS = lint_exceptions()["exclusions"]
 
 # Panels that exist in Grafana 9.3 and in 13.
-KNOWN_PANELS = {"row", "timeseries", "stat", "table", "bargauge", "heatmap", "state-timeline"}
+KNOWN_PANELS = {"row", "timeseries", "stat", "table", "heatmap", "state-timeline"}
 KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "ops"}
 # What Prometheus itself knows about a scrape, and about alerts.
 SCRAPED = {"up", "scrape_duration_seconds", "ALERTS"}
+RECORDS = {ratio.record(level) for ratio, levels in RECORDED.items() for level in levels}
+METRIC = r"(?<![\w:-])(?:(?:run\w*:)?sparsity_monitor_\w+(?::ratio)?|up|scrape_duration_seconds|ALERTS)\b"
 HISTOGRAM = ("_bucket", "_count", "_sum")
 
 
@@ -46,13 +49,13 @@ Panel = dict[str, Any]
 
 
 def metrics_in(expr: str) -> set[str]:
-    names = re.findall(r"\b(sparsity_monitor_\w+|up|scrape_duration_seconds|ALERTS)\b", expr)
+    names = re.findall(METRIC, expr)
     return {re.sub(r"_(bucket|count|sum)$", "", name) if "store_commit" in name else name for name in names}
 
 
 def selectors(expr: str) -> list[str]:
     """What stands in the braces of each metric of the expression."""
-    return re.findall(r"\b(?:sparsity_monitor_\w+|up|scrape_duration_seconds|ALERTS)\b(\{[^}]*\})?", expr)
+    return re.findall(METRIC + r"(\{[^}]*\})?", expr)
 
 
 def is_excepted(rule: str, board: Board) -> bool:
@@ -158,15 +161,29 @@ def test_description_names_the_metrics_of_the_panel(board: Board, panel: Panel) 
 
 @pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
 def test_every_metric_is_one_that_the_service_exports(board: Board, panel: Panel) -> None:
-    known = {family.name for family in FAMILIES} | SCRAPED
+    known = {family.name for family in FAMILIES} | SCRAPED | RECORDS
     for target in panel["targets"]:
         assert metrics_in(target["expr"]) <= known
-    assert set(re.findall(r"sparsity_monitor_\w+", panel["description"])) <= known
+    assert metrics_in(panel["description"]) <= known
 
 
 @pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
 def test_no_data_is_explained(board: Board, panel: Panel) -> None:
     assert len(panel["fieldConfig"]["defaults"]["noValue"]) > 20
+
+
+@pytest.mark.parametrize(("board", "panel"), [each for each in ALL_PANELS if each.values[1]["type"] == "table"])
+def test_empty_cells_say_nothing_about_the_table(board: Board, panel: Panel) -> None:
+    of_all, *of_columns = panel["fieldConfig"]["overrides"]
+    assert of_all == {
+        "matcher": {"id": "byRegexp", "options": "/.*/"},
+        "properties": [{"id": "noValue", "value": "–"}],
+    }
+    for properties in ({each["id"]: each["value"] for each in column["properties"]} for column in of_columns):
+        if "custom.cellOptions" in properties:
+            results = {each["options"]["match"]: each["options"]["result"] for each in properties["mappings"]}
+            assert {result["color"] for result in results.values()} == {"transparent"}
+            assert set(results) == {"null+nan", "empty"}
 
 
 @pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
@@ -202,7 +219,10 @@ def test_links_keep_time_and_variables_and_alerts_are_drawn_in(board: Board) -> 
     assert (link["type"], link["keepTime"], link["includeVars"]) == ("dashboards", True, True)
     assert set(link["tags"]) <= set(board["tags"])
     (annotation,) = board["annotations"]["list"]
-    assert annotation["expr"].startswith('ALERTS{job=~"$job"')
+    assert annotation["expr"].startswith('label_join(ALERTS{job=~"$job"')
+    # Grafana writes the name of a label that is not there; these are.
+    made = {"alertname", *re.findall(r'\}, "(\w+)"', annotation["expr"])}
+    assert set(re.findall(r"\{\{(\w+)\}\}", annotation["titleFormat"] + annotation["textFormat"])) <= made
     for url in re.findall(r"'url': '([^']+)'", str(board["panels"])):
         assert url.startswith(f"/d/{RUN_UID}?var-run=")
         assert "${__url_time_range}" in url

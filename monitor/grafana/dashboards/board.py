@@ -70,8 +70,9 @@ def board(
 def _alerts(matchers: Matchers) -> AnnotationQuery:
     firing = {**matchers, "alertstate": '="firing"', "service": f'="{SERVICE}"'}
     annotation = AnnotationQuery().name("Alerts").datasource(DATASOURCE).enable(True).icon_color("red")
-    annotation = annotation.expr(f"ALERTS{braces(firing)}").step("30s")
-    annotation = annotation.title_format("{{alertname}}").text_format("{{name}} {{layer}} {{module}} {{reference}}")
+    # In place of a label that an alert does not have, Grafana would show the label's name.
+    about = f'label_join(ALERTS{braces(firing)}, "about", " ", "name", "layer", "module", "reference")'
+    annotation = annotation.expr(about).step("30s").title_format("{{alertname}}").text_format("{{about}}")
     return annotation.tag_keys("severity")
 
 

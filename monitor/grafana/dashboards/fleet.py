@@ -22,7 +22,7 @@ from monitor.grafana.dashboards.panels import (
     states_over_time,
 )
 from monitor.grafana.dashboards.query import JOB, Query
-from monitor.grafana.metric import Matchers, braces, metric, with_name
+from monitor.grafana.metric import IDENTITY, Matchers, braces, metric, with_name
 from monitor.grafana.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
 from monitor.grafana.settings import AlertSettings
 
@@ -65,13 +65,17 @@ def _equals(value: str) -> str:
 
 
 def _firing() -> Any:
+    recorded = CUMULATIVE_SPARSITY.record(Level.RUN)
     return number(
         "Alerts firing",
-        "Alerts about runs and service that fire now, as Prometheus evaluates them. Metric: ALERTS.",
+        "Alerts about runs and service that fire now, as Prometheus evaluates them; those that Grafana manages are in "
+        f"its menu, under Alerting. Metrics: ALERTS, {recorded}.",
         "none",
-        Query(f"count({_alerts({})}) or vector(0)", now=True),
+        # Zero only where Prometheus has our rules: elsewhere it would say that all is well, and nobody looks.
+        Query(f"count({_alerts({})}) or 0 * count({recorded}{braces(JOB)})", now=True),
         [(None, "green"), (1, "red")],
         width=4,
+        no_data="Prometheus has not evaluated our rules: no run has reported yet, or Grafana manages the alerts.",
     )
 
 
@@ -79,8 +83,11 @@ def _alerts(matchers: Matchers) -> str:
     return "ALERTS" + braces({**JOB, "alertstate": '="firing"', "service": _equals(SERVICE), **matchers})
 
 
-def trouble() -> str:
-    """How much a run needs a look: alerts by their severity, and a state that asks for a person."""
+def trouble(settings: AlertSettings) -> str:
+    """How much a run needs a look: alerts by their severity, and a state or a density that asks for a person.
+
+    Density counts by itself, since Prometheus knows nothing of alerts that Grafana manages.
+    """
     known = f"0 * max by (run) ({metric('run_info', JOB)})"
 
     def firing(severity: str, weight: int) -> str:
@@ -89,13 +96,19 @@ def trouble() -> str:
 
     weights = {"failed": 5, "lost": 5, "stalled": 2}
     by_state = " or ".join(f"{weight} * {states.in_state(state, JOB)}" for state, weight in weights.items())
-    return f"{firing('critical', 10)} + {firing('warning', 1)} + max by (run) ({by_state})"
+    sparsity = CUMULATIVE_SPARSITY.at(Level.RUN, JOB)
+    training = metric("run_state", {**JOB, "state": '=~"running|stalled"'})
+    dense = (
+        f"(9 * ({sparsity} < bool {settings.cumulative_sparsity_critical:g}) + ({sparsity} < bool "
+        f"{settings.cumulative_sparsity_warning:g}) and on ({IDENTITY}) {training} == 1)"
+    )
+    return f"{firing('critical', 10)} + {firing('warning', 1)} + max by (run) ({by_state} or {dense})"
 
 
 def _runs(settings: AlertSettings) -> Any:
     about = metric("run_info", JOB)
     columns = {
-        "Trouble": trouble(),
+        "Trouble": trouble(settings),
         "State": f"max by (run) ({states.codes(JOB)})",
         "Cumulative sparsity": f"max by (run) ({CUMULATIVE_SPARSITY.at(Level.RUN, JOB)})",
         "Step sparsity": f"max by (run) ({STEP_SPARSITY.at(Level.RUN, JOB)})",
@@ -105,8 +118,10 @@ def _runs(settings: AlertSettings) -> Any:
     }
     panel = rows(
         "Runs",
-        "One row per run, the one in most trouble first: 10 for each critical alert, 1 for each warning, 5 if failed "
-        "or lost, 2 if stalled. Cumulative and step sparsity are those of the latest observation, by the criterion "
+        "One row per run, the one in most trouble first: 10 for each critical alert, 1 for each warning, as "
+        "Prometheus evaluates them; and 5 if failed or lost, 2 if stalled, or, in training, 10 or 1 if cumulative "
+        f"sparsity is below {settings.cumulative_sparsity_critical:g} or {settings.cumulative_sparsity_warning:g}. "
+        "Cumulative and step sparsity are those of the latest observation, by the criterion "
         "and in the dtype of the row. A click on a run shows it. Metrics: ALERTS, sparsity_monitor_run_state, "
         "sparsity_monitor_run_changed_weights, sparsity_monitor_run_step_changed_weights, "
         "sparsity_monitor_run_weights, sparsity_monitor_run_step, "

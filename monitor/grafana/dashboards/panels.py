@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grafana_foundation_sdk.builders import bargauge, common, heatmap, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.builders import common, heatmap, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.builders.dashboard import FieldColor, ThresholdsConfig
 from grafana_foundation_sdk.models.common import (
     AxisPlacement,
@@ -17,7 +17,6 @@ from grafana_foundation_sdk.models.common import (
     SortOrder,
     TooltipDisplayMode,
     VisibilityMode,
-    VizOrientation,
 )
 from grafana_foundation_sdk.models.dashboard import (
     DynamicConfigValue,
@@ -36,6 +35,8 @@ NO_REFERENCE = "The run was not given a reference mask."
 
 Steps = list[tuple[float | None, str]]
 """Colours by value: each holds from its value up to the next; the first holds from below."""
+
+_EMPTY = "–"
 
 PLAIN: Steps = [(None, "text")]
 
@@ -77,15 +78,6 @@ def number(
     return _by_threshold(panel, steps)
 
 
-def bars(
-    title: str, description: str, unit: str, query: Query, steps: Steps, *, width: int = 8, no_data: str = NO_GROUPS
-) -> Any:
-    """Return one horizontal bar per series."""
-    panel = _common(bargauge.Panel(), title, description, unit, (query,), width=width, height=8, no_data=no_data)
-    reduce = common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
-    return _by_threshold(panel.orientation(VizOrientation.HORIZONTAL).reduce_options(reduce), steps)
-
-
 def rows(
     title: str,
     description: str,
@@ -96,7 +88,9 @@ def rows(
     no_data: str = NOT_REPORTED,
 ) -> Any:
     """Return a table."""
-    return _common(table.Panel(), title, description, unit, queries, width=width, height=height, no_data=no_data)
+    panel = _common(table.Panel(), title, description, unit, queries, width=width, height=height, no_data=no_data)
+    # What a table says when it has no rows would otherwise stand in each of its empty cells as well.
+    return panel.with_override(_columns(".*"), [DynamicConfigValue("noValue", _EMPTY)])
 
 
 def cells_over_time(title: str, description: str, unit: str, query: Query, *, width: int = 12) -> Any:
@@ -116,16 +110,20 @@ def states_over_time(title: str, description: str, query: Query, steps: Steps, n
 
 
 def coloured_cells(panel: Any, pattern: str, steps: Steps, unit: str | None = None) -> Any:
-    """Colour the cells of the columns of a table whose names match."""
+    """Colour the cells of the columns of a table whose names match; empty ones stay without a colour."""
+    empty = {"text": _EMPTY, "color": "transparent", "index": 0}
+    # The matrix of Grafana up to 9.3 fills its gaps with empty texts, that of newer ones with null.
+    mappings = [{"type": "special", "options": {"match": each, "result": empty}} for each in ("null+nan", "empty")]
     properties = [
+        DynamicConfigValue("mappings", mappings),
         # The first is how Grafana up to 9.3 says it, the second since 9.4; each ignores the other.
-        DynamicConfigValue("custom.displayMode", "color-background"),
+        DynamicConfigValue("custom.displayMode", "color-background-solid"),
         DynamicConfigValue("custom.cellOptions", {"type": "color-background", "mode": "basic"}),
         DynamicConfigValue("thresholds", {"mode": "absolute", "steps": [{"value": v, "color": c} for v, c in steps]}),
     ]
     if unit:
         properties.append(DynamicConfigValue("unit", unit))
-    return panel.with_override(MatcherConfig(id_val="byRegexp", options=f"/{pattern}/"), properties)
+    return panel.with_override(_columns(pattern), properties)
 
 
 def in_column(panel: Any, name: str, **properties: Any) -> Any:
@@ -137,7 +135,7 @@ def in_column(panel: Any, name: str, **properties: Any) -> Any:
 def in_series(panel: Any, **properties: Any) -> Any:
     """Set properties of all series of a panel."""
     values = [DynamicConfigValue(key, value) for key, value in properties.items()]
-    return panel.with_override(MatcherConfig(id_val="byRegexp", options="/.*/"), values)
+    return panel.with_override(_columns(".*"), values)
 
 
 def coloured_series(panel: Any, colours: dict[str, str]) -> Any:
@@ -145,6 +143,10 @@ def coloured_series(panel: Any, colours: dict[str, str]) -> Any:
     for name, colour in colours.items():
         panel = in_column(panel, name, color={"mode": "fixed", "fixedColor": colour})
     return panel
+
+
+def _columns(pattern: str) -> MatcherConfig:
+    return MatcherConfig(id_val="byRegexp", options=f"/{pattern}/")
 
 
 def _by_threshold(panel: Any, steps: Steps) -> Any:
