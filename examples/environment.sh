@@ -30,15 +30,16 @@ make_environment() {
     "$python" -m venv .venv
 }
 
-# ensure_environment EXTRAS: install the package with these extras, unless that was done since pyproject.toml changed.
+# ensure_environment EXTRAS: install the package with these extras, unless that was done and nothing has changed since.
 ensure_environment() {
     local installed=".venv/installed-$1"
     [[ -x .venv/bin/python ]] || make_environment
-    if [[ ! -f $installed || pyproject.toml -nt $installed ]]; then
+    if [[ ! -f $installed || pyproject.toml -nt $installed || examples/constraints.txt -nt $installed ]]; then
         echo "Installing into $PWD/.venv: this takes a few minutes the first time."
         # torch first, and by its exact version: the one that tests and examples are measured with.
         .venv/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" \
+            --constraint examples/constraints.txt
         touch "$installed"
     fi
 }

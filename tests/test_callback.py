@@ -175,7 +175,7 @@ def test_resumed_weights_are_not_the_base(model: Path, tmp_path: Path) -> None:
 def test_a_resumed_run_supersedes_what_came_after_its_checkpoint(model: Path, tmp_path: Path, client: Client) -> None:
     first, second = train_and_resume(model, tmp_path, client.listening.grpc_address)
     assert first.run_id == second.run_id
-    eventually(lambda: client.run(second.run_id).registration.attempt == 2 and client.is_over(second.run_id))
+    eventually(lambda: client.is_over(second.run_id) and client.run(second.run_id).registration.attempt == 2)
     history = [
         (entry.attempt, entry.item.observation.step)
         for entry in client.history(second.run_id)

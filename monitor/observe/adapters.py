@@ -26,6 +26,9 @@ from monitor.observe.groups import clean_name
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # PEFT's modules with LoRA layers for quantised weights.
 _FOR_QUANTISED = {"aqlm", "awq", "bnb", "eetq", "gptq", "hqq", "inc", "torchao"}
+_BITSANDBYTES = {"Params4bit", "Int8Params"}
+# What HQQ's layers call their quantised weights.
+_HQQ_CODES = "W_q"
 _ADVICE = "Train with LoRA (also rsLoRA or DoRA) or without adapters, or leave the monitor out."
 
 
@@ -154,6 +157,11 @@ class _Reading:
         """Tied parameters go by their first name."""
         return self._names.setdefault(id(parameter), clean_name(path))
 
+    def _name_in(self, layer: Any, path: str, attribute: str) -> str:
+        """Name a parameter of an adapted layer, which some quantised layers do not have."""
+        parameter = getattr(layer.get_base_layer(), attribute, None)
+        return self._names.get(id(parameter), clean_name(_join(path, attribute)))
+
     def _copied(self, wrapper: Any, path: str) -> None:
         active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
         if not active:
@@ -182,27 +190,26 @@ class _Reading:
             return
         _check_layer(layer, path, adapters)
         for attribute in written:
-            name = self._name(_join(path, attribute), getattr(layer.get_base_layer(), attribute))
+            name = self._name_in(layer, path, attribute)
             self._layers.setdefault(name, []).append((layer, attribute, adapters))
             if self._changing & set(adapters):
                 self._started_elsewhere.add(name)
 
     def _dequantise(self, layer: Any, path: str, written: list[str]) -> bool:
         """Put what stands for the dequantised weights in the place of the quantised ones, if they can be measured."""
-        # Some kinds hold their weights under other names.
-        quantised: Any = getattr(layer.get_base_layer(), written[0], None)
-        name = self._names.get(id(quantised), clean_name(_join(path, written[0])))
+        # HQQ's codes have a name and a shape of their own.
+        self._served.parameters.pop(self._name_in(layer, path, _HQQ_CODES), None)
+        name = self._name_in(layer, path, written[0])
         if written != ["weight"] or not _can_dequantise(layer):
             self._left_out.append(name)
             self._served.parameters.pop(name, None)
             return False
-        # 8-bit weights have their own shape and become float32; 4-bit ones say what they are.
-        state = getattr(quantised, "quant_state", None)
-        dtype, shape = (torch.float32, quantised.shape) if state is None else (state.dtype, state.shape)
+        start = partial(_dequantised, layer.get_base_layer())
+        weights = start()
         # Shape, dtype and device of the weights, in the memory of one.
-        stand_in = torch.zeros((), dtype=dtype, device=quantised.device).expand(shape)
+        stand_in = torch.zeros((), dtype=weights.dtype, device=weights.device).expand(weights.shape)
         self._served.parameters[name] = nn.Parameter(stand_in, requires_grad=False)
-        self._served.dequantised[name] = partial(_dequantised, layer)
+        self._served.dequantised[name] = start
         return True
 
 
@@ -246,21 +253,26 @@ def _is_quantised(layer: Any, attribute: str) -> bool:
 
 
 def _can_dequantise(layer: Any) -> bool:
-    """Return whether these are weights of bitsandbytes, in 4 or 8 bits."""
-    return type(getattr(layer.get_base_layer(), "weight", None)).__name__ in {"Params4bit", "Int8Params"}
-
-
-def _dequantised(layer: Any) -> torch.Tensor:
-    from peft.utils.integrations import dequantize_bnb_weight
-
+    """Return whether PEFT can: weights of bitsandbytes in 4 or 8 bits, of HQQ, of torchao."""
     base = layer.get_base_layer()
-    # Where 8-bit weights have their scales: with the weights, until the first forward pass moves them.
-    scales = getattr(base.weight, "SCB", None)
-    if scales is None:
-        scales = getattr(getattr(base, "state", None), "SCB", None)
+    kind = type(getattr(base, "weight", None))
+    return hasattr(base, _HQQ_CODES) or kind.__name__ in _BITSANDBYTES or kind.__module__.startswith("torchao.")
+
+
+def _dequantised(base: Any) -> torch.Tensor:
+    from peft.utils.integrations import dequantize_bnb_weight, dequantize_module_weight
+
     with torch.no_grad():
-        weights: torch.Tensor = dequantize_bnb_weight(base.weight, state=SimpleNamespace(SCB=scales))
-    return weights.detach()
+        if type(getattr(base, "weight", None)).__name__ not in _BITSANDBYTES:
+            weights: torch.Tensor = dequantize_module_weight(base)
+            return weights.detach()
+        # Not by the function above: it moves 8-bit weights and writes to the state of their layer.
+        # Where these have their scales: with the weights, until the first forward pass moves them.
+        scales = getattr(base.weight, "SCB", None)
+        if scales is None:
+            scales = getattr(getattr(base, "state", None), "SCB", None)
+        weights = dequantize_bnb_weight(base.weight, state=SimpleNamespace(SCB=scales))
+        return weights.detach()
 
 
 def _copied(parameter: nn.Parameter) -> torch.Tensor:
@@ -306,17 +318,18 @@ def _merge(layer: Any, attribute: str, adapters: list[str], weights: torch.Tenso
     """Let PEFT merge into a stand-in for the layer, in which `weights` are the base's `attribute`; overwrites them."""
     from peft.tuners.lora.layer import Linear
 
-    base = copy.copy(layer.get_base_layer())
-    base._parameters = dict(base._parameters)
+    stand_in = copy.copy(layer)
+    if _can_dequantise(layer):
+        # What is merged is dequantised and stays so: a plain layer, of which merging looks at nothing but the weights.
+        base, stand_in.__class__ = nn.Module(), Linear
+    else:
+        base = copy.copy(layer.get_base_layer())
+        base._parameters = dict(base._parameters)
     for name in _written(layer, adapters):
         tensor = weights if name == attribute else getattr(base, name).detach().clone()
         base._parameters[name] = nn.Parameter(tensor, requires_grad=False)
-    stand_in = copy.copy(layer)
     stand_in._modules = layer._modules | {"base_layer": base}
     stand_in.merged_adapters, stand_in._caches = [], {}
-    if _can_dequantise(layer):
-        # What is merged is dequantised, and stays so.
-        stand_in.__class__ = Linear
     stand_in.merge(safe_merge=False, adapter_names=adapters)
     merged: torch.Tensor = base._parameters[attribute].detach()
     return merged

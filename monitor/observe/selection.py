@@ -30,7 +30,7 @@ def select_parameters(
 ) -> Selection:
     """Choose by regular expressions that are searched for in the parameter names.
 
-    Parameters that are not floating point are named in a warning and left out.
+    Parameters that are not floating point, such as quantised ones, are named in a warning and left out.
 
     Raises:
         ConfigurationError: a pattern is no regular expression or matches no parameter, or nothing trainable is left.
@@ -43,10 +43,10 @@ def select_parameters(
     excluded = _matching(parameters, exclude, "exclude") if exclude else set()
     chosen = {name: parameter for name, parameter in parameters.items() if name in included - excluded}
     _check_supported(chosen)
-    not_float = [name for name, parameter in chosen.items() if not parameter.is_floating_point()]
+    not_float = [name for name, parameter in chosen.items() if not _is_floating_point(parameter)]
     if not_float:
         warnings.warn(f"not floating point, so not measured: {name_some(not_float)}", stacklevel=2)
-    measured = {name: parameter for name, parameter in chosen.items() if parameter.is_floating_point()}
+    measured = {name: parameter for name, parameter in chosen.items() if name not in not_float}
     trainable = {name: p for name, p in measured.items() if p.requires_grad or name in served.effective}
     if not trainable:
         raise ConfigurationError(
@@ -54,6 +54,11 @@ def select_parameters(
             f"{len(measured)} with floating-point weights, and none of these requires gradients."
         )
     return Selection(trainable, {name: p for name, p in measured.items() if name not in trainable}, served)
+
+
+def _is_floating_point(parameter: nn.Parameter) -> bool:
+    # Weights that torchao quantised say that they are what they are dequantised to.
+    return parameter.is_floating_point() and not type(parameter).__module__.startswith("torchao.")
 
 
 def _matching(parameters: dict[str, nn.Parameter], patterns: Sequence[str], setting: str) -> set[str]:

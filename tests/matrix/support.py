@@ -135,15 +135,15 @@ SECTIONS: dict[str, list[Row]] = {
             f"{_EFFECTIVE}::test_effective_weights_are_those_of_pefts_own_merge",
         ),
         Row(
-            "LoRA on 4-bit and 8-bit weights of bitsandbytes",
+            "LoRA on quantised weights of bitsandbytes (4 and 8 bits), HQQ and torchao",
             "works",
             "against the dequantised base",
             f"{_EFFECTIVE}::test_adapters_on_quantised_weights_are_measured_against_the_dequantised_base",
         ),
         Row(
-            "other quantised weights with adapters",
+            "other quantised weights with adapters, such as of GPTQ and AWQ",
             "partly",
-            "named in a warning and left out",
+            "PEFT cannot dequantise them: named in a warning and left out",
             f"{_EFFECTIVE}::test_quantised_weights_are_named_and_left_out",
         ),
         Row(

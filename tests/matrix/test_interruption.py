@@ -62,7 +62,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(model: Path, client: Clie
     assert second.run_id == run_id
     first_half = [(1, step) for step in range(1, SAVE_STEPS + 1)]
     second_half = [(2, step) for step in range(SAVE_STEPS + 1, STEPS + 1)]
-    eventually(lambda: client.run(run_id).registration.attempt == 2 and client.is_over(run_id))
+    eventually(lambda: client.is_over(run_id) and client.run(run_id).registration.attempt == 2)
     assert observed_steps(client, run_id) == first_half + second_half
 
     uninterrupted = recording()

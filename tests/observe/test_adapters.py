@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import copy
+import io
 import weakref
 from collections.abc import Callable, Iterable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from peft import IA3Config, LoraConfig, OFTConfig, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, OFTConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -223,8 +225,8 @@ def test_weights_that_an_initialisation_moved_into_the_adapter_are_no_update(ini
 
 
 def test_adapters_are_measured_where_transformers_has_injected_them() -> None:
-    model = qwen()
-    model.add_adapter(LoraConfig(r=4, target_modules=LINEAR))
+    # `model.add_adapter` does this, if transformers likes the version of PEFT.
+    model = inject_adapter_in_model(LoraConfig(r=4, target_modules=LINEAR), qwen())
     observer = UpdateObserver(model)
     train(model)
     assert observer.observe(1).changed.sum() > 0
@@ -341,38 +343,82 @@ def in_8bit(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.filterwarnings("ignore:not floating point, so not measured:UserWarning")
-@pytest.mark.parametrize(("quantise", "dora"), [(in_4bit, False), (in_4bit, True), (in_8bit, False)])
+def in_hqq(model: nn.Module) -> nn.Module:
+    """Quantise the linear layers with HQQ, in 4 bits."""
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    for parent in list(model.model.layers.modules()):
+        for name, linear in list(parent.named_children()):
+            if isinstance(linear, nn.Linear):
+                settings = BaseQuantizeConfig(nbits=4, group_size=8)
+                setattr(parent, name, HQQLinear(linear, settings, compute_dtype=torch.bfloat16, device="cpu"))
+    return model
+
+
+def in_torchao(model: nn.Module) -> nn.Module:
+    """Load the model with the weights of its linear layers in 8 bits."""
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    with TemporaryDirectory() as directory:
+        model.save_pretrained(directory)
+        settings = TorchAoConfig(Int8WeightOnlyConfig())
+        return Qwen2ForCausalLM.from_pretrained(directory, quantization_config=settings, dtype=torch.bfloat16)
+
+
+Quantise = Callable[[nn.Module], nn.Module]
+QUANTISED: list[tuple[str, Quantise, bool]] = [
+    ("bitsandbytes", in_4bit, False),
+    ("bitsandbytes", in_4bit, True),
+    ("bitsandbytes", in_8bit, False),
+    ("hqq", in_hqq, False),
+    ("hqq", in_hqq, True),
+    ("torchao", in_torchao, False),
+]
+
+
+@pytest.mark.parametrize(("library", "quantise", "dora"), QUANTISED)
 def test_adapters_on_quantised_weights_are_measured_against_the_dequantised_base(
-    quantise: Callable[[nn.Module], nn.Module], dora: bool
+    library: str, quantise: Quantise, dora: bool
 ) -> None:
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes quantises the weights")
+    pytest.importorskip(library, reason=f"{library} quantises the weights")
     from peft.utils.integrations import dequantize_module_weight
 
     model = lora(quantise(qwen()), use_dora=dora)
-    kinds = {type(module).__name__ for module in model.modules()}
-    assert kinds & {"Linear4bit", "Linear8bitLt"}
     # The same adapters on what the quantised weights are when dequantised.
     twin = qwen()
-    for name, module in model.get_base_model().named_modules():
-        if type(module).__name__ in {"Linear4bit", "Linear8bitLt"} and hasattr(module, "lora_A"):
-            twin.get_submodule(name).weight.data = dequantize_module_weight(module.base_layer).clone()
+    adapted = [name for name, module in model.get_base_model().named_modules() if hasattr(module, "lora_A")]
+    assert len(adapted) == 4
+    for name in adapted:
+        dequantised = dequantize_module_weight(model.get_base_model().get_submodule(name).base_layer)
+        assert not torch.equal(dequantised, twin.get_submodule(name).weight)
+        twin.get_submodule(name).weight.data = dequantised.clone()
     twin = lora(twin, use_dora=dora)
     before = without_adapters(twin)
-    quantised = bits(model)
-    observer = UpdateObserver(model)
+    untouched = saved(model)
+    with pytest.warns(UserWarning, match=r"not floating point, so not measured: model\.layers\.0\.self_attn\.k_proj"):
+        observer = UpdateObserver(model)
+    assert observer.observe(1).changed.sum() == 0
+    assert saved(model) == untouched
     assert (observer.base_mode, served_by(model).holds_base) == ("shared", True)
-    assert all(torch.equal(quantised[name], tensor) for name, tensor in bits(model).items())
     adapters = [name for name, _ in twin.named_parameters() if "lora_" in name]
-    for step in (1, 2):
+    for step in (2, 3):
         train(model, seed=step)
         observation = observer.observe(step)
         for name in adapters:
             twin.get_parameter(name).data = model.get_parameter(name).detach().clone()
         names = served_by(model).effective
+        assert set(names) == {f"{name}.weight" for name in adapted}
         counts = {group: count for group, count in counted(observation).items() if count}
         assert counts == changed_by_group(names, before, merged(twin))
         assert len(counts) == 4
+
+
+def saved(model: nn.Module) -> bytes:
+    """What is stored, quantised or not."""
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.getvalue()
 
 
 def everything() -> nn.Module:
