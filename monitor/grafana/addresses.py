@@ -6,3 +6,5 @@ FLEET_UID = "sparsity-monitor-fleet"
 RUN_UID = "sparsity-monitor-run"
 COMPARE_UID = "sparsity-monitor-compare"
 SERVICE_UID = "sparsity-monitor-service"
+
+DASHBOARD_UIDS = (FLEET_UID, RUN_UID, COMPARE_UID, SERVICE_UID)

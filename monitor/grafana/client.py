@@ -8,7 +8,7 @@ is empty or no JSON, and does not wrap what goes wrong with the connection: all 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import requests
 from grafana_api.grafana_api import GrafanaException
@@ -38,8 +38,14 @@ class Grafana:
         Raises:
             ConfigurationError: the URL or the token cannot be one.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        parts = _parts(url)
+        if (
+            parts is None
+            or parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.query
+            or parts.fragment
+        ):
             raise ConfigurationError(
                 f"{url!r} was given; expected the URL of a Grafana, such as https://grafana.example"
             )
@@ -56,6 +62,8 @@ class Grafana:
             url_path_prefix=f"{prefix}/" if prefix else "",
             timeout=_SECONDS,
         ).api
+        # Followed, it would turn what creates something into a question, whose answer looks like success.
+        self._api.s.hooks["response"].append(self._refuse_redirect)
 
     def get(self, *path: str, query: str = "") -> Any:
         """Return what is there, None if there is nothing (404).
@@ -103,6 +111,13 @@ class Grafana:
         health = self.get("health")
         return str(health.get("version", "of unknown version")) if isinstance(health, dict) else "of unknown version"
 
+    def _refuse_redirect(self, response: requests.Response, **_: Any) -> None:
+        if response.is_redirect:
+            raise GrafanaError(
+                f"{self.url} redirects {response.request.method} {response.request.path_url} to "
+                f"{response.headers['Location']}: give the URL that Grafana itself answers at"
+            )
+
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         headers = _EDITABLE if path.startswith("/v1/provisioning") else None
         request = getattr(self._api, method)
@@ -127,10 +142,21 @@ class Grafana:
             return f"{said}. The token is wrong or has expired; make one for a service account of this Grafana"
         if error.status_code == 403:
             return (
-                f"{said}. The token's service account lacks the right to do this: give it the role Admin (data "
-                "sources need it), or Editor where --datasource-uid names a data source that exists"
+                f"{said}. The token's service account lacks the right to do this: give it the role Admin. Editor "
+                "suffices where --datasource-uid names a data source that exists, and Grafana is 11 or newer or "
+                "--no-alerts leaves the alerts out"
             )
         return said
+
+
+def _parts(url: str) -> SplitResult | None:
+    """Return the parts of a URL whose host and port can be ones."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 def _message(error: GrafanaException) -> str:

@@ -35,7 +35,7 @@ def _below(at: str, key: str) -> str:
 
 def _empty(wanted: Any, present: Any) -> bool:
     """Grafana leaves out what is null, empty or false."""
-    return present is None and not wanted and not isinstance(wanted, int | float)
+    return present is None and (wanted is False or wanted in (None, "", [], {}))
 
 
 def _same_duration(wanted: Any, present: Any) -> bool:

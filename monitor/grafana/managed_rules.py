@@ -21,13 +21,16 @@ GROUP = "sparsity-monitor"
 INTERVAL_SECONDS = 60
 DATASOURCE_UID = "sparsity-monitor"
 
+UID_PREFIX = "sm-"
+"""What our rules are told from those by that other people put into our group."""
+
 _EXPRESSIONS = "__expr__"
 _LOOK_BACK_SECONDS = 600
 
 
 def rule_uid(alert: Alert) -> str:
     """Return the uid of an alert in Grafana, which may have 40 characters."""
-    return "sm-" + re.sub(r"(?<=[a-z])(?=[A-Z])", "-", alert.name).lower()
+    return UID_PREFIX + re.sub(r"(?<=[a-z])(?=[A-Z])", "-", alert.name).lower()
 
 
 def managed_rules(settings: AlertSettings, datasource_uid: str = DATASOURCE_UID) -> list[dict[str, Any]]:

@@ -11,11 +11,13 @@ from monitor.errors import ConfigurationError
 from monitor.grafana.client import Grafana, GrafanaError
 from monitor.grafana.dashboards import all_dashboards
 from monitor.grafana.difference import differences
-from monitor.grafana.managed_rules import DATASOURCE_UID, FOLDER_UID, GROUP, managed_rules
+from monitor.grafana.managed_rules import DATASOURCE_UID, FOLDER_UID, GROUP, UID_PREFIX, managed_rules
 from monitor.grafana.resources import AlertRule, ContactPoint, DashboardResource, DataSource, Folder, Resource, Route
 from monitor.grafana.settings import AlertSettings
 
 OLDEST_VERSION = "9.3"
+# How Grafana refuses to delete a folder with alert rules of other people.
+_NOT_EMPTY = (400, 409)
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,19 @@ def _delete_folder(grafana: Grafana, tell: Callable[[Step], None], *, dry_run: b
     if dry_run:
         tell(Step("delete", Folder.title, ("if nothing else is in it",)))
     elif Folder().is_shared(grafana):
-        tell(Step("keep", Folder.title, ("other dashboards are in it",)))
+        tell(Step("keep", Folder.title, ("other dashboards or folders are in it",)))
     else:
+        tell(_without_contents(grafana))
+
+
+def _without_contents(grafana: Grafana) -> Step:
+    try:
         Folder().delete(grafana)
-        tell(Step("delete", Folder.title))
+    except GrafanaError as error:
+        if error.status not in _NOT_EMPTY:
+            raise
+        return Step("keep", Folder.title, (str(error),))
+    return Step("delete", Folder.title)
 
 
 def _check(grafana: Grafana, wish: Wish) -> None:
@@ -168,7 +179,7 @@ def _obsolete(grafana: Grafana, wanted: Sequence[Resource]) -> list[AlertRule]:
     group = grafana.get(f"v1/provisioning/folder/{FOLDER_UID}/rule-groups", GROUP) or {}
     known = {resource.rule["uid"] for resource in wanted if isinstance(resource, AlertRule)}
     rules = [AlertRule(rule) for rule in group.get("rules") or []]
-    return [rule for rule in rules if rule.rule["uid"] not in known]
+    return [rule for rule in rules if rule.rule["uid"] not in known and rule.rule["uid"].startswith(UID_PREFIX)]
 
 
 def _step(grafana: Grafana, resource: Resource) -> tuple[Step, Callable[[Grafana], None] | None]:

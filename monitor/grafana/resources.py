@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from monitor.grafana.addresses import DASHBOARD_UIDS
 from monitor.grafana.client import Grafana
 from monitor.grafana.managed_rules import FOLDER_TITLE, FOLDER_UID, GROUP
 from monitor.grafana.notifications import CONTACT_POINT, CONTACT_POINT_UID, contact_point, route
@@ -55,9 +56,10 @@ class Folder:
         grafana.delete("folders", FOLDER_UID, query="?forceDeleteRules=false")
 
     def is_shared(self, grafana: Grafana) -> bool:
-        """Say whether it holds dashboards: ours were deleted before."""
-        found = grafana.get("search", query=f"?type=dash-db&folderUIDs={FOLDER_UID}")
-        return bool(found)
+        """Say whether it holds dashboards or folders of other people, which would be deleted with it."""
+        # Grafana before 10 knows no folderUIDs, and returns everything; new ones find what was deleted just now.
+        found = grafana.get("search", query=f"?folderUIDs={FOLDER_UID}&limit=5000") or []
+        return any(each.get("folderUid") == FOLDER_UID and each.get("uid") not in DASHBOARD_UIDS for each in found)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class StandIn:
 
     Attributes:
         refuse: called with each request; may raise RefusedError.
+        deleted: dashboards that the index of Grafana's search still knows.
+        moved_to: where it redirects to, if it does.
     """
 
     version: str = "12.1.0"
@@ -50,10 +52,12 @@ class StandIn:
     folders: dict[str, Any] = field(default_factory=dict)
     datasources: dict[str, Any] = field(default_factory=dict)
     dashboards: dict[str, Any] = field(default_factory=dict)
+    deleted: dict[str, Any] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
     contact_points: list[Any] = field(default_factory=list)
     policies: dict[str, Any] = field(default_factory=lambda: {"receiver": "grafana-default-email"})
     url: str = ""
+    moved_to: str | None = None
 
     @property
     def writes(self) -> list[str]:
@@ -103,7 +107,16 @@ class StandIn:
         return 200, {"message": "Folder deleted"}
 
     def search(self) -> tuple[int, Any]:
-        return 200, [{"uid": uid, "type": "dash-db"} for uid in self.dashboards]
+        """Everything, whatever was asked for: Grafana before 10 does not know the parameter folderUIDs."""
+        dashboards = [
+            {"uid": uid, "type": "dash-db", "folderUid": each["meta"]["folderUid"]}
+            for uid, each in {**self.dashboards, **self.deleted}.items()
+        ]
+        folders = [
+            {"uid": uid, "type": "dash-folder", "folderUid": each.get("parentUid", "")}
+            for uid, each in self.folders.items()
+        ]
+        return 200, dashboards + folders
 
     def list_datasources(self) -> tuple[int, Any]:
         return 200, list(self.datasources.values())
@@ -145,7 +158,7 @@ class StandIn:
 
     def delete_dashboard(self, uid: str) -> tuple[int, Any]:
         _found(self.dashboards, uid, "Dashboard not found")
-        del self.dashboards[uid]
+        self.deleted[uid] = self.dashboards.pop(uid)
         return 200, {"title": uid, "message": "Dashboard deleted", "id": 7}
 
     def get_rule(self, uid: str) -> tuple[int, Any]:
@@ -262,7 +275,10 @@ class _Handler(BaseHTTPRequestHandler):
         except RefusedError as error:
             status, body = error.status, error.body
         content = b"" if body is _NO_BODY else body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
+        moved_to = self.server.grafana.moved_to  # type: ignore[attr-defined]
+        self.send_response(301 if moved_to else status)
+        if moved_to:
+            self.send_header("Location", moved_to + self.path)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -110,10 +110,11 @@ def test_alert_that_is_no_more_is_deleted_and_that_of_others_stays(grafana: Stan
         "ruleGroup": "sparsity-monitor",
     }
     grafana.rules["theirs"] = {"uid": "theirs", "title": "Theirs", "folderUID": FOLDER_UID, "ruleGroup": "theirs"}
+    grafana.rules["beside"] = {**grafana.rules["sm-old"], "uid": "beside", "title": "Beside ours"}
     (changed,) = [step for step in applied(grafana) if step.action != "keep"]
     assert (changed.action, changed.title) == ("delete", "alert rule Old")
     assert "sm-old" not in grafana.rules
-    assert "theirs" in grafana.rules
+    assert {"theirs", "beside"} <= set(grafana.rules)
 
 
 def test_branches_of_others_stay_and_ours_comes_first(grafana: StandIn) -> None:
@@ -205,7 +206,15 @@ def test_grafana_that_is_not_there_is_said() -> None:
         apply(Grafana("http://127.0.0.1:9", ADMIN), OURS, print)
 
 
-@pytest.mark.parametrize("url", ["grafana", "ftp://grafana", "http://", "http://grafana/?x=1"])
+def test_redirect_is_said_rather_than_followed(grafana: StandIn) -> None:
+    grafana.moved_to = "https://grafana.example"
+    with pytest.raises(GrafanaError, match=r"redirects GET /api/folders.* to https://grafana\.example/api/folders"):
+        applied(grafana)
+
+
+@pytest.mark.parametrize(
+    "url", ["grafana", "ftp://grafana", "http://", "http://grafana/?x=1", "http://grafana:port", "http://[::1"]
+)
 def test_url_that_can_be_none_is_said(url: str) -> None:
     with pytest.raises(ConfigurationError, match="expected the URL of a Grafana"):
         Grafana(url, ADMIN)
@@ -264,8 +273,35 @@ def test_folder_with_dashboards_of_others_is_kept(grafana: StandIn) -> None:
     applied(grafana)
     grafana.dashboards["theirs"] = {"dashboard": {"uid": "theirs"}, "meta": {"folderUid": FOLDER_UID}}
     (kept,) = [step for step in deleted(grafana) if step.action == "keep"]
-    assert kept == Step("keep", "folder sparsity-monitor", ("other dashboards are in it",))
+    assert kept == Step("keep", "folder sparsity-monitor", ("other dashboards or folders are in it",))
     assert set(grafana.dashboards) == {"theirs"}
+
+
+def test_folder_with_folders_of_others_is_kept(grafana: StandIn) -> None:
+    applied(grafana)
+    grafana.folders["theirs"] = {"uid": "theirs", "title": "Theirs", "parentUid": FOLDER_UID}
+    assert deleted(grafana)[-1] == Step("keep", "folder sparsity-monitor", ("other dashboards or folders are in it",))
+    assert set(grafana.folders) == {FOLDER_UID, "theirs"}
+
+
+def test_folder_is_deleted_beside_dashboards_elsewhere(grafana: StandIn) -> None:
+    applied(grafana)
+    grafana.dashboards["theirs"] = {"dashboard": {"uid": "theirs"}, "meta": {"folderUid": "elsewhere"}}
+    assert deleted(grafana)[-1] == Step("delete", "folder sparsity-monitor")
+
+
+def test_folder_with_rules_of_others_is_kept(grafana: StandIn) -> None:
+    applied(grafana)
+    grafana.rules["theirs"] = {
+        "uid": "theirs",
+        "title": "Theirs",
+        "folderUID": FOLDER_UID,
+        "ruleGroup": "sparsity-monitor",
+    }
+    kept = deleted(grafana)[-1]
+    assert (kept.action, kept.title) == ("keep", "folder sparsity-monitor")
+    assert "folder contains alert rules" in kept.changes[0]
+    assert set(grafana.rules) == {"theirs"}
 
 
 def test_dry_run_of_delete_deletes_nothing(grafana: StandIn) -> None:
