@@ -17,6 +17,10 @@ from monitor.grafana.settings import AlertSettings
 
 DASHBOARD_DIRECTORY = "/var/lib/grafana/dashboards/sparsity-monitor"
 
+# A folder of their own: Grafana makes it with a uid of its choice, and before it reads the dashboards, whose folder it
+# would then refuse to make under the same title.
+_ALERT_FOLDER = f"{FOLDER_TITLE} alerts"
+
 # Grafana puts the value of its own environment variable here.
 _WEBHOOK_VARIABLE = "${ALERT_WEBHOOK_URL}"
 
@@ -64,7 +68,7 @@ def alert_rules(settings: AlertSettings) -> dict[str, Any]:
     group = {
         "orgId": 1,
         "name": GROUP,
-        "folder": FOLDER_TITLE,
+        "folder": _ALERT_FOLDER,
         "interval": f"{INTERVAL_SECONDS}s",
         "rules": [_with_panel(rule) for rule in managed_rules(settings)],
     }

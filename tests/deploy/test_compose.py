@@ -87,6 +87,12 @@ def test_names_and_ports_agree_with_the_configuration_files() -> None:
     assert DASHBOARD_DIRECTORY in mounts
 
 
+def test_alertmanager_is_alone_and_has_room_for_its_configuration() -> None:
+    alertmanager = SERVICES["alertmanager"]
+    assert alertmanager["command"][0].endswith(" --cluster.listen-address=")
+    assert alertmanager["tmpfs"] == ["/tmp"]
+
+
 @pytest.mark.parametrize("url", ["http://hook:9000/", "https://hook/a?b=1&c=2|d", r"http://hook/\1"])
 def test_address_of_the_webhook_reaches_alertmanager_as_it_is(url: str, tmp_path: Path) -> None:
     alertmanager = SERVICES["alertmanager"]

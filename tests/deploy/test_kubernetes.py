@@ -62,6 +62,11 @@ def test_job_is_the_one_that_alerts_know() -> None:
     assert 'up{job="sparsity-monitor"}' in str(_only("PrometheusRule"))
 
 
+def test_instance_stays_the_same_when_the_pod_is_replaced() -> None:
+    (endpoint,) = _only("ServiceMonitor")["spec"]["endpoints"]
+    assert {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"} in endpoint["relabelings"]
+
+
 def test_pod_may_do_no_more_than_it_needs() -> None:
     pod = _only("StatefulSet")["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True

@@ -10,7 +10,7 @@ from monitor.grafana.alerts import all_alerts
 from monitor.grafana.dashboards import all_dashboards
 from monitor.grafana.difference import seconds
 from monitor.grafana.managed_rules import DATASOURCE_UID, managed_rules
-from monitor.grafana.provisioning_files import alert_rules, contact_points
+from monitor.grafana.provisioning_files import alert_rules, contact_points, dashboard_provider
 from monitor.grafana.settings import AlertSettings
 
 SETTINGS = AlertSettings()
@@ -72,6 +72,12 @@ def test_file_says_the_panel_in_fields_of_its_own() -> None:
     for rule in group["rules"]:
         assert rule["dashboardUid"] == rule["annotations"]["__dashboardUid__"]
         assert str(rule["panelId"]) == rule["annotations"]["__panelId__"]
+
+
+def test_files_make_each_folder_once() -> None:
+    (group,) = alert_rules(SETTINGS)["groups"]
+    (provider,) = dashboard_provider()["providers"]
+    assert group["folder"] != provider["folder"]
 
 
 def test_contact_point_takes_its_address_from_the_environment() -> None:
