@@ -200,6 +200,11 @@ def test_panel_is_of_a_kind_that_grafana_9_3_knows(board: Board, panel: Panel) -
     assert panel["type"] in KNOWN_PANELS
 
 
+@pytest.mark.parametrize("panel", [each.values[1] for each in ALL_PANELS if each.values[1]["type"] == "heatmap"])
+def test_heatmap_shows_values_in_old_and_new_versions(panel: Panel) -> None:
+    assert panel["options"]["tooltip"] == {"mode": "single", "show": True}
+
+
 @pytest.mark.parametrize("board", BOARDS)
 def test_panels_have_numbers_of_their_own_and_do_not_overlap(board: Board) -> None:
     numbers = [panel["id"] for panel in board["panels"]]

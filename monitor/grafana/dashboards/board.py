@@ -86,7 +86,7 @@ def _laid_out(rows: Iterable[Row]) -> list[dict[str, Any]]:
         panels.append({**heading, "id": len(panels) + 1})
         top += _ROW_HEIGHT
         left = height = 0
-        for panel in map(_plain, row.panels):
+        for panel in map(_plain_panel, row.panels):
             place = panel["gridPos"]
             if left + place["w"] > _COLUMNS:
                 top, left, height = top + height, 0, 0
@@ -95,6 +95,14 @@ def _laid_out(rows: Iterable[Row]) -> list[dict[str, Any]]:
             panels.append({**panel, "id": len(panels) + 1})
         top += height
     return panels
+
+
+def _plain_panel(builder: Any) -> dict[str, Any]:
+    panel = _plain(builder)
+    if panel["type"] == "heatmap":
+        # How Grafana before 10.3 says what `mode` says, and without it, nothing is shown there.
+        panel["options"]["tooltip"]["show"] = True
+    return panel
 
 
 def _plain(builder: Any) -> dict[str, Any]:
