@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from monitor.errors import ConfigurationError
 from monitor.observe.kernels import low_byte
 from monitor.observe.measured import MeasuredWeights
+from monitor.observe.ranks import Alone
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,9 @@ class BaseMode(StrEnum):
     LOW_BYTE = "low_byte"
 
 
+_FRUGALITY = (BaseMode.SHARED, BaseMode.DEVICE, BaseMode.HOST, BaseMode.LOW_BYTE)
+
+
 def parse_base_mode(mode: str, visible_dtype: torch.dtype) -> BaseMode | None:
     """Return the mode; None for "auto".
 
@@ -54,21 +60,42 @@ def parse_base_mode(mode: str, visible_dtype: torch.dtype) -> BaseMode | None:
     return BaseMode(mode)
 
 
-def choose_base_mode(measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype) -> BaseMode:
-    """Choose by free memory: beside the weights; else, for a GPU, in host memory; else as low bytes.
+def choose_base_mode(
+    measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Alone, *, shared: bool
+) -> BaseMode:
+    """Choose a base that is there anyway; else by free memory: beside the weights, for a GPU in host memory, low bytes.
 
     Host memory comes before low bytes because it is exact however far a weight moves.
+
+    Among several processes all must call this, and all choose what suits the one with the least memory: otherwise an
+    observation would add up counts that are exact and counts that need not be.
+
+    Args:
+        shared: whether this process has the base anyway.
     """
-    devices = [weights.source.device for weights in measured]
-    device = next((device for device in devices if device.type != "cpu"), devices[0])
-    stored = sum(weights.count * weights.source.element_size() for weights in measured)
-    free = free_bytes(device)
-    if free is None or stored * (1 + _COPIES_TO_COME) <= free:
+    own = _FRUGALITY.index(BaseMode.SHARED if shared else _by_free_memory(measured, visible_dtype))
+    votes = torch.zeros(len(_FRUGALITY), dtype=torch.int64)
+    votes[own] = 1
+    return _FRUGALITY[int(ranks.sum(votes).nonzero().max())]
+
+
+def _by_free_memory(measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype) -> BaseMode:
+    stored: Counter[torch.device] = Counter()
+    for weights in measured:
+        stored[weights.source.device] += weights.count * weights.source.element_size()
+    if all(_has_room(device, size * (1 + _COPIES_TO_COME)) for device, size in stored.items()):
         return BaseMode.DEVICE
-    host = free_bytes(torch.device("cpu"))
-    if device.type == "cuda" and (host is None or 2 * stored <= host):
+    on_gpu = all(device.type == "cuda" for device in stored)
+    if on_gpu and _has_room(torch.device("cpu"), 2 * stored.total()):
         return BaseMode.HOST
     return BaseMode.LOW_BYTE if low_byte.fits(visible_dtype) else BaseMode.DEVICE
+
+
+def _has_room(device: torch.device, size: int) -> bool:
+    free = free_bytes(device)
+    # The processes on a machine have a GPU each, and share its host memory. As torchrun says.
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+    return free is None or size * sharing <= free
 
 
 def free_bytes(device: torch.device) -> int | None:

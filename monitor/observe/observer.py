@@ -170,7 +170,8 @@ class UpdateObserver:
         rest = [w for w in self._measured if w.name in originals and w.name not in held]
         if mode is None or not rest:
             shared = isinstance(source, nn.Module) and all(originals[w.name].device == w.source.device for w in rest)
-            mode = BaseMode.SHARED if shared or not rest else choose_base_mode(rest, self.rules.visible_dtype)
+            dtype = self.rules.visible_dtype
+            mode = choose_base_mode(rest, dtype, self._ranks, shared=shared) if rest else BaseMode.SHARED
         self.base_mode = mode
         # One by one: with low bytes there is never more than one whole copy of a parameter.
         kept = {

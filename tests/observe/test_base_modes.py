@@ -130,6 +130,12 @@ def test_the_choice_follows_free_memory_and_is_logged_once(
     ]
 
 
+def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_mode, "free_bytes", lambda device: 4 * 2 * WEIGHTS)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert UpdateObserver(a_model()).base_mode == "low_byte"
+
+
 def test_a_mode_that_cannot_work_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="expected one of auto, device, host, low_byte"):
         UpdateObserver(a_model(), base_mode="shared")
