@@ -19,7 +19,7 @@ def generated_files(settings: AlertSettings) -> dict[str, str]:
     return {
         "runbook.md": runbook(settings),
         "prometheus/rules/sparsity-monitor.yml": as_yaml(prometheus_rules(settings)),
-        "grafana/dashboards/.lint": as_yaml(lint_exceptions()),
+        "grafana/dashboards/.lint": as_yaml(lint_exceptions(settings)),
         **{f"grafana/dashboards/{name}": as_json(dashboard) for name, dashboard in dashboards.items()},
         "grafana/provisioning/datasources/sparsity-monitor.yaml": as_yaml(provisioning_files.data_sources()),
         "grafana/provisioning/dashboards/sparsity-monitor.yaml": as_yaml(provisioning_files.dashboard_provider()),

@@ -17,6 +17,7 @@ from torch.distributed.tensor.placement_types import Partial
 
 from monitor.errors import SparsityMonitorError, UnsupportedModelError
 from monitor.observe import base_mode
+from monitor.observe import base_mode
 from monitor.observe.groups import clean_name
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
@@ -114,6 +115,15 @@ def test_spread_weights_have_the_counts_of_one_process(how: str, world: int) -> 
     everything = alone.monitor_bytes - sum(w.numel() * 4 for w in alone._references["earlier"].values())
     assert max(memory) < 1.35 * everything / world
     assert sum(memory) < 1.1 * everything
+
+
+def choose_with_little_memory_on_one_process() -> str:
+    base_mode.free_bytes = lambda device: 0 if dist.get_rank() == 1 else None
+    return str(UpdateObserver(make_model()).base_mode)
+
+
+def test_the_process_with_the_least_memory_chooses_where_the_base_is_kept() -> None:
+    assert run_together(choose_with_little_memory_on_one_process, 2) == ["low_byte", "low_byte"]
 
 
 def choose_with_little_memory_on_one_process() -> str:
