@@ -202,6 +202,15 @@ def test_panel_is_of_a_kind_that_grafana_9_3_knows(board: Board, panel: Panel) -
     assert panel["type"] in KNOWN_PANELS
 
 
+@pytest.mark.parametrize("title", ["Run", "Compare"])
+def test_table_of_what_is_measured_leaves_out_what_the_scrape_adds(title: str) -> None:
+    (panel,) = [
+        each for each in panels(DASHBOARDS[f"sparsity-monitor / {title}"]) if each["title"] == "What is measured"
+    ]
+    (organize,) = panel["transformations"]
+    assert {"job", "instance", "namespace", "pod"} <= set(organize["options"]["excludeByName"])
+
+
 @pytest.mark.parametrize("panel", [each.values[1] for each in ALL_PANELS if each.values[1]["type"] == "heatmap"])
 def test_heatmap_shows_values_in_old_and_new_versions(panel: Panel) -> None:
     assert panel["options"]["tooltip"] == {"mode": "single", "show": True}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
-
 from monitor.grafana.addresses import COMPARE_UID
 from monitor.grafana.dashboards import bands, links, variables
 from monitor.grafana.dashboards.board import Row, board
@@ -16,6 +14,7 @@ from monitor.grafana.dashboards.panels import (
     in_series,
     lines,
     rows,
+    said_by_runs,
 )
 from monitor.grafana.dashboards.query import GROUPS, JOB, REFERENCE, SOME_RUNS, Query
 from monitor.grafana.metric import Matchers, metric, with_name
@@ -142,5 +141,4 @@ def _measured_as() -> Any:
         Query(metric("run_info", SOME_RUNS), table=True),
         no_data=_NONE_CHOSEN,
     )
-    without = {"excludeByName": dict.fromkeys(("Time", "Value", "__name__", "job", "instance"), True)}
-    return panel.with_transformation(DataTransformerConfig(id_val="organize", options=without))
+    return said_by_runs(panel)

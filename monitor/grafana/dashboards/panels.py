@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models.common import (
     VisibilityMode,
 )
 from grafana_foundation_sdk.models.dashboard import (
+    DataTransformerConfig,
     DynamicConfigValue,
     FieldColorModeId,
     MatcherConfig,
@@ -107,6 +108,13 @@ def states_over_time(title: str, description: str, query: Query, steps: Steps, n
     """Return one row per series, its states as colours."""
     panel = _common(statetimeline.Panel(), title, description, "none", (query,), width=24, height=7, no_data=no_data)
     return _by_threshold(panel, steps).show_value(VisibilityMode.NEVER)
+
+
+def said_by_runs(panel: Any) -> Any:
+    """Leave out of a table of `run_info` what its scrape says, in Prometheus alone or in Kubernetes."""
+    of_kubernetes = ("container", "endpoint", "namespace", "pod", "service")
+    left_out = dict.fromkeys(("Time", "Value", "__name__", "job", "instance", *of_kubernetes), True)
+    return panel.with_transformation(DataTransformerConfig(id_val="organize", options={"excludeByName": left_out}))
 
 
 def coloured_cells(panel: Any, pattern: str, steps: Steps, unit: str | None = None) -> Any:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
-
 from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.dashboards import bands, states, variables
 from monitor.grafana.dashboards.board import Row, board
-from monitor.grafana.dashboards.panels import NOT_REPORTED, in_series, number, rows
+from monitor.grafana.dashboards.panels import NOT_REPORTED, in_series, number, rows, said_by_runs
 from monitor.grafana.dashboards.query import ONE_RUN, Query
 from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
 from monitor.grafana.dashboards.run_overlap import overlap_panels
@@ -121,5 +119,4 @@ def _measured_as() -> Any:
         height=4,
         no_data=NOT_REPORTED,
     )
-    without = {"excludeByName": dict.fromkeys(("Time", "Value", "__name__", "job", "instance"), True)}
-    return panel.with_transformation(DataTransformerConfig(id_val="organize", options=without))
+    return said_by_runs(panel)
