@@ -92,10 +92,12 @@ class Delivery:
             over = self._is_over()
             if time.monotonic() - last_heartbeat >= HEARTBEAT_SECONDS:
                 last_heartbeat = time.monotonic()
-                await stream.write(pb.ReportRequest(heartbeat=self._heartbeat()))
+                await self._send_heartbeat(stream)
             if await self._send_unsent(stream):
                 continue
             if over and self._acknowledged >= self._sent:
+                # What the service is told last stays: that nothing is unsent, and how much was dropped.
+                await self._send_heartbeat(stream)
                 return
             await self._wait(receiver, last_heartbeat + HEARTBEAT_SECONDS - time.monotonic())
 
@@ -120,9 +122,10 @@ class Delivery:
         item = pb.Item(sequence=sequence, finish=finish)
         self._spool.append(self._key, [(sequence, item.SerializeToString())], finished=True)
 
-    def _heartbeat(self) -> pb.Heartbeat:
+    async def _send_heartbeat(self, stream: Stream) -> None:
         attempt = self._spool.attempt(self._key)
-        return pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
+        heartbeat = pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
+        await stream.write(pb.ReportRequest(heartbeat=heartbeat))
 
     async def _send_unsent(self, stream: Stream) -> bool:
         rows = self._spool.unsent(self._key, self._sent, _BATCH)

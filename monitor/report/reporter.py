@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -32,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 UPLOADER_LOG = "uploader.log"
 
-# How often an uploader that died is started again.
-_MAX_UPLOADERS = 5
+# An uploader that died is started again at once, then after pauses that double: one that cannot work must not cost the
+# training a core, and one that dies now and then, over weeks, must always come back.
+_FIRST_RESTART_SECONDS, _LAST_RESTART_SECONDS = 1.0, 600.0
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _LOCK_SECONDS = 1.0
@@ -77,7 +79,8 @@ class Reporter:
         spool.begin(self.key, registration.SerializeToString(deterministic=True))
         self._spool = spool
         self._uploader: subprocess.Popen[bytes] | None = None
-        self._uploaders_left = _MAX_UPLOADERS
+        self._restart_pause = 0.0
+        self._restart_at = 0.0
         self._told_problem = ""
         self._last_step = registration.resumed_from_step
         self._writer = SpoolWriter(directory, self.key, max_bytes, self._after_commit)
@@ -133,7 +136,7 @@ class Reporter:
         )
 
     def _process_ends(self, reason: str) -> None:
-        self.finish(step=0, failure=reason)
+        self.finish(self._last_step, failure=reason)
         self.close(timeout=0.0)
 
     def close(self, timeout: float = DELIVER_SECONDS) -> bool:
@@ -142,12 +145,15 @@ class Reporter:
         The uploader goes on by itself when the time is not enough.
         """
         self._exit_watch.stop()
-        committed = self._writer.close(_COMMIT_SECONDS)
-        delivered = committed and self._wait_for_uploader(timeout)
-        self._close_wakeups()
-        self._spool.close()
-        self._lock.close()
-        return delivered
+        try:
+            return self._writer.close(_COMMIT_SECONDS) and self._wait_for_uploader(timeout)
+        except (OSError, sqlite3.Error):
+            logger.exception("the uploader could not be looked after; observations are kept in %s", self.directory)
+            return False
+        finally:
+            self._close_wakeups()
+            self._spool.close()
+            self._lock.close()
 
     def _wait_for_uploader(self, timeout: float) -> bool:
         self._keep_uploader()
@@ -181,8 +187,10 @@ class Reporter:
 
     def _tell_problem(self, spool: Spool) -> None:
         problem = spool.attempt(self.key).problem
-        if problem != self._told_problem:
-            self._told_problem = problem
+        # Not its details: gRPC names another address of the same host at each try.
+        kind = problem.partition(": ")[0]
+        if kind != self._told_problem:
+            self._told_problem = kind
             if problem:
                 logger.warning(
                     "sparsity-monitor: %s. Training goes on; observations are kept in %s.", problem, self.directory
@@ -191,13 +199,18 @@ class Reporter:
                 logger.info("sparsity-monitor: connected to %s", self._target)
 
     def _keep_uploader(self) -> None:
-        if self._target is None or self._uploaders_left == 0:
+        if self._target is None or time.monotonic() < self._restart_at:
             return
-        if self._uploader is not None and self._uploader.poll() in (None, 0, EXIT_NOT_DELIVERED):
+        status = None if self._uploader is None else self._uploader.poll()
+        if self._uploader is not None and status in (None, 0, EXIT_NOT_DELIVERED):
             return
-        self._uploaders_left -= 1
+        if status is not None:
+            log = self.directory / UPLOADER_LOG
+            logger.warning("sparsity-monitor: the uploader died (status %d, see %s); starting it again", status, log)
+        self._restart_at = time.monotonic() + self._restart_pause
+        self._restart_pause = min(max(2 * self._restart_pause, _FIRST_RESTART_SECONDS), _LAST_RESTART_SECONDS)
         self._close_wakeups()
-        self._uploader = _start_uploader(self.directory, self._target)
+        self._uploader = _start_uploader(self.directory, self._target, self.key)
 
 
 def _lock_directory(directory: Path) -> ProcessLock:
@@ -215,13 +228,15 @@ def _lock_directory(directory: Path) -> ProcessLock:
     return lock
 
 
-def _start_uploader(directory: Path, target: str) -> subprocess.Popen[bytes]:
+def _start_uploader(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[bytes]:
     # -P and PYTHONPATH: the same package as here, whatever lies in the working directory.
     package_root = str(Path(monitor.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    # After "--", since a user's run id may start with a hyphen.
+    arguments = ["--", str(directory), target, str(os.getpid()), key.run_id, str(key.attempt)]
     with (directory / UPLOADER_LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "monitor.report.uploader", str(directory), target, str(os.getpid())],
+            [sys.executable, "-P", "-m", "monitor.report.uploader", *arguments],
             stdin=subprocess.PIPE,
             bufsize=0,
             stdout=log,

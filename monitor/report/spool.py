@@ -57,7 +57,7 @@ class SpooledAttempt:
         registration: serialized Registration message.
         finished: a Finish item was appended.
         registered: the service accepted the attempt.
-        dropped: items that were removed unsent because the spool was full.
+        dropped: items that were removed unsent because the spool was full, or never got here because the disk was slow.
         last_sequence: highest sequence number that was appended.
         unsent: items that are not acknowledged.
         problem: why the uploader cannot deliver; empty if it can.
@@ -96,7 +96,7 @@ class Spool:
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(
                 f"cannot keep observations in {str(directory)!r}: {error}. Expected a directory that this process can "
-                "write, on a disk with space; give another one with spool_directory."
+                "write, on a disk with space; give another one with `directory`."
             ) from error
 
     def _prepare_schema(self) -> None:
@@ -155,9 +155,18 @@ class Spool:
         with self._transaction():
             # REPLACE: an uploader that took this process for dead may have written its end under the same number.
             self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", rows)
+            # Numbers that were left out are items that got lost on their way here.
             self._connection.execute(
-                "UPDATE attempts SET last_sequence = ?, finished = MAX(finished, ?) WHERE run_id = ? AND attempt = ?",
-                (items[-1][0], finished, key.run_id, key.attempt),
+                "UPDATE attempts SET dropped = dropped + MAX(0, :last - last_sequence - :appended), "
+                "last_sequence = :last, finished = MAX(finished, :finished) "
+                "WHERE run_id = :run_id AND attempt = :attempt",
+                {
+                    "last": items[-1][0],
+                    "appended": len(items),
+                    "finished": finished,
+                    "run_id": key.run_id,
+                    "attempt": key.attempt,
+                },
             )
             self._drop_beyond_bound()
 
@@ -190,6 +199,11 @@ class Spool:
         return int((pages - free) * size)
 
     # -------------------------------------------------------------------------------------------------- the uploader
+
+    def newest(self) -> AttemptKey:
+        """Return the attempt that began last; there is one."""
+        query = "SELECT run_id, attempt FROM attempts ORDER BY rowid DESC LIMIT 1"
+        return AttemptKey(*self._connection.execute(query).fetchone())
 
     def attempts(self) -> list[SpooledAttempt]:
         """Return the attempts, the oldest first."""

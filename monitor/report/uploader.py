@@ -10,15 +10,17 @@ import argparse
 import asyncio
 import logging
 import os
+import sqlite3
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
 
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
-from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool
+from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
 from monitor.wire import monitor_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 600.0
 
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 15.0
+# How often it looks meanwhile whether another uploader waits for its end.
+_LOOK_SECONDS = 1.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -48,7 +52,7 @@ _PERMANENT = frozenset(
 
 
 class Uploader:
-    """Delivers every attempt in a spool directory, the oldest first, the one that is training until it ends.
+    """Delivers the attempts in a spool directory, the oldest first, the one that is training until it ends.
 
     Args:
         directory: the spool's.
@@ -56,6 +60,9 @@ class Uploader:
         linger_seconds: how long to go on trying when the service cannot be reached and no training process is alive.
         follow: wait for what a live training process has yet to observe.
         parent: the training process, if it started this one.
+        last: its attempt, the last one to deliver. A later one has an uploader of its own, with a target of its own,
+            which waits for this one to end; so this one does not wait for a service any more once that has begun.
+            None delivers all.
     """
 
     def __init__(
@@ -66,12 +73,16 @@ class Uploader:
         *,
         follow: bool = True,
         parent: int | None = None,
+        last: AttemptKey | None = None,
     ) -> None:
         self._directory = directory
         self._target = target
         self._linger_seconds = linger_seconds
         self._follow = follow
         self._parent = parent
+        self._last = last
+        self._delivered: set[AttemptKey] = set()
+        self._refused: set[AttemptKey] = set()
         self._wakeup = asyncio.Event()
 
     def wake_on(self, descriptor: int) -> None:
@@ -88,7 +99,7 @@ class Uploader:
     async def run(self) -> list[str]:
         """Deliver, and return the problems of what could not be delivered; empty if all was.
 
-        Another uploader of the same directory is waited for: it ends soon after a newer attempt appears.
+        Another uploader of the same directory is waited for: it ends soon after a later attempt began.
         """
         lock = ProcessLock(self._directory / UPLOADER_LOCK)
         await asyncio.to_thread(lock.wait)
@@ -96,36 +107,73 @@ class Uploader:
         try:
             async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
                 await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))
-            return [f"{a.key.run_id} attempt {a.key.attempt}: {a.problem}" for a in spool.attempts() if a.problem]
+            return [
+                f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
+                for a in self._waiting(spool)
+            ]
         finally:
             spool.close()
             lock.close()
 
+    def _waiting(self, spool: Spool) -> list[SpooledAttempt]:
+        """Return the attempts of which something is yet to be delivered."""
+        attempts = spool.attempts()
+        if self._last is not None:
+            attempts = attempts[: 1 + [attempt.key for attempt in attempts].index(self._last)]
+        return [a for a in attempts if a.key not in self._delivered and (a.unsent or not a.finished)]
+
     async def _deliver_all(self, spool: Spool, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
         watch = TrainerWatch(self._directory, self._parent)
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
-        done: set[AttemptKey] = set()
-        while waiting := [a for a in spool.attempts() if a.key not in done and (a.unsent or not a.finished)]:
-            key = waiting[0].key
-            delivery = Delivery(spool, key, watch, self._wakeup, follow=self._follow)
+        while True:
+            connected = False
             try:
-                await delivery.run(stub)
-                done.add(key)
-                continue
-            except (grpc.aio.AioRpcError, ConnectionResetError) as error:
-                spool.set_problem(key, self._describe(error))
-                logger.warning("%s attempt %d: %s", key.run_id, key.attempt, self._describe(error))
-                if isinstance(error, grpc.aio.AioRpcError) and error.code() in _PERMANENT:
-                    done.add(key)
+                waiting = [attempt.key for attempt in self._waiting(spool) if attempt.key not in self._refused]
+                if not waiting:
+                    return
+                delivery = Delivery(spool, waiting[0], watch, self._wakeup, follow=self._follow)
+                if await self._is_done(delivery, spool, waiting[0], stub):
                     continue
-            if delivery.connected or watch.is_alive():
+                connected = delivery.connected
+            except sqlite3.Error as error:
+                # A full disk, or a file system that is away: both pass.
+                logger.warning("the spool in %s cannot be used: %s", self._directory, error)
+            if connected or (self._follow and watch.is_alive()):
                 give_up_at = time.monotonic() + self._linger_seconds
-            if delivery.connected:
+            if connected:
                 backoff = _FIRST_BACKOFF_SECONDS
-            if time.monotonic() >= give_up_at:
+            if time.monotonic() >= give_up_at or await self._is_succeeded_within(backoff, spool):
                 return
-            await asyncio.sleep(backoff)
             backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+
+    async def _is_done(
+        self, delivery: Delivery, spool: Spool, key: AttemptKey, stub: monitor_pb2_grpc.MonitorServiceStub
+    ) -> bool:
+        """Try to deliver an attempt, and say whether there is nothing left to try."""
+        try:
+            await delivery.run(stub)
+        except (grpc.aio.AioRpcError, ConnectionResetError) as error:
+            logger.warning("%s attempt %d: %s", key.run_id, key.attempt, self._describe(error))
+            spool.set_problem(key, self._describe(error))
+            if not isinstance(error, grpc.aio.AioRpcError) or error.code() not in _PERMANENT:
+                return False
+            self._refused.add(key)
+        else:
+            self._delivered.add(key)
+        return True
+
+    async def _is_succeeded_within(self, seconds: float, spool: Spool) -> bool:
+        """Wait, but not when a later attempt's uploader waits for this one, and say whether it does."""
+        until = time.monotonic() + seconds
+        while self._last is not None:
+            with suppress(sqlite3.Error):
+                if spool.newest() != self._last:
+                    return True
+            if (left := until - time.monotonic()) <= 0:
+                return False
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
+        await asyncio.sleep(seconds)
+        return False
 
     def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError) -> str:
         if isinstance(error, ConnectionResetError):
@@ -135,8 +183,8 @@ class Uploader:
         return f"the service at {self._target} answers {error.code().name}: {error.details()}"
 
 
-async def _run(directory: Path, target: str, linger_seconds: float, parent: int) -> list[str]:
-    uploader = Uploader(directory, target, linger_seconds, parent=parent)
+async def _run(directory: Path, target: str, parent: int, last: AttemptKey) -> list[str]:
+    uploader = Uploader(directory, target, parent=parent, last=last)
     uploader.wake_on(sys.stdin.fileno())
     return await uploader.run()
 
@@ -147,10 +195,12 @@ def main() -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("target")
     parser.add_argument("parent", type=int, help="process id of the training")
-    parser.add_argument("--linger-seconds", type=float, default=LINGER_SECONDS)
+    parser.add_argument("run_id", help="of the training's attempt")
+    parser.add_argument("attempt", type=int)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.linger_seconds, arguments.parent))
+    last = AttemptKey(arguments.run_id, arguments.attempt)
+    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last))
     for problem in problems:
         logger.error("not delivered, kept in %s: %s", arguments.directory, problem)
     return EXIT_NOT_DELIVERED if problems else 0

@@ -1,6 +1,10 @@
-"""Attempts of runs to report in tests: a small observed model, and what it sends."""
+"""Attempts of runs to report in tests: a small observed model, and processes that train it."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -8,7 +12,12 @@ from torch import nn
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.registration import new_run_id, registration_message
+from monitor.report.reporter import Reporter
 from monitor.wire import monitor_pb2 as pb
+from tests.service.running import Client
+
+# A port on which nothing listens: TCP port 1 belongs to a service that no system runs.
+NOWHERE = "127.0.0.1:1"
 
 
 class TinyModel(nn.Module):
@@ -39,3 +48,35 @@ class ObservedModel:
 
     def registration(self, run_id: str | None = None, **fields: object) -> pb.Registration:
         return registration_message(self.observer, run_id=run_id or new_run_id("test"), name="test", **fields)
+
+
+def report_some(reporter: Reporter, observed: ObservedModel, observations: int) -> None:
+    for _ in range(observations):
+        reporter.report(observed.train_and_observe())
+
+
+def steps(client: Client, run_id: str) -> list[int]:
+    """The steps of all observations that the service has of a run, in the order in which it gives them."""
+    entries = client.history(run_id)
+    return [entry.item.observation.step for entry in entries if entry.item.HasField("observation")]
+
+
+_SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from monitor.report.reporter import Reporter
+from tests.report.attempts import ObservedModel
+
+observed = ObservedModel()
+reporter = Reporter(observed.registration("{run_id}"), Path("{directory}"), "{target}")
+for _ in range(3):
+    reporter.report(observed.train_and_observe())
+{end}
+"""
+
+
+def run_script(end: str, run_id: str, directory: Path, target: str) -> subprocess.CompletedProcess[str]:
+    """A training in a process of its own, which observes three steps, then does what `end` says."""
+    code = _SCRIPT.format(run_id=run_id, directory=directory, target=target, end=end)
+    root = Path(__file__).parents[2]
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,21 +14,8 @@ from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool import EXIT_NOT_DELIVERED, Spool
 from monitor.wire import monitor_pb2 as pb
-from tests.report.attempts import ObservedModel
+from tests.report.attempts import NOWHERE, ObservedModel, report_some, run_script, steps
 from tests.service.running import Client, eventually, service_in_thread
-
-# A port on which nothing listens: TCP port 1 belongs to a service that no system runs.
-NOWHERE = "127.0.0.1:1"
-
-
-def report_some(reporter: Reporter, observed: ObservedModel, observations: int) -> None:
-    for _ in range(observations):
-        reporter.report(observed.train_and_observe())
-
-
-def steps(client: Client, run_id: str) -> list[int]:
-    entries = client.history(run_id)
-    return [entry.item.observation.step for entry in entries if entry.item.HasField("observation")]
 
 
 def end_uploader(reporter: Reporter) -> None:
@@ -113,6 +99,27 @@ def test_an_unreachable_service_is_told_once_and_nothing_is_lost(
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
 
 
+def test_a_problem_is_told_once_whatever_address_of_the_host_was_tried_last(
+    observed: ObservedModel, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    for detail in ("ipv4:127.0.0.1:1: refused", "ipv6:[::1]:1: refused", "ipv4:127.0.0.1:1: refused"):
+        reporter._spool.set_problem(reporter.key, f"cannot reach the service at localhost:1: {detail}")
+        reporter._tell_problem(reporter._spool)
+    assert len(caplog.records) == 1
+    reporter.close(timeout=0)
+
+
+def test_a_directory_that_vanishes_does_not_raise_into_the_training(
+    client: Client, observed: ObservedModel, directory: Path
+) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    reporter._uploader.kill()
+    reporter._uploader.wait()
+    shutil.rmtree(directory)
+    assert not reporter.close(timeout=0)
+
+
 def test_a_service_that_starts_later_gets_everything(observed: ObservedModel, directory: Path, tmp_path: Path) -> None:
     with service_in_thread(tmp_path / "store.db") as client:
         address = client.listening.grpc_address
@@ -139,26 +146,6 @@ def test_an_uploader_that_is_killed_is_started_again(client: Client, observed: O
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-from monitor.report.reporter import Reporter
-from tests.report.attempts import ObservedModel
-
-observed = ObservedModel()
-reporter = Reporter(observed.registration("{run_id}"), Path("{directory}"), "{target}")
-for _ in range(3):
-    reporter.report(observed.train_and_observe())
-{end}
-"""
-
-
-def run_script(end: str, run_id: str, directory: Path, client: Client) -> subprocess.CompletedProcess[str]:
-    code = SCRIPT.format(run_id=run_id, directory=directory, target=client.listening.grpc_address, end=end)
-    root = Path(__file__).parents[2]
-    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-
-
 def test_a_killed_training_process_has_delivered_what_it_committed(client: Client, directory: Path) -> None:
     # Killed only once the writer thread has committed: what is being handed over may be missing.
     end = """
@@ -166,23 +153,24 @@ while reporter._spool.attempt(reporter.key).last_sequence < 3:
     pass
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert run_script(end, "killed", directory, client).returncode == -9
+    assert run_script(end, "killed", directory, client.listening.grpc_address).returncode == -9
     eventually(lambda: has_failed(client, "killed"))
     assert steps(client, "killed") == [1, 2, 3]
     assert "may have been killed" in client.run("killed").reason
 
 
 def test_an_exception_that_ends_the_process_is_the_reason_of_failure(client: Client, directory: Path) -> None:
-    script = run_script("raise RuntimeError('CUDA out of memory')", "raised", directory, client)
+    script = run_script("raise RuntimeError('CUDA out of memory')", "raised", directory, client.listening.grpc_address)
     assert script.returncode == 1
     assert "CUDA out of memory" in script.stderr
     eventually(lambda: has_failed(client, "raised"))
     assert client.run("raised").reason == "RuntimeError: CUDA out of memory"
+    assert client.history("raised")[-1].item.finish.step == 3
     assert steps(client, "raised") == [1, 2, 3]
 
 
 def test_a_process_that_ends_without_finishing_has_failed(client: Client, directory: Path) -> None:
-    assert run_script("", "ended", directory, client).returncode == 0
+    assert run_script("", "ended", directory, client.listening.grpc_address).returncode == 0
     eventually(lambda: has_failed(client, "ended"))
     assert "ended before the training did" in client.run("ended").reason
 
@@ -214,7 +202,7 @@ def test_a_lock_that_is_lost_does_not_end_a_live_run(client: Client, observed: O
 
 def test_two_processes_do_not_share_a_directory(observed: ObservedModel, client: Client, directory: Path) -> None:
     reporter = Reporter(observed.registration(), directory, None)
-    script = run_script("", "second", directory, client)
+    script = run_script("", "second", directory, client.listening.grpc_address)
     assert script.returncode == 1
     assert "another training process reports from" in script.stderr
     reporter.close(timeout=0)

@@ -87,6 +87,14 @@ def test_beyond_its_bound_the_oldest_items_are_dropped_and_counted(tmp_path: Pat
     assert (tmp_path / SPOOL_FILE).stat().st_size < 300_000
 
 
+def test_numbers_that_never_got_here_count_as_dropped(spool: Spool) -> None:
+    spool.append(KEY, [(3, b"a"), (4, b"b")])
+    assert spool.attempt(KEY).dropped == 2
+    spool.append(KEY, [(5, b"c"), (7, b"d")])
+    spool.append(KEY, [(8, b"e")])
+    assert spool.attempt(KEY).dropped == 3
+
+
 def test_the_newest_item_is_kept_however_large(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=1000)
     spool.begin(KEY, b"registration")

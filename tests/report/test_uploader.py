@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from monitor.report.locks import UPLOADER_LOCK, ProcessLock
+from monitor.report.push import push
+from monitor.report.reporter import Reporter
+from monitor.report.spool import Spool
+from tests.report.attempts import NOWHERE, ObservedModel, report_some, run_script, steps
+from tests.service.running import COMMAND, Client, eventually
+
+
+def test_a_training_that_starts_again_with_another_target_reports_to_that_one(
+    client: Client, observed: ObservedModel, directory: Path
+) -> None:
+    """What an uploader does that still tries to reach the wrong service, while its own training is long gone."""
+    end = """
+while not reporter._spool.attempt(reporter.key).problem:
+    pass
+"""
+    assert run_script(end, "mistaken", directory, NOWHERE).returncode == 0
+    lock = ProcessLock(directory / UPLOADER_LOCK)
+    assert not lock.acquire()
+    lock.close()
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(reporter, observed, 2)
+    eventually(lambda: client.metric("run_step", run=reporter.key.run_id) == 2, seconds=60)
+    assert steps(client, "mistaken") == [1, 2, 3]
+    reporter.finish(2)
+    assert reporter.close(timeout=60)
+
+
+def test_a_later_attempt_in_the_same_process_reports_to_its_own_target(
+    client: Client, observed: ObservedModel, directory: Path
+) -> None:
+    first = Reporter(observed.registration(), directory, NOWHERE)
+    report_some(first, observed, 1)
+    eventually(lambda: first._spool.attempt(first.key).problem != "")
+    first.finish(1)
+    assert not first.close(timeout=0)
+    again = ObservedModel()
+    second = Reporter(again.registration(), directory, client.listening.grpc_address)
+    report_some(second, again, 1)
+    second.finish(1)
+    assert second.close(timeout=60)
+    assert steps(client, first.key.run_id) == steps(client, second.key.run_id) == [1]
+    os.waitpid(first._uploader.pid, 0)
+
+
+def test_push_ends_when_its_patience_does_although_the_training_goes_on(
+    observed: ObservedModel, directory: Path
+) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    report_some(reporter, observed, 1)
+    eventually(lambda: reporter._spool.attempt(reporter.key).unsent == 1)
+    pushed = subprocess.run(
+        [COMMAND, "push", str(directory), "--target", NOWHERE, "--patience-seconds", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert pushed.returncode == 1
+    assert "cannot reach the service" in pushed.stderr
+    reporter.close(timeout=0)
+
+
+def test_push_delivers_what_a_live_training_has_observed_and_leaves_it_alive(
+    client: Client, observed: ObservedModel, directory: Path
+) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    for observations in (2, 1):
+        report_some(reporter, observed, observations)
+        eventually(lambda: reporter._spool.attempt(reporter.key).last_sequence == observed.step)
+        command = [COMMAND, "push", str(directory), "--target", client.listening.grpc_address]
+        pushed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert pushed.stdout.startswith(f"delivered {observations} items"), pushed.stderr
+    assert steps(client, reporter.key.run_id) == [1, 2, 3]
+    assert client.metric("run_state", run=reporter.key.run_id, state="running") == 1
+    reporter.close(timeout=0)
+
+
+def test_a_full_disk_does_not_end_the_uploader(client: Client, observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(reporter, observed, 1)
+    eventually(lambda: reporter._spool.attempt(reporter.key).unsent == 0)
+    uploader = reporter._uploader
+    _soft, hard = resource.prlimit(uploader.pid, resource.RLIMIT_FSIZE)
+    # Less than the journal needs that each commit writes.
+    resource.prlimit(uploader.pid, resource.RLIMIT_FSIZE, (4096, hard))
+    report_some(reporter, observed, 1)
+    eventually(lambda: "the spool in" in (directory / "uploader.log").read_text())
+    resource.prlimit(uploader.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    eventually(lambda: reporter._spool.attempt(reporter.key).unsent == 0, seconds=60)
+    assert reporter._uploader is uploader
+    assert uploader.poll() is None
+    reporter.finish(2)
+    assert reporter.close(timeout=60)
+    assert steps(client, reporter.key.run_id) == [1, 2]
+
+
+def test_the_service_knows_in_the_end_that_nothing_is_unsent(
+    client: Client, observed: ObservedModel, directory: Path
+) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    report_some(reporter, observed, 3)
+    reporter.finish(3)
+    reporter.close(timeout=0)
+    push(directory, client.listening.grpc_address, patience_seconds=30)
+    assert client.metric("run_unsent_items", run=reporter.key.run_id) == 0
+
+
+def test_a_problem_that_is_over_is_not_told_again(client: Client, observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    reporter.finish(0)
+    assert reporter.close(timeout=60)
+    spool = Spool(directory)
+    # As when the service stops just after it acknowledged the last item.
+    spool.set_problem(reporter.key, "the service closed the connection")
+    spool.close()
+    assert push(directory, client.listening.grpc_address, patience_seconds=0) == 0
+
+
+def test_a_run_id_that_looks_like_an_option_is_delivered(
+    client: Client, observed: ObservedModel, directory: Path
+) -> None:
+    reporter = Reporter(observed.registration("--help"), directory, client.listening.grpc_address)
+    reporter.finish(0)
+    assert reporter.close(timeout=60)
+
+
+def _is_started_again(reporter: Reporter, killed: subprocess.Popen[bytes]) -> bool:
+    # Whether it lives is looked at after each commit.
+    reporter.log(0, {"loss": 0})
+    return reporter._uploader is not killed
+
+
+def test_an_uploader_that_dies_again_and_again_is_always_started_again(
+    client: Client, observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.report.reporter._FIRST_RESTART_SECONDS", 0.001)
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    killed: list[subprocess.Popen[bytes]] = []
+    for _ in range(8):
+        reporter._uploader.kill()
+        reporter._uploader.wait()
+        killed.append(reporter._uploader)
+        report_some(reporter, observed, 1)
+        eventually(lambda: _is_started_again(reporter, killed[-1]))
+    reporter.finish(8)
+    assert reporter.close(timeout=60)
+    assert steps(client, reporter.key.run_id) == [*range(1, 9)]
