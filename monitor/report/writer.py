@@ -6,12 +6,15 @@ The training thread only ever puts into the queue, and never waits.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from monitor.errors import SpoolError
 from monitor.report.spool import AttemptKey, Spool
 from monitor.wire import monitor_pb2 as pb
 
@@ -42,9 +45,7 @@ class SpoolWriter:
         self._on_commit = on_commit
         self._queue: queue.Queue[tuple[int, MakeItem] | None] = queue.Queue(_QUEUE_SIZE)
         self._sequence = 0
-        self._closing = threading.Event()
-        # Items that never reached the spool; their numbers are missing there.
-        self.overflowed = 0
+        self._give_up_at = math.inf
         self._thread = threading.Thread(target=self._write, name="sparsity-monitor writer", daemon=True)
         self._thread.start()
 
@@ -54,12 +55,11 @@ class SpoolWriter:
         try:
             self._queue.put_nowait((self._sequence, make_item))
         except queue.Full:
-            self.overflowed += 1
             logger.warning("item %d is lost: the disk is slower than the training", self._sequence)
 
     def close(self, timeout: float) -> bool:
         """Commit what is queued, and say whether that was done within `timeout` seconds."""
-        self._closing.set()
+        self._give_up_at = time.monotonic() + timeout
         try:
             self._queue.put(None, timeout=timeout)
         except queue.Full:
@@ -68,13 +68,23 @@ class SpoolWriter:
         return not self._thread.is_alive()
 
     def _write(self) -> None:
-        spool = Spool(self._directory, self._max_bytes)
+        spool = self._open()
+        if spool is None:
+            return
         try:
             while batch := self._take():
                 self._commit(spool, self._make(batch))
                 self._look_after_delivery(spool)
         finally:
             spool.close()
+
+    def _open(self) -> Spool | None:
+        while True:
+            try:
+                return Spool(self._directory, self._max_bytes)
+            except SpoolError as error:
+                if not self._may_try_again(error):
+                    return None
 
     def _take(self) -> list[tuple[int, MakeItem]]:
         """Wait for an item and return it with all that came since; empty when closing and nothing is left."""
@@ -102,7 +112,6 @@ class SpoolWriter:
                 item.sequence = sequence
                 items.append(item)
             except Exception:
-                self.overflowed += 1
                 logger.exception("item %d is lost", sequence)
         return items
 
@@ -121,7 +130,15 @@ class SpoolWriter:
                 spool.append(self._key, items, finished=finished)
                 return
             except sqlite3.Error as error:
-                logger.warning("cannot write to the spool in %s, trying again: %s", self._directory, error)
-                if self._closing.wait(_RETRY_SECONDS):
-                    logger.exception("%d items are lost: the spool cannot be written", len(items))
+                if not self._may_try_again(error):
                     return
+
+    def _may_try_again(self, error: Exception) -> bool:
+        """Wait a moment, unless the time to close is over: then what is queued is lost."""
+        left = self._give_up_at - time.monotonic()
+        if left <= 0:
+            logger.error("items are lost: the spool in %s cannot be written: %s", self._directory, error)
+            return False
+        logger.warning("cannot write to the spool in %s, trying again: %s", self._directory, error)
+        time.sleep(min(_RETRY_SECONDS, left))
+        return True
