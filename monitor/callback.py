@@ -31,11 +31,11 @@ from monitor.training_start import (
     Base,
     BaseSource,
     find_base,
-    find_touched,
     own_directory,
     refuse_a_moving_base,
     refuse_a_second_callback,
-    touched_file,
+    restore_touched,
+    touched_directory,
     updates_early,
     warn_of_merging,
 )
@@ -246,8 +246,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
                 "weights as `base`, or delete the run's entry from trainer_state.json to start a new run."
             )
         if step:
-            touched = find_touched(args, observer.base_fingerprint, step) if state.is_world_process_zero else None
-            observer.restore(touched)
+            restore_touched(observer, args, state)
         self._dense_watch = self._make_dense_watch(speaks=state.is_world_process_zero)
         describe = partial(
             self._make_reporter, observer, args=args, known=known, model=model, base_source=base_source, step=step
@@ -324,10 +323,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         with self._giving_up_on_errors():
             finished = self._observer.collect()
         self._take(finished)
-        with self._giving_up_on_errors():
-            touched = self._observer.touched_mask()
-        if touched is not None and state.is_world_process_zero:
-            touched.save(touched_file(args, state.global_step))
+        self._observer.save_touched(touched_directory(args, state.global_step))
 
     @_never_disturbs
     def on_train_end(

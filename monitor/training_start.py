@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
-from monitor.errors import ConfigurationError, MaskFileError
+from monitor.errors import ConfigurationError
 from monitor.observe.adapters import has_adapters, served_by
 from monitor.observe.base import holds_the_same
-from monitor.observe.mask import UpdateMask
+from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Alone
 from monitor.pretrained import read_pretrained
 
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Below the output directory, and below each checkpoint.
 DIRECTORY = "sparsity_monitor"
-
-_TOUCHED_FILE = "touched_mask.safetensors"
 
 BaseSource = str | Path | nn.Module | Mapping[str, torch.Tensor]
 Base = nn.Module | Mapping[str, torch.Tensor] | None
@@ -115,33 +113,20 @@ def find_base(
     return None, own_name or "initial weights"
 
 
-def touched_file(args: TrainingArguments, step: int) -> Path:
+def touched_directory(args: TrainingArguments, step: int) -> Path:
     """Return where the touched weights are saved with the checkpoint of a step."""
-    return Path(args.output_dir or ".") / f"checkpoint-{step}" / DIRECTORY / _TOUCHED_FILE
+    return Path(args.output_dir or ".") / f"checkpoint-{step}" / DIRECTORY
 
 
-def find_touched(args: TrainingArguments, base_fingerprint: str, step: int) -> UpdateMask | None:
-    """Return the touched weights saved with the checkpoint; the Trainer does not say which one it resumed."""
+def restore_touched(observer: UpdateObserver, args: TrainingArguments, state: TrainerState) -> None:
+    """Let a resumed observer go on from the touched weights that were saved with the checkpoint."""
+    # The Trainer does not say which checkpoint it resumed.
     resumed = args.resume_from_checkpoint
-    candidates = [Path(resumed) / DIRECTORY / _TOUCHED_FILE] if isinstance(resumed, str) else []
-    for path in [*candidates, touched_file(args, step)]:
-        mask = _readable_mask(path)
-        if mask is not None and (mask.metadata.step, mask.metadata.base_fingerprint) == (step, base_fingerprint):
-            return mask
-    logger.warning(
-        "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting goes on from the "
-        "weights that differ from the base now",
-        step,
-    )
-    return None
-
-
-def _readable_mask(path: Path) -> UpdateMask | None:
-    if not path.exists():
-        return None
-    try:
-        return UpdateMask.load(path)
-    except MaskFileError as error:
-        # Only the first process reads it, so an error would leave the others waiting.
-        logger.warning("sparsity-monitor: %s", error)
-        return None
+    given = [Path(resumed) / DIRECTORY] if isinstance(resumed, str) else []
+    found = observer.restore([*given, touched_directory(args, state.global_step)])
+    if not found and state.is_world_process_zero:
+        logger.warning(
+            "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting goes on from the "
+            "weights that differ from the base now",
+            state.global_step,
+        )

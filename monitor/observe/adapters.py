@@ -318,12 +318,11 @@ def _merge(layer: Any, attribute: str, adapters: list[str], weights: torch.Tenso
     """Let PEFT merge into a stand-in for the layer, in which `weights` are the base's `attribute`; overwrites them."""
     from peft.tuners.lora.layer import Linear
 
-    stand_in = copy.copy(layer)
+    stand_in, base = copy.copy(layer), copy.copy(layer.get_base_layer())
     if _can_dequantise(layer):
         # What is merged is dequantised and stays so: a plain layer, of which merging looks at nothing but the weights.
         base, stand_in.__class__ = nn.Module(), Linear
     else:
-        base = copy.copy(layer.get_base_layer())
         base._parameters = dict(base._parameters)
     for name in _written(layer, adapters):
         tensor = weights if name == attribute else getattr(base, name).detach().clone()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import torch
 
@@ -39,14 +39,18 @@ def write_mask(
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    with partial.open("wb") as file:
-        file.write(_header(words, shapes, metadata))
-        for tensor in words.values():
-            for piece in pieces(tensor):
-                file.write(tensor[piece].cpu().numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
+    try:
+        with partial.open("wb") as file:
+            file.write(_header(words, shapes, metadata))
+            for tensor in words.values():
+                for piece in pieces(tensor):
+                    file.write(tensor[piece].cpu().numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _header(
@@ -142,7 +146,7 @@ class MaskFile:
         """Close the file."""
         self._file.close()
 
-    def __enter__(self) -> MaskFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -159,4 +163,6 @@ def _check_format(fields: dict[str, str]) -> dict[str, str]:
             f"it has format version {fields['format_version']}, and this version reads up to {_FORMAT_VERSION}; "
             "update sparsity-monitor"
         )
-    return {name: fields[name] for name in _FIELDS}
+    if missing := [name for name in _FIELDS if name not in fields]:
+        raise ValueError(f"it does not say its {missing[0]}")
+    return fields

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from monitor.observe.lanes import Pass, lane_for
 from monitor.observe.mask import MaskMetadata, UpdateMask
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import IntArray, Observation
+from monitor.observe.part_files import read_part, write_part
 from monitor.observe.placement import place
 from monitor.observe.ranks import Alone, join_ranks
 from monitor.observe.selection import select_parameters
@@ -291,45 +293,59 @@ class UpdateObserver:
         """Return the union of all step masks so far, as `update_mask` does; None when step masks are off."""
         return None if self._touched is None else self._copy_mask(self._touched)
 
-    def restore(self, touched: UpdateMask | None) -> None:
+    def save_touched(self, directory: Path) -> None:
+        """Write which weights were touched so far, for `restore`: each process what it measures itself.
+
+        All processes must call it, with the same directory.
+        """
+        if self._touched is not None:
+            self.before_update()
+            write_part(directory, self._ranks, self._touched, self._measured, vars(self._metadata))
+
+    def restore(self, directories: Sequence[Path]) -> bool:
         """Go on from the current weights: they are what the next observation is compared with.
 
         Args:
-            touched: the union of all step masks until now, needed on the first process only. Without it, what differs
-                from the base now is all that is known to have been touched.
+            directories: where `save_touched` may have written at this step; the first that has it counts.
 
-        Raises:
-            MaskMismatchError: `touched` does not fit the model.
+        Returns:
+            whether one has. Otherwise what differs from the base now is all that is known to have been touched.
         """
         self.before_update()
         self._measure()
         if self._touched is None:
-            return
-        if self._ranks.rank == 0 and touched is not None:
-            whose = "the model, as touched weights of the checkpoint"
-            self._ranks.alike(lambda: touched.check_covers(self.shapes, whose))
-        else:
-            self._ranks.agree(None)
-        for weights in self._measured:
-            known = self._masks[weights.name]
-            whole = torch.zeros(word_count(math.prod(weights.shape)), dtype=torch.int32)
-            if touched is not None and self._ranks.rank == 0:
-                whole.copy_(touched.words[weights.name])
-            earlier = weights.words_of_whole(self._ranks.sum(whole).cpu())
-            self._touched[weights.name].copy_(earlier.to(known.device) | known)
+            return True
+        parts = self._ranks.alike(lambda: self._read_touched(directories))
+        # Decided together, so that no part of the model is counted in another way than the rest.
+        found = self._ranks.all_say(parts is not None)
+        for name, known in self._masks.items():
+            self._touched[name].copy_(known)
+            if found and parts is not None and name in parts:
+                self._touched[name] |= parts[name].to(known.device)
+        return found
 
-    def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
-        self.before_update()
-        metadata = MaskMetadata(
+    def _read_touched(self, directories: Sequence[Path]) -> dict[str, torch.Tensor] | None:
+        found = (read_part(path, self._ranks, self._measured, vars(self._metadata)) for path in directories)
+        return next((parts for parts in found if parts is not None), None)
+
+    @property
+    def _metadata(self) -> MaskMetadata:
+        return MaskMetadata(
             criterion=str(self.rules.criterion),
             visible_dtype=self.visible_dtype,
             base_fingerprint=self.base_fingerprint,
             step=self._last_step,
         )
-        whole = {w.name: self._ranks.sum(w.words_in_whole(words[w.name].cpu())).cpu() for w in self._measured}
-        if self._ranks.rank > 0:
-            return UpdateMask({}, {}, metadata)
-        return UpdateMask(whole, dict(self.shapes), metadata)
+
+    def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
+        self.before_update()
+        whole = {}
+        for weights in self._measured:
+            together = self._ranks.sum(weights.words_in_whole(words[weights.name].cpu()))
+            # The others keep nothing of it: their host has no room for a mask of the whole model each.
+            if self._ranks.rank == 0:
+                whole[weights.name] = together.cpu()
+        return UpdateMask(whole, {name: self.shapes[name] for name in whole}, self._metadata)
 
     @property
     def monitor_bytes(self) -> int:

@@ -19,7 +19,8 @@ from torch import nn
 from monitor.errors import UnsupportedModelError, name_some
 from monitor.observe.adapters import Served
 from monitor.observe.kernels.contract import BITS_PER_WORD
-from monitor.observe.measured import Box, MeasuredWeights, whole_box
+from monitor.observe.measured import MeasuredWeights
+from monitor.observe.part import Box, whole_box
 from monitor.observe.ranks import Alone
 
 
@@ -47,6 +48,9 @@ class Held:
         """Return the part of `run` that this one of the replicas measures; it starts at a multiple of 32 weights."""
         first, last = self.run
         index, replicas = self.replica
+        if not self.tensor().is_contiguous():
+            # It has no consecutive part that could be looked at without a copy: the first one measures all of it.
+            return first, last if index == 0 else first
         words = -(-(last - first) // BITS_PER_WORD)
         size = -(-words // replicas) * BITS_PER_WORD
         return min(first + index * size, last), min(first + (index + 1) * size, last)
@@ -104,7 +108,7 @@ def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Alone
 
 def _measured(name: str, held: Held) -> MeasuredWeights:
     start, stop = held.share()
-    return MeasuredWeights(name, held.tensor, held.shape, held.box, start, stop, held.run[0])
+    return MeasuredWeights(name, held.shape, held.box, start, stop, held=held.tensor, first_held=held.run[0])
 
 
 def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:

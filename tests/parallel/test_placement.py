@@ -200,29 +200,76 @@ def test_replicas_that_differ_are_refused_by_name() -> None:
         assert "differs between processes" in message
 
 
-def restore_with_other_world(path: str) -> list[int]:
-    model = spread(make_model(), "fsdp2")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1)
-    observer = UpdateObserver(model, base=make_model().state_dict(), first_step=5)
-    observer.restore(UpdateMask.load(path) if dist.get_rank() == 0 else None)
-    observation = observer.observe(6)
-    return [int(counts.sum()) for counts in (observation.newly_changed, observation.step_changed, observation.touched)]
+def save_touched(how: str, directory: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    model = spread(make_model(), how)
+    observer = UpdateObserver(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for step in (1, 2):
+        train_step(model, optimizer, step)
+        observer.observe(step)
+    observer.save_touched(Path(directory))
+    touched = observer.touched_mask()
+    return snapshot(model), touched.words
 
 
-def test_touched_weights_are_restored_with_another_number_of_processes(tmp_path: Path) -> None:
-    mask = reference_mask()
-    mask.save(tmp_path / "touched.safetensors")
-    changed = make_model()
-    observer = UpdateObserver(changed)
+def restore_touched(how: str, directory: str, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Resume from the weights, and say what is known then."""
+    model = make_model()
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(weights)
+    observer = UpdateObserver(spread(model, how), base=base, first_step=2)
+    found = observer.restore([Path(directory) / "nothing here", Path(directory)])
+    observation = observer.observe(3)
+    return {
+        "found": found,
+        "touched": observer.touched_mask().words,
+        "moved": int(observation.step_changed.sum() + observation.newly_changed.sum()),
+        "counted": int(observation.touched.sum()),
+    }
+
+
+def changed(weights: dict[str, torch.Tensor]) -> UpdateMask:
+    base = make_model().state_dict()
+    return UpdateMask.from_bools({name: w.bfloat16() != base[name].bfloat16() for name, w in weights.items()})
+
+
+@pytest.mark.parametrize(
+    ("how", "world", "then_how", "then_world"),
+    [("ddp", 2, "ddp", 3), ("fsdp2", 3, "fsdp2", 3), ("fsdp2", 2, "hsdp", 4)],
+)
+def test_touched_weights_are_restored_however_the_model_is_spread_then(
+    how: str, world: int, then_how: str, then_world: int, tmp_path: Path
+) -> None:
+    # What a training on more processes left there at this step is not mixed with it.
+    (tmp_path / "touched_mask-00004-of-00005.safetensors").write_bytes(b"stale")
+    weights, touched = run_together(save_touched, world, how, str(tmp_path))[0]
+    assert len(list(tmp_path.iterdir())) == world
+    results = run_together(restore_touched, then_world, then_how, str(tmp_path), weights)
+    ones = UpdateMask(touched, changed(weights).shapes).count()
+    assert ones > changed(weights).count()
+    for result in results:
+        assert (result["found"], result["moved"], result["counted"]) == (True, 0, ones)
+    assert all(torch.equal(results[0]["touched"][name], words) for name, words in touched.items())
+
+
+def test_touched_weights_that_one_process_cannot_find_are_known_to_none(tmp_path: Path) -> None:
+    weights, _ = run_together(save_touched, 2, "fsdp2", str(tmp_path))[0]
+    (tmp_path / "touched_mask-00001-of-00002.safetensors").unlink()
+    results = run_together(restore_touched, 2, "fsdp2", str(tmp_path), weights)
+    expected = changed(weights).count()
+    assert [(result["found"], result["counted"]) for result in results] == [(False, expected)] * 2
+
+
+def observe_transposed() -> list[list[int]]:
+    model = make_model()
+    model.score.weight = nn.Parameter(torch.zeros(36, 52).t())
+    observer = UpdateObserver(model)
     with torch.no_grad():
-        for parameter in changed.parameters():
-            parameter.add_(0.1)
-    observer.observe(1)
-    expected = (observer.update_mask() | mask).count()
-    for world in (2, 3):
-        assert (
-            run_together(restore_with_other_world, world, str(tmp_path / "touched.safetensors"))
-            == [[0, 0, expected]] * world
-        )
+        model.score.weight[3, 4:] += 1.0
+    return observer.observe(1).changed.tolist()
+
+
+def test_replicas_that_are_not_contiguous_are_measured_once() -> None:
+    alone, *together = [observe_transposed(), *run_together(observe_transposed, 2)]
+    assert sum(alone) == 32
+    assert together == [alone] * 2
