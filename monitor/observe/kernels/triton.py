@@ -1,9 +1,12 @@
 """For weights on a GPU: the whole model in a handful of launches, over tables of addresses.
 
 Integer work on bit patterns, because rounding, NaN and subnormals must come out as the specification has them on every
-device; floating point only for Δ. One program measures one tile of a segment. Its counts stay in registers and are
-added once to the segment's row. Bytes per bfloat16 weight: 2 (current) + 2 (base) + 2 × 1/8 (mask), with step masks
-2 × 1 (previous) + 2 × 1/8 (touched) more, and 1/8 per reference.
+device; floating point only to compare float32 and for Δ. One program measures one tile of a segment. Its counts stay in
+registers and are added once to the segment's row.
+
+Bytes per bfloat16 weight: 2 (current) + 2 (base) + 2 × 1/8 (mask), with step masks 2 × 1 (previous) + 2 × 1/8 (touched)
+more, and 1/8 per reference. While these come from the memory of an H100, it has time for about 65 instructions per
+weight, and for half as many on integers; the default case takes 33 to 35, in 90 to 105 registers.
 """
 
 from __future__ import annotations
@@ -130,11 +133,20 @@ def store(pointer, offsets, values, inside, ALL: tl.constexpr):
 
 
 @triton.jit
-def position(bits, KIND: tl.constexpr):
+def values(bits, KIND: tl.constexpr):
+    return as_float(widen(bits, KIND))
+
+
+@triton.jit
+def is_nan(value):
+    return value != value  # noqa: PLR0124
+
+
+@triton.jit
+def position(bits, nan, KIND: tl.constexpr):
     """Find the place of 16-bit weights among all representable values; see low_byte.py."""
     rest = bits & 0x7FFF
-    nan = 0x7FC0 if KIND == BFLOAT16 else 0x7E00
-    return tl.where(rest > infinity(KIND), nan, tl.where(bits > 0x7FFF, -rest, rest))
+    return tl.where(nan, 0x7FC0 if KIND == BFLOAT16 else 0x7E00, tl.where(bits > 0x7FFF, -rest, rest))
 
 
 @triton.jit
@@ -146,16 +158,17 @@ def nearest(low, place):
 
 
 @triton.jit
-def differ(a, b, KIND: tl.constexpr):
-    """Compare by value: −0 = +0, and NaN differs from everything."""
-    size = magnitude(a, KIND)
-    return ((a != b) & (magnitude(a | b, KIND) != 0)) | (size > infinity(KIND))
+def pack(flags, WORDS: tl.constexpr):
+    """Pack flags of shape (2 × WORDS, 16) into int32 words."""
+    # A thread has all 16, so that each has a constant of its own to add.
+    halves = tl.sum(tl.where(flags, (1 << tl.arange(0, 16))[None, :], 0), axis=1)
+    return tl.sum(tl.reshape(halves, (WORDS, 2)) << (16 * tl.arange(0, 2))[None, :], axis=1)
 
 
 @triton.jit
-def pack(flags, shifts):
-    """Pack flags of shape (words, 32) into int32 words."""
-    return tl.sum(flags.to(tl.int32) << shifts, axis=1)
+def gather(lanes, WIDE: tl.constexpr):
+    """Add up along rows where a thread has a whole row of its own, so that it keeps one sum instead of 16."""
+    return tl.sum(lanes, axis=1) if WIDE else lanes
 
 
 @triton.jit
@@ -194,7 +207,7 @@ def measure(
     WORDS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """Measure the tile that `tiles` names for this program, in BLOCKS blocks of WORDS × 32 weights.
+    """Measure the tile that `tiles` names for this program, in at most BLOCKS blocks of WORDS × 32 weights.
 
     Args:
         tiles: int64 (programs, 2): line of `table`, and first weight, a multiple of 32.
@@ -204,7 +217,7 @@ def measure(
         integers: int64 (rows, count_columns), as contract.Counts.integers. Added to.
         squares: float64 (rows,): Σ|Δ|². Added to.
         largest: int64 (rows,): bits of max|Δ| in float32. Raised.
-        WIDE: every address is a multiple of 16 bytes, and every tile is full.
+        WIDE: every address is a multiple of 16 bytes. Only full blocks are measured.
     """
     PREVIOUS_KIND: tl.constexpr = FLOAT32 if VISIBLE == FLOAT32 else LOW_BYTE
     program = tl.program_id(0).to(tl.int64)
@@ -222,24 +235,26 @@ def measure(
         current, base = tl.multiple_of(current, 16), tl.multiple_of(base, 16)
         mask, touched, previous = tl.multiple_of(mask, 4), tl.multiple_of(touched, 4), tl.multiple_of(previous, 16)
     count = tl.minimum(tl.load(table + COUNT) - first, BLOCKS * WORDS * 32).to(tl.int32)
+    blocks = count // (WORDS * 32) if WIDE else tl.cdiv(count, WORDS * 32)
 
     word = tl.arange(0, WORDS)
-    shifts = tl.arange(0, 32)[None, :]
-    weight = word[:, None] * 32 + shifts
+    half = tl.arange(0, 2 * WORDS)
+    weight = half[:, None] * 16 + tl.arange(0, 16)[None, :]
 
     changed = tl.zeros([WORDS], tl.int32)
     newly = tl.zeros([WORDS], tl.int32)
     reverted = tl.zeros([WORDS], tl.int32)
     stepped = tl.zeros([WORDS], tl.int32)
     ever = tl.zeros([WORDS], tl.int32)
-    # Hidden in the lower half, not finite in the upper one: a tile has fewer than 2¹⁶ weights per lane.
-    rare = tl.zeros([WORDS, 32], tl.int32)
-    square = tl.zeros([WORDS, 32], tl.float64)
-    maximum = tl.zeros([WORDS, 32], tl.int32)
+    # Registers decide how many blocks are on their way from memory.
+    hidden = gather(tl.zeros([2 * WORDS, 16], tl.int32), WIDE)
+    non_finite = gather(tl.zeros([2 * WORDS, 16], tl.int32), WIDE)
+    square = gather(tl.zeros([2 * WORDS, 16], tl.float64), WIDE)
+    maximum = gather(tl.zeros([2 * WORDS, 16], tl.float32), WIDE)
     if LIMITS > 0:
         LIMIT_LANES: tl.constexpr = triton.next_power_of_2(LIMITS)
         limit_lane = tl.arange(0, LIMIT_LANES)[None, :]
-        above = tl.zeros([WORDS, LIMIT_LANES], tl.int32)
+        above = tl.zeros([2 * WORDS, LIMIT_LANES], tl.int32)
     if REFERENCES > 0:
         LANES: tl.constexpr = triton.next_power_of_2(REFERENCES)
         lane = tl.arange(0, LANES)
@@ -247,7 +262,7 @@ def measure(
         references = references.to(tl.pointer_type(tl.int32)) + first_word
         shared = tl.zeros([WORDS, LANES], tl.int32)
 
-    for block in range(BLOCKS):
+    for block in range(blocks):
         here = block * (WORDS * 32) + weight
         there = block * WORDS + word
         inside = here < count
@@ -256,33 +271,42 @@ def measure(
         kept = load(current, here, inside, STORED, WIDE)
         before = load(base, here, inside, KEPT, WIDE)
         now = convert(kept, STORED, VISIBLE)
+        value = values(now, VISIBLE)
+        if VISIBLE != FLOAT32:
+            place = position(now, is_nan(value), VISIBLE)
         if KEPT == LOW_BYTE:
-            then = nearest(before, position(now, VISIBLE))
+            then = nearest(before, place)
         else:
             then = convert(before, KEPT, VISIBLE)
-        differs = differ(now, then, VISIBLE)
-        rare += (magnitude(now, VISIBLE) >= infinity(VISIBLE)).to(tl.int32) << 16
+        origin = values(then, VISIBLE)
+        # By value: −0 = +0, and NaN differs from everything.
+        differs = value != origin
+        non_finite += gather(tl.where(tl.abs(value) < float("inf"), 0, 1), WIDE)
         if STORED != VISIBLE and VISIBLE != FLOAT32:
             if KEPT == LOW_BYTE:
                 was = convert(then, VISIBLE, STORED)
             else:
                 was = convert(before, KEPT, STORED)
-            rare += (differ(kept, was, STORED) & (differs == 0)).to(tl.int32)
+            moved_below = (values(kept, STORED) != values(was, STORED)) & (differs == 0)
+            hidden += gather(moved_below.to(tl.int32), WIDE)
 
-        delta = as_float(widen(now, VISIBLE)) - as_float(widen(then, VISIBLE))
-        size = tl.where(differs, as_bits(delta) & 0x7FFFFFFF, 0)
-        finite = tl.where(size < 0x7F800000, size, 0)
-        maximum = tl.maximum(maximum, finite)
+        distance = tl.abs(value - origin)
+        # inf − inf is NaN, which is not less either.
+        finite = tl.where(distance < float("inf"), distance, 0.0)
+        maximum = tl.maximum(maximum, tl.max(finite, axis=1) if WIDE else finite)
         # In float64: the square of a small float32 is 0 in float32.
-        distance = as_float(finite).to(tl.float64)
-        square += distance * distance
+        exact = finite.to(tl.float64)
+        square += gather(exact * exact, WIDE)
+        size = tl.where(differs, as_bits(distance), 0)
         if LIMITS > 0:
             for i in tl.static_range(LIMITS):
                 more = tl.sum((size > tl.load(limits + i)).to(tl.int32), axis=1)
                 above += tl.where(limit_lane == i, more[:, None], 0)
 
-        new = pack(size > limit if ATOL else differs, shifts)
+        new = pack(size > limit if ATOL else differs, WORDS)
         old = load(mask, there, some, FLOAT32, WIDE)
+        # Several threads may load a word that one of them writes.
+        tl.debug_barrier()
         changed += ones(new)
         newly += ones(new & ~old)
         reverted += ones(old & ~new)
@@ -295,13 +319,13 @@ def measure(
         if STEPS:
             last = load(previous, here, inside, PREVIOUS_KIND, WIDE)
             if VISIBLE == FLOAT32:
-                moved = differ(now, last, VISIBLE)
+                moved = value != as_float(last)
                 store(previous, here, now, inside, WIDE)
             else:
-                low = position(now, VISIBLE) & 0xFF
-                moved = (low != last) | (magnitude(now, VISIBLE) > infinity(VISIBLE))
+                low = place & 0xFF
+                moved = (low != last) | (is_nan(value))
                 store(previous, here, low.to(tl.uint8), inside, WIDE)
-            step = pack(moved, shifts) | (new ^ old)
+            step = pack(moved, WORDS) | (new ^ old)
             union = load(touched, there, some, FLOAT32, WIDE) | step
             stepped += ones(step)
             ever += ones(union)
@@ -316,11 +340,11 @@ def measure(
         add(counts + 3, tl.sum(stepped))
         add(counts + 4, tl.sum(ever))
     if STORED != VISIBLE and VISIBLE != FLOAT32:
-        add(counts + 5, tl.sum(tl.sum(rare & 0xFFFF, axis=1)))
-    add(counts + 6, tl.sum(tl.sum(rare >> 16, axis=1)))
-    total = tl.sum(tl.sum(square, axis=1))
+        add(counts + 5, tl.sum(hidden))
+    add(counts + 6, tl.sum(non_finite))
+    total = tl.sum(square)
     tl.atomic_add(squares + row, total, mask=total != 0, sem="relaxed")
-    tl.atomic_max(largest + row, tl.max(tl.max(maximum, axis=1)).to(tl.int64), sem="relaxed")
+    tl.atomic_max(largest + row, as_bits(tl.max(maximum)).to(tl.int64), sem="relaxed")
     if LIMITS > 0:
         lanes = tl.arange(0, LIMIT_LANES)
         tl.atomic_add(counts + 7 + lanes, tl.sum(above, axis=0).to(tl.int64), mask=lanes < LIMITS, sem="relaxed")

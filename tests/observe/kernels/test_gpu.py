@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
-from tests.observe.kernels.cases import ALL_KINDS, SIZES, Case, cases, check_agreement
+from monitor.observe.kernels import kernel_for, reference
+from tests.observe.kernels.cases import (
+    ALL_KINDS,
+    SIZES,
+    Case,
+    cases,
+    check_agreement,
+    check_counts,
+    copied,
+    on_device,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,6 +44,38 @@ def test_every_combination_of_dtypes(stored: torch.dtype, base: torch.dtype, vis
     for criterion, references in itertools.product((None, 1e-3), (0, 3)):
         case = Case((*SIZES, 1_300_033), stored, base, visible, criterion, references=references)
         check_agreement(TritonKernel(), case, ROUNDING, "cuda")
+
+
+def test_threads_that_share_a_word_of_a_mask_read_it_before_it_is_written() -> None:
+    from monitor.observe.kernels.launch import TritonKernel
+
+    check_agreement(TritonKernel(), Case((30_000_003,), references=0, observations=20), ROUNDING, "cuda")
+
+
+def test_addresses_that_are_not_aligned() -> None:
+    from monitor.observe.kernels.launch import TritonKernel
+
+    segment = on_device(Case((100_003,)).segments(np.random.default_rng(1))[0], "cuda")
+    shifted = replace(segment, current=torch.cat([segment.current[:1], segment.current])[1:])
+    rules = Case((1,)).rules
+    expected = reference.measure([copied(segment, "cuda")], rules)
+    check_counts(TritonKernel()([shifted], rules), expected, ROUNDING)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_model_on_other_gpus_than_the_current_one() -> None:
+    segments = Case((4097, 100_003, 33)).segments(np.random.default_rng(1))
+    rules = Case((1,)).rules
+    expected = reference.measure([copied(segment) for segment in segments], rules)
+    for devices in (("cuda:1",) * 3, ("cuda:0", "cuda:1", "cuda:0")):
+        spread = [on_device(segment, device) for segment, device in zip(segments, devices, strict=True)]
+        kernel = kernel_for(spread, rules)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            counts = kernel(spread, rules)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        check_counts(counts, expected, ROUNDING)
 
 
 def test_more_than_2_to_the_31_weights_in_a_tensor() -> None:

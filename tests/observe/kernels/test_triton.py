@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 
 from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment
-from tests.observe.kernels.cases import ALL_KINDS, Case, cases, check_agreement
+from tests.observe.kernels.cases import ALL_KINDS, Case, cases, check_agreement, check_state, copied
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -66,6 +66,15 @@ def test_addresses_that_are_not_aligned() -> None:
     counts = interpreted(words=128, blocks=2)([segment], Rules(torch.bfloat16, Case((1,)).rules.criterion))
     changed = (whole[1:] != moved_base).sum()
     assert counts.integers[0, 0] == changed
+
+
+def test_preparing_measures_nothing() -> None:
+    case = Case((33, 8192), references=1)
+    segments = case.segments(np.random.default_rng(1))
+    before = [copied(segment) for segment in segments]
+    TritonKernel(words=64, blocks=2).prepare(segments, case.rules)
+    for segment, wanted in zip(segments, before, strict=True):
+        check_state(segment, wanted)
 
 
 @pytest.mark.parametrize("first", [2**31, 2**33])
@@ -124,14 +133,11 @@ source = ASTSource(
 compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
 print(" ".join(re.findall(r"ld\\.global\\S*", compiled.asm["ptx"])))
 """
+_EVERYTHING = {"STORED": 2, "KEPT": 2, "LIMITS": 2, "ATOL": True, "REFERENCES": 3}
 
 
-@pytest.mark.parametrize(
-    ("constants", "wide_loads"),
-    [({}, 5), ({"STORED": 2, "KEPT": 2, "LIMITS": 2, "ATOL": True, "REFERENCES": 3}, 9), ({"KEPT": 3}, 4)],
-)
-def test_compiles_for_a_gpu_and_loads_16_bytes_at_a_time(constants: dict[str, object], wide_loads: int) -> None:
-    """Ahead of time for compute capability 9.0: per thread and block 16 weights of each tensor, 16 bytes a load."""
+def loads(constants: dict[str, object]) -> list[str]:
+    """Compile ahead of time for compute capability 9.0, and return the instructions that load."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
         [sys.executable, "-c", _COMPILE, repr(constants)], env=environment, capture_output=True, text=True, check=False
@@ -139,6 +145,18 @@ def test_compiles_for_a_gpu_and_loads_16_bytes_at_a_time(constants: dict[str, ob
     if "ptxas" in result.stderr or "No module named 'triton.backends" in result.stderr:
         pytest.skip("this build of Triton brings no compiler for NVIDIA GPUs")
     assert result.returncode == 0, result.stderr
-    loads = result.stdout.split()
-    assert loads.count("ld.global.v4.b32") >= wide_loads
-    assert "ld.global.b16" not in loads
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize(("constants", "wide_loads"), [({}, 5), (_EVERYTHING, 9), ({"KEPT": 3}, 4)])
+def test_a_gpu_loads_16_bytes_at_a_time(constants: dict[str, object], wide_loads: int) -> None:
+    """Per thread and block 16 weights of each tensor, 16 bytes a load."""
+    found = loads(constants)
+    assert found.count("ld.global.v4.b32") >= wide_loads
+    assert "ld.global.b16" not in found
+
+
+@pytest.mark.parametrize("constants", [{"WIDE": False}, _EVERYTHING | {"WIDE": False, "STEPS": False}])
+def test_what_is_not_aligned_compiles_for_a_gpu(constants: dict[str, object]) -> None:
+    """Sums along rows that are spread over threads crash the compiler of Triton 3.9."""
+    assert loads(constants)
