@@ -12,29 +12,45 @@ from monitor.observe.kernels.streamed import StreamedBase
 
 logger = logging.getLogger(__name__)
 
+_PIECE_OF_REFERENCE = 8 << 20
+
 
 def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
-    """Return the fastest kernel for segments where they are; on a CPU, what must be compiled is compiled."""
+    """Return the fastest kernel for segments where they are; what must be compiled is compiled."""
     devices = {segment.current.device for segment in segments}
     if len(devices) > 1:
-        return SeveralDevices(kernel_for)
+        spread = SeveralDevices(kernel_for)
+        spread.prepare(segments, rules)
+        return spread
     if any(segment.base.device not in devices for segment in segments):
-        return StreamedBase(kernel_for)
+        streamed = StreamedBase(kernel_for)
+        streamed.prepare(segments, rules)
+        return streamed
     kind = devices.pop().type if devices else "cpu"
     if kind == "cpu":
         return _for_cpu(segments, rules)
-    return _for_gpu() if kind == "cuda" else reference.measure
+    return _for_gpu(segments, rules) if kind == "cuda" else reference.measure
 
 
-def _for_gpu() -> Kernel:
+def _for_gpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
     try:
         from monitor.observe.kernels.launch import TritonKernel
+
+        kernel = TritonKernel()
+        kernel.prepare(segments, rules)
     except ImportError:
         logger.warning(
             "sparsity-monitor measures slowly, and training waits for it, without triton: the extra `triton`"
         )
-        return reference.measure
-    return TritonKernel()
+    except Exception:
+        # Triton wants a C compiler and headers, which not every image has.
+        logger.warning(
+            "sparsity-monitor measures slowly, and training waits for it, as triton fails here", exc_info=True
+        )
+    else:
+        return kernel
+    # In pieces, because the specification makes many intermediates of the size of what it is given.
+    return StreamedBase(lambda segments, rules: reference.measure, piece_bytes=_PIECE_OF_REFERENCE)
 
 
 def _for_cpu(segments: Sequence[Segment], rules: Rules) -> Kernel:

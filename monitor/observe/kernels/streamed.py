@@ -35,8 +35,7 @@ class StreamedBase:
 
     def __call__(self, segments: Sequence[Segment], rules: Rules) -> Counts:
         """Measure each segment; see contract.py for shapes. The counts are on the weights' device."""
-        if segments is not self._segments:
-            self._take(segments, rules)
+        self.prepare(segments, rules)
         device = segments[0].current.device
         references = max((len(segment.references) for segment in segments), default=0)
         columns = FIXED_COLUMNS + len(rules.tolerances) + references
@@ -52,7 +51,10 @@ class StreamedBase:
             floats[:, 1].scatter_reduce_(0, piece.rows, found[:, 1], "amax")
         return Counts(integers, floats)
 
-    def _take(self, segments: Sequence[Segment], rules: Rules) -> None:
+    def prepare(self, segments: Sequence[Segment], rules: Rules) -> None:
+        """Cut the segments into pieces, make the buffers, and the kernels for what will be in these."""
+        if segments is self._segments:
+            return
         device = segments[0].current.device
         self._segments = segments
         parts = [part for row, segment in enumerate(segments) for part in self._split(row, segment)]

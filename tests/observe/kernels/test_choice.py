@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from monitor.observe import kernels
 from monitor.observe.criterion import Criterion
 from monitor.observe.kernels import cpu, kernel_for, reference
 from monitor.observe.kernels.contract import Rules
@@ -82,6 +83,24 @@ def test_parts_of_a_spread_model_give_the_counts_of_the_whole() -> None:
     check_counts(found, reference.measure(expected, RULES), 1e-12)
     for segment, wanted in zip(segments, expected, strict=True):
         check_state(segment, wanted)
+
+
+def test_a_triton_that_fails_does_not_stop_anybody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("triton")
+    from monitor.observe.kernels.launch import TritonKernel
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(TritonKernel, "prepare", fail)
+    monkeypatch.setattr(kernels, "_PIECE_OF_REFERENCE", 1024)
+    segments = Case((33, 4097)).segments(np.random.default_rng(0))
+    expected = [copied(segment) for segment in segments]
+    found = kernels._for_gpu(segments, RULES)(segments, RULES)
+    check_counts(found, reference.measure(expected, RULES), 1e-12)
+    assert "as triton fails here" in caplog.text
 
 
 def test_a_changed_list_of_segments_is_seen() -> None:
