@@ -107,7 +107,7 @@ def how_to_raise(limit: str) -> str:
 def _texts(registration: Registration) -> Iterable[str]:
     """Everything that becomes a label somewhere."""
     yield from (registration.run_id, registration.name, registration.model, registration.visible_dtype)
-    yield from (registration.base.source, registration.base.fingerprint)
+    yield from (registration.base.source, registration.base.fingerprint, registration.base.mode)
     yield from (group.module for group in registration.groups)
     yield from (reference.name for reference in registration.references)
     yield from registration.stored_dtypes
@@ -138,7 +138,9 @@ def _check_groups(registration: Registration) -> None:
 def _check_references(registration: Registration) -> None:
     names = [reference.name for reference in registration.references]
     if "" in names or len(set(names)) < len(names):
-        raise InvalidRegistrationError(f"references {names} were given; expected different names that are not empty")
+        raise InvalidRegistrationError(
+            f"references {shortened(names)} were given; expected different names that are not empty"
+        )
     for reference in registration.references:
         if len(reference.weights) != len(registration.groups):
             raise InvalidRegistrationError(

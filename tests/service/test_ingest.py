@@ -318,6 +318,14 @@ def test_a_run_that_ended_before_its_first_step_has_a_history(client: Client, ru
     assert [response.item.finish.reason for response in client.history(run_id)] == ["no data"]
 
 
+def test_a_refusal_is_told_however_long_what_was_given_is(client: Client, run_id: str) -> None:
+    """Status messages travel in headers, percent-encoded, and gRPC drops the whole answer where those are too long."""
+    twice = [pb.Reference(name="\N{GRINNING FACE}" * 512, weights=[1, 1, 1])] * 16
+    code, details = _refused(lambda: client.register(registration(run_id, references=twice)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected different names" in details
+
+
 def test_the_history_of_an_unknown_run_is_not_found(client: Client) -> None:
     code, details = _refused(lambda: client.history("never-registered"))
     assert code is grpc.StatusCode.NOT_FOUND

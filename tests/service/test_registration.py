@@ -72,6 +72,8 @@ def test_a_wrong_field_is_refused_with_what_was_expected(changes: dict[str, Any]
         ({"labels": {"x" * 101: "y"}}, "max_label_length"),
         ({"labels": {"y": "x" * 101}}, "max_label_length"),
         ({"base": pb.Base(source="x" * 101)}, "max_label_length"),
+        ({"base": pb.Base(fingerprint="x" * 101)}, "max_label_length"),
+        ({"base": pb.Base(mode="x" * 101)}, "max_label_length"),
         ({"groups": [pb.Group(module="x" * 101, weights=1)]}, "max_label_length"),
         ({"references": [pb.Reference(name="x" * 101, weights=[1, 1, 1])]}, "max_label_length"),
     ],
