@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-
 import grpc
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from monitor.service.labels import measured_as
+from monitor.service.page import when
 from monitor.wire.monitor_pb2 import ListRunsRequest, RunSummary
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
@@ -36,7 +35,6 @@ def print_runs(target: str) -> None:
 def _row(run: RunSummary) -> list[str]:
     registration = run.registration
     state = RunSummary.State.Name(run.state).removeprefix("STATE_").lower()
-    observed = datetime.datetime.fromtimestamp(run.last_observed_at).astimezone()
     return [
         registration.run_id,
         registration.name,
@@ -45,6 +43,6 @@ def _row(run: RunSummary) -> list[str]:
         str(registration.attempt),
         str(run.last_step),
         str(run.observations),
-        observed.strftime("%Y-%m-%d %H:%M:%S") if run.last_observed_at else "never",
+        when(run.last_observed_at or None),
         measured_as(registration),
     ]

@@ -66,6 +66,14 @@ def test_runs_are_listed(client: Client, run_id: str) -> None:
     assert "bits, bfloat16" in cells
 
 
+def test_a_run_with_an_absurd_clock_is_listed_among_the_others(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1, observed_at=1e300)])
+    done = _command("runs", client.listening.grpc_address)
+    assert done.returncode == 0, done.stderr
+    assert run_id in done.stdout
+
+
 def test_a_service_that_does_not_answer_is_named() -> None:
     done = _command("runs", "127.0.0.1:1")
     assert done.returncode == 1
