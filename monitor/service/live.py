@@ -15,6 +15,9 @@ from monitor.service.settings import ServiceSettings
 from monitor.service.stored import Position, StoredItem, StoredRun
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration
 
+_MAX_TRAINING_METRICS = 1000
+"""Names of training metrics that are shown of a run. A trainer that makes up new ones at each step has ever more."""
+
 
 class RunState(StrEnum):
     """As in the wire contract: RunSummary.State."""
@@ -53,7 +56,7 @@ class LiveRun:
         registration: of the latest attempt; so are the times, by the service's clock, and the counts of its sender.
         weights: number of weights of the model.
         latest: the observation with the greatest step that no later attempt superseded.
-        training_metrics: name → newest value.
+        training_metrics: name → newest value; where there are too many, those that were logged last.
         observations: number of stored observations that are not superseded.
     """
 
@@ -199,4 +202,6 @@ def _newest(known: Mapping[str, Metric], logs: Iterable[StoredItem]) -> dict[str
         for name, value in log.item.training_log.metrics.items():
             if name not in newest or log.position >= newest[name].position:
                 newest[name] = Metric(log.position, value)
-    return newest
+    if len(newest) <= _MAX_TRAINING_METRICS:
+        return newest
+    return dict(sorted(newest.items(), key=lambda each: (each[1].position, each[0]))[-_MAX_TRAINING_METRICS:])

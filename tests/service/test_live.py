@@ -127,6 +127,17 @@ def test_evaluation_does_not_hide_the_training_loss(recorded: Recorded) -> None:
     assert set(recorded.run.training_metrics) == {"loss", "eval_loss"}
 
 
+def test_a_trainer_that_makes_up_names_does_not_fill_the_memory(recorded: Recorded) -> None:
+    for step in range(1, 13):
+        recorded.add(logged(step, loss=step, **{f"loss of batch {step}.{number}": 1 for number in range(100)}))
+    metrics = recorded.run.training_metrics
+    assert len(metrics) == 1000
+    assert metrics["loss"].value == 12
+    assert "loss of batch 12.0" in metrics
+    assert "loss of batch 1.0" not in metrics
+    assert recorded.run == from_store(recorded.store.run("run"))
+
+
 def test_an_observation_is_read_by_the_references_of_its_own_attempt(recorded: Recorded) -> None:
     recorded.add(observed(1))
     later = changed(registration("run", 2, resumed_from_step=1), references=[], tolerances=[])
