@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from monitor.service.api import HistoryJson, RunDetailJson, RunsJson
+from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError
 from monitor.service.ingest import Ingest
 from monitor.service.instruments import Instruments
@@ -19,7 +19,7 @@ from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
 from monitor.service.registration import shortened
 from monitor.service.settings import ServiceSettings
-from monitor.service.stored import START, after_step
+from monitor.service.stored import START, StoredItem, after_step
 from monitor.service.views import observation_json, run_detail_json, run_json
 
 _HISTORY_PAGE_ITEMS = 256
@@ -104,9 +104,10 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
     def run_detail(run_id: str) -> RunDetailJson:
         return run_detail_json(find(run_id), time.time(), settings)
 
-    @app.get("/api/runs/{run_id}/history")
-    async def history(run_id: str, after_step: int = -1) -> HistoryJson:
-        return await _history(recorder, find(run_id), after_step)
+    @app.get("/api/runs/{run_id}/history", response_model=HistoryJson)
+    async def history(run_id: str, after_step: int = -1) -> Response:
+        found = await _history(recorder, find(run_id), after_step)
+        return Response(await asyncio.to_thread(found.model_dump_json), media_type="application/json")
 
 
 async def _history(recorder: Recorder, run: LiveRun, step: int) -> HistoryJson:
@@ -116,7 +117,8 @@ async def _history(recorder: Recorder, run: LiveRun, step: int) -> HistoryJson:
     while page := await recorder.history(run.run_id, after, _HISTORY_PAGE_ITEMS, "observation"):
         # An attempt may have been registered while the pages are read.
         run = recorder.live.get(run.run_id) or run
-        observations += [observation_json(stored, run) for stored in page]
+        # In a thread, as above: acknowledgements must not wait for it.
+        observations += await asyncio.to_thread(_described, page, run)
         after = page[-1].position
     return HistoryJson(
         run_id=run.run_id,
@@ -125,6 +127,10 @@ async def _history(recorder: Recorder, run: LiveRun, step: int) -> HistoryJson:
         weights=run.weights,
         observations=observations,
     )
+
+
+def _described(page: list[StoredItem], run: LiveRun) -> list[ObservationJson]:
+    return [observation_json(stored, run) for stored in page]
 
 
 def _add_pages(app: FastAPI, pages: Pages) -> None:
