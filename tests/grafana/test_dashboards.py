@@ -25,7 +25,7 @@ EXCEPTIONS = lint_exceptions(AlertSettings())["exclusions"]
 
 # Panels that exist in Grafana 9.3 and in 13.
 KNOWN_PANELS = {"row", "timeseries", "stat", "table", "heatmap", "state-timeline"}
-KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "ops"}
+KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "ops", "string"}
 # What Prometheus itself knows about a scrape, and about alerts.
 SCRAPED = {"up", "scrape_duration_seconds", "ALERTS"}
 RECORDS = {ratio.record(level) for ratio, levels in RECORDED.items() for level in levels}
@@ -200,6 +200,27 @@ def test_sparsity_and_density_are_named_with_their_kind(board: Board, panel: Pan
 @pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
 def test_panel_is_of_a_kind_that_grafana_9_3_knows(board: Board, panel: Panel) -> None:
     assert panel["type"] in KNOWN_PANELS
+
+
+@pytest.mark.parametrize(("board", "panel"), [each for each in ALL_PANELS if each.values[1]["type"] == "table"])
+def test_labels_in_tables_are_texts_even_where_they_look_like_numbers(board: Board, panel: Panel) -> None:
+    if panel["fieldConfig"]["defaults"]["unit"] == "string":
+        return
+    units = {
+        override["matcher"]["options"]: each["value"]
+        for override in panel["fieldConfig"]["overrides"]
+        for each in override["properties"]
+        if each["id"] == "unit"
+    }
+    for transformation in panel["transformations"]:
+        if transformation["id"] == "groupingToMatrix":
+            options = transformation["options"]
+            assert units[rf"{options['rowField']}\{options['columnField']}"] == "string"
+            return
+    labels = set().union(
+        *(re.findall(r"\w+", each) for each in re.findall(r"max by \(([^)]*)\)", str(panel["targets"])))
+    )
+    assert {label for label, unit in units.items() if unit == "string"} == labels
 
 
 @pytest.mark.parametrize("title", ["Run", "Compare"])

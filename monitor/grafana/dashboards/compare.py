@@ -10,6 +10,7 @@ from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.matrix import matrix
 from monitor.grafana.dashboards.panels import (
     NO_REFERENCE,
+    TEXT,
     banded,
     in_series,
     lines,
@@ -137,7 +138,7 @@ def _measured_as() -> Any:
     panel = rows(
         "What is measured",
         "Sparsities compare only where criterion, dtype and base are the same. Metric: sparsity_monitor_run_info.",
-        "none",
+        TEXT,
         Query(metric("run_info", SOME_RUNS), table=True),
         no_data=_NONE_CHOSEN,
     )

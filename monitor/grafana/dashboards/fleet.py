@@ -12,6 +12,7 @@ from monitor.grafana.alerts import SERVICE
 from monitor.grafana.dashboards import bands, links, states, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import (
+    TEXT,
     banded,
     coloured_cells,
     in_column,
@@ -147,8 +148,10 @@ def _runs(settings: AlertSettings) -> Any:
     panel = coloured_cells(panel, "^State$", states.STEPS)
     panel = in_column(panel, "State", mappings=[states.names()])
     panel = in_column(panel, "Last observation", unit="dateTimeFromNow")
-    panel = in_column(panel, "run", links=[links.run_in_row("run")])
-    panel = in_column(panel, "name", links=[links.run_in_row("run")])
+    for label in ("run", "name"):
+        panel = in_column(panel, label, unit=TEXT, links=[links.run_in_row("run")])
+    for label in ("model", "criterion", "visible_dtype"):
+        panel = in_column(panel, label, unit=TEXT)
     return panel.sort_by([TableSortByFieldState().display_name("Trouble").desc(True)])
 
 

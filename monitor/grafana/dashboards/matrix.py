@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders.common import TableSortByFieldState
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
 from monitor.grafana.dashboards.bands import DENSITY
-from monitor.grafana.dashboards.panels import NO_GROUPS, coloured_cells, rows
+from monitor.grafana.dashboards.panels import NO_GROUPS, TEXT, coloured_cells, in_column, rows
 from monitor.grafana.dashboards.query import Query
 
 
@@ -27,5 +27,6 @@ def matrix(title: str, description: str, expr: str, *, down: str, along: str, wi
     panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=options))
     # The column that names the rows is called by both labels.
     corner = f"{down}\\{along}"
+    panel = in_column(panel, corner, unit=TEXT)
     panel = panel.sort_by([TableSortByFieldState().display_name(corner).desc(False)])
     return coloured_cells(panel, rf"^(?!{down}\\{along}$).*", DENSITY, "percentunit")

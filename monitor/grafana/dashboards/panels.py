@@ -37,6 +37,9 @@ NO_REFERENCE = "The run was not given a reference mask."
 Steps = list[tuple[float | None, str]]
 """Colours by value: each holds from its value up to the next; the first holds from below."""
 
+TEXT = "string"
+"""The unit of texts. With any other, Grafana takes what looks like a number for one: layer 07 is 700 % then."""
+
 _EMPTY = "–"
 
 PLAIN: Steps = [(None, "text")]

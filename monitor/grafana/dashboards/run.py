@@ -7,7 +7,7 @@ from typing import Any
 from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.dashboards import bands, states, variables
 from monitor.grafana.dashboards.board import Row, board
-from monitor.grafana.dashboards.panels import NOT_REPORTED, in_series, number, rows, said_by_runs
+from monitor.grafana.dashboards.panels import NOT_REPORTED, TEXT, in_series, number, rows, said_by_runs
 from monitor.grafana.dashboards.query import ONE_RUN, Query
 from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
 from monitor.grafana.dashboards.run_overlap import overlap_panels
@@ -114,7 +114,7 @@ def _measured_as() -> Any:
         "What is measured",
         "What counts as changed, in which dtype, against which weights: no number on this page means anything "
         "without it. The user's labels follow. Metric: sparsity_monitor_run_info.",
-        "none",
+        TEXT,
         Query(metric("run_info", ONE_RUN), table=True),
         height=4,
         no_data=NOT_REPORTED,

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 from monitor.grafana.addresses import SERVICE_UID
 from monitor.grafana.dashboards import variables
 from monitor.grafana.dashboards.board import Row, board
-from monitor.grafana.dashboards.panels import lines, number, rows
+from monitor.grafana.dashboards.panels import TEXT, lines, number, rows
 from monitor.grafana.dashboards.query import INSTANCE, RATE, Query
 from monitor.grafana.metric import braces, metric
 
@@ -65,7 +65,7 @@ def _versions() -> Any:
     panel = rows(
         "Version",
         "Version of the service and of the protocol. Metric: sparsity_monitor_build_info.",
-        "none",
+        TEXT,
         Query(f"max by (instance, version, protocol_version) ({metric('build_info', INSTANCE)})", table=True),
         width=12,
         height=4,
