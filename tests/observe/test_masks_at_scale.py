@@ -105,6 +105,33 @@ print(peak() - before)
 """
 
 
+_PEAK_OF_PACKING = """
+import re
+from pathlib import Path
+import torch
+from monitor.observe.mask import UpdateMask
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+bits = torch.ones(1 << 27, dtype=torch.bool)
+UpdateMask.from_bools({"w": bits[:64]}).bools("w")
+before = peak()
+mask = UpdateMask.from_bools({"w": bits})
+packing = peak() - before
+assert mask.bools("w").all()
+print(packing, peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_packing_and_unpacking_128_million_weights_take_little_more_than_the_result() -> None:
+    result = subprocess.run([sys.executable, "-c", _PEAK_OF_PACKING], capture_output=True, text=True, check=True)
+    packing, unpacking = map(float, result.stdout.split())
+    assert packing < 16 + 64
+    assert unpacking < 16 + 128 + 64
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_saving_counting_and_loading_160_mb_take_no_second_copy(tmp_path: Path) -> None:
     result = subprocess.run(

@@ -10,20 +10,32 @@ from monitor.observe.criterion import visible
 from monitor.observe.kernels import low_byte
 from monitor.observe.kernels.contract import BITS_PER_WORD, Counts, Rules, Segment, word_count
 
+# An int32 for each bit of these takes 16 MB: masks of a whole model are packed, too.
+_WORDS_AT_A_TIME = 1 << 17
+
 
 def pack(bits: torch.Tensor) -> torch.Tensor:
     """Pack booleans of shape (n,) into int32 words of shape (word_count(n),), the first weight in the lowest bit."""
-    padded = torch.zeros(word_count(bits.numel()) * BITS_PER_WORD, dtype=torch.int64, device=bits.device)
-    padded[: bits.numel()] = bits
-    shifts = torch.arange(BITS_PER_WORD, device=bits.device)
-    words = (padded.view(-1, BITS_PER_WORD) << shifts).sum(dim=1)
-    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+    words = torch.empty(word_count(bits.numel()), dtype=torch.int32, device=bits.device)
+    shifts = torch.arange(BITS_PER_WORD, device=bits.device, dtype=torch.int32)
+    for start in range(0, words.numel(), _WORDS_AT_A_TIME):
+        piece = words[start : start + _WORDS_AT_A_TIME]
+        some = bits[start * BITS_PER_WORD : (start + piece.numel()) * BITS_PER_WORD]
+        padded = torch.zeros(piece.numel() * BITS_PER_WORD, dtype=torch.int32, device=bits.device)
+        padded[: some.numel()] = some
+        # Different bits never carry, so that the sum is right to the sign.
+        torch.sum(padded.view(-1, BITS_PER_WORD) << shifts, dim=1, dtype=torch.int32, out=piece)
+    return words
 
 
 def unpack(words: torch.Tensor, weights: int) -> torch.Tensor:
     """Return the first `weights` bits as booleans of shape (weights,)."""
+    bits = torch.empty(words.numel(), BITS_PER_WORD, dtype=torch.bool, device=words.device)
     shifts = torch.arange(BITS_PER_WORD, device=words.device, dtype=torch.int32)
-    return ((words.unsqueeze(1) >> shifts) & 1).bool().view(-1)[:weights]
+    for start in range(0, words.numel(), _WORDS_AT_A_TIME):
+        some = slice(start, start + _WORDS_AT_A_TIME)
+        bits[some] = (words[some].unsqueeze(1) >> shifts) & 1
+    return bits.view(-1)[:weights]
 
 
 def exceeds(difference: torch.Tensor, tolerance: float) -> torch.Tensor:
