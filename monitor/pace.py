@@ -24,10 +24,12 @@ class Pace:
     def __init__(self, every: int, max_overhead: float | None) -> None:
         self._every = every
         self._max_overhead = max_overhead
+        self._step = 0
         self._next = 0
 
     def is_due(self, step: int) -> bool:
-        """Return whether to observe after this step."""
+        """Return whether to observe after this step; asked at every step."""
+        self._step = step
         return step % self._every == 0 and step >= self._next
 
     def see(self, observation: Observation) -> None:
@@ -39,4 +41,5 @@ class Pace:
             return
         # Rounding errors must not add a step where the cost is exactly what it may be.
         stride = math.ceil(observation.stride * observation.overhead / self._max_overhead - 1e-9)
-        self._next = observation.step + max(stride, 1)
+        # Beside the training, an observation is seen when the next one is made, which costs as much.
+        self._next = max(self._step, observation.step) + max(stride, 1)

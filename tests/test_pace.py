@@ -41,6 +41,21 @@ def test_observations_come_closer_again_when_they_cost_less() -> None:
     assert [step for step in range(11, 17) if pace.is_due(step)] == [12, 14, 16]
 
 
+def test_what_is_seen_only_when_the_next_observation_is_made_does_not_double_the_cost() -> None:
+    pace = Pace(every=1, max_overhead=0.01)
+    observed = [0]
+    under_way = None
+    for step in range(1, 50):
+        if pace.is_due(step):
+            if under_way is not None:
+                pace.see(under_way)
+            stride = step - observed[-1]
+            # One observation costs a tenth of a step.
+            under_way = observation(step, stride, 0.1 / stride)
+            observed.append(step)
+    assert observed == [0, 1, 2, 12, 22, 32, 42]
+
+
 def test_without_a_bound_the_cost_does_not_matter() -> None:
     pace = Pace(every=3, max_overhead=None)
     pace.see(observation(3, 3, 0.9))
