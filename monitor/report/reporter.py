@@ -82,6 +82,7 @@ class Reporter:
         self._restart_pause = 0.0
         self._restart_at = 0.0
         self._told_problem = ""
+        self._told_dropped = 0
         self._last_step = registration.resumed_from_step
         self._writer = SpoolWriter(directory, self.key, max_bytes, self._after_commit)
         self._keep_uploader()
@@ -176,6 +177,12 @@ class Reporter:
 
     def _after_commit(self, spool: Spool) -> None:
         self._keep_uploader()
+        self._wake_uploader()
+        attempt = spool.attempt(self.key)
+        self._tell_problem(attempt.problem)
+        self._tell_dropped(attempt.dropped)
+
+    def _wake_uploader(self) -> None:
         if self._uploader is None or self._uploader.stdin is None:
             return
         try:
@@ -183,10 +190,8 @@ class Reporter:
             self._uploader.stdin.write(b"\0")
         except BrokenPipeError:
             logger.info("the uploader ended; the next commit starts it again if it is needed")
-        self._tell_problem(spool)
 
-    def _tell_problem(self, spool: Spool) -> None:
-        problem = spool.attempt(self.key).problem
+    def _tell_problem(self, problem: str) -> None:
         # Not its details: gRPC names another address of the same host at each try.
         kind = problem.partition(": ")[0]
         if kind != self._told_problem:
@@ -197,6 +202,17 @@ class Reporter:
                 )
             else:
                 logger.info("sparsity-monitor: connected to %s", self._target)
+
+    def _tell_dropped(self, dropped: int) -> None:
+        # The first time, and when there are twice as many.
+        if dropped >= max(1, 2 * self._told_dropped):
+            self._told_dropped = dropped
+            logger.warning(
+                "sparsity-monitor: %d items of this run are lost so far: the spool in %s is full, its disk too slow, "
+                "or the service refused them. Make the service reachable, or keep more with `spool_max_bytes`.",
+                dropped,
+                self.directory,
+            )
 
     def _keep_uploader(self) -> None:
         if self._target is None or time.monotonic() < self._restart_at:

@@ -57,7 +57,8 @@ class SpooledAttempt:
         registration: serialized Registration message.
         finished: a Finish item was appended.
         registered: the service accepted the attempt.
-        dropped: items that were removed unsent because the spool was full, or never got here because the disk was slow.
+        dropped: items that the service will never have: removed because the spool was full, never appended because the
+            disk was slow, or refused by the service.
         last_sequence: highest sequence number that was appended.
         unsent: items that are not acknowledged.
         problem: why the uploader cannot deliver; empty if it can.
@@ -269,7 +270,13 @@ class Spool:
                 "WHERE run_id = ? AND attempt = ? AND sequence = ?",
                 (reason, *where),
             )
-            self._connection.execute("DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence = ?", where)
+            gone = self._connection.execute(
+                "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence = ?", where
+            ).rowcount
+            self._connection.execute(
+                "UPDATE attempts SET dropped = dropped + ? WHERE run_id = ? AND attempt = ?",
+                (gone, key.run_id, key.attempt),
+            )
 
     def set_registered(self, key: AttemptKey) -> None:
         """Note that the service accepted the attempt, and that there is no problem now."""

@@ -79,7 +79,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("run_host_seconds", _RUN, "Time that the latest observation took on the training thread."),
     _gauge("run_device_seconds", _RUN, "Time that the latest observation took on the device."),
     _gauge("run_monitor_bytes", _RUN, "Memory that base, masks and previous weights hold in the training processes."),
-    _gauge("run_dropped_items", _RUN, "Items that the latest attempt dropped because its spool was full."),
+    _gauge("run_dropped_items", _RUN, "Items that the latest attempt lost: spool full, disk too slow, or refused."),
     _gauge("run_unsent_items", _RUN, "Items in the spool of the latest attempt that are not acknowledged yet."),
     _gauge("run_observations", _RUN, "Stored observations that no later attempt superseded."),
     _gauge("run_training_metric", ("run", "metric"), "Newest value that the trainer logged under this name."),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -104,10 +105,24 @@ def test_a_problem_is_told_once_whatever_address_of_the_host_was_tried_last(
 ) -> None:
     reporter = Reporter(observed.registration(), directory, None)
     for detail in ("ipv4:127.0.0.1:1: refused", "ipv6:[::1]:1: refused", "ipv4:127.0.0.1:1: refused"):
-        reporter._spool.set_problem(reporter.key, f"cannot reach the service at localhost:1: {detail}")
-        reporter._tell_problem(reporter._spool)
+        reporter._tell_problem(f"cannot reach the service at localhost:1: {detail}")
     assert len(caplog.records) == 1
     reporter.close(timeout=0)
+
+
+def test_what_the_spool_cannot_hold_is_told_but_not_each_time(
+    observed: ObservedModel, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter = Reporter(observed.registration(), directory, None, max_bytes=60_000)
+    for _ in range(40):
+        reporter.log(1, {f"a metric with a long name {number}": 0.5 for number in range(100)})
+    reporter.finish(1)
+    reporter.close(timeout=0)
+    dropped = Spool(directory).attempt(reporter.key).dropped
+    told = [record.getMessage() for record in caplog.records]
+    assert dropped > 10
+    assert 1 <= len(told) <= math.log2(dropped) + 1
+    assert all("items of this run are lost so far" in each for each in told)
 
 
 def test_a_directory_that_vanishes_does_not_raise_into_the_training(

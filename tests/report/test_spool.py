@@ -108,6 +108,8 @@ def test_a_rejected_item_is_put_aside_not_sent_again(spool: Spool, tmp_path: Pat
     assert spool.unsent(KEY, after=0, limit=9) == [(2, b"good")]
     rows = sqlite3.connect(tmp_path / SPOOL_FILE).execute("SELECT sequence, item, reason FROM rejected").fetchall()
     assert rows == [(1, b"bad", "malformed")]
+    spool.reject(KEY, 1, "malformed")
+    assert spool.attempt(KEY).dropped == 1
 
 
 def test_attempts_are_counted_per_run(spool: Spool) -> None:
