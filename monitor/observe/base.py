@@ -17,7 +17,7 @@ from monitor.observe.kernels.low_byte import low_bytes
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.ranks import Alone
 
-# Weights that are hashed at a time: small enough that int64 intermediates stay in cache on a CPU.
+# Weights that are looked at at a time: small enough that int64 intermediates stay in cache on a CPU.
 _CHUNK_ON_CPU = 1 << 14
 _CHUNK_ON_DEVICE = 1 << 22
 # Multipliers of splitmix64, as signed 64-bit numbers.
@@ -106,18 +106,23 @@ def keep(tensor: torch.Tensor, weights: MeasuredWeights, mode: BaseMode, visible
     if mode is BaseMode.SHARED:
         return tensor.to(device)
     here = tensor.to(device)
-    rounded = _lossless(here, visible_dtype)
-    if mode is BaseMode.LOW_BYTE and rounded is not None:
-        return low_bytes(rounded, visible_dtype)
-    kept = here if rounded is None else rounded
+    lossless = _is_lossless(here, visible_dtype)
+    if mode is BaseMode.LOW_BYTE and lossless:
+        return low_bytes(here, visible_dtype)
+    kept = visible(here, visible_dtype) if lossless else here
     if mode is BaseMode.HOST:
         return torch.empty(kept.shape, dtype=kept.dtype, pin_memory=torch.cuda.is_available()).copy_(kept)
     return kept.clone() if kept.data_ptr() == tensor.data_ptr() else kept
 
 
-def _lossless(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor | None:
-    rounded = weights.to(visible_dtype)
-    return rounded if rounded is weights or torch.equal(rounded.to(weights.dtype), weights) else None
+def _is_lossless(weights: torch.Tensor, visible_dtype: torch.dtype) -> bool:
+    """Look piece by piece: where memory is short, there is no room for another copy."""
+    parts = weights.split(_chunk_on(weights.device)) if weights.dtype != visible_dtype else ()
+    return all(torch.equal(visible(part, visible_dtype).to(part.dtype), part) for part in parts)
+
+
+def _chunk_on(device: torch.device) -> int:
+    return _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ON_DEVICE
 
 
 def _same_weights(tensor: torch.Tensor, weights: MeasuredWeights) -> torch.Tensor:
@@ -192,7 +197,7 @@ def weight_sums(weights: torch.Tensor, indices: Callable[[int, int], torch.Tenso
     """
     bits = weights.reshape(-1).view(torch.int16 if weights.element_size() == 2 else torch.int32)
     sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
-    step = _CHUNK_ON_CPU if bits.device.type == "cpu" else _CHUNK_ON_DEVICE
+    step = _chunk_on(bits.device)
     for start in range(0, bits.numel(), step):
         chunk = bits[start : start + step].to(torch.int64)
         mixed = chunk * _pseudo_random(indices(start, start + chunk.numel()))

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # A gradient and two moments for each trained weight, which are not there yet when the base is taken.
 _COPIES_TO_COME = 3
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 class BaseMode(StrEnum):
@@ -103,12 +104,30 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + cached)
+    known = [free for free in (_free_on_machine(), _free_in_container()) if free is not None]
+    return min(known, default=None)
+
+
+def _free_on_machine() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     available = [line for line in lines if line.startswith("MemAvailable:")]
     return int(available[0].split()[1]) * 1024 if available else None
+
+
+def _free_in_container() -> int | None:
+    """Return what a control group's limit (version 2) leaves; what is over it is killed."""
+    try:
+        limit = int((_CONTROL_GROUP / "memory.max").read_text())
+        used = int((_CONTROL_GROUP / "memory.current").read_text())
+        statistics = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        # There is none, or its limit is "max".
+        return None
+    # Files that were read are kept while there is room, such as the checkpoint that the model was loaded from.
+    return max(limit - used + int(statistics.get("inactive_file", 0)), 0)
 
 
 def log_base_mode(mode: BaseMode, base_bytes: int, weights: int) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +137,46 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(base_mode, "free_bytes", lambda device: 4 * 2 * WEIGHTS)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert UpdateObserver(a_model()).base_mode == "low_byte"
+
+
+def test_a_container_leaves_less_than_its_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(base_mode, "_CONTROL_GROUP", tmp_path)
+    cpu = torch.device("cpu")
+    machine = base_mode.free_bytes(cpu)
+    if machine is None:
+        pytest.skip("the system does not say how much memory is free")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 200000\n")
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert base_mode.free_bytes(cpu) == 500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert base_mode.free_bytes(cpu) > 500_000
+
+
+_PEAK = """
+import re
+from pathlib import Path
+import torch
+from monitor.observe import base_mode, observer
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+model = torch.nn.Linear(8192, 8192, bias=False, dtype=torch.bfloat16).float()
+observer.UpdateObserver(torch.nn.Linear(64, 64), base_mode="low_byte", step_masks=False)
+before = peak()
+observed = observer.UpdateObserver(model, base_mode="low_byte", step_masks=False)
+print(peak() - before, observed.monitor_bytes / 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_taking_low_bytes_of_float32_weights_takes_no_other_copies_of_them() -> None:
+    result = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
+    peak, kept = map(float, result.stdout.split())
+    assert kept == 64 + 8
+    # The fingerprint has the bfloat16 weights, 128 MB, before there is a base.
+    assert peak < 160
 
 
 def test_a_mode_that_cannot_work_is_refused() -> None:
