@@ -117,7 +117,7 @@ def keep(tensor: torch.Tensor, weights: MeasuredWeights, mode: BaseMode, visible
 
 def _is_lossless(weights: torch.Tensor, visible_dtype: torch.dtype) -> bool:
     """Look piece by piece: where memory is short, there is no room for another copy."""
-    parts = weights.split(_chunk_on(weights.device)) if weights.dtype != visible_dtype else ()
+    parts = torch.split(weights, _chunk_on(weights.device)) if weights.dtype != visible_dtype else ()
     return all(torch.equal(visible(part, visible_dtype).to(part.dtype), part) for part in parts)
 
 
