@@ -10,12 +10,19 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+_DEFAULT_TARGET, _PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
+_MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[service]"'
+
+
 def main() -> None:
-    """Run the command line. Without the libraries of the `service` extra, say how to get them."""
+    """Run the command line. Where the libraries of the `service` extra are missing, `push` works nevertheless."""
     try:
         import typer
-    except ModuleNotFoundError:
-        sys.exit('The command line needs more than the training side does: pip install "sparsity-monitor[service]"')
+    except ModuleNotFoundError as error:
+        if sys.argv[1:2] != ["push"]:
+            sys.exit(_MORE.format(error.name))
+        _push_without_typer(sys.argv[2:])
+        return
     app = typer.Typer(
         name="sparsity-monitor", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
     )
@@ -24,7 +31,10 @@ def main() -> None:
     _add_runs(app)
     _add_push(app)
     _add_grafana(app)
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        sys.exit(_MORE.format(error.name))
 
 
 def _add_version(app: "typer.Typer") -> None:
@@ -120,18 +130,35 @@ def _add_push(app: "typer.Typer") -> None:
     @app.command()
     def push(
         directory: Annotated[Path, typer.Argument(help="Output directory of a run that used SparsityCallback.")],
-        target: Annotated[str, typer.Option(help="gRPC address of the service, host:port.")] = "127.0.0.1:50051",
-        patience_seconds: Annotated[float, typer.Option(help="How long to try to reach the service.")] = 30.0,
+        target: Annotated[str, typer.Option(help="gRPC address of the service, host:port.")] = _DEFAULT_TARGET,
+        patience_seconds: Annotated[
+            float, typer.Option(help="How long to try to reach the service.")
+        ] = _PATIENCE_SECONDS,
     ) -> None:
         """Deliver what a training run observed and could not send."""
-        from monitor.errors import SparsityMonitorError
-        from monitor.report.push import push as deliver
+        _push(directory, target, patience_seconds)
 
-        try:
-            count = deliver(directory, target, patience_seconds)
-        except SparsityMonitorError as error:
-            sys.exit(str(error))
-        print(f"delivered {count} items to {target}")
+
+def _push_without_typer(arguments: list[str]) -> None:
+    """The same command for a training environment, which has no typer."""
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser("sparsity-monitor push", description="Deliver what a training run could not send.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--target", default=_DEFAULT_TARGET)
+    parser.add_argument("--patience-seconds", type=float, default=_PATIENCE_SECONDS)
+    _push(**vars(parser.parse_args(arguments)))
+
+
+def _push(directory: Path, target: str, patience_seconds: float) -> None:
+    from monitor.errors import SparsityMonitorError
+    from monitor.report.push import push
+
+    try:
+        count = push(directory, target, patience_seconds)
+    except SparsityMonitorError as error:
+        sys.exit(str(error))
+    print(f"delivered {count} items to {target}")
 
 
 def _add_grafana(app: "typer.Typer") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import monitor
+from monitor.report.spool import AttemptKey, Spool
 from monitor.service.settings import ServiceSettings
 
 from .messages import finished, observed, registration
@@ -83,17 +84,37 @@ def test_a_service_that_does_not_answer_is_named() -> None:
 
 _WITHOUT = """
 import sys
-sys.modules["typer"] = None
+sys.modules[sys.argv.pop(1)] = None
 from monitor.cli import main
 main()
 """
 
 
-def test_without_the_service_extra_the_command_says_what_to_install() -> None:
-    done = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=False, timeout=60)
+def _command_without(library: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _WITHOUT, library, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("library", ["typer", "uvicorn", "sqlalchemy"])
+def test_without_the_service_extra_the_command_says_what_to_install(library: str) -> None:
+    done = _command_without(library, "serve")
     assert done.returncode == 1
+    assert library in done.stderr
     assert 'pip install "sparsity-monitor[service]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_training_environment_can_push(client: Client, run_id: str, tmp_path: Path) -> None:
+    key, spool = AttemptKey(run_id, 1), Spool(tmp_path / "sparsity_monitor")
+    spool.begin(key, registration(run_id).SerializeToString())
+    spool.append(key, [(item.sequence, item.SerializeToString()) for item in (observed(1), finished(2))], finished=True)
+    spool.close()
+    done = _command_without("typer", "push", str(tmp_path), "--target", client.listening.grpc_address)
+    assert done.stdout == f"delivered 2 items to {client.listening.grpc_address}\n", done.stderr
+    assert len(client.history(run_id)) == 2
+    refused = _command_without("typer", "push", str(tmp_path / "elsewhere"))
+    assert refused.returncode == 1
+    assert "there is no spool" in refused.stderr
 
 
 _IMPORTED = """
