@@ -101,12 +101,15 @@ class Spool:
             ) from error
 
     def _prepare_schema(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > _FORMAT_VERSION:
+            raise sqlite3.DatabaseError(
+                f"the file has format version {version}, this version reads up to {_FORMAT_VERSION}"
+            )
+        if version == _FORMAT_VERSION:
+            # Nothing is written, so that what is here can be read on a full disk.
+            return
         with self._transaction():
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version > _FORMAT_VERSION:
-                raise sqlite3.DatabaseError(
-                    f"the file has format version {version}, this version reads up to {_FORMAT_VERSION}"
-                )
             for statement in _SCHEMA.split(";"):
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")

@@ -130,6 +130,17 @@ def test_a_file_that_is_no_spool_is_a_clear_error_and_stays_as_it_is(tmp_path: P
     assert (tmp_path / SPOOL_FILE).read_bytes() == b"something else " * 100
 
 
+def test_a_spool_that_cannot_be_written_can_be_read(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append(KEY, [(1, b"a")])
+    monkeypatch.setattr("monitor.report.spool._BUSY_SECONDS", 0.01)
+    writer = sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    assert Spool(tmp_path).unsent(KEY, after=0, limit=9) == [(1, b"a")]
+    writer.close()
+
+
 def test_a_spool_of_a_newer_version_is_refused(spool: Spool, tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / SPOOL_FILE)
     connection.execute("PRAGMA user_version = 99")
