@@ -25,17 +25,12 @@ def end_uploader(reporter: Reporter) -> None:
     os.waitpid(reporter._uploader.pid, 0)
 
 
-def has_failed(client: Client, run_id: str) -> bool:
-    runs = client.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
-    return any(run.registration.run_id == run_id and run.state == pb.RunSummary.STATE_FAILED for run in runs)
-
-
 def test_what_is_reported_arrives_once_and_in_order(client: Client, observed: ObservedModel, directory: Path) -> None:
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
     report_some(reporter, observed, 3)
     reporter.log(3, {"loss": 0.5, "note": "text"})
     reporter.finish(3)
-    assert reporter.close(timeout=30)
+    assert reporter.close(timeout=60)
     items = [entry.item for entry in client.history(reporter.key.run_id)]
     assert sorted(item.sequence for item in items) == [1, 2, 3, 4, 5]
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
@@ -48,7 +43,7 @@ def test_delivered_items_leave_the_spool(client: Client, observed: ObservedModel
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
     report_some(reporter, observed, 5)
     reporter.finish(5)
-    assert reporter.close(timeout=30)
+    assert reporter.close(timeout=60)
     (attempt,) = Spool(directory).attempts()
     assert (attempt.unsent, attempt.last_sequence, attempt.dropped) == (0, 6, 0)
 
@@ -56,6 +51,7 @@ def test_delivered_items_leave_the_spool(client: Client, observed: ObservedModel
 def test_a_block_that_ends_finishes_the_run(client: Client, observed: ObservedModel, directory: Path) -> None:
     with Reporter(observed.registration(), directory, client.listening.grpc_address) as reporter:
         report_some(reporter, observed, 2)
+    eventually(lambda: client.is_over(reporter.key.run_id))
     run = client.run(reporter.key.run_id)
     assert (run.state, run.reason, run.last_step) == (pb.RunSummary.STATE_FINISHED, "", 2)
 
@@ -67,6 +63,7 @@ def test_a_block_that_raises_fails_the_run_with_its_exception(
     report_some(reporter, observed, 2)
     with pytest.raises(ValueError, match="no data"), reporter:
         raise ValueError("no data")
+    eventually(lambda: client.is_over(reporter.key.run_id))
     finish = client.history(reporter.key.run_id)[-1].item.finish
     assert (finish.outcome, finish.reason, finish.step) == (pb.Finish.OUTCOME_FAILED, "ValueError: no data", 2)
 
@@ -157,7 +154,7 @@ def test_an_uploader_that_is_killed_is_started_again(client: Client, observed: O
     reporter._uploader.wait()
     report_some(reporter, observed, 2)
     reporter.finish(3)
-    assert reporter.close(timeout=30)
+    assert reporter.close(timeout=60)
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
 
 
@@ -169,7 +166,7 @@ while reporter._spool.attempt(reporter.key).last_sequence < 3:
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert run_script(end, "killed", directory, client.listening.grpc_address).returncode == -9
-    eventually(lambda: has_failed(client, "killed"))
+    eventually(lambda: client.is_over("killed"))
     assert steps(client, "killed") == [1, 2, 3]
     assert "may have been killed" in client.run("killed").reason
 
@@ -178,7 +175,7 @@ def test_an_exception_that_ends_the_process_is_the_reason_of_failure(client: Cli
     script = run_script("raise RuntimeError('CUDA out of memory')", "raised", directory, client.listening.grpc_address)
     assert script.returncode == 1
     assert "CUDA out of memory" in script.stderr
-    eventually(lambda: has_failed(client, "raised"))
+    eventually(lambda: client.is_over("raised"))
     assert client.run("raised").reason == "RuntimeError: CUDA out of memory"
     assert client.history("raised")[-1].item.finish.step == 3
     assert steps(client, "raised") == [1, 2, 3]
@@ -186,7 +183,7 @@ def test_an_exception_that_ends_the_process_is_the_reason_of_failure(client: Cli
 
 def test_a_process_that_ends_without_finishing_has_failed(client: Client, directory: Path) -> None:
     assert run_script("", "ended", directory, client.listening.grpc_address).returncode == 0
-    eventually(lambda: has_failed(client, "ended"))
+    eventually(lambda: client.is_over("ended"))
     assert "ended before the training did" in client.run("ended").reason
 
 
@@ -198,7 +195,7 @@ def test_a_second_start_is_the_next_attempt(client: Client, observed: ObservedMo
         assert reporter.key.attempt == attempt
         report_some(reporter, model, 2)
         reporter.finish(2)
-        assert reporter.close(timeout=30)
+        assert reporter.close(timeout=60)
     assert client.run(run_id).registration.attempt == 2
 
 
@@ -211,7 +208,7 @@ def test_a_lock_that_is_lost_does_not_end_a_live_run(client: Client, observed: O
     eventually(lambda: client.metric("run_step", run=reporter.key.run_id) == 2)
     assert client.run(reporter.key.run_id).state == pb.RunSummary.STATE_RUNNING
     reporter.finish(2)
-    assert reporter.close(timeout=30)
+    assert reporter.close(timeout=60)
     assert client.run(reporter.key.run_id).state == pb.RunSummary.STATE_FINISHED
 
 
@@ -237,17 +234,17 @@ def test_a_contradicting_registration_is_told_and_kept(
     first = Reporter(observed.registration(), directory, client.listening.grpc_address)
     report_some(first, observed, 1)
     first.finish(1)
-    assert first.close(timeout=30)
+    assert first.close(timeout=60)
     # Another directory knows nothing of the first attempt, so it uses the number again.
     other = ObservedModel()
     second = Reporter(
         other.registration(first.key.run_id, model="another model"), tmp_path / "b", client.listening.grpc_address
     )
     with pytest.raises(ReportingError, match="another model"):
-        second.wait_until_registered(timeout=20)
+        second.wait_until_registered(timeout=60)
     report_some(second, other, 1)
     second.finish(1)
-    assert second._uploader.wait(timeout=20) == EXIT_NOT_DELIVERED
+    assert second._uploader.wait(timeout=60) == EXIT_NOT_DELIVERED
     assert not second.close()
     assert Spool(tmp_path / "b").attempt(second.key).unsent == 2
     assert steps(client, first.key.run_id) == [1]

@@ -63,7 +63,7 @@ def test_push_ends_when_its_patience_does_although_the_training_goes_on(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert pushed.returncode == 1
     assert "cannot reach the service" in pushed.stderr
@@ -78,7 +78,7 @@ def test_push_delivers_what_a_live_training_has_observed_and_leaves_it_alive(
         report_some(reporter, observed, observations)
         eventually(lambda: reporter._spool.attempt(reporter.key).last_sequence == observed.step)
         command = [COMMAND, "push", str(directory), "--target", client.listening.grpc_address]
-        pushed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        pushed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert pushed.stdout.startswith(f"delivered {observations} items"), pushed.stderr
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
     assert client.metric("run_state", run=reporter.key.run_id, state="running") == 1
@@ -88,6 +88,7 @@ def test_push_delivers_what_a_live_training_has_observed_and_leaves_it_alive(
 def test_a_full_disk_does_not_end_the_uploader(client: Client, observed: ObservedModel, directory: Path) -> None:
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
     report_some(reporter, observed, 1)
+    eventually(lambda: client.metric("run_step", run=reporter.key.run_id) == 1)
     eventually(lambda: reporter._spool.attempt(reporter.key).unsent == 0)
     uploader = reporter._uploader
     _soft, hard = resource.prlimit(uploader.pid, resource.RLIMIT_FSIZE)

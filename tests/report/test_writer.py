@@ -41,9 +41,9 @@ def test_trouble_with_the_uploader_loses_no_item(tmp_path: Path) -> None:
 
     writer = start(tmp_path, fail)
     writer.put(item)
-    assert committed.wait(10)
+    assert committed.wait(60)
     writer.put(item)
-    assert writer.close(timeout=10)
+    assert writer.close(timeout=60)
     assert sequences(tmp_path) == [1, 2]
 
 
@@ -51,7 +51,7 @@ def test_an_item_that_cannot_be_made_leaves_a_gap_and_nothing_more(tmp_path: Pat
     writer = start(tmp_path, lambda spool: None)
     for make_item in (item, broken_item, item):
         writer.put(make_item)
-    assert writer.close(timeout=10)
+    assert writer.close(timeout=60)
     assert sequences(tmp_path) == [1, 3]
     assert Spool(tmp_path).attempt(KEY).dropped == 1
 
@@ -73,7 +73,7 @@ def test_a_spool_that_cannot_be_opened_for_a_while_loses_no_item(
     writer.put(item)
     eventually(lambda: "trying again" in caplog.text)
     locked.close()
-    assert writer.close(timeout=10)
+    assert writer.close(timeout=60)
     assert sequences(tmp_path) == [1]
 
 
@@ -84,7 +84,7 @@ def test_a_spool_that_cannot_be_written_at_the_end_is_tried_again_until_the_time
     committed = threading.Event()
     writer = SpoolWriter(tmp_path, KEY, DEFAULT_MAX_BYTES, lambda spool: committed.set())
     writer.put(item)
-    assert committed.wait(10)
+    assert committed.wait(60)
     locked.execute("BEGIN EXCLUSIVE")
     writer.put(item)
     eventually(lambda: "trying again" in caplog.text)

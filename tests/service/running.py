@@ -36,34 +36,34 @@ class Client:
         self.listening = listening
         self.channel = grpc.insecure_channel(listening.grpc_address)
         self.stub = MonitorServiceStub(self.channel)
-        self.http = httpx.Client(base_url=f"http://{listening.http_address}", timeout=30)
+        self.http = httpx.Client(base_url=f"http://{listening.http_address}", timeout=60)
 
     def close(self) -> None:
         self.channel.close()
         self.http.close()
 
     def register(self, registration: pb.Registration) -> pb.RegisterRunResponse:
-        response: pb.RegisterRunResponse = self.stub.RegisterRun(register_request(registration), timeout=30)
+        response: pb.RegisterRunResponse = self.stub.RegisterRun(register_request(registration), timeout=60)
         return response
 
     def report(self, requests: Iterable[pb.ReportRequest]) -> list[pb.ReportResponse]:
         """Send a whole stream, and return all answers."""
-        return list(self.stub.Report(iter(requests), timeout=30))
+        return list(self.stub.Report(iter(requests), timeout=60))
 
     def send(self, run_id: str, items: Iterable[pb.Item], attempt: int = 1) -> list[pb.ReportResponse]:
         return self.report(stream_of(run_id, items, attempt))
 
     def history(self, run_id: str, after_step: int = 0) -> list[pb.ReadHistoryResponse]:
-        return list(self.stub.ReadHistory(pb.ReadHistoryRequest(run_id=run_id, after_step=after_step), timeout=30))
+        return list(self.stub.ReadHistory(pb.ReadHistoryRequest(run_id=run_id, after_step=after_step), timeout=60))
 
     def run(self, run_id: str) -> pb.RunSummary:
-        runs: Iterable[pb.RunSummary] = self.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
+        runs: Iterable[pb.RunSummary] = self.stub.ListRuns(pb.ListRunsRequest(), timeout=60).runs
         return next(run for run in runs if run.registration.run_id == run_id)
 
     def is_over(self, run_id: str) -> bool:
         """Whether the run has finished or failed, and so all that it reported is here."""
         over = (pb.RunSummary.STATE_FINISHED, pb.RunSummary.STATE_FAILED)
-        runs: Iterable[pb.RunSummary] = self.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
+        runs: Iterable[pb.RunSummary] = self.stub.ListRuns(pb.ListRunsRequest(), timeout=60).runs
         return any(run.registration.run_id == run_id and run.state in over for run in runs)
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -116,7 +116,7 @@ def service_in_thread(store: Path | str, **settings: Any) -> Iterator[Client]:
     thread = threading.Thread(target=lambda: asyncio.run(_serve(settings_for(store, **settings), ready)))
     thread.start()
     try:
-        listening, stop = ready.result(timeout=30)
+        listening, stop = ready.result(timeout=60)
         client = Client(listening)
         try:
             yield client
@@ -124,7 +124,7 @@ def service_in_thread(store: Path | str, **settings: Any) -> Iterator[Client]:
             client.close()
             stop()
     finally:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
 
 
 def settings_for(store: Path | str, **settings: Any) -> ServiceSettings:
@@ -164,14 +164,14 @@ class ServiceProcess:
     def signal(self, number: int) -> int:
         """Send a signal, and return the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
     def close(self) -> str:
         """End it in whatever state it is, and return what it wrote to stderr."""
         self.client.close()
         if self.process.poll() is None:
             self.process.kill()
-        _stdout, stderr = self.process.communicate(timeout=30)
+        _stdout, stderr = self.process.communicate(timeout=60)
         return str(stderr)
 
 

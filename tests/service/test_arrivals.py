@@ -30,7 +30,7 @@ def _with_arrivals(
         async with Arrivals(requests, limit, stopping) as arrivals:
             await use(arrivals, stopping)
 
-    asyncio.run(asyncio.wait_for(main(), timeout=10))
+    asyncio.run(asyncio.wait_for(main(), timeout=60))
 
 
 def test_what_has_arrived_comes_together_and_in_order() -> None:

@@ -17,7 +17,7 @@ from .running import COMMAND, Client, ServiceProcess
 def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     # Wide enough that the table is not folded.
     env = {"PATH": "/usr/bin:/bin", "COLUMNS": "300", **environment}
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60, env=env)
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=120, env=env)
 
 
 def test_the_version_is_told() -> None:
@@ -92,7 +92,7 @@ main()
 
 def _command_without(library: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", _WITHOUT, library, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize("library", ["typer", "uvicorn", "sqlalchemy"])
@@ -126,7 +126,7 @@ print([name for name in unwanted if name in sys.modules])
 
 
 def test_the_service_runs_where_there_is_no_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
 
 

@@ -26,7 +26,7 @@ def _with_recorder(path: Path, use: Callable[[Recorder, Instruments], Awaitable[
         finally:
             await recorder.close()
 
-    asyncio.run(asyncio.wait_for(main(), timeout=30))
+    asyncio.run(asyncio.wait_for(main(), timeout=60))
 
 
 def _counted(instruments: Instruments, name: str, **labels: str) -> float | None:
@@ -61,10 +61,10 @@ def test_what_was_committed_is_shown_although_its_sender_went_away(tmp_path: Pat
         @event.listens_for(recorder._store._engine, "commit")
         def wait_for_the_sender_to_go(_connection: object) -> None:
             storing.set()
-            gone.wait(10)
+            gone.wait(60)
 
         recording = asyncio.create_task(recorder.record(recorder.open("run", 1), [observed(1)], None))
-        await asyncio.to_thread(storing.wait, 10)
+        await asyncio.to_thread(storing.wait, 60)
         recording.cancel()
         with pytest.raises(asyncio.CancelledError):
             await recording

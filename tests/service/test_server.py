@@ -102,7 +102,7 @@ def test_a_sender_that_never_stops_does_not_hold_up_the_end(spawn: Callable[...,
     receiving = threading.Thread(target=sender.go_on_until, args=[lambda _acknowledged: False])
     receiving.start()
     assert service.signal(signal.SIGTERM) == 0
-    receiving.join(20)
+    receiving.join(60)
     assert sender.ended.startswith("UNAVAILABLE: the service is stopping; connect again")
     stored = [each.item.sequence for each in spawn().client.history("run")]
     assert stored[: sender.acknowledged] == list(range(1, sender.acknowledged + 1))
