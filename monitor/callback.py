@@ -16,22 +16,21 @@ from typing import Any, TypeVar, cast
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monitor.errors import BaseMismatchError, ReportingError
+from monitor.errors import BaseMismatchError
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
-from monitor.observe.ranks import Alone, join_ranks
+from monitor.observe.ranks import join_ranks
 from monitor.on_dense import DenseWatch, OnDense
 from monitor.pace import Pace
-from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
+from monitor.run_start import make_observer, start_reporter
 from monitor.settings import RunSettings
+from monitor.tracker_entries import TRACKER_PREFIX, tracker_entries
 from monitor.training_start import (
-    Base,
     BaseSource,
     find_base,
-    own_directory,
     refuse_a_moving_base,
     refuse_a_second_callback,
     restore_touched,
@@ -48,8 +47,6 @@ MASK_FILE = "update_mask.safetensors"
 # Where the run's identity is kept in the trainer's state across resumes. Not the name of a callback class: the Trainer
 # would try to rebuild that callback from it.
 _STATE_KEY = "sparsity_monitor"
-_LOG_PREFIX = "sparsity/"
-_REGISTER_SECONDS = 15.0
 
 Method = TypeVar("Method", bound=Callable[..., None])
 
@@ -203,24 +200,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def _log_entries(self, logs: Mapping[str, float]) -> dict[str, float]:
         # Evaluations and the summary at the end are logged the same way; they get nothing.
         try:
-            return self._describe_last() if "loss" in logs else {}
+            return tracker_entries(self.last_observation) if "loss" in logs else {}
         except Exception:
             logger.exception("the sparsities are missing from this log; training goes on")
             return {}
-
-    def _describe_last(self) -> dict[str, float]:
-        observation = self.last_observation
-        if observation is None:
-            return {}
-        entries = {
-            "cumulative_sparsity": observation.cumulative_sparsity,
-            "step_sparsity": observation.step_sparsity,
-            "update_norm": observation.update_norm,
-        }
-        for name in observation.references:
-            overlap = observation.overlap(name)
-            entries |= {f"overlap_o1/{name}": overlap.o1, f"overlap_lift/{name}": overlap.lift}
-        return {_LOG_PREFIX + name: value for name, value in entries.items() if value is not None}
 
     # ---------------------------------------------------------------------------------------------- trainer events
 
@@ -238,7 +221,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         ranks = join_ranks(next(model.parameters()).device)
         search = partial(find_base, model, self._base, self._reference_model, ranks, resumed=step > 0)
         base, base_source = ranks.alike(search)
-        observer = self._make_observer(model, base, step, ranks)
+        observer = make_observer(self.settings, model, base=base, references=self._references, step=step, ranks=ranks)
         if known and known["base_fingerprint"] != observer.base_fingerprint:
             raise BaseMismatchError(
                 f"the base read from {base_source!r} is not the one that run {known['run_id']} started from "
@@ -248,16 +231,14 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         if step:
             restore_touched(observer, args, state)
         self._dense_watch = self._make_dense_watch(speaks=state.is_world_process_zero)
-        describe = partial(
-            self._make_reporter, observer, args=args, known=known, model=model, base_source=base_source, step=step
-        )
-        fingerprint = observer.base_fingerprint
-        self._reporter = ranks.alike(lambda: describe() if state.is_world_process_zero else None)
+        start = partial(start_reporter, self.settings, observer, model, args, known=known, base_source=base_source)
+        self._reporter = ranks.alike(lambda: start() if state.is_world_process_zero else None)
         self._observer = observer
         if self._reporter is not None:
+            self._directory = self._reporter.directory
             self._run_id = self._reporter.key.run_id
             identity = {"run_id": self._run_id, "attempt": self._reporter.key.attempt}
-            attributes = identity | {"base_fingerprint": fingerprint}
+            attributes = identity | {"base_fingerprint": observer.base_fingerprint}
             state.stateful_callbacks[_STATE_KEY] = {"args": {}, "attributes": attributes}
 
     @_never_disturbs
@@ -310,7 +291,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Report what the trainer logs, beside the observations."""
         if self._reporter is not None and logs:
-            own = {name: value for name, value in logs.items() if not name.startswith(_LOG_PREFIX)}
+            own = {name: value for name, value in logs.items() if not name.startswith(TRACKER_PREFIX)}
             self._reporter.log(state.global_step, own)
             self._dense_watch.remember(own)
 
@@ -354,23 +335,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             raise RuntimeError("the run's directory is known when training starts")
         return self._directory
 
-    def _make_observer(self, model: nn.Module, base: Base, step: int, ranks: Alone) -> UpdateObserver:
-        settings = self.settings
-        return UpdateObserver(
-            model,
-            base=base,
-            references=self._references,
-            criterion=settings.criterion,
-            tolerances=settings.tolerances,
-            visible_dtype=settings.visible_dtype,
-            include=settings.include,
-            exclude=settings.exclude,
-            step_masks=settings.step_masks,
-            base_mode=settings.base_mode,
-            first_step=step,
-            ranks=ranks,
-        )
-
     def _make_dense_watch(self, *, speaks: bool) -> DenseWatch:
         settings = self.settings
         return DenseWatch(
@@ -380,39 +344,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             speaks=speaks,
             strict=settings.strict,
         )
-
-    def _make_reporter(
-        self,
-        observer: UpdateObserver,
-        *,
-        args: TrainingArguments,
-        known: Mapping[str, Any],
-        model: nn.Module,
-        base_source: str,
-        step: int,
-    ) -> Reporter:
-        settings = self.settings
-        output = Path(args.output_dir or ".")
-        self._directory = settings.directory or output / own_directory(args)
-        name = settings.run_name or args.run_name or output.name
-        registration = registration_message(
-            observer,
-            run_id=settings.run_id or known.get("run_id") or new_run_id(name),
-            name=name,
-            model=str(getattr(model, "name_or_path", "") or type(model).__name__),
-            base_source=base_source,
-            labels=settings.labels,
-            attempt=known.get("attempt", 0) + 1,
-            resumed_from_step=step,
-        )
-        reporter = Reporter(registration, self._directory, settings.target, max_bytes=settings.spool_max_bytes)
-        if settings.strict and settings.target is not None:
-            try:
-                reporter.wait_until_registered(_REGISTER_SECONDS)
-            except ReportingError:
-                reporter.close(timeout=0.0)
-                raise
-        return reporter
 
     def _end_earlier_training(self) -> None:
         if self._reporter is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from monitor.errors import ConfigurationError, name_some
+from monitor.errors import ConfigurationError
 from monitor.observe import base as base_weights
 from monitor.observe.base_mode import BaseMode, choose_base_mode, log_base_mode, parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.freezing import FrozenParameters
 from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
-from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment, word_count
+from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment
 from monitor.observe.kernels.low_byte import previous_weights
 from monitor.observe.lanes import Pass, lane_for
 from monitor.observe.mask import MaskMetadata, UpdateMask
@@ -30,9 +29,9 @@ from monitor.observe.observation import IntArray, Observation
 from monitor.observe.part_files import read_part, write_part
 from monitor.observe.placement import place
 from monitor.observe.ranks import Alone, join_ranks
+from monitor.observe.references import ReferenceMasks, zero_masks
 from monitor.observe.selection import select_parameters
 from monitor.observe.tally import Tally
-from monitor.observe.words import count_ones
 
 
 @dataclass(frozen=True)
@@ -128,19 +127,15 @@ class UpdateObserver:
             originals, self._measured, self.rules.visible_dtype, self._ranks
         )
         self._base = self._keep_base(originals, base, parse_base_mode(base_mode, self.rules.visible_dtype))
-        self._references = self._take_references(references or {})
-        self._masks = self._zero_masks(self._measured)
+        self._references = ReferenceMasks(references or {}, self._measured, selection.frozen, self.base_fingerprint)
+        self._masks = zero_masks(self._measured)
         self._previous = self._current_visible(self._measured) if step_masks else None
-        self._touched = self._zero_masks(self._measured) if step_masks else None
+        self._touched = zero_masks(self._measured) if step_masks else None
         self._last_step = first_step
         self._last_start: float | None = None
         self._last_cost = 0.0
         self._started: list[_Started] = []
         self._lane = lane_for(self._measured[0].source.device)
-        self._references_of_frozen = {
-            name: {other: mask.words[other] for other in selection.frozen if other in mask.words}
-            for name, mask in (references or {}).items()
-        }
         self._prepare()
         if base is not None and selection.frozen:
             self._measure_what_trained_before(base)
@@ -156,10 +151,7 @@ class UpdateObserver:
         self._segments = self._build_segments()
         self._kernel = kernel_for(self._segments, self.rules)
         self._kernel_for_computed = self._prepare_computed()
-        ones = {
-            name: self._ranks.sum(torch.tensor([count_ones(words[w.name]) for w in self._measured])).cpu().numpy()
-            for name, words in self._references.items()
-        }
+        ones = self._references.count(self._measured, self._ranks)
         self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=self._previous is not None)
 
     def _keep_base(
@@ -186,29 +178,6 @@ class UpdateObserver:
         base = base_weights.BaseWeights(kept, self._measured)
         log_base_mode(mode, base_weights.total_bytes(base.values()), sum(w.count for w in self._measured))
         return base
-
-    def _take_references(self, references: Mapping[str, UpdateMask]) -> dict[str, dict[str, torch.Tensor]]:
-        for name, mask in references.items():
-            mask.check_covers(self.shapes, f"the model, as reference mask {name!r}")
-            base_of_mask = mask.metadata.base_fingerprint
-            # A mask of more parameters, such as of full fine-tuning where adapters train now, has another fingerprint.
-            comparable = bool(base_of_mask) and set(mask.shapes) == set(self.shapes)
-            if comparable and base_of_mask != self.base_fingerprint:
-                warnings.warn(
-                    f"reference mask {name!r} was taken against another base (fingerprint {base_of_mask}, here "
-                    f"{self.base_fingerprint}): the overlap compares updates of different starting weights.",
-                    stacklevel=4,
-                )
-        return {
-            name: {w.name: w.words_of_whole(mask.words[w.name]).to(w.source.device) for w in self._measured}
-            for name, mask in references.items()
-        }
-
-    def _zero_masks(self, measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
-        return {
-            weights.name: torch.zeros(word_count(weights.count), dtype=torch.int32, device=weights.source.device)
-            for weights in measured
-        }
 
     def _current_visible(self, measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
         return {weights.name: previous_weights(weights.live(), self.rules.visible_dtype) for weights in measured}
@@ -245,20 +214,11 @@ class UpdateObserver:
         self._stored += late
         self._measured = [*self._stored, *self._computed]
         self.shapes |= shapes
-        self._masks |= self._zero_masks(late)
+        self._masks |= zero_masks(late)
         if self._previous is not None and self._touched is not None:
             self._previous |= self._current_visible(late)
-            self._touched |= self._zero_masks(late)
-        for name, words in self._references_of_frozen.items():
-            if uncovered := [other for other in shapes if other not in words]:
-                warnings.warn(
-                    f"reference mask {name!r} lacks {name_some(uncovered)}, which train now: it counts as empty there.",
-                    stacklevel=4,
-                )
-            whole = self._zero_masks(late) | {
-                w.name: w.words_of_whole(words[w.name]).to(w.source.device) for w in late if w.name in words
-            }
-            self._references[name] |= whole
+            self._touched |= zero_masks(late)
+        self._references.take_up(late)
         self._prepare()
 
     @property
@@ -355,7 +315,7 @@ class UpdateObserver:
             self._masks,
             self._previous or {},
             self._touched or {},
-            *self._references.values(),
+            *self._references.words.values(),
         ]
         return base_weights.total_bytes(tensor for tensors in held for tensor in tensors.values())
 
@@ -438,7 +398,7 @@ class UpdateObserver:
 
     @property
     def _counts_shape(self) -> tuple[int, int]:
-        return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._references)
+        return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._references.words)
 
     def _measure(self) -> Counts:
         """Measure what is stored in one pass, then what adapters make one by one: never do two of these exist."""
@@ -479,5 +439,5 @@ class UpdateObserver:
             mask=self._masks[weights.name],
             previous=self._previous[weights.name] if self._previous else None,
             touched=self._touched[weights.name] if self._touched else None,
-            references=tuple(words[weights.name] for words in self._references.values()),
+            references=self._references.of(weights.name),
         )

@@ -65,7 +65,7 @@ def observe_together(how: str) -> dict[str, Any]:
         "weights": weights,
         "fingerprint": observer.base_fingerprint,
         "masks": [(m.words, m.shapes) for m in (mask, touched)],
-        "bytes": observer.monitor_bytes - sum(w.numel() * 4 for w in observer._references["earlier"].values()),
+        "bytes": observer.monitor_bytes - sum(w.numel() * 4 for w in observer._references.words["earlier"].values()),
         "names": list(observer.shapes),
     }
 
@@ -111,7 +111,7 @@ def test_spread_weights_have_the_counts_of_one_process(how: str, world: int) -> 
         assert (UpdateMask(words, shapes) ^ mask).count() == 0
     # Nobody holds everything, and together they hold what one process would, but for rounding up to words.
     memory = [result["bytes"] for result in results]
-    everything = alone.monitor_bytes - sum(w.numel() * 4 for w in alone._references["earlier"].values())
+    everything = alone.monitor_bytes - sum(w.numel() * 4 for w in alone._references.words["earlier"].values())
     assert max(memory) < 1.35 * everything / world
     assert sum(memory) < 1.1 * everything
 
