@@ -102,10 +102,12 @@ def _dropped(settings: AlertSettings) -> Alert:
         hold_seconds=0,
         panel=(RUN_UID, "Not delivered"),
         summary=f"{_RUN} dropped observations",
-        description="{{ .Value | humanize }} items were dropped because the spool beside the run was full. Its "
-        "history has a gap.",
-        meaning="The service could not be reached for so long that the run's share of the disk filled up.",
+        description="{{ .Value | humanize }} items were lost: the spool beside the run was full, its disk too slow, or "
+        "the service refused them. Its history has a gap.",
+        meaning="The service could not be reached for so long that the run's share of the disk filled up; or the disk "
+        "did not keep up with the training; or the service has a limit that items exceed.",
         actions=(
+            "Look into `uploader.log` beside the run's spool, and the training's log: they say which.",
             "Bring the service back, or the network to it: the uploader sends what is left by itself.",
             "Raise `spool_max_bytes`, or `every`, so that an outage of this length fits.",
         ),
