@@ -270,7 +270,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} dropped observations",
-        "5 items were dropped because the spool beside the run was full. Its history has a gap.",
+        "5 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. Its "
+        "history has a gap.",
         _DROPPED,
         {
             "finished": {**_DROPPED, **FINISHED},
@@ -283,7 +284,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} dropped observations",
-        "3 items were dropped because the spool beside the run was full. Its history has a gap.",
+        "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. Its "
+        "history has a gap.",
         {run("run_dropped_items"): "5x110 0x5 3x185"},
     ),
     Case(
