@@ -66,8 +66,8 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
         ),
         lines(
             "Not delivered",
-            "Items in the spool beside the run that are not acknowledged yet, and items lost: spool full, disk too slow, "
-            "or refused. Metrics: sparsity_monitor_run_unsent_items, sparsity_monitor_run_dropped_items.",
+            "Items in the spool beside the run that are not acknowledged yet, and items lost: spool full, disk too "
+            "slow, or refused. Metrics: sparsity_monitor_run_unsent_items, sparsity_monitor_run_dropped_items.",
             "none",
             Query(metric("run_unsent_items", ONE_RUN), "unsent"),
             Query(metric("run_dropped_items", ONE_RUN), "dropped"),
