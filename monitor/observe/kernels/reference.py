@@ -10,8 +10,9 @@ from monitor.observe.criterion import visible
 from monitor.observe.kernels import low_byte
 from monitor.observe.kernels.contract import BITS_PER_WORD, Counts, Rules, Segment, word_count
 
-# An int32 for each bit of these takes 16 MB: masks of a whole model are packed, too.
-_WORDS_AT_A_TIME = 1 << 17
+# An int32 for each bit of these takes 2 MB: masks of a whole model are packed, too. Pieces that the C library takes from
+# the system one by one, of 16 MB, pile up in its heap to ten times that.
+_WORDS_AT_A_TIME = 1 << 14
 
 
 def pack(bits: torch.Tensor) -> torch.Tensor:
