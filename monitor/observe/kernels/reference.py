@@ -10,8 +10,8 @@ from monitor.observe.criterion import visible
 from monitor.observe.kernels import low_byte
 from monitor.observe.kernels.contract import BITS_PER_WORD, Counts, Rules, Segment, word_count
 
-# An int32 for each bit of these takes 2 MB: masks of a whole model are packed, too. Pieces that the C library takes from
-# the system one by one, of 16 MB, pile up in its heap to ten times that.
+# An int32 for each bit of these takes 2 MB: masks of a whole model are packed, too. Pieces of 16 MB, that the C library
+# takes from the system one by one, pile up in its heap to ten times that.
 _WORDS_AT_A_TIME = 1 << 14
 
 
