@@ -20,6 +20,10 @@ def progress_lines(console: Console) -> Progress:
     )
 
 
+# Where there is no terminal whose lines could be written again.
+_STEPS_PER_LINE = 25
+
+
 class ProgressLine(TrainerCallback):
     """Shows the steps done, and some of the numbers that the trainer logs."""
 
@@ -43,3 +47,5 @@ class ProgressLine(TrainerCallback):
         if all(name in logs for name in self._shown):
             shown = ", ".join(pattern.format(logs[name]) for name, pattern in self._shown.items())
             self._lines.update(self._task, shown=shown)
+            if not self._lines.console.is_terminal and state.global_step % _STEPS_PER_LINE == 0:
+                self._lines.console.print(f"{self._description} {state.global_step}/{state.max_steps} {shown}")

@@ -16,7 +16,7 @@ LARGEST_NUMBER = 49
 LONGEST_ANSWER = 3  # tokens: two digits and the end of the text
 LONGEST_TEXT = 9  # tokens: 49+49=98 and the end of the text
 UNANSWERED = "?"
-PRETRAINING_STEPS = 250
+PRETRAINING_STEPS = 200
 PRETRAINING_BATCH = 256
 
 
