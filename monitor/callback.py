@@ -300,6 +300,9 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Save which weights were touched so far beside the checkpoint."""
         if self._observer is None:
             return
+        if self._observer.last_step < state.global_step:
+            # Saved at the end of an epoch, or because a callback after this one asked for it.
+            self._observe(state.global_step)
         # Every process hears here of one that failed to start the last observation, before they meet again.
         with self._giving_up_on_errors():
             finished = self._observer.collect()

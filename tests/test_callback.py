@@ -166,6 +166,28 @@ def train_and_resume(model: Path, output: Path, target: str | None, **settings: 
     return [first, second]
 
 
+class SaveAt(TrainerCallback):
+    """Asks for a checkpoint where the monitor has looked at `control` already, as the end of an epoch does."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = state.global_step == 3
+
+
+def test_a_checkpoint_between_two_observations_is_observed(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = common_arguments(tmp_path, max_steps=4, learning_rate=1e-4)
+    first, second = recording(every=2), recording(every=2)
+    sft_trainer(model, arguments, [first, SaveAt()]).train()
+    assert [observation.step for observation in spooled(first, "observation")] == [2, 3, 4]
+    trainer = sft_trainer(model, arguments, [second])
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert (second.last_observation.step, second.last_observation.stride) == (4, 1)
+    for name in ("touched", "step_changed", "newly_changed"):
+        assert getattr(second.last_observation, name).tolist() == getattr(first.last_observation, name).tolist()
+    assert "no touched weights were saved" not in caplog.text
+
+
 def test_resumed_weights_are_not_the_base(model: Path, tmp_path: Path) -> None:
     _, callback = train_and_resume(model, tmp_path, None)
     expected = changed_by_group(model, tmp_path / "final")
