@@ -12,6 +12,7 @@ declare -A packages=(
     [prometheus-alertmanager]=prometheus-alertmanager
     [amtool]=prometheus-alertmanager
     [psql]=postgresql
+    [g++]=g++ # torch.compile and DeepSpeed compile on the CPU
 )
 
 install_system_packages() {
@@ -21,9 +22,12 @@ install_system_packages() {
     done
     # Debian keeps PostgreSQL's server programs off the PATH.
     compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || missing+=(postgresql)
+    # What they compile against.
+    [[ -f $(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ||
+        missing+=("$(.venv/bin/python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')")
     [[ ${#missing[@]} -eq 0 ]] && return
     if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
-        echo "Some tests are skipped without these Debian packages: ${missing[*]}. Install them to run all." >&2
+        echo "Some tests need these Debian packages: ${missing[*]}. Install them to run all." >&2
         return
     fi
     apt-get update -qq
@@ -36,6 +40,8 @@ install_system_packages
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+# DeepSpeed calls the environment's ninja.
+export PATH="$PWD/.venv/bin:$PATH"
 # Threads that wait do not spin: services, trainers and browsers share the cores.
 export OMP_WAIT_POLICY=passive
 exec .venv/bin/python -m pytest --doctest-modules monitor tests "$@"

@@ -90,7 +90,8 @@ def test_the_run_description_names_what_is_measured(observed: ObservedModel) -> 
     assert list(message.stored_dtypes) == ["float32"]
     assert message.base.fingerprint == observed.observer.base_fingerprint
     assert message.labels == {"seed": "0"}
-    assert message.library_versions["torch"] == torch.__version__
+    # Some builds say more than the package does, such as +cu130.
+    assert torch.__version__.startswith(message.library_versions["torch"].partition("+")[0])
     assert message.resumed_from_step == 7
 
 
