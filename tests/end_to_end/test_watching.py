@@ -81,6 +81,7 @@ def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: Service
         # Critical says it all: the milder alert is inhibited.
         told = expected - {("CumulativeSparsityLow", dense.run_id)}
         eventually(lambda: watched.webhook.alerts("firing").keys() >= told, _SECONDS)
+        assert watched.webhook.alerts("firing").keys() == told
         texts = watched.webhook.alerts("firing")[("CumulativeSparsityCritical", dense.run_id)]
         assert texts == {
             "summary": f"Run sft ({dense.run_id}) is denser than any published RL run",
@@ -91,7 +92,9 @@ def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: Service
         _assert_alerts_are_drawn_in(watched, dense.run_id)
     eventually(lambda: watched.firing() == set(), _SECONDS)
     eventually(lambda: watched.webhook.alerts("resolved").keys() >= told, _SECONDS)
-    assert watched.webhook.alerts("firing").keys() == told
+    # Both alerts about cumulative sparsity end at once. Alertmanager may hear of the graver one first, and for that
+    # instant nothing inhibits the milder.
+    assert watched.webhook.alerts("firing").keys() <= expected
 
 
 def _has_history(watched: Watching, run_id: str) -> bool:
