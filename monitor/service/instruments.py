@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.registry import Collector
 
 from monitor.service.families import family
+from monitor.service.settings import LIMITS
 
 
 class Instruments:
@@ -22,6 +23,9 @@ class Instruments:
         self.heartbeats = self._counter("heartbeats_total")
         self.store_errors = self._counter("store_errors_total")
         self.limit_hits = self._counter("limit_hits_total")
+        for limit in LIMITS:
+            # A series that starts at 1 has no rate: the first hit would not show.
+            self.limit_hits.labels(limit)
         streams = family("open_streams")
         self.open_streams = Gauge(streams.name, streams.help, registry=self.registry)
         commits = family("store_commit_seconds")

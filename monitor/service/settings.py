@@ -103,3 +103,7 @@ class ServiceSettings(BaseModel):
                 "four before an absolute one) or postgresql://USER:PASSWORD@HOST/DATABASE"
             )
         return url
+
+
+LIMITS = tuple(name for name in ServiceSettings.model_fields if name.startswith("max_") and name != "max_batch_items")
+"""Names of the settings that a request or an item can exceed."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from transformers import TrainerCallback
 
@@ -20,8 +19,7 @@ from monitor.grafana.managed_rules import managed_rules
 from tests.end_to_end.panel_queries import boards, choices, without_data
 from tests.end_to_end.reported_run import reporting
 from tests.end_to_end.watching import QUICK, Watching, watching
-from tests.service.messages import registration
-from tests.service.running import Client, ServiceProcess, eventually
+from tests.service.running import ServiceProcess, eventually
 from tests.tiny import common_arguments, grpo_trainer, sft_trainer
 
 _SECONDS = 60
@@ -31,12 +29,6 @@ _SECONDS = 60
 def watched(service: ServiceProcess, tmp_path: Path) -> Iterator[Watching]:
     with watching(tmp_path, service.client.listening.http_address) as watched:
         yield watched
-
-
-def _hit_a_limit(client: Client) -> None:
-    """Make the service refuse something: its counter has no series before."""
-    with pytest.raises(grpc.RpcError):
-        client.register(registration("refused", labels={f"label{number}": "" for number in range(1000)}))
 
 
 def _missing(watched: Watching, run_id: str) -> list[str]:
@@ -64,7 +56,6 @@ def _managed_by_grafana(watched: Watching) -> set[tuple[str, str]]:
 
 
 def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: ServiceProcess, watched: Watching) -> None:
-    _hit_a_limit(service.client)
     with reporting(service.client, "grpo") as sparse:
         eventually(lambda: _missing(watched, sparse.run_id) == [], _SECONDS)
         assert watched.firing() == set()
@@ -135,7 +126,6 @@ class Until(TrainerCallback):  # type: ignore[misc]
 
 
 def test_trainings_are_watched(service: ServiceProcess, watched: Watching, model: Path, tmp_path: Path) -> None:
-    _hit_a_limit(service.client)
     target = service.client.listening.grpc_address
     sparse = SparsityCallback(target, "grpo", labels={"algorithm": "GRPO"}, on_dense=None)
     arguments = {"max_steps": 5000, "logging_steps": 5}

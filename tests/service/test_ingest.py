@@ -81,6 +81,7 @@ def test_a_registration_is_refused_with_the_status_of_the_contract(
 def test_a_full_service_says_so_and_counts_it(start: Callable[..., Client]) -> None:
     client = start(max_runs=1)
     client.register(registration("first"))
+    assert client.metric("limit_hits_total", limit="max_runs") == 0, "a rate needs the value before"
     code, details = _refused(lambda: client.register(registration("second")))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "--max-runs" in details

@@ -14,7 +14,6 @@ from monitor.grafana.dashboards.query import INSTANCE, RATE, Query
 from monitor.grafana.metric import braces, metric
 
 _NOT_SCRAPED = "The service is not scraped: is it running, and in Prometheus' scrape configuration?"
-_NEVER = "It has not happened since the service started."
 _INSTANCE = "{{instance}}"
 
 
@@ -108,7 +107,7 @@ def _ingest() -> list[Any]:
             "ops",
             Query(_per_second("limit_hits_total"), f"{{{{limit}}}} {_INSTANCE}"),
             width=8,
-            no_data=_NEVER,
+            no_data=_NOT_SCRAPED,
         ),
     ]
 
