@@ -127,7 +127,8 @@ class UpdateObserver:
             originals, self._measured, self.rules.visible_dtype, self._ranks
         )
         self._base = self._keep_base(originals, base, parse_base_mode(base_mode, self.rules.visible_dtype))
-        self._references = ReferenceMasks(references or {}, self._measured, selection.frozen, self.base_fingerprint)
+        frozen = [weights for weights in placed if weights.name in selection.frozen]
+        self._references = ReferenceMasks(references or {}, self._measured, frozen, self.base_fingerprint)
         self._masks = zero_masks(self._measured)
         self._previous = self._current_visible(self._measured) if step_masks else None
         self._touched = zero_masks(self._measured) if step_masks else None
@@ -238,7 +239,7 @@ class UpdateObserver:
 
     @property
     def reference_weights(self) -> dict[str, IntArray]:
-        """|R| per group of each reference mask, over the trainable parameters."""
+        """|R| per group of each reference mask, frozen parameters included."""
         return self._tally.reference_weights
 
     def update_mask(self) -> UpdateMask:

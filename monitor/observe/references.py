@@ -11,7 +11,6 @@ from monitor.errors import name_some
 from monitor.observe.kernels.contract import word_count
 from monitor.observe.mask import UpdateMask
 from monitor.observe.measured import MeasuredWeights
-from monitor.observe.observation import IntArray
 from monitor.observe.ranks import Alone
 from monitor.observe.words import count_ones
 
@@ -22,7 +21,7 @@ class ReferenceMasks:
     Args:
         masks: name → mask; it must cover every measured parameter.
         measured: what this process measures.
-        frozen: names of the parameters that may start to train.
+        frozen: what may start to train.
         base_fingerprint: of the base; a mask against another one is named in a warning.
 
     Attributes:
@@ -36,15 +35,17 @@ class ReferenceMasks:
         self,
         masks: Mapping[str, UpdateMask],
         measured: Sequence[MeasuredWeights],
-        frozen: Iterable[str],
+        frozen: Iterable[MeasuredWeights],
         base_fingerprint: str,
     ) -> None:
         shapes = {weights.name: weights.shape for weights in measured}
         for name, mask in masks.items():
             mask.check_covers(shapes, f"the model, as reference mask {name!r}")
             _warn_of_another_base(name, mask, shapes, base_fingerprint)
+        frozen_shapes = {weights.name: weights.shape for weights in frozen}
         self._of_frozen = {
-            name: {other: mask.words[other] for other in frozen if other in mask.words} for name, mask in masks.items()
+            name: {w: mask.words[w] for w, shape in frozen_shapes.items() if mask.shapes.get(w) == shape}
+            for name, mask in masks.items()
         }
         self.words = {name: _parts(mask.words, measured) for name, mask in masks.items()}
 
@@ -62,12 +63,17 @@ class ReferenceMasks:
         """Return the words of a parameter in each mask."""
         return tuple(words[parameter] for words in self.words.values())
 
-    def count(self, measured: Sequence[MeasuredWeights], ranks: Alone) -> dict[str, IntArray]:
-        """Return |R| of each mask per measured parameter, over all processes, which all must call this."""
-        return {
-            name: ranks.sum(torch.tensor([count_ones(words[w.name]) for w in measured])).cpu().numpy()
-            for name, words in self.words.items()
-        }
+    def count(self, measured: Sequence[MeasuredWeights], ranks: Alone) -> dict[str, dict[str, int]]:
+        """Return |R| of each mask per parameter, frozen ones included, over all processes, which all must call this.
+
+        So it stays what it was when a frozen parameter starts to train.
+        """
+        counted = {}
+        for name, words in self.words.items():
+            ones = ranks.sum(torch.tensor([count_ones(words[w.name]) for w in measured])).tolist()
+            frozen = {other: count_ones(whole) for other, whole in self._of_frozen[name].items() if other not in words}
+            counted[name] = frozen | {w.name: count for w, count in zip(measured, ones, strict=True)}
+        return counted
 
 
 def zero_masks(measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:

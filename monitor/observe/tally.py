@@ -25,7 +25,7 @@ class Tally:
         table: the groups, and the group of each parameter.
         measured: what is measured, in the order of the kernel's segments.
         rules: the rules that the kernel was given.
-        reference_ones: reference mask → its number of ones in each parameter.
+        reference_ones: reference mask → parameter, measured or frozen → its number of ones there.
         step_masks: whether the kernel counts steps.
     """
 
@@ -34,7 +34,7 @@ class Tally:
         table: GroupTable,
         measured: Sequence[MeasuredWeights],
         rules: Rules,
-        reference_ones: Mapping[str, IntArray],
+        reference_ones: Mapping[str, Mapping[str, int]],
         *,
         step_masks: bool,
     ) -> None:
@@ -43,8 +43,11 @@ class Tally:
         self._step_masks = step_masks
         self._group_of_segment = np.array([table.index[part.name] for part in measured], dtype=np.int64)
         weights = np.array([math.prod(part.shape) for part in measured], dtype=np.int64)
-        self._reference_density = {name: ones / np.maximum(weights, 1) for name, ones in reference_ones.items()}
-        self.reference_weights = {name: self._by_group(ones) for name, ones in reference_ones.items()}
+        self._reference_density = {
+            name: np.array([ones[part.name] for part in measured]) / np.maximum(weights, 1)
+            for name, ones in reference_ones.items()
+        }
+        self.reference_weights = {name: _by_group_of(table, ones) for name, ones in reference_ones.items()}
 
     def observation(
         self,
@@ -105,3 +108,10 @@ class Tally:
         maxima = np.zeros(len(self._groups))
         np.maximum.at(maxima, self._group_of_segment, per_segment)
         return maxima
+
+
+def _by_group_of(table: GroupTable, counts: Mapping[str, int]) -> IntArray:
+    sums = np.zeros(len(table.groups), dtype=np.int64)
+    for parameter, count in counts.items():
+        sums[table.index[parameter]] += count
+    return sums

@@ -50,7 +50,7 @@ def check_agreement(new: Registration, stored: Sequence[Registration]) -> None:
                 f"attempt {new.attempt} of run {new.run_id!r} is registered already, with other contents: "
                 f"{_both_values(other, new, fields)}. Use the next attempt number, or a new run id"
             )
-        if other.attempt != new.attempt and (fields := _differing(other, new, _COMPARABLE)):
+        if other.attempt != new.attempt and (fields := _differing(_unfrozen(other), _unfrozen(new), _COMPARABLE)):
             raise IncomparableAttemptError(
                 f"attempt {new.attempt} of run {new.run_id!r} measures something else than attempt {other.attempt}: "
                 f"{_both_values(other, new, fields)}. The counts would not be comparable: use a new run id"
@@ -166,6 +166,15 @@ def _check_comparison(registration: Registration) -> None:
         raise InvalidRegistrationError(
             f"visible_dtype {registration.visible_dtype!r} was given; expected one of {', '.join(VISIBLE_DTYPES)}"
         )
+
+
+def _unfrozen(registration: Registration) -> Registration:
+    """Leave out what is frozen: layers may be switched on between two attempts, and the counts mean the same."""
+    compared = Registration()
+    compared.CopyFrom(registration)
+    for group in compared.groups:
+        group.ClearField("frozen_weights")
+    return compared
 
 
 def _field_names() -> tuple[str, ...]:
