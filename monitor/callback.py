@@ -23,6 +23,7 @@ from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
 from monitor.on_dense import DenseWatch, OnDense
 from monitor.pace import Pace
+from monitor.reference_model import frozen_reference_model
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.run_start import make_observer, start_reporter
@@ -163,7 +164,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             name: mask if isinstance(mask, UpdateMask) else UpdateMask.load(mask)
             for name, mask in (references or {}).items()
         }
-        self._reference_model: nn.Module | None = None
+        self._find_reference_model: Callable[[], nn.Module | None] = lambda: None
         self._observer: UpdateObserver | None = None
         self._pace = Pace(every, max_overhead)
         self._reporter: Reporter | None = None
@@ -181,14 +182,14 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def attach(self, trainer: Trainer) -> SparsityCallback:
         """Add this callback to a trainer and show `sparsity/…` in its own logs, so in W&B, TensorBoard, Trackio.
 
-        A frozen reference model that the trainer holds anyway is used as the base, without a copy.
+        A reference model that the trainer holds anyway is used as the base, without a copy, if nothing moves it.
 
         Returns:
             this callback.
         """
         trainer.add_callback(self)
-        if not getattr(trainer.args, "sync_ref_model", False):
-            self._reference_model = getattr(trainer, "ref_model", None)
+        # When training starts: callbacks that move it may still be added.
+        self._find_reference_model = partial(frozen_reference_model, trainer)
         trainer_log = trainer.log
 
         def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -219,7 +220,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         step = state.global_step
         known = state.stateful_callbacks.get(_STATE_KEY, {}).get("attributes", {}) if step else {}
         ranks = join_ranks(next(model.parameters()).device)
-        search = partial(find_base, model, self._base, self._reference_model, ranks, resumed=step > 0)
+        search = partial(find_base, model, self._base, self._find_reference_model(), ranks, resumed=step > 0)
         base, base_source = ranks.alike(search)
         observer = make_observer(self.settings, model, base=base, references=self._references, step=step, ranks=ranks)
         if known and known["base_fingerprint"] != observer.base_fingerprint:

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig
+from trl.experimental.bema_for_ref_model import BEMACallback
+from trl.experimental.bema_for_ref_model import DPOTrainer as BemaDPOTrainer
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.errors import BaseMismatchError, ConfigurationError, MaskFileError, SpoolError
@@ -150,6 +152,15 @@ def test_a_reference_model_that_follows_the_training_is_no_base(model: Path, tmp
     )
     trainer = dpo_trainer(model, arguments, [])
     callback = recording().attach(trainer)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    assert callback.last_observation.changed.sum() == sum(changed_by_group(model, tmp_path / "final").values()) > 0
+
+
+def test_a_reference_model_that_a_callback_moves_is_no_base(model: Path, tmp_path: Path) -> None:
+    trainer = dpo_trainer(model, common_arguments(tmp_path, learning_rate=1e-3), [], kind=BemaDPOTrainer)
+    callback = recording().attach(trainer)
+    trainer.add_callback(BEMACallback(update_freq=1, update_ref_model=True, ref_model_update_freq=1))
     trainer.train()
     trainer.save_model(str(tmp_path / "final"))
     assert callback.last_observation.changed.sum() == sum(changed_by_group(model, tmp_path / "final").values()) > 0

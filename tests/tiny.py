@@ -122,8 +122,10 @@ def _preferences() -> Dataset:
     return Dataset.from_dict({"prompt": PROMPTS * 4, "chosen": [" four"] * 16, "rejected": [" dog"] * 16})
 
 
-def dpo_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
-    return DPOTrainer(str(model), args=DPOConfig(**arguments), train_dataset=_preferences(), callbacks=callbacks)
+def dpo_trainer(
+    model: Path, arguments: dict[str, Any], callbacks: list[Any], *, kind: type[DPOTrainer] = DPOTrainer
+) -> Trainer:
+    return kind(str(model), args=DPOConfig(**arguments), train_dataset=_preferences(), callbacks=callbacks)
 
 
 def kto_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
