@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -71,14 +72,14 @@ class Together(Alone):
     """All processes of the default process group, over a group of their own.
 
     A group of its own, because a collective of the training that is still under way must not be mixed with ours. It has
-    the default group's timeout: a process that dies holds the others up for as long as it does in the training itself.
+    the default group's timeout: a process that is stuck holds the others up for as long as in the training itself.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
         self._device = device
-        self._group = dist.new_group(backend="gloo" if device.type == "cpu" else None)
+        self._group = dist.new_group(backend="gloo" if device.type == "cpu" else None, timeout=_timeout(device))
 
     def sum(self, counts: torch.Tensor) -> torch.Tensor:
         """Return the sum over all processes of an int64 tensor, in place on the training's device."""
@@ -135,6 +136,20 @@ class Together(Alone):
         rows = bits.view(torch.float64).view(self.world, segments, 2)
         floats = torch.stack([rows[:, :, SQUARED_NORM].sum(dim=0), rows[:, :, MAX_ABS].amax(dim=0)], dim=1)
         return Counts(integers.view(segments, columns), floats), notes.tolist()
+
+
+def _timeout(device: torch.device) -> timedelta | None:
+    """Return the default group's timeout on the device, or else on another; None where its backend does not tell.
+
+    torch has no public way to ask for it, and gives a new group that of the backend's kind instead.
+    """
+    group: Any = dist.group.WORLD
+    for kind in (torch.device(device.type), *group._device_types):
+        try:
+            return cast(timedelta, group._get_backend(kind).options._timeout)
+        except (AttributeError, RuntimeError):
+            continue
+    return None
 
 
 def join_ranks(device: torch.device) -> Alone:

@@ -15,7 +15,9 @@ from torch import multiprocessing
 GROUP_TIMEOUT = timedelta(seconds=60)
 
 
-def run_together(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
+def run_together(
+    function: Callable[..., Any], world: int, *arguments: Any, timeout: timedelta = GROUP_TIMEOUT
+) -> list[Any]:
     """Run `function(*arguments)` in `world` processes with a default process group, and return what each returned.
 
     None for a process that ended without returning.
@@ -24,16 +26,23 @@ def run_together(function: Callable[..., Any], world: int, *arguments: Any) -> l
         # A server that has imported torch forks the processes: importing it takes longer than most tests.
         multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "tests.parallel.models"])
         multiprocessing.start_processes(
-            _run, args=(world, directory, function, arguments), nprocs=world, start_method="forkserver"
+            _run, args=(world, directory, timeout, function, arguments), nprocs=world, start_method="forkserver"
         )
         results = [Path(directory) / f"result-{rank}" for rank in range(world)]
         return [torch.load(result, weights_only=False) if result.exists() else None for result in results]
 
 
-def _run(rank: int, world: int, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run(
+    rank: int,
+    world: int,
+    directory: str,
+    timeout: timedelta,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
     torch.set_num_threads(1)
     store = f"file://{directory}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=GROUP_TIMEOUT)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timeout)
     result = function(*arguments)
     torch.save(result, Path(directory) / f"result-{rank}")
     dist.destroy_process_group()

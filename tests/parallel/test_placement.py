@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from monitor.observe.groups import clean_name
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
+from monitor.observe.ranks import join_ranks
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import GROUP_TIMEOUT, run_together
 
 STEPS = 3
+SHORT_TIMEOUT = timedelta(seconds=3)
 
 
 def reference_mask() -> UpdateMask:
@@ -165,6 +168,26 @@ def lose_a_process() -> str:
 
 def test_a_process_that_dies_does_not_hold_up_the_others() -> None:
     assert run_together(lose_a_process, 2) == ["ended", None]
+
+
+def wait_for_a_stuck_process() -> tuple[bool, float]:
+    """Return whether the monitor gave up, and after how many seconds of those that the training would wait."""
+    ranks = join_ranks(torch.device("cpu"))
+    if dist.get_rank() == 1:
+        time.sleep(3 * SHORT_TIMEOUT.total_seconds())
+        os._exit(0)
+    started = time.monotonic()
+    try:
+        ranks.sum(torch.zeros(1, dtype=torch.int64))
+    except RuntimeError:
+        return True, (time.monotonic() - started) / SHORT_TIMEOUT.total_seconds()
+    return False, 0.0
+
+
+def test_a_process_that_is_stuck_holds_the_others_up_no_longer_than_in_the_training() -> None:
+    (gave_up, waited), _ = run_together(wait_for_a_stuck_process, 2, timeout=SHORT_TIMEOUT)
+    assert gave_up
+    assert 0.9 < waited < 2
 
 
 def observe_partial_sums() -> str:
