@@ -101,7 +101,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             a checkpoint; call a function with (args, state, control, **kwargs), as an event of a TrainerCallback is,
             where kwargs also hold `observation` and `verdict`. It is called in every process of a parallel training
             with the same counts, and a flag that it sets in `control` must not depend on more than those. None does
-            nothing. NaN and infinite weights are not dense: they stop nothing, so no good checkpoint is rotated away.
+            nothing. On a GPU, an observation is seen one step later. NaN and infinite weights are not dense: they stop
+            nothing, so no good checkpoint is rotated away.
         dense_thresholds: when updates are dense.
 
     Attributes:
@@ -264,15 +265,19 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Observe, every `every` steps and where a checkpoint is saved, and answer dense updates."""
         # At a checkpoint, because the run may be resumed from it: what comes next is compared with these weights then.
         # And at the last step, as the Trainer may put other weights in place before it says that training has ended.
-        if self._pace.is_due(state.global_step) or control.should_save or control.should_training_stop:
-            try:
+        due = self._pace.is_due(state.global_step) or control.should_save or control.should_training_stop
+        try:
+            if due:
                 self._observe(state.global_step)
-            finally:
-                # Also when observing failed: the other processes may have to answer what was seen before.
-                if self.last_observation is not None:
-                    self._dense_watch.answer(
-                        self.last_observation, self.last_verdict, args=args, state=state, control=control, **kwargs
-                    )
+            else:
+                # What was made beside the training is ready by now.
+                self._collect()
+        finally:
+            # Also when observing failed: the other processes may have to answer what was seen before.
+            if self.last_observation is not None:
+                self._dense_watch.answer(
+                    self.last_observation, self.last_verdict, args=args, state=state, control=control, **kwargs
+                )
 
     @_never_disturbs
     def on_epoch_end(
@@ -305,9 +310,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             # Saved at the end of an epoch, or because a callback after this one asked for it.
             self._observe(state.global_step)
         # Every process hears here of one that failed to start the last observation, before they meet again.
-        with self._giving_up_on_errors():
-            finished = self._observer.collect()
-        self._take(finished)
+        self._collect()
         self._observer.save_touched(touched_directory(args, state.global_step))
 
     @_never_disturbs
@@ -396,14 +399,12 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def _observe(self, step: int) -> None:
         if self._observer is None:
             return
-        with self._giving_up_on_errors():
-            # Beside the training, what is ready by now is the observation before this one: in every process alike.
-            finished = self._observer.collect()
-        self._take(finished)
+        # Beside the training, what is ready by now is the observation before this one: in every process alike.
+        self._collect()
         with self._giving_up_on_errors():
             self._observer.start(step)
-            finished = [] if self._observer.beside_training else self._observer.collect()
-        self._take(finished)
+        if not self._observer.beside_training:
+            self._collect()
 
     def _observe_the_last_step(self, args: TrainingArguments, state: TrainerState) -> None:
         if self._observer is None:
@@ -412,12 +413,15 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         exchanged = args.load_best_model_at_end and state.best_model_checkpoint is not None
         if self._observer.last_step < state.global_step and not exchanged:
             self._observe(state.global_step)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Take what was started and not taken yet: report it, and judge it."""
+        if self._observer is None:
+            return
         with self._giving_up_on_errors():
             finished = self._observer.collect()
-        self._take(finished)
-
-    def _take(self, observations: Sequence[Observation]) -> None:
-        for observation in observations:
+        for observation in finished:
             self.last_observation = observation
             # First what every process does alike.
             self._pace.see(observation)

@@ -82,7 +82,7 @@ class DenseWatch:
             if self._speaks:
                 logger.warning(
                     'sparsity-monitor: on_dense="stop" ends the training after step %d, with a checkpoint.',
-                    observation.step,
+                    state.global_step,
                 )
         elif callable(self._on_dense):
             self._call(self._on_dense, args, state, control, observation=observation, verdict=verdict, **kwargs)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from monitor import DenseThresholds, Observation, SparsityCallback, Verdict
 from monitor.errors import ConfigurationError
+from monitor.observe.observer import UpdateObserver
 from monitor.on_dense import DenseWatch
 from monitor.verdict import Kind
 from tests.test_verdict import observed
@@ -84,6 +85,18 @@ def test_stop_ends_a_dense_training_with_a_checkpoint(
     assert verdict.startswith("sparsity-monitor: dense (looks like SFT) at step 3: ")
     assert stop == 'sparsity-monitor: on_dense="stop" ends the training after step 3, with a checkpoint.'
     assert callback.last_verdict.kind is Kind.DENSE
+
+
+def test_what_is_made_beside_the_training_is_answered_one_step_later(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; without one, the observer only says that it works so."""
+    monkeypatch.setattr(UpdateObserver, "beside_training", True)
+    trainer = train(model, tmp_path, watching(on_dense="stop", every=3), max_steps=12, learning_rate=LARGE)
+    assert trainer.state.global_step == 4
+    assert (tmp_path / "checkpoint-4").is_dir()
+    (stop,) = [text for _, text in said(caplog) if "on_dense" in text]
+    assert stop == 'sparsity-monitor: on_dense="stop" ends the training after step 4, with a checkpoint.'
 
 
 def test_a_stopped_training_resumes_from_its_checkpoint(model: Path, tmp_path: Path) -> None:
@@ -231,7 +244,7 @@ def control_of_a_process(on_dense: Any, *, speaks: bool, logs: dict[str, object]
     for step in (1, 2, 3):
         observation = observed(step, 9_000)
         watch.remember(logs)
-        watch.answer(observation, watch.see(observation), None, None, control)
+        watch.answer(observation, watch.see(observation), None, TrainerState(global_step=step), control)
     return control
 
 
