@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from monitor.errors import ConfigurationError
 from monitor.observe.observation import Observation
-from monitor.verdict import DenseThresholds, Judge, Kind, Verdict
+from monitor.verdict import GRADIENT_NORM, DenseThresholds, Judge, Kind, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class DenseWatch:
         self._heard: Kind | None = None
         self._times_heard = 0
         self._answered = False
+        self._norm_was_known = False
 
     def remember(self, logs: Mapping[str, object]) -> None:
         """Take note of what the trainer logs; it goes into the wording only."""
@@ -64,8 +65,9 @@ class DenseWatch:
     def see(self, observation: Observation) -> Verdict | None:
         """Judge an observation, and log the verdict if it is another one."""
         verdict = self._judge.judge(observation, self._logged)
-        if verdict is not None and self._is_news(verdict.kind):
+        if verdict is not None and (self._is_news(verdict.kind) or self._is_explained_now(observation, verdict.kind)):
             self._said = verdict.kind
+            self._norm_was_known = GRADIENT_NORM in self._logged
             if self._speaks:
                 logger.log(self._level(verdict.kind), "sparsity-monitor: %s.", verdict)
         return verdict
@@ -102,6 +104,11 @@ class DenseWatch:
         if kind is self._said:
             return False
         return self._said is None or kind not in _CALM or self._times_heard >= self._patience
+
+    def _is_explained_now(self, observation: Observation, kind: Kind) -> bool:
+        """Whether the reason for inert updates has become known: trainers log the gradient norm only now and then."""
+        said_without = kind is Kind.INERT and self._said is kind and not self._norm_was_known
+        return said_without and GRADIENT_NORM in self._logged and not observation.hidden.any()
 
     def _level(self, kind: Kind) -> int:
         if kind is Kind.SPARSE:

@@ -15,6 +15,9 @@ from enum import StrEnum
 from monitor.errors import ConfigurationError
 from monitor.observe.observation import Observation
 
+GRADIENT_NORM = "grad_norm"
+"""What trainers log the gradient norm as."""
+
 # Weights next to zero move at any learning rate, so inert is not zero. The sparsest published GRPO moves 0.002 of the
 # weights with each step (arXiv 2602.03839).
 _INERT_STEP_DENSITY = 1e-5
@@ -166,7 +169,7 @@ class Judge:
 
     @staticmethod
     def _why_inert(hidden: int, logged: Mapping[str, object]) -> str:
-        norm, rate = logged.get("grad_norm"), logged.get("learning_rate")
+        norm, rate = logged.get(GRADIENT_NORM), logged.get("learning_rate")
         at_rate = f", {rate:g}," if isinstance(rate, int | float) else ""
         if hidden:
             return f"; {hidden:,} stored weights differ from the base, by less than the visible dtype shows"

@@ -201,6 +201,17 @@ def test_a_learning_rate_too_small_for_pure_bfloat16_is_inert(
     assert float(norm[1]) > 0
 
 
+def test_why_updates_are_inert_is_said_once_it_is_known(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trainers log the gradient norm every 500 steps, unless told otherwise."""
+    changes = {"learning_rate": 1e-12, "model_init_kwargs": {"dtype": "bfloat16"}}
+    train(model, tmp_path, watching(exclude=["bias"]), max_steps=8, logging_steps=5, **changes)
+    (_, first), (_, second) = said(caplog)
+    assert re.search("inert at step 3: .*; the gradient norm is not known yet", first)
+    assert re.search("inert at step 6: .* although the gradient norm is", second)
+
+
 def test_master_weights_that_move_below_what_shows_are_told_apart(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
