@@ -182,7 +182,7 @@ class _Reading:
             if part != "base_layer":
                 for name, parameter in child.named_parameters():
                     self._served.adapters[clean_name(f"{path}.{part}.{name}")] = parameter
-        adapters = [name for name in layer.active_adapters if name in {*layer.lora_A, *layer.lora_embedding_A}]
+        adapters = _active(layer)
         if not adapters:
             return
         written = _written(layer, adapters)
@@ -237,6 +237,10 @@ def _base_changing_adapters(model: nn.Module) -> set[str]:
         for name, configuration in configurations.items()
         if str(getattr(configuration, "init_lora_weights", "")).lower().startswith(_CHANGE_THE_BASE)
     }
+
+
+def _active(layer: Any) -> list[str]:
+    return [name for name in layer.active_adapters if name in {*layer.lora_A, *layer.lora_embedding_A}]
 
 
 def _written(layer: Any, adapters: list[str]) -> list[str]:
@@ -310,6 +314,11 @@ def _effective(
         for layer, attribute, adapters in parts:
             if layer.merged:
                 raise UnsupportedModelError(f"adapters are merged into {name} at the moment, so it cannot be measured")
+            if (active := _active(layer)) != adapters:
+                raise UnsupportedModelError(
+                    f"the adapters {active} are active in {name} now, and {adapters} were when training started: the "
+                    "counts would mean something else. Start a new run when other adapters train"
+                )
             weights = _merge(layer, attribute, adapters, weights)
     return weights
 

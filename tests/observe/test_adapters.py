@@ -280,6 +280,15 @@ def test_what_cannot_be_computed_is_refused_by_name(kind: str) -> None:
         UpdateObserver(make())
 
 
+def test_adapters_that_are_exchanged_during_training_are_not_measured_wrongly() -> None:
+    model = lora(qwen())
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["k_proj"]))
+    observer = UpdateObserver(model)
+    model.set_adapter("second")
+    with pytest.raises(UnsupportedModelError, match=r"adapters \[\] are active in model.layers.*, and \['default'\]"):
+        observer.observe(1)
+
+
 def test_adapters_that_are_merged_during_training_are_not_measured_wrongly() -> None:
     model = lora(qwen())
     observer = UpdateObserver(model)
