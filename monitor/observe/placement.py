@@ -7,6 +7,7 @@ it does not hold.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -76,13 +77,9 @@ def place(
     if ranks.world == 1:
         alone = [_measured(name, _hold(name, parameter, ranks)) for name, parameter in parameters.items()]
         return _with_adapters(alone, served, ranks)
-    flat = _fsdp1_pieces(model, ranks.world)
-    error, held = None, {}
-    try:
-        held = {name: flat.get(id(p)) or _hold(name, p, ranks) for name, p in parameters.items()}
-    except UnsupportedModelError as unsupported:
-        error = unsupported
-    ranks.agree(error)
+    held = ranks.alike(lambda: _hold_all(model, parameters, ranks))
+    shapes = {name: tuple(adapter.shape) for name, adapter in served.adapters.items()}
+    _check_parameters({**shapes, **{name: part.shape for name, part in held.items()}}, ranks)
     replicated = {name: held[name].tensor() for name in held if held[name].looks_replicated}
     _check_replicas({**replicated, **served.adapters}, ranks)
     return _with_adapters([_measured(name, part) for name, part in held.items()], served, ranks)
@@ -111,14 +108,37 @@ def _measured(name: str, held: Held) -> MeasuredWeights:
     return MeasuredWeights(name, held.shape, held.box, start, stop, held=held.tensor, first_held=held.run[0])
 
 
+def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Alone) -> None:
+    """Check that all processes have the same parameters, because what they count is added up in this order.
+
+    Under pipeline parallelism each process has those of its stage.
+    """
+    digests = {name: _digest((name, shape)) for name, shape in shapes.items()}
+    # As long on every process, however many parameters it has: in a collective, sizes that differ hang.
+    summaries = _rows([len(digests), _digest(list(digests.values()))], ranks)
+    if summaries.eq(summaries[0]).all():
+        return
+    padding = [0] * (int(summaries[:, 0].max()) - len(digests))
+    everywhere = set.intersection(*map(set, _rows([*digests.values(), *padding], ranks).tolist()))
+    own = [name for name, digest in digests.items() if digest not in everywhere]
+    raise UnsupportedModelError(
+        "The processes have parameters of other names or shapes. Not found on every process, of those of rank "
+        f"{ranks.rank}: {name_some(own) or 'none'}. Expected the whole model on all of them, replicated or sharded; "
+        "leave the monitor out of pipeline- and expert-parallel training."
+    )
+
+
+def _digest(value: object) -> int:
+    """Return 64 bits that are the same on every process."""
+    return int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:8], "little", signed=True)
+
+
 def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:
     """Check on a sample that what looks replicated is the same on every process.
 
-    Under expert or pipeline parallelism each process has weights of its own under the same name.
+    Under expert parallelism each process has weights of its own under the same name.
     """
-    samples = torch.zeros(ranks.world, len(weights), dtype=torch.int64)
-    samples[ranks.rank] = torch.tensor([_sample(tensor) for tensor in weights.values()], dtype=torch.int64)
-    rows = ranks.sum(samples).cpu()
+    rows = _rows([_sample(tensor) for tensor in weights.values()], ranks)
     different = [name for name, same in zip(weights, (rows == rows[0]).all(dim=0).tolist(), strict=True) if not same]
     if different:
         raise UnsupportedModelError(
@@ -127,10 +147,22 @@ def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:
         )
 
 
+def _rows(numbers: list[int], ranks: Alone) -> torch.Tensor:
+    """Return the numbers of each process, as many on all of them, as int64 of shape (world, numbers)."""
+    rows = torch.zeros(ranks.world, len(numbers), dtype=torch.int64)
+    rows[ranks.rank] = torch.tensor(numbers, dtype=torch.int64)
+    return ranks.sum(rows).cpu()
+
+
 def _sample(weights: torch.Tensor) -> int:
     weights = weights.detach().reshape(-1)
     sample = weights[:: max(1, weights.numel() // 1024)].float().view(torch.int32).long()
     return int((sample * torch.arange(1, sample.numel() + 1, device=sample.device)).sum())
+
+
+def _hold_all(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone) -> dict[str, Held]:
+    flat = _fsdp1_pieces(model, ranks.world)
+    return {name: flat.get(id(p)) or _hold(name, p, ranks) for name, p in parameters.items()}
 
 
 def _hold(name: str, parameter: nn.Parameter, ranks: Alone) -> Held:

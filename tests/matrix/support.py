@@ -115,7 +115,13 @@ SECTIONS: dict[str, list[Row]] = {
             f"{_PLACED}::test_weights_that_are_partial_sums_are_refused_by_name",
         ),
         Row(
-            "processes with weights of their own under one name, as in expert or pipeline parallelism",
+            "pipeline parallelism",
+            "refused",
+            "each process has the parameters of its stage alone; leave the monitor out",
+            f"{_PLACED}::test_pipeline_stages_are_refused_by_name",
+        ),
+        Row(
+            "processes with weights of their own under one name, as in expert parallelism",
             "refused",
             "they would be taken for replicas; leave the monitor out",
             f"{_PLACED}::test_replicas_that_differ_are_refused_by_name",

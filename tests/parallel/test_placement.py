@@ -223,6 +223,34 @@ def test_replicas_that_differ_are_refused_by_name() -> None:
         assert "differs between processes" in message
 
 
+def observe_a_stage(layers: list[list[str]]) -> str:
+    """Observe the layers of this process, all of them zero, under the names that they have in the whole model."""
+    own = layers[dist.get_rank()]
+    model = nn.ModuleDict({name: nn.Linear(8, 8, bias=False) for name in own})
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    try:
+        UpdateObserver(model)
+    except UnsupportedModelError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize(
+    ("layers", "named"),
+    [
+        ([["0", "1"], ["2"]], ["rank 0: 0.weight, 1.weight.", "rank 1: 2.weight."]),
+        ([["0"], ["1"]], ["rank 0: 0.weight.", "rank 1: 1.weight."]),
+        ([["0", "1"], ["0"]], ["rank 0: 1.weight.", "rank 1: none."]),
+    ],
+    ids=["another-number", "the-same-number", "a-part"],
+)
+def test_pipeline_stages_are_refused_by_name(layers: list[list[str]], named: list[str]) -> None:
+    for message, names in zip(run_together(observe_a_stage, 2, layers), named, strict=True):
+        assert "other names or shapes" in message
+        assert names in message
+
+
 def save_touched(how: str, directory: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     model = spread(make_model(), how)
     observer = UpdateObserver(model)
