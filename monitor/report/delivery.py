@@ -38,6 +38,8 @@ class Delivery:
     ) -> None:
         self._spool = spool
         self._key = key
+        # The attempt's number at the service.
+        self._number = key.attempt
         self._watch = watch
         self._wakeup = wakeup
         self._follow = follow
@@ -52,11 +54,7 @@ class Delivery:
         Raises:
             grpc.aio.AioRpcError: the connection broke or the service refused.
         """
-        attempt = self._spool.attempt(self._key)
-        request = pb.RegisterRunRequest(
-            protocol_version=PROTOCOL_VERSION, registration=pb.Registration.FromString(attempt.registration)
-        )
-        response = await stub.RegisterRun(request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False)
+        response = await self._register(stub)
         self._spool.acknowledge(self._key, response.last_sequence)
         self._spool.set_registered(self._key)
         self.connected = True
@@ -76,6 +74,23 @@ class Delivery:
             receiver.cancel()
             stream.cancel()
 
+    async def _register(self, stub: monitor_pb2_grpc.MonitorServiceStub) -> pb.RegisterRunResponse:
+        """Register the attempt, under the next free number where another resume of the run has taken its own.
+
+        That happens when a checkpoint is resumed a second time and the spool of the first was lost with its machine.
+        """
+        registration = pb.Registration.FromString(self._spool.attempt(self._key).registration)
+        while True:
+            request = pb.RegisterRunRequest(protocol_version=PROTOCOL_VERSION, registration=registration)
+            self._number = registration.attempt
+            try:
+                return await stub.RegisterRun(request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False)
+            except grpc.aio.AioRpcError as error:
+                # A first start with a number that is taken is another run under the same id.
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or not registration.resumed_from_step:
+                    raise
+            registration.attempt += 1
+
     def _set_aside_oversized(self, max_bytes: int) -> None:
         # gRPC would break the stream at such an item again and again, and nothing after it would arrive.
         for sequence, size in self._spool.larger_than(self._key, max_bytes - _ENVELOPE_BYTES):
@@ -84,7 +99,7 @@ class Delivery:
             self._spool.reject(self._key, sequence, reason)
 
     async def _send(self, stream: Stream, receiver: asyncio.Task[None]) -> None:
-        await stream.write(pb.ReportRequest(open=pb.Open(run_id=self._key.run_id, attempt=self._key.attempt)))
+        await stream.write(pb.ReportRequest(open=pb.Open(run_id=self._key.run_id, attempt=self._number)))
         last_heartbeat = 0.0
         while True:
             # Cleared before looking: an item that comes while we look sets it again.

@@ -156,3 +156,29 @@ def test_an_uploader_that_dies_again_and_again_is_always_started_again(
     reporter.finish(8)
     assert reporter.close(timeout=60)
     assert steps(client, reporter.key.run_id) == [*range(1, 9)]
+
+
+def test_a_checkpoint_that_is_resumed_again_without_the_first_spool_is_delivered(
+    client: Client, tmp_path: Path
+) -> None:
+    """Each machine knows of the checkpoint only, and takes the same number."""
+    target = client.listening.grpc_address
+
+    def report(name: str, observations: int, **fields: object) -> None:
+        observed = ObservedModel()
+        observed.step = int(fields.get("resumed_from_step", 0))
+        reporter = Reporter(observed.registration("run", **fields), tmp_path / name, target)
+        report_some(reporter, observed, observations)
+        reporter.finish(observed.step)
+        assert reporter.close(timeout=60)
+
+    report("first machine", 4)
+    report("second machine", 3, attempt=2, resumed_from_step=2)
+    report("third machine", 1, attempt=2, resumed_from_step=2)
+    assert client.run("run").registration.attempt == 3
+    stored = [
+        (each.attempt, each.item.observation.step)
+        for each in client.history("run")
+        if each.item.HasField("observation")
+    ]
+    assert stored == [(1, 1), (1, 2), (3, 3)]
