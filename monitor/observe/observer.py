@@ -138,6 +138,7 @@ class UpdateObserver:
         self._started: list[_Started] = []
         self._lane = lane_for(self._measured[0].source.device)
         self._prepare()
+        self._prepare_tally()
         if base is not None and selection.frozen:
             self._measure_what_trained_before(base)
         if base is not None:
@@ -152,6 +153,8 @@ class UpdateObserver:
         self._segments = self._build_segments()
         self._kernel = kernel_for(self._segments, self.rules)
         self._kernel_for_computed = self._prepare_computed()
+
+    def _prepare_tally(self) -> None:
         ones = self._references.count(self._measured, self._ranks)
         self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=self._previous is not None)
 
@@ -208,6 +211,11 @@ class UpdateObserver:
             self._measure_too(late, base)
 
     def _measure_too(self, late: list[MeasuredWeights], base: nn.Module | Mapping[str, torch.Tensor] | None) -> None:
+        # Where one process has no memory for them, the others must not wait for its counts.
+        self._ranks.alike(lambda: self._hold_too(late, base))
+        self._prepare_tally()
+
+    def _hold_too(self, late: list[MeasuredWeights], base: nn.Module | Mapping[str, torch.Tensor] | None) -> None:
         shapes = {weights.name: weights.shape for weights in late}
         originals = base_weights.find(base, late, shapes)
         mode = BaseMode.DEVICE if base is None and self.base_mode is BaseMode.SHARED else self.base_mode

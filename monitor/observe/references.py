@@ -55,7 +55,7 @@ class ReferenceMasks:
             if uncovered := [weights.name for weights in late if weights.name not in words]:
                 warnings.warn(
                     f"reference mask {name!r} lacks {name_some(uncovered)}, which train now: it counts as empty there.",
-                    stacklevel=5,
+                    stacklevel=8,
                 )
             self.words[name] |= zero_masks(late) | _parts(words, [w for w in late if w.name in words])
 

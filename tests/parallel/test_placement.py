@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Partial
 
 from monitor.errors import SparsityMonitorError, UnsupportedModelError
+from monitor.observe import base as base_weights
 from monitor.observe import base_mode
 from monitor.observe.groups import clean_name
 from monitor.observe.mask import UpdateMask
@@ -149,6 +150,32 @@ def test_a_monitor_that_fails_on_one_process_fails_on_all_and_hangs_none() -> No
     assert run_together(fail_on_one_process, 2) == [
         "the monitor failed on ranks [1]; their logs say why",
         "own: the kernel is broken",
+    ]
+
+
+def lack_memory_on_one_process(references: dict[str, UpdateMask]) -> str:
+    model = make_model()
+    model.score.requires_grad_(False)
+    observer = UpdateObserver(model, references=references)
+    model.requires_grad_(True)
+    if dist.get_rank() == 1:
+        base_weights.keep = without_memory
+    try:
+        observer.follow(model)
+    except (SparsityMonitorError, torch.OutOfMemoryError) as error:
+        return str(error)
+    return "no error"
+
+
+def without_memory(*_: Any) -> None:
+    raise torch.OutOfMemoryError("no memory")
+
+
+@pytest.mark.parametrize("references", [{}, {"earlier": reference_mask()}], ids=["no-reference", "a-reference"])
+def test_a_process_without_memory_for_what_trains_now_hangs_none(references: dict[str, UpdateMask]) -> None:
+    assert run_together(lack_memory_on_one_process, 2, references) == [
+        "the monitor failed on ranks [1]; their logs say why",
+        "no memory",
     ]
 
 
