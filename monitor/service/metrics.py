@@ -35,19 +35,25 @@ class LiveCollector(Collector):
         now = time.time()
         families = Families()
         runs = self._live.all()
-        for run in runs:
+        shown = self._not_ended(runs, now, self._settings.finished_shown_seconds)
+        detailed = self._not_ended(shown, now, self._settings.finished_grace_seconds)
+        for run in shown:
             _add_run(families, run, run.state(now, self._settings))
-        self._add_groups(families, runs, now)
+        for run in detailed:
+            _add_training_metrics(families, run)
+        self._add_groups(families, detailed)
         families.add("runs", {}, len(runs))
         families.add("series_budget", {}, self._settings.series_budget)
         build = {"version": monitor.__version__, "protocol_version": str(PROTOCOL_VERSION)}
         families.add("build_info", build, 1)
         return families.with_series()
 
-    def _add_groups(self, families: Families, runs: list[LiveRun], now: float) -> None:
-        """Add the series of groups as far as the budget goes. Runs that ended a while ago have none anyway."""
-        ended = now - self._settings.finished_grace_seconds
-        shown = [run for run in runs if not run.ended_before(ended, now, self._settings)]
+    def _not_ended(self, runs: list[LiveRun], now: float, seconds: float) -> list[LiveRun]:
+        """Leave out the runs that ended longer ago than this."""
+        return [run for run in runs if not run.ended_before(now - seconds, now, self._settings)]
+
+    def _add_groups(self, families: Families, shown: list[LiveRun]) -> None:
+        """Add the series of groups as far as the budget goes."""
         arrays = {run.run_id: group_arrays(run) for run in shown}
         sizes = {run_id: sum(len(array.values) for array in each) for run_id, each in arrays.items()}
         rolled_up = roll_up(sizes, self._settings.series_budget - families.series)
@@ -97,9 +103,12 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     families.add("run_last_heard_timestamp_seconds", labels, run.heard_at)
     for other in RunState:
         families.add("run_state", {**labels, "state": other.value}, other is state)
-    for name, metric in run.training_metrics.items():
-        families.add("run_training_metric", {**labels, "metric": name}, metric.value)
     _add_observation(families, labels, run)
+
+
+def _add_training_metrics(families: Families, run: LiveRun) -> None:
+    for name, metric in run.training_metrics.items():
+        families.add("run_training_metric", {"run": run.run_id, "metric": name}, metric.value)
 
 
 def _info(run: LiveRun) -> Labels:

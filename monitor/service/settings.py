@@ -61,7 +61,14 @@ class ServiceSettings(BaseModel):
         900,
         ge=0,
         allow_inf_nan=False,
-        description="Group series leave /metrics this long after a run finished, failed or was lost",
+        description="Series of groups and training metrics leave /metrics this long after a run finished, failed or "
+        "was lost",
+    )
+    finished_shown_seconds: float = Field(
+        7 * 24 * 3600,
+        ge=0,
+        allow_inf_nan=False,
+        description="All other series of such a run leave /metrics after this long; store, API and pages keep it",
     )
     series_budget: Count = Field(
         200_000, description="Above this many series the largest runs fall back to run-level series"

@@ -160,13 +160,28 @@ def test_group_series_of_a_finished_run_leave_after_the_grace_period(start: Call
     client = start(finished_grace_seconds=0.5)
     for run_id in ("ends", "goes-on"):
         client.register(registration(run_id))
-        client.send(run_id, [observed(1)])
+        client.send(run_id, [observed(1), logged(2, loss=1.5)])
     assert _groups(client, "ends") == 36
-    client.send("ends", [finished(2)])
+    assert client.metric("run_training_metric", run="ends", metric="loss") == 1.5
+    client.send("ends", [finished(3)])
     eventually(lambda: _groups(client, "ends") == 0)
     assert client.metric("run_changed_weights", run="ends") == 50
+    assert client.metric("run_training_metric", run="ends", metric="loss") is None
+    assert client.metric("run_training_metric", run="goes-on", metric="loss") == 1.5
     assert client.metric("run_rolled_up", run="ends") is None
     assert _groups(client, "goes-on") == 36
+
+
+def test_runs_that_ended_long_ago_take_nothing_of_the_budget(start: Callable[..., Client]) -> None:
+    client = start(finished_grace_seconds=0, finished_shown_seconds=0, series_budget=100)
+    for number in range(5):
+        client.register(registration(f"ended-{number}"))
+        client.send(f"ended-{number}", [observed(1), finished(2)])
+    client.register(registration("goes-on"))
+    client.send("goes-on", [observed(1)])
+    assert _groups(client, "goes-on") == 36
+    assert client.metric("run_state", run="ended-0", state="finished") is None
+    assert client.metric("runs") == 6
 
 
 def test_a_scrape_has_no_explicit_timestamps(client: Client, run_id: str) -> None:
