@@ -8,13 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.integrations import deepspeed
 
 from monitor.errors import BaseMismatchError
 
 # Tells transformers that FSDP loads the weights on one process only.
 _FSDP_SWITCH = "ACCELERATE_USE_FSDP"
+# Widths that a configuration may have at its top, by architecture.
+_WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "d_model")
 
 
 def read_pretrained(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
@@ -28,17 +32,49 @@ def read_pretrained(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
         BaseMismatchError: they cannot be read; the message says how to give them.
     """
     kind = _pretrained_class(model)
+    _refuse_another_architecture(model, source)
     try:
         # Layers that the checkpoint lacks are initialised at random; the training must not see that.
         with torch.random.fork_rng(), _loading_whole():
             loaded, report = kind.from_pretrained(source, dtype="auto", output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BaseMismatchError(
             f"cannot read the base from {source!r}: {error}. Give the directory or hub id of the weights that this "
             "training started from as `base`."
         ) from error
     random = set(report["missing_keys"])
     return {name: p for name, p in loaded.named_parameters(remove_duplicate=False) if name not in random}
+
+
+def _refuse_another_architecture(model: nn.Module, source: str) -> None:
+    """Compare configurations before any weights: those of another architecture would be made at random, in its size."""
+    trained = getattr(model, "config", None)
+    # What the training itself was loaded from is right by definition, whatever its configuration says.
+    if not isinstance(trained, PretrainedConfig) or source == getattr(model, "name_or_path", None):
+        return
+    try:
+        given, _ = PretrainedConfig.get_config_dict(source)
+    except OSError:
+        # Reading the weights says why, or finds them without, as those below an adapter.
+        return
+    # A language model may be a part of what lies in the directory.
+    parts = [given, *(part for part in given.values() if isinstance(part, dict))]
+    kinds = [part["model_type"] for part in parts if part.get("model_type")]
+    expected = trained.to_dict()
+    different = [
+        f"{name} {given[name]} instead of {expected[name]}"
+        for name in _WIDTHS
+        if name in given and name in expected and given[name] != expected[name]
+    ]
+    if kinds and trained.model_type not in kinds:
+        different = [f"model_type {kinds[0]!r} instead of {trained.model_type!r}"]
+    elif given.get("model_type") != trained.model_type:
+        return
+    if different:
+        raise BaseMismatchError(
+            f"the base in {source!r} is another model: {', '.join(different)}. Give the directory or hub id of the "
+            "weights that this training started from as `base`."
+        )
 
 
 def _pretrained_class(model: nn.Module) -> Any:

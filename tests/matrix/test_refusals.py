@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import GPT2Config, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.errors import (
@@ -104,6 +106,41 @@ def test_a_directory_without_a_model(model: Path, tmp_path: Path) -> None:
     callback = SparsityCallback(None, "matrix", base=tmp_path)
     trainer = sft_trainer(model, common_arguments(tmp_path / "out"), [callback])
     assert_refused(trainer, BaseMismatchError, "Give the directory or hub id")
+
+
+def test_a_base_whose_file_was_cut_short(model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(model, tmp_path / "base"))
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    trainer = sft_trainer(model, common_arguments(tmp_path / "out"), [recording(base=base)])
+    assert_refused(trainer, BaseMismatchError, r"cannot read the base from '.*base'(.|\n)*Give the directory or hub id")
+
+
+def change_configuration(directory: Path, **changes: Any) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_base_whose_weights_do_not_fit_its_configuration(model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(model, tmp_path / "base"))
+    change_configuration(base, vocab_size=7)
+    trainer = sft_trainer(model, common_arguments(tmp_path / "out"), [recording(base=base)])
+    assert_refused(trainer, BaseMismatchError, r"cannot read the base from '.*base'(.|\n)*Give the directory or hub id")
+
+
+def test_a_base_of_another_architecture(model: Path, tmp_path: Path) -> None:
+    # Without weights: they are not looked at.
+    GPT2Config().save_pretrained(tmp_path / "base")
+    trainer = sft_trainer(model, common_arguments(tmp_path / "out"), [recording(base=tmp_path / "base")])
+    refusal = r"base in '.*base' is another model: model_type 'gpt2' instead of 'qwen2'\. Give the directory"
+    assert_refused(trainer, BaseMismatchError, refusal)
+
+
+def test_a_base_of_another_size(model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(model, tmp_path / "base"))
+    change_configuration(base, hidden_size=8192)
+    trainer = sft_trainer(model, common_arguments(tmp_path / "out"), [recording(base=base)])
+    assert_refused(trainer, BaseMismatchError, r"is another model: hidden_size 8192 instead of 64\. Give the directory")
 
 
 def observe_flat_parameters() -> str:
