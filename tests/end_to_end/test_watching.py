@@ -119,10 +119,11 @@ class Until(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, seen: Callable[[], bool]) -> None:
         self._seen = seen
+        self.is_reached = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._seen():
-            control.should_training_stop = True
+            self.is_reached = control.should_training_stop = True
 
 
 def test_trainings_are_watched(service: ServiceProcess, watched: Watching, model: Path, tmp_path: Path) -> None:
@@ -135,6 +136,7 @@ def test_trainings_are_watched(service: ServiceProcess, watched: Watching, model
         common_arguments(tmp_path / "grpo", bf16_weights=True, learning_rate=1e-6, **arguments),
         [sparse, settled],
     ).train()
+    assert settled.is_reached
     assert watched.firing() == set()
     ((_, cumulative_sparsity),) = watched.prometheus.query(
         f'run:sparsity_monitor_cumulative_sparsity:ratio{{run="{sparse.run_id}"}}'
@@ -152,7 +154,10 @@ def test_trainings_are_watched(service: ServiceProcess, watched: Watching, model
         )
     )
     sft_trainer(model, common_arguments(tmp_path / "sft", learning_rate=1e-3, **arguments), [dense, told]).train()
+    assert told.is_reached, "not every panel had data while it trained"
     firing = watched.webhook.alerts("firing")
+    texts = firing[("CumulativeSparsityCritical", dense.run_id or "")]
+    assert texts["summary"] == f"Run sft ({dense.run_id}) is denser than any published RL run"
     assert {run for _, run in firing} == {dense.run_id}
     assert {alert for alert, _ in firing} <= {"CumulativeSparsityCritical", "CumulativeSparsityLow"}
     eventually(lambda: watched.firing() == set(), _SECONDS)
