@@ -84,12 +84,16 @@ class Delivery:
             request = pb.RegisterRunRequest(protocol_version=PROTOCOL_VERSION, registration=registration)
             self._number = registration.attempt
             try:
-                return await stub.RegisterRun(request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False)
+                response: pb.RegisterRunResponse = await stub.RegisterRun(
+                    request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False
+                )
             except grpc.aio.AioRpcError as error:
                 # A first start with a number that is taken is another run under the same id.
                 if error.code() is not grpc.StatusCode.ALREADY_EXISTS or not registration.resumed_from_step:
                     raise
-            registration.attempt += 1
+                registration.attempt += 1
+            else:
+                return response
 
     def _set_aside_oversized(self, max_bytes: int) -> None:
         # gRPC would break the stream at such an item again and again, and nothing after it would arrive.
