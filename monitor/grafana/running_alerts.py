@@ -92,8 +92,10 @@ def _stalled(settings: AlertSettings) -> Alert:
 def _dropped(settings: AlertSettings) -> Alert:
     dropped = metric("run_dropped_items")
     seconds = settings.dropped_seconds
-    # The least, since a new attempt counts from zero again; a run that is seen for the first time does so, too.
-    before = f"min_over_time({dropped}[{seconds}s]) and {dropped} offset {seconds}s or 0 * {dropped}"
+    # The least, since a new attempt counts from zero again; a run that is seen for the first time does so, too. What
+    # was last known before may lie some scrapes, or an outage of the service, further back.
+    known = f"last_over_time({dropped}[1d] offset {seconds}s)"
+    before = f"min_over_time({dropped}[{seconds}s]) < {known} or {known} or 0 * {dropped}"
     condition = f"{dropped} - ({before}) > 0"
     return Alert(
         name="ObservationsDropped",

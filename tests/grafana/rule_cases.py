@@ -277,6 +277,8 @@ CASES = [
             "finished": {**_DROPPED, **FINISHED},
             "an hour ago": {run("run_dropped_items"): "0x60 5x240"},
             "a new attempt": {run("run_dropped_items"): "5x110 0x190"},
+            "half an hour after a scrape that failed": {run("run_dropped_items"): "5x89 stale 5x209"},
+            "after an outage of the service": {run("run_dropped_items"): "5x60 stale _x50 5x189"},
         },
     ),
     Case(
@@ -287,6 +289,16 @@ CASES = [
         "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. Its "
         "history has a gap.",
         {run("run_dropped_items"): "5x110 0x5 3x185"},
+    ),
+    Case(
+        "ObservationsDropped",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} dropped observations",
+        "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. Its "
+        "history has a gap.",
+        # During an outage of the service.
+        {run("run_dropped_items"): "5x60 stale _x50 8x189"},
     ),
     Case(
         "MonitorTooExpensive",
