@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from monitor.grafana.dashboards.fleet import fleet
 from monitor.grafana.settings import AlertSettings
 
-from .binaries import binary, check
-from .rule_cases import HEALTHY, RUN, Series, always, run
+from .promql import returns
+from .rule_cases import RUN, Series, always, run
 
 PANELS = {panel["title"]: panel for panel in fleet(AlertSettings())["panels"]}
 DENSE: Series = {run("run_changed_weights"): always(600)}
@@ -25,18 +23,6 @@ RULES: Series = {f"run:sparsity_monitor_cumulative_sparsity:ratio{{{RUN}}}": alw
 def _alert(severity: str) -> Series:
     labels = f'alertname="{severity}", alertstate="firing", service="sparsity-monitor", severity="{severity}"'
     return {f"ALERTS{{{RUN}, {labels}}}": always(1)}
-
-
-def _returns(expr: str, series: Series, samples: list[dict[str, Any]], directory: Path) -> None:
-    test = {
-        "interval": "1m",
-        "input_series": [{"series": key, "values": value} for key, value in {**HEALTHY, **series}.items()],
-        "promql_expr_test": [
-            {"expr": expr.replace("$job", ".+"), "eval_time": "10m", "exp_samples": samples},
-        ],
-    }
-    (directory / "tests.yml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
-    check(binary("promtool"), "test", "rules", directory / "tests.yml")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +39,7 @@ def _returns(expr: str, series: Series, samples: list[dict[str, Any]], directory
 )
 def test_trouble_needs_no_alerts_of_prometheus(series: Series, trouble: int, tmp_path: Path) -> None:
     query = PANELS["Runs"]["targets"][0]["expr"]
-    _returns(query, series, [{"labels": '{run="r"}', "value": trouble}], tmp_path)
+    returns(query, series, [{"labels": '{run="r"}', "value": trouble}], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -63,4 +49,4 @@ def test_trouble_needs_no_alerts_of_prometheus(series: Series, trouble: int, tmp
 )
 def test_no_alert_is_said_only_by_who_would_know(series: Series, firing: int | None, tmp_path: Path) -> None:
     query = PANELS["Alerts firing"]["targets"][0]["expr"]
-    _returns(query, series, [] if firing is None else [{"labels": "{}", "value": firing}], tmp_path)
+    returns(query, series, [] if firing is None else [{"labels": "{}", "value": firing}], tmp_path)

@@ -34,14 +34,20 @@ def service_health() -> dict[str, Any]:
     )
 
 
+def _of_services(name: str) -> str:
+    """Return what Prometheus itself knows about a scrape. Of a service that is down, it still knows what it was."""
+    ours = f"last_over_time({metric('build_info', INSTANCE)}[1d])"
+    return f"{name}{braces(INSTANCE)} and on (job, instance) {ours}"
+
+
 def _now() -> list[Any]:
-    scraped = f"up{braces(INSTANCE)}"
     return [
         number(
             "Up",
-            "Services that Prometheus can scrape. Metric: up.",
+            "Services that Prometheus can scrape, out of those that it could within a day. Metrics: up, "
+            "sparsity_monitor_build_info.",
             "none",
-            Query(f"sum({scraped})", now=True),
+            Query(f"sum({_of_services('up')})", now=True),
             [(None, "red"), (1, "green")],
             no_data=_NOT_SCRAPED,
         ),
@@ -137,7 +143,6 @@ def _store() -> list[Any]:
 
 
 def _scrape() -> list[Any]:
-    of = braces(INSTANCE)
     return [
         lines(
             "Series against the budget",
@@ -150,9 +155,10 @@ def _scrape() -> list[Any]:
         ),
         lines(
             "Time of a scrape",
-            "Seconds until Prometheus had read all metrics. Metric: scrape_duration_seconds.",
+            "Seconds until Prometheus had read all metrics. Metrics: scrape_duration_seconds, "
+            "sparsity_monitor_build_info.",
             "s",
-            Query(f"scrape_duration_seconds{of}", _INSTANCE),
+            Query(_of_services("scrape_duration_seconds"), _INSTANCE),
             no_data=_NOT_SCRAPED,
         ),
     ]
