@@ -170,7 +170,8 @@ def _check_matches(found: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple
         listing = "; ".join(f"{problem}: {name_some(names)}" for problem, names in problems if names)
         raise BaseMismatchError(
             f"the base does not match the model ({listing}). Expected the weights that this training started from, "
-            "under the model's own parameter names."
+            "under the model's own parameter names. Where these are written nowhere, as a random head or resized "
+            "embeddings, save the model before its first step with save_pretrained, and give that directory as `base`."
         )
 
 
