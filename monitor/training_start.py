@@ -6,10 +6,12 @@ import logging
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from monitor.errors import ConfigurationError
 from monitor.observe.adapters import has_adapters, served_by
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Below the output directory, and below each checkpoint.
 DIRECTORY = "sparsity_monitor"
+# Of the run's identity in the trainer's state, which is saved with each checkpoint.
+STATE_KEY = "sparsity_monitor"
 
 BaseSource = str | Path | nn.Module | Mapping[str, torch.Tensor]
 Base = nn.Module | Mapping[str, torch.Tensor] | None
@@ -43,6 +47,19 @@ def refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
             "`callbacks=[…]`, `trainer.add_callback(…)` and `.attach(trainer)`."
         )
     _observed[model] = weakref.ref(state)
+
+
+def check_base(given: object) -> BaseSource | None:
+    """Return what a base can be read from.
+
+    Raises:
+        ConfigurationError: it is nothing of that kind.
+    """
+    if given is None or isinstance(given, str | Path | nn.Module | Mapping):
+        return given
+    raise ConfigurationError(
+        f"base is {given!r}; expected a directory or hub id, a module, or a state dict {{parameter name: tensor}}."
+    )
 
 
 def refuse_a_moving_base(given: BaseSource | None, args: TrainingArguments) -> None:
@@ -120,13 +137,32 @@ def touched_directory(args: TrainingArguments, step: int) -> Path:
 
 def restore_touched(observer: UpdateObserver, args: TrainingArguments, state: TrainerState) -> None:
     """Let a resumed observer go on from the touched weights that were saved with the checkpoint."""
-    # The Trainer does not say which checkpoint it resumed.
-    resumed = args.resume_from_checkpoint
-    given = [Path(resumed) / DIRECTORY] if isinstance(resumed, str) else []
-    found = observer.restore([*given, touched_directory(args, state.global_step)])
+    # The Trainer does not say which checkpoint it resumed; what was given to train() is seen nowhere.
+    given = args.resume_from_checkpoint
+    places = [Path(given) / DIRECTORY] if isinstance(given, str | Path) else []
+    places.append(touched_directory(args, state.global_step))
+    found = observer.restore([place for place in places if _is_of_this_run(place.parent, state)])
     if not found and state.is_world_process_zero:
         logger.warning(
-            "sparsity-monitor: no touched weights were saved with the checkpoint at step %d; counting goes on from the "
-            "weights that differ from the base now",
+            "sparsity-monitor: no touched weights that this run saved at step %d were found in %s; counting goes on "
+            "from the weights that differ from the base now. If the checkpoint lies elsewhere, name it as "
+            "resume_from_checkpoint in the training arguments, not only in train().",
             state.global_step,
+            " or ".join(str(place) for place in places),
         )
+
+
+def _is_of_this_run(checkpoint: Path, state: TrainerState) -> bool:
+    """Return whether the checkpoint was saved in the attempt of the run that the resumed one was saved in.
+
+    Another run on the same base may have left a checkpoint of the same step in the output directory.
+    """
+    try:
+        saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    except (OSError, ValueError, TypeError):
+        return False
+    return bool(_identity(saved) == _identity(state))
+
+
+def _identity(state: TrainerState) -> Any:
+    return state.stateful_callbacks.get(STATE_KEY, {}).get("attributes")

@@ -107,6 +107,31 @@ def test_processes_resumed_end_where_uninterrupted_ones_do(model: Path, tmp_path
     assert [result["losses"] for result in unmonitored] == [result["losses"] for result in uninterrupted]
 
 
+def saving_trainer(model: Path, output: Path, callback: SparsityCallback, **changes: Any) -> Trainer:
+    settings = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-4} | changes
+    return sft_trainer(model, common_arguments(output, **settings), [callback])
+
+
+def test_touched_weights_of_another_run_in_the_output_directory_are_left_alone(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, resumed = recording(), recording()
+    saving_trainer(model, tmp_path / "own", whole).train()
+    saving_trainer(model, tmp_path / "other", recording(), learning_rate=3e-3).train()
+    checkpoint = str(tmp_path / "own" / "checkpoint-2")
+    saving_trainer(model, tmp_path / "other", resumed).train(resume_from_checkpoint=checkpoint)
+    assert resumed.run_id == whole.run_id
+    assert 0 < resumed.last_observation.touched.sum() <= whole.last_observation.touched.sum()
+    assert "no touched weights that this run saved at step 2 were found in" in caplog.text
+    assert "name it as resume_from_checkpoint in the training arguments" in caplog.text
+
+    # As the warning says.
+    again = recording()
+    trainer = saving_trainer(model, tmp_path / "fresh", again, resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    assert_same_counts(again.last_observation, whole.last_observation)
+
+
 class StopAt(TrainerCallback):
     def __init__(self, step: int) -> None:
         self.step = step
