@@ -26,11 +26,12 @@ from monitor.pace import Pace
 from monitor.reference_model import frozen_reference_model
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
-from monitor.run_start import make_observer, start_reporter
+from monitor.run_start import load_references, make_observer, start_reporter
 from monitor.settings import RunSettings
 from monitor.tracker_entries import TRACKER_PREFIX, tracker_entries
 from monitor.training_start import (
     BaseSource,
+    check_base,
     find_base,
     refuse_a_moving_base,
     refuse_a_second_callback,
@@ -143,7 +144,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             target=target,
             run_name=run_name,
             run_id=run_id,
-            labels={name: str(value) for name, value in (labels or {}).items()},
+            labels=labels or {},
             criterion=criterion,
             tolerances=tolerances,
             visible_dtype=visible_dtype,
@@ -160,11 +161,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             on_dense=on_dense,
             dense_thresholds=DenseThresholds() if dense_thresholds is None else dense_thresholds,
         )
-        self._base = base
-        self._references = {
-            name: mask if isinstance(mask, UpdateMask) else UpdateMask.load(mask)
-            for name, mask in (references or {}).items()
-        }
+        self._base = check_base(base)
+        self._references = load_references(references or {})
         self._find_reference_model: Callable[[], nn.Module | None] = lambda: None
         self._observer: UpdateObserver | None = None
         self._pace = Pace(every, max_overhead)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainingArguments
 
-from monitor.errors import ReportingError
+from monitor.errors import ConfigurationError, ReportingError
 from monitor.observe.mask import UpdateMask
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Alone
@@ -19,6 +19,18 @@ from monitor.settings import RunSettings
 from monitor.training_start import Base, own_directory
 
 _REGISTER_SECONDS = 15.0
+
+
+def load_references(given: object) -> dict[str, UpdateMask]:
+    """Return reference masks by name, read from their files where they are paths.
+
+    Raises:
+        ConfigurationError: they have no names.
+        MaskFileError: a file cannot be read.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"references is {given!r}; expected {{name: mask file or UpdateMask}}.")
+    return {name: mask if isinstance(mask, UpdateMask) else UpdateMask.load(mask) for name, mask in given.items()}
 
 
 def make_observer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from monitor.errors import ConfigurationError
 from monitor.observe.base_mode import parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerance, parse_visible_dtype
+from monitor.observe.selection import check_patterns
 from monitor.on_dense import OnDense, check_on_dense
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.report.target import check_target
@@ -65,6 +67,13 @@ class RunSettings(BaseModel):
             raise ConfigurationError(f"run_id is {value!r}; expected printable characters without '/'.")
         return value
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"labels is {value!r}; expected {{name: value}}.")
+        return {name: str(text) for name, text in value.items()}
+
     @field_validator("criterion")
     @classmethod
     def _criterion(cls, value: str) -> str:
@@ -85,6 +94,12 @@ class RunSettings(BaseModel):
     @classmethod
     def _base_mode(cls, value: str, info: ValidationInfo) -> str:
         parse_base_mode(value, parse_visible_dtype(info.data.get("visible_dtype", "bfloat16")))
+        return value
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        check_patterns(value or (), str(info.field_name))
         return value
 
     @field_validator("tolerances")

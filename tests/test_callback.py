@@ -60,6 +60,11 @@ def spooled(callback: SparsityCallback, kind: str) -> list[Any]:
         ({"run_id": ""}, "run_id is ''"),
         ({"run_id": "a/b"}, "run_id is 'a/b'; expected printable characters without '/'"),
         ({"spool_max_bytes": 1}, "spool_max_bytes is 1"),
+        ({"labels": ["GRPO"]}, "labels is ['GRPO']; expected {name: value}"),
+        ({"references": ["mask.safetensors"]}, "references is ['mask.safetensors']; expected {name: mask file"),
+        ({"base": 5}, "base is 5; expected a directory or hub id, a module, or a state dict"),
+        ({"include": ["*.bias"]}, "include has '*.bias', which is no regular expression"),
+        ({"exclude": "bias"}, "exclude is 'bias'"),
     ],
 )
 def test_a_wrong_setting_is_an_error_at_construction(settings: dict[str, Any], message: str) -> None:

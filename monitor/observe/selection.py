@@ -61,15 +61,26 @@ def _is_floating_point(parameter: nn.Parameter) -> bool:
     return parameter.is_floating_point() and not type(parameter).__module__.startswith("torchao.")
 
 
-def _matching(parameters: dict[str, nn.Parameter], patterns: Sequence[str], setting: str) -> set[str]:
+def check_patterns(patterns: Sequence[str], setting: str) -> None:
+    """Accept regular expressions.
+
+    Raises:
+        ConfigurationError: one is none; the message names it and the setting.
+    """
     if isinstance(patterns, str):
         raise ConfigurationError(f"{setting} is the string {patterns!r}; expected a list of regular expressions.")
-    matching = set()
     for pattern in patterns:
         try:
-            found = {name for name in parameters if re.search(pattern, name)}
+            re.compile(pattern)
         except re.error as error:
             raise ConfigurationError(f"{setting} has {pattern!r}, which is no regular expression: {error}.") from error
+
+
+def _matching(parameters: dict[str, nn.Parameter], patterns: Sequence[str], setting: str) -> set[str]:
+    check_patterns(patterns, setting)
+    matching = set()
+    for pattern in patterns:
+        found = {name for name in parameters if re.search(pattern, name)}
         if not found:
             raise ConfigurationError(
                 f"{setting} has {pattern!r}, which matches none of the {len(parameters)} parameters; they have names "
