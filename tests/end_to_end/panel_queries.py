@@ -46,7 +46,7 @@ def _has_data(prometheus: Prometheus, target: dict[str, Any], variables: Mapping
 
 def filled_in(text: str, variables: Mapping[str, str]) -> str:
     """Replace the variables, those that a dashboard leaves at "All" included."""
-    everything = dict.fromkeys(("job", "instance", "layer", "module", "reference", "metric", "run"), ".+")
+    everything = dict.fromkeys(("job", "instance", "layer", "module", "reference", "metric", "runs", "run"), ".+")
     for name, value in {"__rate_interval": _RATE_INTERVAL, **everything, **variables}.items():
         text = text.replace(f"${name}", value)
     assert "$" not in text, text

@@ -109,7 +109,7 @@ def _assert_alerts_are_drawn_in(watched: Watching, run_id: str) -> None:
     for uid, board in boards().items():
         (annotation,) = board["annotations"]["list"]
         expr = annotation["expr"].replace('run="$run"', f'run="{run_id}"')
-        for variable in ("$job", "$run", "$instance"):
+        for variable in ("$job", "$runs", "$run", "$instance"):
             expr = expr.replace(variable, ".+")
         assert watched.prometheus.query(expr), uid
 

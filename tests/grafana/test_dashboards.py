@@ -266,6 +266,18 @@ def test_links_keep_time_and_variables_and_alerts_are_drawn_in(board: Board) -> 
         assert "${datasource:queryparam}" in url
 
 
+def test_no_link_carries_several_values_to_a_variable_of_one() -> None:
+    variables = [each for board in DASHBOARDS.values() for each in board["templating"]["list"] if "multi" in each]
+    several = {each["name"] for each in variables if each["multi"]}
+    assert several.isdisjoint(each["name"] for each in variables if not each["multi"])
+
+
+def test_every_line_and_row_of_compare_leads_to_its_run() -> None:
+    for panel in panels(DASHBOARDS["sparsity-monitor / Compare"]):
+        is_matrix = "groupingToMatrix" in str(panel.get("transformations"))
+        assert is_matrix or f"/d/{RUN_UID}?var-run=" in str(panel["fieldConfig"]), panel["title"]
+
+
 @pytest.mark.parametrize("title", ["Fleet", "Run", "Compare"])
 def test_published_bands_are_drawn_in(title: str) -> None:
     board = DASHBOARDS[f"sparsity-monitor / {title}"]

@@ -12,6 +12,7 @@ from monitor.grafana.dashboards.panels import (
     NO_REFERENCE,
     TEXT,
     banded,
+    in_column,
     in_series,
     lines,
     rows,
@@ -66,11 +67,11 @@ def _sparsity() -> list[Any]:
         Query(_named(STEP_SPARSITY), _LEGEND),
         no_data=_NONE_CHOSEN,
     )
-    linked = {"links": [links.run_of_series()]}
-    return [
-        in_series(banded(cumulative, bands.CUMULATIVE).min(0).max(1), **linked),
-        in_series(banded(step, bands.STEP).max(1), **linked),
-    ]
+    return [_linked(banded(cumulative, bands.CUMULATIVE).min(0).max(1)), _linked(banded(step, bands.STEP).max(1))]
+
+
+def _linked(panel: Any) -> Any:
+    return in_series(panel, links=[links.run_of_series()])
 
 
 def _matrix(label: str, level: Level) -> Any:
@@ -89,7 +90,7 @@ def _matrix(label: str, level: Level) -> Any:
 
 def _moving() -> list[Any]:
     touched, changed = metric("run_touched_weights", SOME_RUNS), metric("run_changed_weights", SOME_RUNS)
-    return [
+    panels = [
         lines(
             "Transient",
             "Weights that changed at some observation and are back at the base, out of all. Metrics: "
@@ -119,6 +120,7 @@ def _moving() -> list[Any]:
             no_data=NO_REFERENCE,
         ),
     ]
+    return [_linked(panel) for panel in panels]
 
 
 def _training() -> Any:
@@ -131,7 +133,7 @@ def _training() -> Any:
         width=24,
         no_data="No trainer has logged a metric of this name; choose others above.",
     )
-    return panel.repeat("metric").repeat_direction("h").max_per_row(3)
+    return _linked(panel).repeat("metric").repeat_direction("h").max_per_row(3)
 
 
 def _measured_as() -> Any:
@@ -142,4 +144,6 @@ def _measured_as() -> Any:
         Query(metric("run_info", SOME_RUNS), table=True),
         no_data=_NONE_CHOSEN,
     )
+    for label in ("run", "name"):
+        panel = in_column(panel, label, links=[links.run_in_row("run")])
     return said_by_runs(panel)

@@ -14,9 +14,10 @@ DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 JOB: Matchers = {"job": '=~"$job"'}
 INSTANCE: Matchers = {**JOB, "instance": '=~"$instance"'}
-# One run, as it is; several, as a regular expression that Grafana makes of them.
+# One run, as it is; several, as a regular expression that Grafana makes of them. Links between dashboards carry each
+# variable along by its name, and one run cannot be several.
 ONE_RUN: Matchers = {**JOB, "run": '="$run"'}
-SOME_RUNS: Matchers = {**JOB, "run": '=~"$run"'}
+SOME_RUNS: Matchers = {**JOB, "run": '=~"$runs"'}
 GROUPS: Matchers = {"layer": '=~"$layer"', "module": '=~"$module"'}
 REFERENCE: Matchers = {"reference": '=~"$reference"'}
 

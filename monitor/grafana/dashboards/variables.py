@@ -36,7 +36,7 @@ def run() -> QueryVariable:
 
 def runs() -> QueryVariable:
     """Several runs."""
-    return _several("run", "Runs", f"query_result({metric('run_info', JOB)})").regex(_NAME_AND_RUN)
+    return _several("runs", "Runs", f"query_result({metric('run_info', JOB)})").regex(_NAME_AND_RUN)
 
 
 def layer(of: Matchers = ONE_RUN) -> QueryVariable:
