@@ -38,22 +38,24 @@ class AlertSettings(BaseModel):
         0.70,
         ge=0,
         le=1,
-        description="Of the RL checkpoints of arXiv 2505.11711 (tolerance 1e-5) all but one kept more than 0.70; of "
-        "those compared by bits (arXiv 2511.08567) the ones below it trained for thousands of steps.",
+        description="Of ten published checkpoints compared at tolerance 1e-5 one kept less than this (arXiv "
+        "2505.11711). By bits, seven of eight did, 0.363 to 0.695 (arXiv 2511.08567): lower it to what earlier runs "
+        "of the same recipe show.",
     )
     cumulative_sparsity_critical: float = Field(
         0.35,
         ge=0,
         le=1,
-        description="No published RL checkpoint is below 0.363 (ProRL-v2, more than 3000 steps); published SFT ends "
-        "at 0.006–0.19 (arXiv 2511.08567).",
+        description="Compared by bits, no published RL checkpoint is below 0.363 (ProRL-v2, more than 3000 steps); "
+        "published SFT ends at 0.006–0.19 (arXiv 2511.08567), DPO on data far from the policy's own at 0.068–0.077 "
+        "(arXiv 2505.11711).",
     )
 
     step_density_factor: float = Field(
         4,
         gt=1,
-        description="The step density of one run varies by less than this: 0.2–1.1 % between models and seeds of "
-        "GRPO (arXiv 2602.03839).",
+        description="A choice: all published GRPO runs together lie within a factor of 5.5, 0.2–1.1 % (arXiv "
+        "2602.03839), and one run is compared with its own median.",
     )
     step_density_floor: float = Field(
         0.025,
@@ -73,7 +75,11 @@ class AlertSettings(BaseModel):
         description="All layers and matrices are similarly sparse in published updates (arXiv 2505.11711, 2507.17107).",
     )
     outlier_density_floor: float = Field(
-        0.10, ge=0, le=1, description="Below it even the densest part is as sparse as the sparsest published RL run."
+        0.10,
+        ge=0,
+        le=1,
+        description="Below it even the densest part is sparser than most published RL checkpoints are as a whole "
+        "(arXiv 2505.11711, 2511.08567).",
     )
     outlier_share: float = Field(
         0.001,

@@ -161,7 +161,7 @@ CASES = [
         "CumulativeSparsityLow",
         "warning",
         MEASURED_AS,
-        f"{_RUN} updates more weights than most RL runs do",
+        f"{_RUN} has changed more than 30 % of its weights",
         f"Cumulative sparsity is 60% {_MEASURED}, below 70 %. Published RL checkpoints keep 36–96 %.",
         _LOW,
         _without(_LOW, short={run("run_changed_weights"): "160x117 320x190"}),

@@ -49,8 +49,9 @@ def _now(settings: AlertSettings) -> list[Any]:
         ),
         number(
             "Cumulative sparsity",
-            "Visible weights that equal the base, out of all. Red: below every published RL run. Orange: below most. "
-            "Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+            "Visible weights that equal the base, out of all. Red: below what the critical alert allows. Orange: "
+            "below what the warning allows. Metrics: sparsity_monitor_run_changed_weights, "
+            "sparsity_monitor_run_weights.",
             "percentunit",
             Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
             bands.cumulative_now(settings),
