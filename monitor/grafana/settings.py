@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from monitor.errors import ConfigurationError
 
@@ -120,6 +121,15 @@ class AlertSettings(BaseModel):
         86400, ge=1, description="A lost run that nobody resumes is no news after a day: it must not fire for ever."
     )
     down_seconds: int = Field(120, ge=0, description="A restart of the service takes seconds; nothing is lost by it.")
+
+    @model_validator(mode="after")
+    def _warns_before_it_is_critical(self) -> Self:
+        if self.cumulative_sparsity_critical > self.cumulative_sparsity_warning:
+            raise ValueError(
+                f"cumulative_sparsity_critical is {self.cumulative_sparsity_critical:g}; expected at most "
+                f"cumulative_sparsity_warning, which is {self.cumulative_sparsity_warning:g}"
+            )
+        return self
 
     @classmethod
     def read(cls, path: Path | None) -> AlertSettings:

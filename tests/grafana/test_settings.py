@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from monitor.errors import ConfigurationError
 from monitor.grafana.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.grafana.settings import AlertSettings
 from monitor.verdict import DenseThresholds
@@ -26,6 +27,12 @@ def test_alert_and_callback_call_the_same_thing_dense() -> None:
 def test_value_that_cannot_work_is_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         AlertSettings(**setting)
+
+
+def test_critical_above_the_warning_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "alerts.yaml").write_text("cumulative_sparsity_warning: 0.3\n")
+    with pytest.raises(ConfigurationError, match=r"critical is 0\.35; expected at most .*_warning, which is 0\.3"):
+        AlertSettings.read(tmp_path / "alerts.yaml")
 
 
 def test_file_holds_only_what_differs(tmp_path: Path) -> None:
