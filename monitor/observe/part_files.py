@@ -29,14 +29,21 @@ def write_part(
     parts: Sequence[Part],
     metadata: Mapping[str, object],
 ) -> None:
-    """Write the masks of what this process measures.
+    """Write the masks of what this process measures, if there is a checkpoint that they belong to.
+
+    A hyperparameter search saves elsewhere, and a directory that is made here would be taken for its checkpoint.
 
     Args:
-        directory: the same for all processes; on one file system, if another number of processes is to read them.
+        directory: in the checkpoint; the same for all processes, which all must call this; on one file system, if
+            another number of processes is to read them.
         words: parameter name → int32 words of its part.
         parts: what this process measures.
         metadata: as for `write_mask`; "step" and "base_fingerprint" are compared when the parts are read.
     """
+    # The first process says: it has saved the checkpoint, and the others may not see it yet, or on no file system.
+    saved = torch.tensor([int(ranks.rank == 0 and directory.parent.is_dir())])
+    if not int(ranks.sum(saved)):
+        return
     if ranks.rank == 0:
         # Of a training that was here before, on another number of processes.
         for other in set(directory.glob(f"{_PREFIX}-*")) - set(_files(directory, ranks.world)):

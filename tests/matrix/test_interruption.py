@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from transformers import Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from monitor import Observation, SparsityCallback, UpdateMask
 from monitor.report.spool import Spool
@@ -130,6 +131,21 @@ def test_touched_weights_of_another_run_in_the_output_directory_are_left_alone(
     trainer = saving_trainer(model, tmp_path / "fresh", again, resume_from_checkpoint=checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     assert_same_counts(again.last_observation, whole.last_observation)
+
+
+class SavesElsewhere(Trainer):
+    """Saves where a hyperparameter search does."""
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(self.args.output_dir) / "run-0")
+
+
+def test_no_checkpoint_is_made_where_the_trainer_saved_none(model: Path, tmp_path: Path) -> None:
+    arguments = TrainingArguments(**common_arguments(tmp_path, max_steps=2, save_strategy="steps", save_steps=1))
+    pretrained = Qwen2ForCausalLM.from_pretrained(model, dtype="float32")
+    SavesElsewhere(pretrained, arguments, train_dataset=token_data(), callbacks=[recording(strict=True)]).train()
+    assert get_last_checkpoint(str(tmp_path / "run-0")) == str(tmp_path / "run-0" / "checkpoint-2")
+    assert get_last_checkpoint(str(tmp_path)) is None
 
 
 class StopAt(TrainerCallback):
