@@ -222,7 +222,13 @@ def _hold_zero3(name: str, parameter: Any, world: int) -> Held:
             f"{name} is partitioned over {dist.get_world_size(group)} of {world} processes (MiCS, hpZ). Expected "
             "ZeRO-3 over all processes."
         )
-    size = parameter.ds_tensor.numel()
+    size = parameter.ds_tensor.ds_numel
+    on_disk = getattr(parameter.ds_tensor, "final_location", None) == "nvme"
+    if on_disk or parameter.ds_tensor.numel() != size:
+        raise UnsupportedModelError(
+            f"{name} is offloaded to NVMe: its weights are in no memory between steps. Expected ZeRO-3 with "
+            "offload_param on the CPU or none."
+        )
     first = min(dist.get_rank(group) * size, parameter.ds_numel)
     shape = tuple(parameter.ds_shape)
     return Held(

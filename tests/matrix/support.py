@@ -109,6 +109,12 @@ SECTIONS: dict[str, list[Row]] = {
             f"{_REFUSED}::test_fsdp1_that_hides_the_parameters",
         ),
         Row(
+            "ZeRO-3 with parameters offloaded to NVMe",
+            "refused",
+            "between steps the weights are in no memory; offload them to the CPU",
+            f"{_PLACED}::test_zero3_parameters_on_nvme_are_refused_by_name",
+        ),
+        Row(
             "DTensors that are partial sums",
             "refused",
             "no process holds the weights",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,33 @@ def observe_partial_sums() -> str:
 def test_weights_that_are_partial_sums_are_refused_by_name() -> None:
     for message in run_together(observe_partial_sums, 2):
         assert message.startswith("score.weight is placed as")
+
+
+def observe_offloaded(in_memory: int) -> str:
+    """Observe a parameter as DeepSpeed leaves it whose half of the weights is on NVMe, and maybe still in memory."""
+    model = make_model()
+    weight = model.layers[0].up_proj.weight
+    weight.ds_shape, weight.ds_numel, weight.ds_process_group = weight.shape, weight.numel(), dist.group.WORLD
+    weight.ds_tensor = torch.ones(in_memory)
+    weight.ds_tensor.ds_numel, weight.ds_tensor.final_location = weight.numel() // 2, OffloadedTo.nvme
+    weight.data = torch.empty(0)
+    try:
+        UpdateObserver(model)
+    except UnsupportedModelError as error:
+        return str(error)
+    return "no error"
+
+
+class OffloadedTo(StrEnum):
+    """As DeepSpeed's OffloadDeviceEnum."""
+
+    nvme = "nvme"
+
+
+@pytest.mark.parametrize("in_memory", [1, 36 * 52 // 2], ids=["swapped-out", "not-yet-swapped-out"])
+def test_zero3_parameters_on_nvme_are_refused_by_name(in_memory: int) -> None:
+    for message in run_together(observe_offloaded, 2, in_memory):
+        assert message.startswith("layers.0.up_proj.weight is offloaded to NVMe")
 
 
 def observe_different_replicas() -> str:
