@@ -237,6 +237,14 @@ def test_heatmap_shows_values_in_old_and_new_versions(panel: Panel) -> None:
     assert panel["options"]["tooltip"] == {"mode": "single", "show": True}
 
 
+def test_heatmap_of_lift_shows_a_lift_of_nothing() -> None:
+    (panel,) = [
+        each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Lift by layer over time"
+    ]
+    # Grafana hides what is at most this.
+    assert panel["options"]["filterValues"]["le"] < 0
+
+
 @pytest.mark.parametrize("board", BOARDS)
 def test_panels_have_numbers_of_their_own_and_do_not_overlap(board: Board) -> None:
     numbers = [panel["id"] for panel in board["panels"]]

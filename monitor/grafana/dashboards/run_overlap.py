@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from grafana_foundation_sdk.builders.heatmap import FilterValueRange
+
 from monitor.grafana.dashboards.panels import NO_REFERENCE, banded, cells_over_time, lines
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, REFERENCE, Query
 from monitor.grafana.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level
@@ -50,7 +52,10 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
             "none",
             Query(LIFT.at(Level.LAYER, {**_OF_REFERENCE, **GROUPS}), "{{layer}} {{reference}}"),
             width=8,
-        ).no_value(NO_REFERENCE),
+        )
+        .no_value(NO_REFERENCE)
+        # By default Grafana hides zeros, and an overlap of nothing at all is what a reader looks for.
+        .filter_values(FilterValueRange().le(-1)),
     ]
 
 
