@@ -46,6 +46,15 @@ def braces(matchers: Matchers) -> str:
     return "{" + ", ".join(label + value for label, value in matchers.items()) + "}" if matchers else ""
 
 
+def told_apart(expr: str) -> str:
+    """Add its id to the name of each run, since several may have one name: `name` is "grpo · 7f" then.
+
+    >>> told_apart(metric("run_info"))
+    'label_join(sparsity_monitor_run_info, "name", " · ", "name", "run")'
+    """
+    return f'label_join({expr}, "name", " · ", "name", "run")'
+
+
 def with_name(expr: str, matchers: Matchers = NOTHING, labels: str = "name") -> str:
     """Join labels of `run_info` to an expression about runs, which keeps its value."""
     return f"({expr}) * on ({IDENTITY}) group_left ({labels}) {metric('run_info', matchers)}"

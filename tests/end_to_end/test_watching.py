@@ -97,7 +97,7 @@ def _assert_variables_offer(watched: Watching, run_id: str, name: str) -> None:
     (board,) = [each for uid, each in boards().items() if uid == RUN_UID]
     variables = {each["name"]: each for each in board["templating"]["list"] if each["type"] == "query"}
     offered = {name: choices(watched.prometheus, each, {"run": run_id}) for name, each in variables.items()}
-    assert (name, run_id) in offered["run"]
+    assert (f"{name} · {run_id}", run_id) in offered["run"]
     assert offered["layer"] == {(layer, layer) for layer in ("-", "00", "01", "02", "03")}
     assert {value for _, value in offered["module"]} == {"embed_tokens", "q_proj", "k_proj", "mlp"}
     assert offered["reference"] == {("other seed", "other seed")}

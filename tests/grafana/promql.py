@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def returns(expr: str, series: Series, samples: list[dict[str, Any]], directory:
         "input_series": [{"series": key, "values": value} for key, value in {**HEALTHY, **series}.items()],
         "promql_expr_test": [
             {
-                "expr": expr.replace("$job", ".+").replace("$instance", ".+"),
+                "expr": re.sub(r"\$\w+", ".+", expr),
                 "eval_time": "10m",
                 "exp_samples": samples,
             },

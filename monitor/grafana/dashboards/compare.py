@@ -19,7 +19,7 @@ from monitor.grafana.dashboards.panels import (
     said_by_runs,
 )
 from monitor.grafana.dashboards.query import GROUPS, JOB, REFERENCE, SOME_RUNS, Query
-from monitor.grafana.metric import Matchers, metric, with_name
+from monitor.grafana.metric import Matchers, metric, told_apart, with_name
 from monitor.grafana.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, Level, Ratio
 
 _LEGEND = "{{name}} ({{run}})"
@@ -79,9 +79,8 @@ def _matrix(label: str, level: Level) -> Any:
     return matrix(
         f"Cumulative density, {label} × run",
         f"Share of the visible weights of each {label} that differ from the base (1 − cumulative sparsity), one "
-        "column per name: of runs with the same name, the denser is shown. Metrics: "
-        "sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights.",
-        f"max by ({label}, name) ({density})",
+        "column per run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights.",
+        f"max by ({label}, name) ({told_apart(density)})",
         down=label,
         along="name",
         width=12,

@@ -6,9 +6,10 @@ from grafana_foundation_sdk.builders.dashboard import DatasourceVariable, QueryV
 from grafana_foundation_sdk.models.dashboard import VariableHide, VariableOption, VariableRefresh, VariableSort
 
 from monitor.grafana.dashboards.query import DATASOURCE, JOB, ONE_RUN, SOME_RUNS
-from monitor.grafana.metric import Matchers, metric
+from monitor.grafana.metric import Matchers, metric, told_apart
 
 _EVERYTHING = VariableOption(selected=True, text="All", value="$__all")
+_RUNS = f"query_result({told_apart(metric('run_info', JOB))})"
 # What query_result writes down, taken apart into what people read and what queries need.
 _NAME_AND_RUN = r'/[{,]name="(?<text>[^"]*)".*[{,]run="(?<value>[^"]*)"/'
 
@@ -29,14 +30,13 @@ def instance() -> QueryVariable:
 
 
 def run() -> QueryVariable:
-    """One run: shown by its name, meant by its id."""
-    variable = _query("run", "Run", f"query_result({metric('run_info', JOB)})")
-    return variable.regex(_NAME_AND_RUN).include_all(False).multi(False)
+    """One run: shown by its name and id, meant by its id."""
+    return _query("run", "Run", _RUNS).regex(_NAME_AND_RUN).include_all(False).multi(False)
 
 
 def runs() -> QueryVariable:
     """Several runs."""
-    return _several("runs", "Runs", f"query_result({metric('run_info', JOB)})").regex(_NAME_AND_RUN)
+    return _several("runs", "Runs", _RUNS).regex(_NAME_AND_RUN)
 
 
 def layer(of: Matchers = ONE_RUN) -> QueryVariable:
