@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from monitor.grafana.addresses import DASHBOARD_UIDS
-from monitor.grafana.client import Grafana
+from monitor.grafana.client import Grafana, GrafanaError
 from monitor.grafana.managed_rules import FOLDER_TITLE, FOLDER_UID, GROUP
 from monitor.grafana.notifications import CONTACT_POINT, CONTACT_POINT_UID, contact_point, route
+
+# How Grafana refuses to create a folder that exists, by its version.
+_IS_THERE = (409, 412)
 
 
 class Resource(Protocol):
@@ -43,10 +46,15 @@ class Folder:
     wanted = {"uid": FOLDER_UID}  # noqa: RUF012 - never changed
 
     def read(self, grafana: Grafana) -> Any:
-        return grafana.get("folders", FOLDER_UID)
+        return self._read(grafana, unknown=None)
 
     def create(self, grafana: Grafana) -> None:
-        grafana.post({"uid": FOLDER_UID, "title": FOLDER_TITLE}, "folders")
+        try:
+            grafana.post({"uid": FOLDER_UID, "title": FOLDER_TITLE}, "folders")
+        except GrafanaError as error:
+            # Refused is also a title that another folder has.
+            if error.status not in _IS_THERE or self._read(grafana, unknown=True) is None:
+                raise
 
     def replace(self, grafana: Grafana) -> None:
         """Nothing is ever to be replaced."""
@@ -54,6 +62,15 @@ class Folder:
     def delete(self, grafana: Grafana) -> None:
         # Refused where it holds rules of other people.
         grafana.delete("folders", FOLDER_UID, query="?forceDeleteRules=false")
+
+    def _read(self, grafana: Grafana, unknown: Any) -> Any:
+        try:
+            return grafana.get("folders", FOLDER_UID)
+        except GrafanaError as error:
+            # An Editor hears the same of a folder that does not exist.
+            if error.status == 403:
+                return unknown
+            raise
 
     def is_shared(self, grafana: Grafana) -> bool:
         """Say whether it holds dashboards or folders of other people, which would be deleted with it."""

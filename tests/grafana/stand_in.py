@@ -2,7 +2,8 @@
 
 It is not Grafana. It knows the requests that the documentation describes for folders, data sources, dashboards and
 alerting provisioning, with their status codes and bodies, and answers 404 to everything else. What it does beyond the
-documentation is taken from Grafana's source: an empty body with a rule that is not there, and after deleting one.
+documentation is taken from Grafana's source: an empty body with a rule that is not there, and after deleting one; 403
+for a folder that is not there, unless an Admin asks.
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ class StandIn:
     policies: dict[str, Any] = field(default_factory=lambda: {"receiver": "grafana-default-email"})
     url: str = ""
     moved_to: str | None = None
+    folders_are_private: bool = False
+
+    @property
+    def readable_folders(self) -> set[str]:
+        """Those that others than an Admin may read; of a folder that does not exist, they hear the same."""
+        return set() if self.folders_are_private else set(self.folders)
 
     @property
     def writes(self) -> list[str]:
@@ -77,6 +84,8 @@ class StandIn:
         if token != ADMIN and request.path.startswith("/api/datasources"):
             raise RefusedError(403, "You'll need additional permissions: datasources:read")
         path = request.path.partition("?")[0]
+        if token != ADMIN and path.startswith("/api/folders/") and path.split("/")[3] not in self.readable_folders:
+            raise RefusedError(403, "You'll need additional permissions: folders:read")
         if path.startswith("/api/v1/provisioning") and not self.alerting:
             raise RefusedError(404, "Not found")
         for method, pattern, name in _ROUTES:

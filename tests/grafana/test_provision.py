@@ -147,6 +147,23 @@ def test_editor_suffices_where_the_data_source_is_named(grafana: StandIn) -> Non
     assert set(grafana.rules) == {rule_uid(alert) for alert in ALERTS}
 
 
+def test_folder_that_is_there_and_cannot_be_read_is_taken_as_it_is(grafana: StandIn) -> None:
+    applied(grafana)
+    grafana.folders_are_private = True
+    applied(grafana, Wish(datasource_uid=DATASOURCE_UID), token=EDITOR)
+    assert set(grafana.folders) == {FOLDER_UID}
+
+
+def test_folder_of_others_with_our_title_is_said(grafana: StandIn) -> None:
+    def refuse(request: Request) -> None:
+        if (request.method, request.path) == ("POST", "/api/folders"):
+            raise RefusedError(412, "a folder with the same name already exists")
+
+    grafana.refuse = refuse
+    with pytest.raises(GrafanaError, match=r"same name already exists.*Nothing was changed"):
+        applied(grafana)
+
+
 def test_grafana_without_alert_provisioning_is_said(grafana: StandIn) -> None:
     grafana.alerting, grafana.version = False, "8.5.27"
     with pytest.raises(GrafanaError, match=r"Grafana 8\.5\.27 .* has no API for alert rules.*--no-alerts"):
