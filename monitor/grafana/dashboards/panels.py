@@ -55,7 +55,7 @@ def lines(
     panel = _common(timeseries.Panel(), title, description, unit, queries, width=width, height=8, no_data=no_data)
     panel = panel.color_scheme(FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
     panel = panel.legend(legend).tooltip(tooltip).line_width(1).fill_opacity(0).show_points(VisibilityMode.AUTO)
-    # A line ends where a run ends; a scrape or two that failed leave no hole.
+    # A line ends where its series left the scrape; a scrape or two that failed leave no hole.
     return panel.span_nulls(120_000.0)
 
 
