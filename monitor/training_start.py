@@ -62,19 +62,6 @@ def check_base(given: object) -> BaseSource | None:
     )
 
 
-def check_base(given: object) -> BaseSource | None:
-    """Return what a base can be read from.
-
-    Raises:
-        ConfigurationError: it is nothing of that kind.
-    """
-    if given is None or isinstance(given, str | Path | nn.Module | Mapping):
-        return given
-    raise ConfigurationError(
-        f"base is {given!r}; expected a directory or hub id, a module, or a state dict {{parameter name: tensor}}."
-    )
-
-
 def refuse_a_moving_base(given: BaseSource | None, args: TrainingArguments) -> None:
     """Refuse a base that follows the training.
 
