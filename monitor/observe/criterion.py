@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -49,10 +48,11 @@ def check_tolerance(tolerance: float, setting: str) -> float:
     """Return `tolerance` as a float.
 
     Raises:
-        ConfigurationError: it is negative, infinite or not a number.
+        ConfigurationError: it is negative, infinite or not a number, also in float32.
     """
-    value = float(tolerance)
-    if not math.isfinite(value) or value < 0:
+    # −0 becomes 0: kernels compare bit patterns.
+    value = float(tolerance) + 0.0
+    if not 0 <= value <= torch.finfo(torch.float32).max:
         raise ConfigurationError(
             f"{setting} is {tolerance!r}; expected a finite number ≥ 0, such as 1e-5 (arXiv 2505.11711)."
         )
@@ -94,4 +94,4 @@ class Criterion:
         return cls(check_tolerance(tolerance, f"the tolerance of criterion {text!r}"))
 
     def __str__(self) -> str:
-        return "bits" if self.tolerance is None else f"atol={self.tolerance:g}"
+        return "bits" if self.tolerance is None else f"atol={self.tolerance!r}"

@@ -79,13 +79,13 @@ class Spool:
 
     Args:
         directory: created if it does not exist.
-        max_bytes: bound on the items kept; beyond it the oldest are dropped and counted.
+        max_bytes: bound on the items kept; beyond it the oldest are dropped and counted. None for no bound.
 
     Raises:
         SpoolError: the directory cannot be written, or the file is no spool or a newer one.
     """
 
-    def __init__(self, directory: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(self, directory: Path, max_bytes: int | None = DEFAULT_MAX_BYTES) -> None:
         self.directory = directory
         self._max_bytes = max_bytes
         try:
@@ -175,8 +175,7 @@ class Spool:
             self._drop_beyond_bound()
 
     def _drop_beyond_bound(self) -> None:
-        excess = self._used_bytes() - self._max_bytes
-        if excess <= 0:
+        if self._max_bytes is None or (excess := self._used_bytes() - self._max_bytes) <= 0:
             return
         doomed = []
         # The newest stays whatever its size: it may be what says that the run is over.

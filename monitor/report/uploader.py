@@ -103,7 +103,8 @@ class Uploader:
         """
         lock = ProcessLock(self._directory / UPLOADER_LOCK)
         await asyncio.to_thread(lock.wait)
-        spool = Spool(self._directory)
+        # The bound is the training's to keep: what it has kept is not dropped when its end is noted here.
+        spool = Spool(self._directory, max_bytes=None)
         try:
             async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
                 await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -19,12 +21,21 @@ def test_an_unknown_criterion_is_named_with_what_is_expected(text: str) -> None:
         Criterion.parse(text)
 
 
-@pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf"), 1e39])
 def test_a_tolerance_that_cannot_work_is_refused(value: float) -> None:
     with pytest.raises(ConfigurationError, match="expected a finite number ≥ 0"):
         check_tolerance(value, "a tolerance")
     with pytest.raises(ConfigurationError, match="expected a finite number ≥ 0"):
         Criterion.parse(f"atol={value}")
+
+
+@pytest.mark.parametrize("tolerance", [2**-9, 1e-5, 1 / 3, 0.0])
+def test_a_criterion_reads_what_it_writes(tolerance: float) -> None:
+    assert Criterion.parse(str(Criterion(tolerance))).tolerance == tolerance
+
+
+def test_minus_zero_is_zero_as_a_tolerance() -> None:
+    assert math.copysign(1, check_tolerance(-0.0, "a tolerance")) == 1
 
 
 @pytest.mark.parametrize("dtype", ["int8", "bf16", torch.float64, ""])

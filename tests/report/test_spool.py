@@ -87,6 +87,16 @@ def test_beyond_its_bound_the_oldest_items_are_dropped_and_counted(tmp_path: Pat
     assert (tmp_path / SPOOL_FILE).stat().st_size < 300_000
 
 
+def test_without_a_bound_nothing_is_dropped(tmp_path: Path) -> None:
+    """As for the uploader, which notes the end of a killed training."""
+    spool = Spool(tmp_path, max_bytes=None)
+    spool.begin(KEY, b"registration")
+    for sequence in range(1, 5):
+        spool.append(KEY, [(sequence, bytes(10_000_000))])
+    assert spool.attempt(KEY).dropped == 0
+    assert spool.attempt(KEY).unsent == 4
+
+
 def test_numbers_that_never_got_here_count_as_dropped(spool: Spool) -> None:
     spool.append(KEY, [(3, b"a"), (4, b"b")])
     assert spool.attempt(KEY).dropped == 2
