@@ -68,7 +68,8 @@ def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: Service
         about_it = {"CumulativeSparsityCritical", "CumulativeSparsityLow", "StepSparsityCollapsed", "OverlapAtChance"}
         expected = {(alert, dense.run_id) for alert in about_it}
         eventually(lambda: watched.firing() == expected, _SECONDS)
-        assert _managed_by_grafana(watched) == expected
+        # A scrape that takes longer than its interval fails, and for that long nothing is known of any run.
+        eventually(lambda: _managed_by_grafana(watched) == expected, _SECONDS)
         # Critical says it all: the milder alert is inhibited.
         told = expected - {("CumulativeSparsityLow", dense.run_id)}
         eventually(lambda: watched.webhook.alerts("firing").keys() >= told, _SECONDS)
@@ -80,7 +81,7 @@ def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: Service
             "checkpoints keep 36–96 %, supervised fine-tuning 0.6–19 %.",
             "runbook_url": f"{QUICK.runbook_url}#cumulativesparsitycritical",
         }
-        _assert_alerts_are_drawn_in(watched, dense.run_id)
+        eventually(lambda: _alerts_not_drawn_in(watched, dense.run_id) == [], _SECONDS)
     eventually(lambda: watched.firing() == set(), _SECONDS)
     eventually(lambda: watched.webhook.alerts("resolved").keys() >= told, _SECONDS)
     # Both alerts about cumulative sparsity end at once. Alertmanager may hear of the graver one first, and for that
@@ -89,8 +90,8 @@ def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: Service
 
 
 def _has_history(watched: Watching, run_id: str) -> bool:
-    """Past the warm-up, with a median of its own that the present can be compared with."""
-    return _is_past(watched, run_id, seconds=QUICK.warmup_seconds + QUICK.step_recent_seconds + 2)
+    """Past the warm-up, with a median of its own that outlasts the present until everybody has been told."""
+    return _is_past(watched, run_id, seconds=QUICK.warmup_seconds + QUICK.step_recent_seconds + 12)
 
 
 def _assert_variables_offer(watched: Watching, run_id: str, name: str) -> None:
@@ -105,13 +106,17 @@ def _assert_variables_offer(watched: Watching, run_id: str, name: str) -> None:
     assert offered["job"] == {("sparsity-monitor", "sparsity-monitor")}
 
 
-def _assert_alerts_are_drawn_in(watched: Watching, run_id: str) -> None:
+def _alerts_not_drawn_in(watched: Watching, run_id: str) -> list[str]:
+    """The dashboards whose annotations return nothing."""
+    missing = []
     for uid, board in boards().items():
         (annotation,) = board["annotations"]["list"]
         expr = annotation["expr"].replace('run="$run"', f'run="{run_id}"')
         for variable in ("$job", "$runs", "$run", "$instance"):
             expr = expr.replace(variable, ".+")
-        assert watched.prometheus.query(expr), uid
+        if not watched.prometheus.query(expr):
+            missing.append(uid)
+    return missing
 
 
 class Until(TrainerCallback):  # type: ignore[misc]

@@ -64,5 +64,7 @@ def test_a_run_that_is_resumed_after_a_layer_was_switched_on_is_stored(client: C
     (checkpoint / "scheduler.pt").unlink()
     trainer(second, switched_at=5, max_steps=6).train(resume_from_checkpoint=str(checkpoint))
     assert second.run_id == first.run_id
-    eventually(lambda: client.run(first.run_id or "").registration.attempt == 2)
+    # Both are in the store: the second is registered once the first is delivered.
+    run_id = first.run_id or ""
+    eventually(lambda: client.is_over(run_id) and client.run(run_id).registration.attempt == 2)
     assert stored_steps(client, second) == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6)]

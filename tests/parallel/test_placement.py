@@ -29,7 +29,7 @@ from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import GROUP_TIMEOUT, run_together
 
 STEPS = 3
-SHORT_TIMEOUT = timedelta(seconds=3)
+SHORT_TIMEOUT = timedelta(seconds=6)
 
 
 def reference_mask() -> UpdateMask:
