@@ -30,3 +30,6 @@ SFT_CUMULATIVE = Band(0.006, 0.19, "Klear-SFT 0.6 % to UniReason-SFT 18.8 % (arX
 
 RL_STEP = Band(0.989, 0.998, "S₁ of GRPO in pure bfloat16 (arXiv 2602.03839)")
 """Step sparsity of reinforcement learning, one step apart."""
+
+SFT_STEP = Band(0.96, 0.982, "supervised fine-tuning in pure bfloat16 at 2e-5 and at 3e-6 (arXiv 2602.03839)")
+"""Step sparsity of supervised fine-tuning, one step apart."""

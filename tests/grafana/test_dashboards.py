@@ -14,7 +14,7 @@ import pytest
 from monitor.grafana.addresses import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_UID
 from monitor.grafana.dashboards import all_dashboards, states
 from monitor.grafana.lint_exceptions import lint_exceptions
-from monitor.grafana.published import RL_CUMULATIVE, SFT_CUMULATIVE
+from monitor.grafana.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.grafana.ratios import RECORDED
 from monitor.grafana.settings import AlertSettings
 from monitor.service.families import FAMILIES
@@ -287,18 +287,21 @@ def test_every_line_and_row_of_compare_leads_to_its_run() -> None:
 
 
 @pytest.mark.parametrize("title", ["Fleet", "Run", "Compare"])
-def test_published_bands_are_drawn_in(title: str) -> None:
+@pytest.mark.parametrize(
+    ("sparsity", "sft", "rl"), [("Cumulative", SFT_CUMULATIVE, RL_CUMULATIVE), ("Step", SFT_STEP, RL_STEP)]
+)
+def test_published_bands_are_drawn_in(title: str, sparsity: str, sft: Band, rl: Band) -> None:
     board = DASHBOARDS[f"sparsity-monitor / {title}"]
     (panel,) = [
         each
         for each in panels(board)
-        if each["type"] == "timeseries" and re.fullmatch("Cumulative sparsity( of all runs)?", each["title"])
+        if each["type"] == "timeseries" and re.fullmatch(f"{sparsity} sparsity( of all runs)?", each["title"])
     ]
     defaults = panel["fieldConfig"]["defaults"]
     assert defaults["custom"]["thresholdsStyle"] == {"mode": "area"}
     edges = [step["value"] for step in defaults["thresholds"]["steps"]]
-    assert edges == [None, *SFT_CUMULATIVE[:2], *RL_CUMULATIVE[:2]]
-    assert all(str(band) in panel["description"] for band in (RL_CUMULATIVE, SFT_CUMULATIVE))
+    assert edges == [None, *sft[:2], *rl[:2]]
+    assert all(str(band) in panel["description"] for band in (rl, sft))
 
 
 @pytest.mark.parametrize(("board", "panel"), ALL_PANELS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monitor.grafana.dashboards.panels import Steps
-from monitor.grafana.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE
+from monitor.grafana.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP
 from monitor.grafana.settings import AlertSettings
 
 _CLEAR = "transparent"
@@ -22,8 +22,17 @@ CUMULATIVE_MEANING = (
     f"{SFT_CUMULATIVE} in orange, {SFT_CUMULATIVE.source}."
 )
 
-STEP: Steps = [(None, _CLEAR), (RL_STEP.low, _RL), (RL_STEP.high, _CLEAR)]
-STEP_MEANING = f"Band: {RL_STEP} in green, {RL_STEP.source}. With float32 master weights it is less."
+STEP: Steps = [
+    (None, _CLEAR),
+    (SFT_STEP.low, _SFT),
+    (SFT_STEP.high, _CLEAR),
+    (RL_STEP.low, _RL),
+    (RL_STEP.high, _CLEAR),
+]
+STEP_MEANING = (
+    f"Bands: {RL_STEP} in green, {RL_STEP.source}; {SFT_STEP} in orange, {SFT_STEP.source}. With float32 master "
+    "weights it is less."
+)
 
 
 def cumulative_now(settings: AlertSettings) -> Steps:
