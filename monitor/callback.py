@@ -30,6 +30,7 @@ from monitor.run_start import load_references, make_observer, start_reporter
 from monitor.settings import RunSettings
 from monitor.tracker_entries import TRACKER_PREFIX, tracker_entries
 from monitor.training_start import (
+    STATE_KEY,
     BaseSource,
     check_base,
     find_base,
@@ -45,10 +46,6 @@ from monitor.verdict import DenseThresholds, Verdict
 logger = logging.getLogger(__name__)
 
 MASK_FILE = "update_mask.safetensors"
-
-# Where the run's identity is kept in the trainer's state across resumes. Not the name of a callback class: the Trainer
-# would try to rebuild that callback from it.
-_STATE_KEY = "sparsity_monitor"
 
 Method = TypeVar("Method", bound=Callable[..., None])
 
@@ -217,7 +214,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._end_earlier_training()
         warn_of_merging(args, model)
         step = state.global_step
-        known = state.stateful_callbacks.get(_STATE_KEY, {}).get("attributes", {}) if step else {}
+        known = state.stateful_callbacks.get(STATE_KEY, {}).get("attributes", {}) if step else {}
         ranks = join_ranks(next(model.parameters()).device)
         search = partial(find_base, model, self._base, self._find_reference_model(), ranks, resumed=step > 0)
         base, base_source = ranks.alike(search)
@@ -239,7 +236,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             self._run_id = self._reporter.key.run_id
             identity = {"run_id": self._run_id, "attempt": self._reporter.key.attempt}
             attributes = identity | {"base_fingerprint": observer.base_fingerprint}
-            state.stateful_callbacks[_STATE_KEY] = {"args": {}, "attributes": attributes}
+            state.stateful_callbacks[STATE_KEY] = {"args": {}, "attributes": attributes}
 
     @_never_disturbs
     def on_step_begin(

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Below the output directory, and below each checkpoint.
 DIRECTORY = "sparsity_monitor"
-# Of the run's identity in the trainer's state, which is saved with each checkpoint.
+# Where the run's identity is kept in the trainer's state, which is saved with each checkpoint. Not the name of a
+# callback class: the Trainer would try to rebuild that callback from it.
 STATE_KEY = "sparsity_monitor"
 
 BaseSource = str | Path | nn.Module | Mapping[str, torch.Tensor]
