@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
     from monitor.observe.mask import UpdateMask
+    from monitor.observe.mask_file import MaskFile
     from monitor.observe.observation import Observation, Overlap
     from monitor.observe.observer import UpdateObserver
     from monitor.verdict import DenseThresholds, Verdict
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DenseThresholds",
+    "MaskFile",
     "Observation",
     "Overlap",
     "SparsityCallback",
@@ -27,6 +29,7 @@ __all__ = [
 # Imported on first use: the uploader and the service import this package too, and must not load torch.
 _HOMES = {
     "DenseThresholds": "monitor.verdict",
+    "MaskFile": "monitor.observe.mask_file",
     "Observation": "monitor.observe.observation",
     "Overlap": "monitor.observe.observation",
     "SparsityCallback": "monitor.callback",

@@ -26,7 +26,7 @@ from monitor.pace import Pace
 from monitor.reference_model import frozen_reference_model
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
-from monitor.run_start import load_references, make_observer, start_reporter
+from monitor.run_start import make_observer, open_references, start_reporter
 from monitor.settings import RunSettings
 from monitor.tracker_entries import TRACKER_PREFIX, tracker_entries
 from monitor.training_start import (
@@ -159,7 +159,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             dense_thresholds=DenseThresholds() if dense_thresholds is None else dense_thresholds,
         )
         self._base = check_base(base)
-        self._references = load_references(references or {})
+        self._references = open_references(references or {})
         self._find_reference_model: Callable[[], nn.Module | None] = lambda: None
         self._observer: UpdateObserver | None = None
         self._pace = Pace(every, max_overhead)
@@ -315,9 +315,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Observe the last step, write the mask, and say that the run is finished."""
         try:
             self._observe_the_last_step(args, state)
-            mask = self._observer.update_mask() if self.settings.save_mask and self._observer is not None else None
-            if mask is not None and state.is_world_process_zero:
-                mask.with_run(self._run_id or "").save(self.directory / MASK_FILE)
+            if self.settings.save_mask and self._observer is not None:
+                # Only the first process has a directory.
+                path = None if self._directory is None else self._directory / MASK_FILE
+                self._observer.save_update_mask(path, self._run_id or "")
         finally:
             if self._reporter is not None:
                 self._reporter.finish(state.global_step)

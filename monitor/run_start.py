@@ -11,8 +11,10 @@ from transformers import TrainingArguments
 
 from monitor.errors import ConfigurationError, ReportingError
 from monitor.observe.mask import UpdateMask
+from monitor.observe.mask_file import MaskFile
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Alone
+from monitor.observe.references import ReferenceMask
 from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
 from monitor.settings import RunSettings
@@ -21,16 +23,26 @@ from monitor.training_start import Base, own_directory
 _REGISTER_SECONDS = 15.0
 
 
-def load_references(given: object) -> dict[str, UpdateMask]:
-    """Return reference masks by name, read from their files where they are paths.
+def open_references(given: object) -> dict[str, ReferenceMask]:
+    """Return reference masks by name. Of those that are files, the weights' bits are read when training starts.
 
     Raises:
-        ConfigurationError: they have no names.
+        ConfigurationError: they have no names, or one is neither a mask nor a path.
         MaskFileError: a file cannot be read.
     """
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"references is {given!r}; expected {{name: mask file or UpdateMask}}.")
-    return {name: mask if isinstance(mask, UpdateMask) else UpdateMask.load(mask) for name, mask in given.items()}
+    return {name: _open_reference(name, mask) for name, mask in given.items()}
+
+
+def _open_reference(name: object, mask: object) -> ReferenceMask:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"references has the name {name!r}; expected a text for metrics to be labelled with.")
+    if isinstance(mask, UpdateMask | MaskFile):
+        return mask
+    if isinstance(mask, str | Path):
+        return MaskFile(mask)
+    raise ConfigurationError(f"references[{name!r}] is {mask!r}; expected an UpdateMask or the path of its file.")
 
 
 def make_observer(
@@ -38,7 +50,7 @@ def make_observer(
     model: nn.Module,
     *,
     base: Base,
-    references: Mapping[str, UpdateMask],
+    references: Mapping[str, ReferenceMask],
     step: int,
     ranks: Alone,
 ) -> UpdateObserver:

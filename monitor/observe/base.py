@@ -111,7 +111,7 @@ def keep(tensor: torch.Tensor, weights: MeasuredWeights, mode: BaseMode, visible
         return low_bytes(here, visible_dtype)
     kept = visible(here, visible_dtype) if lossless else here
     if mode is BaseMode.HOST:
-        return torch.empty(kept.shape, dtype=kept.dtype, pin_memory=torch.cuda.is_available()).copy_(kept)
+        return torch.empty(kept.shape, dtype=kept.dtype, device="cpu", pin_memory=torch.cuda.is_available()).copy_(kept)
     return kept.clone() if kept.data_ptr() == tensor.data_ptr() else kept
 
 

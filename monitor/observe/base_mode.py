@@ -75,7 +75,7 @@ def choose_base_mode(
         shared: whether this process has the base anyway.
     """
     own = _FRUGALITY.index(BaseMode.SHARED if shared else _by_free_memory(measured, visible_dtype))
-    votes = torch.zeros(len(_FRUGALITY), dtype=torch.int64)
+    votes = torch.zeros(len(_FRUGALITY), dtype=torch.int64, device="cpu")
     votes[own] = 1
     return _FRUGALITY[int(ranks.sum(votes).nonzero().max())]
 

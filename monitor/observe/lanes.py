@@ -99,7 +99,7 @@ class OnStream:
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             begin.record(self._stream)
             tensor = work()
-            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
             host.copy_(tensor, non_blocking=True)
             end.record(self._stream)
         return _OnItsWay(host, begin, end, time.perf_counter() - started)

@@ -9,30 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from monitor.errors import MaskMismatchError, name_some
+from monitor.errors import MaskFileError, MaskMismatchError, name_some
 from monitor.observe.kernels.reference import pack, unpack
-from monitor.observe.mask_file import MaskFile, write_mask
+from monitor.observe.mask_file import MaskFile, MaskMetadata, write_mask
 from monitor.observe.observation import Overlap
 from monitor.observe.words import combine, count_common_ones, count_ones
-
-
-@dataclass(frozen=True)
-class MaskMetadata:
-    """Where a mask comes from.
-
-    Attributes:
-        criterion: "bits" or "atol=…"; empty for a structural mask.
-        visible_dtype: dtype in which weights were compared, such as "bfloat16".
-        base_fingerprint: identity of the base weights, hexadecimal; empty if there is none.
-        step: optimizer step at which the mask was taken.
-        run_id: run that it was taken from; empty if none.
-    """
-
-    criterion: str = ""
-    visible_dtype: str = ""
-    base_fingerprint: str = ""
-    step: int = 0
-    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +37,12 @@ class UpdateMask:
         >>> mask = UpdateMask.from_bools({"w": torch.tensor([[True, False], [True, True]])})
         >>> mask.count(), mask.density
         (3, 0.75)
+
+        Raises:
+            TypeError: a tensor is not boolean.
         """
+        if others := [f"{name} {bits.dtype}" for name, bits in bools.items() if bits.dtype != torch.bool]:
+            raise TypeError(f"not boolean: {name_some(others)}; compare first, as in `tensor != 0`.")
         words = {name: pack(bits.reshape(-1)) for name, bits in bools.items()}
         shapes = {name: tuple(bits.shape) for name, bits in bools.items()}
         return cls(words, shapes, metadata or MaskMetadata())
@@ -134,39 +120,20 @@ class UpdateMask:
         )
 
     def _check_same(self, other: UpdateMask) -> None:
-        self.check_covers(other.shapes, "the other mask")
-        other.check_covers(self.shapes, "this mask")
+        check_covers(self.shapes, other.shapes, "the other mask")
+        check_covers(other.shapes, self.shapes, "this mask")
 
-    def with_run(self, run_id: str) -> UpdateMask:
-        """Return this mask with the run that it was taken from in its metadata."""
-        return replace(self, metadata=replace(self.metadata, run_id=run_id))
-
-    def check_covers(self, shapes: Mapping[str, tuple[int, ...]], whose: str) -> None:
-        """Check that this mask has every parameter in `shapes`, with its shape.
+    def read(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """Return the words of a parameter from `first` up to `last`, int32, without a copy.
 
         Raises:
-            MaskMismatchError: it has not; the message names the parameters.
+            KeyError: the mask does not have the parameter.
         """
-        missing = [name for name in shapes if name not in self.shapes]
-        different = [
-            f"{name} {list(self.shapes[name])} instead of {list(shape)}"
-            for name, shape in shapes.items()
-            if name in self.shapes and self.shapes[name] != tuple(shape)
-        ]
-        if missing or different:
-            found = "; ".join(
-                f"{what}: {name_some(names)}"
-                for what, names in (("missing", missing), ("other shape", different))
-                if names
-            )
-            raise MaskMismatchError(
-                f"the mask does not fit {whose} ({found}). Expected a mask of the same architecture that covers every "
-                "measured parameter; take one saved by a run of the same model with the same include and exclude."
-            )
+        return self.words[name][first:last]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; it appears under `path` only when it is complete."""
-        write_mask(path, self.words, self.shapes, vars(self.metadata))
+        write_mask(path, (self.words[name] for name in self.shapes), self.shapes, vars(self.metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], names: Iterable[str] | None = None) -> UpdateMask:
@@ -181,15 +148,33 @@ class UpdateMask:
                 mask of a parameter in `names`.
         """
         with MaskFile(path) as file:
-            words = file.all_words(names)
-            return cls(words, {name: file.shapes[name] for name in words}, _read_metadata(file.metadata))
+            shapes = file.shapes if names is None else {name: _shape_in(file, path, name) for name in names}
+            return cls({name: file.read(name) for name in shapes}, shapes, file.metadata)
 
 
-def _read_metadata(fields: Mapping[str, str]) -> MaskMetadata:
-    return MaskMetadata(
-        criterion=fields["criterion"],
-        visible_dtype=fields["visible_dtype"],
-        base_fingerprint=fields["base_fingerprint"],
-        step=int(fields["step"]),
-        run_id=fields["run_id"],
-    )
+def _shape_in(file: MaskFile, path: str | os.PathLike[str], name: str) -> tuple[int, ...]:
+    if name not in file.shapes:
+        raise MaskFileError(f"{os.fspath(path)!r} has no mask of {name!r}; it has {len(file.shapes)} parameters.")
+    return file.shapes[name]
+
+
+def check_covers(covered: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], whose: str) -> None:
+    """Check that a mask which covers parameters of some shapes has every one in `shapes`.
+
+    Raises:
+        MaskMismatchError: it has not; the message names the parameters.
+    """
+    missing = [name for name in shapes if name not in covered]
+    different = [
+        f"{name} {list(covered[name])} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if name in covered and covered[name] != tuple(shape)
+    ]
+    if missing or different:
+        found = "; ".join(
+            f"{what}: {name_some(names)}" for what, names in (("missing", missing), ("other shape", different)) if names
+        )
+        raise MaskMismatchError(
+            f"the mask does not fit {whose} ({found}). Expected a mask of the same architecture that covers every "
+            "measured parameter; take one saved by a run of the same model with the same include and exclude."
+        )

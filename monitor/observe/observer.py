@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,13 +23,14 @@ from monitor.observe.kernels import kernel_for
 from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment
 from monitor.observe.kernels.low_byte import previous_weights
 from monitor.observe.lanes import Pass, lane_for
-from monitor.observe.mask import MaskMetadata, UpdateMask
+from monitor.observe.mask import UpdateMask
+from monitor.observe.mask_file import MaskMetadata, write_mask
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import IntArray, Observation
 from monitor.observe.part_files import read_part, write_part
 from monitor.observe.placement import place
 from monitor.observe.ranks import Alone, join_ranks
-from monitor.observe.references import ReferenceMasks, zero_masks
+from monitor.observe.references import ReferenceMask, ReferenceMasks, zero_masks
 from monitor.observe.selection import select_parameters
 from monitor.observe.tally import Tally
 
@@ -65,7 +66,8 @@ class UpdateObserver:
         base: None takes the weights as they are now, and where adapters train, the frozen ones below them. A module is
             used in place, without a copy, and must stay frozen. A state dict under the model's parameter names is
             copied to the weights' devices.
-        references: name → mask of another run, or a structural one; it must cover every trainable parameter.
+        references: name → mask of another run, or a structural one; it must cover every trainable parameter. An
+            UpdateMask, or a MaskFile, of which each process reads what it measures.
         criterion: "bits" or "atol=1e-5"; what counts as changed in the update mask.
         tolerances: `changed` is counted at each of these, too.
         visible_dtype: dtype that the trained model will be served in; weights are rounded to it, then compared.
@@ -94,7 +96,7 @@ class UpdateObserver:
         model: nn.Module,
         *,
         base: nn.Module | Mapping[str, torch.Tensor] | None = None,
-        references: Mapping[str, UpdateMask] | None = None,
+        references: Mapping[str, ReferenceMask] | None = None,
         criterion: str | Criterion = "bits",
         tolerances: Sequence[float] = (),
         visible_dtype: str | torch.dtype = "bfloat16",
@@ -128,7 +130,7 @@ class UpdateObserver:
         )
         self._base = self._keep_base(originals, base, parse_base_mode(base_mode, self.rules.visible_dtype))
         frozen = [weights for weights in placed if weights.name in selection.frozen]
-        self._references = ReferenceMasks(references or {}, self._measured, frozen, self.base_fingerprint)
+        self._references = ReferenceMasks(references or {}, self._measured, frozen, self.base_fingerprint, self._ranks)
         self._masks = zero_masks(self._measured)
         self._previous = self._current_visible(self._measured) if step_masks else None
         self._touched = zero_masks(self._measured) if step_masks else None
@@ -155,7 +157,7 @@ class UpdateObserver:
         self._kernel_for_computed = self._prepare_computed()
 
     def _prepare_tally(self) -> None:
-        ones = self._references.count(self._measured, self._ranks)
+        ones = self._references.count(self._measured)
         self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=self._previous is not None)
 
     def _keep_base(
@@ -205,7 +207,7 @@ class UpdateObserver:
         here = [
             int(w.name in known and not torch.equal(known[w.name].to(w.live()), w.live().reshape(-1))) for w in frozen
         ]
-        moved = self._ranks.sum(torch.tensor(here, dtype=torch.int64)).tolist()
+        moved = self._ranks.sum(torch.tensor(here, dtype=torch.int64, device="cpu")).tolist()
         if late := [weights for weights, differs in zip(frozen, moved, strict=True) if differs]:
             self._frozen.take(weights.name for weights in late)
             self._measure_too(late, base)
@@ -222,7 +224,7 @@ class UpdateObserver:
         self._base |= {w.name: base_weights.keep(originals[w.name], w, mode, self.rules.visible_dtype) for w in late}
         self._stored += late
         self._measured = [*self._stored, *self._computed]
-        self.shapes |= shapes
+        self.shapes = {weights.name: weights.shape for weights in self._measured}
         self._masks |= zero_masks(late)
         if self._previous is not None and self._touched is not None:
             self._previous |= self._current_visible(late)
@@ -306,14 +308,36 @@ class UpdateObserver:
             step=self._last_step,
         )
 
-    def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
+    def save_update_mask(self, path: Path | None, run_id: str = "") -> None:
+        """Write the update mask of the whole model to a file that `UpdateMask.load` reads, parameter by parameter.
+
+        Among several processes all must call it. The first one writes, and only there `path` matters.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        metadata = replace(self._metadata, run_id=run_id)
+        whole = self._whole(self._masks)
+        try:
+            if self._ranks.rank == 0 and path is not None:
+                write_mask(path, whole, self.shapes, vars(metadata))
+        finally:
+            # Every process takes part for every parameter, whatever becomes of the file.
+            for _ in whole:
+                pass
+
+    def _whole(self, words: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield the words of each whole parameter, in host memory, made of those of all processes together."""
         self.before_update()
-        whole = {}
         for weights in self._measured:
-            together = self._ranks.sum(weights.words_in_whole(words[weights.name].cpu()))
+            yield self._ranks.sum(weights.words_in_whole(words[weights.name].cpu())).cpu()
+
+    def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
+        whole = {}
+        for name, together in zip(self.shapes, self._whole(words), strict=True):
             # The others keep nothing of it: their host has no room for a mask of the whole model each.
             if self._ranks.rank == 0:
-                whole[weights.name] = together.cpu()
+                whole[name] = together
         return UpdateMask(whole, {name: self.shapes[name] for name in whole}, self._metadata)
 
     @property
@@ -373,7 +397,7 @@ class UpdateObserver:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
         now = time.perf_counter()
         seconds = (self._last_cost, now - self._last_start) if self._last_start else (0.0, 0.0)
-        notes = torch.tensor([round(1e9 * value) for value in seconds])
+        notes = torch.tensor([round(1e9 * value) for value in seconds], device="cpu")
 
         def count() -> torch.Tensor:
             there = notes

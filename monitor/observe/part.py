@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,9 @@ import torch
 from monitor.observe.kernels.contract import BITS_PER_WORD, word_count
 from monitor.observe.kernels.reference import pack, unpack
 
-# First and last index + 1 in each dimension.
-Box = tuple[tuple[int, int], ...]
+# First and last index + 1; of a box, in each dimension.
+Run = tuple[int, int]
+Box = tuple[Run, ...]
 
 
 def whole_box(shape: tuple[int, ...]) -> Box:
@@ -48,12 +50,24 @@ class Part:
         block = whole.detach()[tuple(slice(first, last) for first, last in self.box)] if self.box else whole.detach()
         return block.reshape(-1)[self.start : self.stop]
 
-    def words_of_whole(self, words: torch.Tensor) -> torch.Tensor:
-        """Return the bits of these weights out of a packed mask of the whole parameter; shape (word_count(count),)."""
-        if self._is_run_of_whole and self.start % BITS_PER_WORD == 0 and self._ends_at_word:
-            first = self.start // BITS_PER_WORD
-            return words[first : first + word_count(self.count)]
-        return pack(self.of_whole(unpack(words, math.prod(self.shape)).view(self.shape)))
+    def words_of_whole(self, read: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
+        """Return the bits of these weights out of a packed mask of the whole parameter; shape (word_count(count),).
+
+        Args:
+            read: returns the words of the whole mask from one up to another. Those that hold none of these weights are
+                not asked for, unless they lie between some that do.
+        """
+        if not self.count:
+            return read(0, 0)
+        start, stop = self._rows
+        if self._is_consecutive:
+            start, stop = start + self.start, start + self.stop
+        words = read(start // BITS_PER_WORD, word_count(stop))
+        if self._is_consecutive:
+            return _bits_of(words, start % BITS_PER_WORD, self.count)
+        bits = unpack(words, words.numel() * BITS_PER_WORD)[start % BITS_PER_WORD :][: stop - start]
+        columns = tuple(slice(first, last) for first, last in self.box[1:])
+        return pack(bits.view(-1, *self.shape[1:])[(slice(None), *columns)].reshape(-1)[self.start : self.stop])
 
     def words_in_whole(self, words: torch.Tensor) -> torch.Tensor:
         """Return a packed mask of the whole parameter that has the bits of these weights, and zeros elsewhere."""
@@ -68,8 +82,15 @@ class Part:
         return self.box == whole_box(self.shape)
 
     @property
-    def _ends_at_word(self) -> bool:
-        return self.stop % BITS_PER_WORD == 0 or self.stop == math.prod(self.shape)
+    def _is_consecutive(self) -> bool:
+        """Whether the weights lie side by side in the whole parameter, as those of some rows do."""
+        return self.box[1:] == whole_box(self.shape)[1:]
+
+    @property
+    def _rows(self) -> Run:
+        """Where the rows that the block is from begin and end in the flattened parameter."""
+        row = math.prod(self.shape[1:])
+        return (self.box[0][0] * row, self.box[0][1] * row) if self.box else (0, 1)
 
     def put_into_whole(self, bits: torch.Tensor, whole: torch.Tensor) -> None:
         """Set the ones of `bits`, boolean of shape (count,), in a boolean tensor of the parameter's shape."""
@@ -77,3 +98,18 @@ class Part:
         block = torch.zeros([last - first for first, last in self.box], dtype=torch.bool, device=whole.device)
         block.view(-1)[self.start : self.stop] = bits
         whole[where] |= block
+
+
+def _bits_of(words: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    """Return `count` bits from bit `first` of the first word on as words of their own; a view where that is all."""
+    if first:
+        # Shifted like an unsigned number: what the arithmetic shift drags in is cleared.
+        shifted = (words >> first) & ((1 << (BITS_PER_WORD - first)) - 1)
+        shifted[:-1] |= words[1:] << (BITS_PER_WORD - first)
+        words = shifted[: word_count(count)]
+    if used := count % BITS_PER_WORD:
+        kept = words[-1] & ((1 << used) - 1)
+        if kept != words[-1]:
+            words = words.clone()
+            words[-1] = kept
+    return words

@@ -41,7 +41,7 @@ def write_part(
         metadata: as for `write_mask`; "step" and "base_fingerprint" are compared when the parts are read.
     """
     # The first process says: it has saved the checkpoint, and the others may not see it yet, or on no file system.
-    saved = torch.tensor([int(ranks.rank == 0 and directory.parent.is_dir())])
+    saved = torch.tensor([int(ranks.rank == 0 and directory.parent.is_dir())], device="cpu")
     if not int(ranks.sum(saved)):
         return
     if ranks.rank == 0:
@@ -51,7 +51,7 @@ def write_part(
     held = {part.name: part for part in parts if part.count}
     write_mask(
         _files(directory, ranks.world)[ranks.rank],
-        {name: words[name] for name in held},
+        (words[name] for name in held),
         {name: (part.count,) for name, part in held.items()},
         {**metadata, "parts": json.dumps({name: _as_json(part) for name, part in held.items()})},
     )
@@ -69,7 +69,7 @@ def read_part(
         with ExitStack() as opened:
             own = _open(_files(directory, ranks.world)[ranks.rank], metadata, opened)
             if own is not None and all(own.parts.get(part.name) == _as_json(part) for part in held):
-                return {part.name: own.words(part.name) for part in held}
+                return {part.name: own.read(part.name) for part in held}
             files = _open_all(directory, metadata, opened)
             return None if files is None else {part.name: _gather(part, files) for part in held}
     except MaskFileError as error:
@@ -82,7 +82,7 @@ class _PartFile(MaskFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.parts: dict[str, dict[str, Any]] = json.loads(self.metadata["parts"])
+        self.parts: dict[str, dict[str, Any]] = json.loads(self.fields["parts"])
 
     def put_into_whole(self, name: str, whole: torch.Tensor) -> None:
         """Set the ones that this file has of a parameter, in a boolean tensor of the parameter's shape."""
@@ -92,7 +92,7 @@ class _PartFile(MaskFile):
         box = tuple((first, last) for first, last in fields["box"])
         part = Part(name, tuple(fields["shape"]), box, fields["start"], fields["stop"])
         if part.shape == whole.shape:
-            part.put_into_whole(unpack(self.words(name), part.count), whole)
+            part.put_into_whole(unpack(self.read(name), part.count), whole)
 
 
 def _files(directory: Path, world: int) -> list[Path]:
@@ -113,12 +113,12 @@ def _open(path: Path, metadata: Mapping[str, object], opened: ExitStack) -> _Par
     if not path.exists():
         return None
     file = opened.enter_context(_PartFile(path))
-    same = all(file.metadata[key] == str(metadata[key]) for key in ("step", "base_fingerprint"))
+    same = all(file.fields[key] == str(metadata[key]) for key in ("step", "base_fingerprint"))
     return file if same else None
 
 
 def _gather(part: Part, files: Sequence[_PartFile]) -> torch.Tensor:
-    whole = torch.zeros(part.shape, dtype=torch.bool)
+    whole = torch.zeros(part.shape, dtype=torch.bool, device="cpu")
     for file in files:
         file.put_into_whole(part.name, whole)
     return pack(part.of_whole(whole))

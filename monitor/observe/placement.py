@@ -149,8 +149,8 @@ def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:
 
 def _rows(numbers: list[int], ranks: Alone) -> torch.Tensor:
     """Return the numbers of each process, as many on all of them, as int64 of shape (world, numbers)."""
-    rows = torch.zeros(ranks.world, len(numbers), dtype=torch.int64)
-    rows[ranks.rank] = torch.tensor(numbers, dtype=torch.int64)
+    rows = torch.zeros(ranks.world, len(numbers), dtype=torch.int64, device="cpu")
+    rows[ranks.rank] = torch.tensor(numbers, dtype=torch.int64, device="cpu")
     return ranks.sum(rows).cpu()
 
 

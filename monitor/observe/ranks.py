@@ -34,7 +34,7 @@ class Alone:
 
     def all_say(self, answer: bool) -> bool:
         """Return whether the answer is yes on every process."""
-        return int(self.sum(torch.tensor([int(answer)]))) == self.world
+        return int(self.sum(torch.tensor([int(answer)], device="cpu"))) == self.world
 
     def alike(self, work: Callable[[], Result]) -> Result:
         """Return what `work` returns here; when it raises on one process, raise on all."""
@@ -89,7 +89,7 @@ class Together(Alone):
 
     def agree(self, error: Exception | None) -> None:
         """Raise `error`, or the news that another process has one, on every process alike."""
-        failed = torch.zeros(self.world, dtype=torch.int64)
+        failed = torch.zeros(self.world, dtype=torch.int64, device="cpu")
         failed[self.rank] = int(error is not None)
         self._raise_alike(self.sum(failed), error)
 
@@ -107,7 +107,8 @@ class Together(Alone):
         """
         error = None
         counts = Counts(
-            torch.zeros(segments, columns, dtype=torch.int64), torch.zeros(segments, 2, dtype=torch.float64)
+            torch.zeros(segments, columns, dtype=torch.int64, device="cpu"),
+            torch.zeros(segments, 2, dtype=torch.float64, device="cpu"),
         )
         try:
             counts = measure()

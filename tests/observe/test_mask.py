@@ -25,6 +25,11 @@ def test_bits_come_back_as_they_were_packed() -> None:
     assert mask.weights == 15 + 64 + 132
 
 
+def test_what_is_not_boolean_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"not boolean: w torch\.float32; compare first"):
+        UpdateMask.from_bools({"w": torch.ones(3)})
+
+
 @pytest.mark.parametrize("operator", ["__and__", "__or__", "__xor__", "__sub__"])
 def test_set_algebra_is_that_of_booleans(operator: str) -> None:
     a, b = random_bools(1), random_bools(2)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from monitor.errors import MaskFileError
 from monitor.observe.mask import MaskMetadata, UpdateMask
@@ -69,9 +74,9 @@ def test_a_run_of_words_is_read_alone(tmp_path: Path) -> None:
     mask = random_mask(5)
     mask.save(tmp_path / "mask.safetensors")
     with MaskFile(tmp_path / "mask.safetensors") as file:
-        assert torch.equal(file.words("a.weight", 7, 1001), mask.words["a.weight"][7:1001])
-        assert torch.equal(file.words("a.weight", 47_990), mask.words["a.weight"][47_990:])
-        assert file.words("c.weight").numel() == 0
+        assert torch.equal(file.read("a.weight", 7, 1001), mask.words["a.weight"][7:1001])
+        assert torch.equal(file.read("a.weight", 47_990), mask.words["a.weight"][47_990:])
+        assert file.read("c.weight").numel() == 0
 
 
 def test_a_file_that_ends_early_is_damaged(tmp_path: Path) -> None:
@@ -80,6 +85,96 @@ def test_a_file_that_ends_early_is_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(MaskFileError, match="cannot read a mask"):
         UpdateMask.load(path)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> Path:
+    """Write the mask again with other metadata."""
+    with safe_open(path, "pt") as file:
+        fields = file.metadata()
+    save_file(load_file(path), path, change(fields))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"step": "soon"}, "its step is 'soon'"),
+        ({"shapes": "{"}, "its shapes cannot be read"),
+        ({"shapes": '{"a.weight": 5}'}, "its shapes cannot be read"),
+        ({"format_version": ""}, "its format version is ''"),
+    ],
+)
+def test_metadata_that_cannot_be_read_is_named(tmp_path: Path, fields: dict[str, str], named: str) -> None:
+    random_mask(6).save(tmp_path / "mask.safetensors")
+    rewritten(tmp_path / "mask.safetensors", lambda found: found | fields)
+    with pytest.raises(MaskFileError, match=re.escape(named)):
+        MaskFile(tmp_path / "mask.safetensors")
+
+
+def test_metadata_that_is_missing_is_named(tmp_path: Path) -> None:
+    random_mask(6).save(tmp_path / "mask.safetensors")
+    rewritten(tmp_path / "mask.safetensors", lambda found: {k: v for k, v in found.items() if k != "run_id"})
+    with pytest.raises(MaskFileError, match="does not say its run_id"):
+        MaskFile(tmp_path / "mask.safetensors")
+
+
+def test_ones_behind_the_last_weight_are_damage(tmp_path: Path) -> None:
+    mask = random_mask(6)
+    mask.words["b.weight"][1] |= 2
+    mask.save(tmp_path / "mask.safetensors")
+    with pytest.raises(MaskFileError, match=r"more ones for b\.weight than weights"):
+        UpdateMask.load(tmp_path / "mask.safetensors")
+
+
+def test_an_open_file_stays_the_same_mask_when_another_one_takes_its_place(tmp_path: Path) -> None:
+    mask = random_mask(6)
+    mask.save(tmp_path / "mask.safetensors")
+    with MaskFile(tmp_path / "mask.safetensors") as file:
+        UpdateMask.from_bools({"a.weight": torch.ones(3, dtype=torch.bool)}).save(tmp_path / "mask.safetensors")
+        assert torch.equal(file.read("a.weight"), mask.words["a.weight"])
+
+
+def test_a_copy_of_a_file_reads_it_too(tmp_path: Path) -> None:
+    mask = random_mask(6)
+    mask.save(tmp_path / "mask.safetensors")
+    original = MaskFile(tmp_path / "mask.safetensors")
+    for again in (copy.deepcopy(original), pickle.loads(pickle.dumps(original))):
+        assert torch.equal(again.read("a.weight"), mask.words["a.weight"])
+
+
+def test_a_mask_with_words_of_another_number_is_not_written(tmp_path: Path) -> None:
+    mask = UpdateMask({"w": torch.zeros(3, dtype=torch.int32)}, {"w": (33,)})
+    with pytest.raises(ValueError, match=r"w has 3 words of torch\.int32 for the shape \[33\]"):
+        mask.save(tmp_path / "mask.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_mask_of_a_model_is_written_parameter_by_parameter(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", _PEAK_OF_OBSERVER, str(tmp_path / "m")], capture_output=True, text=True, check=True
+    )
+    peak, mask = map(float, result.stdout.split())
+    assert peak < 0.5 * mask
+
+
+_PEAK_OF_OBSERVER = """
+import re, sys
+from pathlib import Path
+import torch
+from monitor import UpdateObserver
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+model = torch.nn.ModuleList([torch.nn.Linear(1 << 12, 1 << 12, bias=False, dtype=torch.bfloat16) for _ in range(30)])
+observer = UpdateObserver(model, step_masks=False)
+observer.observe(1)
+UpdateObserver(torch.nn.Linear(4, 4)).save_update_mask(Path(sys.argv[1]))
+before = peak()
+observer.save_update_mask(Path(sys.argv[1]))
+print(peak() - before, sum(words.numel() for words in observer._masks.values()) * 4 / 2**20)
+"""
 
 
 _PEAK = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -17,14 +18,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Partial
 
-from monitor.errors import SparsityMonitorError, UnsupportedModelError
+from monitor.errors import MaskFileError, SparsityMonitorError, UnsupportedModelError
 from monitor.observe import base as base_weights
 from monitor.observe import base_mode
 from monitor.observe.groups import clean_name
 from monitor.observe.mask import UpdateMask
+from monitor.observe.mask_file import MaskFile
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
+from monitor.observe.references import ReferenceMask
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import GROUP_TIMEOUT, run_together
 
@@ -37,8 +40,19 @@ def reference_mask() -> UpdateMask:
     return UpdateMask.from_bools({name: torch.rand(p.shape) < 0.4 for name, p in make_model().named_parameters()})
 
 
-def settings() -> dict[str, Any]:
-    return {"references": {"earlier": reference_mask()}, "tolerances": [1e-3]}
+def settings(reference: ReferenceMask) -> dict[str, Any]:
+    return {"references": {"earlier": reference}, "tolerances": [1e-3]}
+
+
+class CountingFile(MaskFile):
+    """Counts the words that are read of it."""
+
+    words_read = 0
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
+        words = super().read(name, first, last)
+        self.words_read += words.numel()
+        return words
 
 
 def whole(parameter: nn.Parameter) -> torch.Tensor:
@@ -55,9 +69,10 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
     return {clean_name(name): whole(p) for name, p in model.named_parameters()}
 
 
-def observe_together(how: str) -> dict[str, Any]:
+def observe_together(how: str, directory: Path) -> dict[str, Any]:
     model = spread(make_model(), how)
-    observer = UpdateObserver(model, **settings())
+    reference = CountingFile(directory / "earlier")
+    observer = UpdateObserver(model, **settings(reference))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     weights, observations = [snapshot(model)], []
     for step in range(1, STEPS + 1):
@@ -65,7 +80,9 @@ def observe_together(how: str) -> dict[str, Any]:
         observations.append(observer.observe(step))
         weights.append(snapshot(model))
     mask, touched = observer.update_mask(), observer.touched_mask()
+    observer.save_update_mask(directory / "saved" if dist.get_rank() == 0 else None, "a run")
     return {
+        "words_read": reference.words_read,
         "observations": observations,
         "weights": weights,
         "fingerprint": observer.base_fingerprint,
@@ -79,7 +96,7 @@ def observe_alone(weights: list[dict[str, torch.Tensor]]) -> tuple[UpdateObserve
     """Go through the same weights in one process."""
     model = make_model()
     model.load_state_dict(weights[0])
-    observer = UpdateObserver(model, **settings())
+    observer = UpdateObserver(model, **settings(reference_mask()))
     observations = []
     for step, state in enumerate(weights[1:], start=1):
         model.load_state_dict(state)
@@ -103,8 +120,9 @@ def assert_same(observed: Observation, expected: Observation) -> None:
     ("how", "world"),
     [("ddp", 2), ("ddp", 3), ("fsdp2", 2), ("fsdp2", 4), ("hsdp", 4), ("tensor-parallel", 4), ("fsdp1", 2)],
 )
-def test_spread_weights_have_the_counts_of_one_process(how: str, world: int) -> None:
-    results = run_together(observe_together, world, how)
+def test_spread_weights_have_the_counts_of_one_process(how: str, world: int, tmp_path: Path) -> None:
+    reference_mask().save(tmp_path / "earlier")
+    results = run_together(observe_together, world, how, tmp_path)
     alone, expected = observe_alone(results[0]["weights"])
     assert expected[-1].changed.sum() > 0
     for result in results:
@@ -114,6 +132,13 @@ def test_spread_weights_have_the_counts_of_one_process(how: str, world: int) -> 
             assert_same(observed, one)
     for (words, shapes), mask in zip(results[0]["masks"], [alone.update_mask(), alone.touched_mask()], strict=True):
         assert (UpdateMask(words, shapes) ^ mask).count() == 0
+    saved = UpdateMask.load(tmp_path / "saved")
+    assert (saved ^ alone.update_mask()).count() == 0
+    assert saved.metadata == replace(alone.update_mask().metadata, run_id="a run")
+    # Of the file of a mask, each reads what it measures, and where that begins or ends within a word, this word too.
+    words_read = [result["words_read"] for result in results]
+    if how != "tensor-parallel":
+        assert sum(words_read) <= sum(words.numel() for words in alone._masks.values()) + 2 * world * len(alone.shapes)
     # Nobody holds everything, and together they hold what one process would, but for rounding up to words.
     memory = [result["bytes"] for result in results]
     everything = alone.monitor_bytes - sum(w.numel() * 4 for w in alone._references.words["earlier"].values())
@@ -177,6 +202,47 @@ def test_a_process_without_memory_for_what_trains_now_hangs_none(references: dic
     assert run_together(lack_memory_on_one_process, 2, references) == [
         "the monitor failed on ranks [1]; their logs say why",
         "no memory",
+    ]
+
+
+class UnreadableFile(MaskFile):
+    def read(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
+        raise MaskFileError("damaged")
+
+
+def lack_a_reference_on_one_process(path: Path) -> str:
+    reference = UnreadableFile(path) if dist.get_rank() == 1 else MaskFile(path)
+    try:
+        UpdateObserver(make_model(), references={"earlier": reference})
+    except SparsityMonitorError as error:
+        return str(error)
+    return "no error"
+
+
+def test_a_process_that_cannot_read_a_reference_hangs_none(tmp_path: Path) -> None:
+    reference_mask().save(tmp_path / "earlier")
+    assert run_together(lack_a_reference_on_one_process, 2, tmp_path / "earlier") == [
+        "the monitor failed on ranks [1]; their logs say why",
+        "damaged",
+    ]
+
+
+def save_where_nothing_can_be_written(path: Path) -> tuple[str, int]:
+    observer = UpdateObserver(make_model())
+    error = ""
+    try:
+        observer.save_update_mask(path if dist.get_rank() == 0 else None)
+    except OSError as failure:
+        error = type(failure).__name__
+    # Nobody is one collective ahead of the others.
+    return error, int(observer.observe(1).changed.sum())
+
+
+def test_a_mask_that_cannot_be_written_hangs_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert run_together(save_where_nothing_can_be_written, 2, tmp_path / "file" / "mask") == [
+        ("FileExistsError", 0),
+        ("", 0),
     ]
 
 

@@ -49,9 +49,8 @@ class TritonKernel:
         counts = self._launch(plan, plan.launches, len(segments), rules)
         if plan.others:
             others = reference.measure([segments[row] for row in plan.others], rules)
-            where = torch.tensor(plan.others, device=plan.device)
-            counts.integers[where, : others.integers.shape[1]] = others.integers.to(plan.device)
-            counts.floats[where] = others.floats.to(plan.device)
+            counts.integers[:, : others.integers.shape[1]].index_copy_(0, plan.rows_of_others, others.integers)
+            counts.floats.index_copy_(0, plan.rows_of_others, others.floats)
         return counts
 
     def _take(self, segments: Sequence[Segment], rules: Rules) -> _Plan:
@@ -135,7 +134,8 @@ class _Plan:
             current = self._contiguous(segment.current)
             for wide in (True, False):
                 lines.setdefault(_key(segment, wide), []).append((row, segment, current))
-        bits = torch.tensor([*rules.tolerances, rules.criterion.tolerance or 0.0], dtype=torch.float32)
+        self.rows_of_others = to_device(torch.tensor(self.others, dtype=torch.int64, device="cpu"), self.device)
+        bits = torch.tensor([*rules.tolerances, rules.criterion.tolerance or 0.0], dtype=torch.float32, device="cpu")
         self.limits = to_device(bits.view(torch.int32), self.device)
         self.limit = int(bits.view(torch.int32)[-1])
         built = (self._launch(key, some, block, tile) for key, some in lines.items())

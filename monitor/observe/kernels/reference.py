@@ -1,4 +1,7 @@
-"""The specification, in plain torch, for any device. Readable rather than fast: it makes full-size intermediates."""
+"""The specification, in plain torch, for any device. Readable rather than fast: it makes full-size intermediates.
+
+Where the weights are on a GPU, nothing here lets the host wait for it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,8 @@ def unpack(words: torch.Tensor, weights: int) -> torch.Tensor:
 
 def exceeds(difference: torch.Tensor, tolerance: float) -> torch.Tensor:
     """Return where |difference| > tolerance. NaN exceeds every tolerance."""
-    limit = torch.tensor(tolerance, dtype=torch.float32, device=difference.device)
+    # A number, which unlike a tensor need not be copied to the device; in float32, as the difference is.
+    limit = torch.tensor(tolerance, dtype=torch.float32, device="cpu").item()
     return ~(difference.abs() <= limit)
 
 
@@ -49,8 +53,8 @@ def measure(segments: Sequence[Segment], rules: Rules) -> Counts:
     """Measure each segment; see contract.py for shapes."""
     columns = [_measure_segment(segment, rules) for segment in segments]
     return Counts(
-        torch.stack([integers for integers, _ in columns]).cpu(),
-        torch.stack([floats for _, floats in columns]).cpu(),
+        torch.stack([integers for integers, _ in columns]),
+        torch.stack([floats for _, floats in columns]),
     )
 
 
@@ -87,8 +91,8 @@ def _measure_segment(segment: Segment, rules: Rules) -> tuple[torch.Tensor, torc
         *(differs & exceeds(difference, tolerance) for tolerance in rules.tolerances),
         *(changed & unpack(reference, stored.numel()) for reference in segment.references),
     ]
-    finite = difference[torch.isfinite(difference)].double()
-    maximum = finite.abs().max() if finite.numel() else finite.new_zeros(())
+    finite = torch.where(torch.isfinite(difference), difference.double(), 0.0)
+    maximum = finite.abs().max() if finite.numel() else finite.sum()
     return torch.stack([column.sum() for column in integers]), torch.stack([finite.square().sum(), maximum])
 
 

@@ -56,5 +56,5 @@ class SeveralDevices:
         self._parts = []
         for some in rows.values():
             part = [segments[row] for row in some]
-            where = to_device(torch.tensor(some), self._home)
+            where = to_device(torch.tensor(some, device="cpu"), self._home)
             self._parts.append((where, part, self._make_kernel(part, rules)))

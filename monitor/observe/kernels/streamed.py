@@ -80,7 +80,7 @@ class StreamedBase:
             segments.append(replace(part.segment, base=room))
             copies.append((base, room))
             start += part.room
-        rows = torch.tensor([part.row for part in parts])
+        rows = torch.tensor([part.row for part in parts], device="cpu")
         kernel = self._make_kernel(segments, rules)
         return _Piece(segments, copies, to_device(rows, buffer.device), kernel)
 

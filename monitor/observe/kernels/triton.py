@@ -52,25 +52,6 @@ def address(table, column: tl.constexpr, KIND: tl.constexpr):
 
 
 @triton.jit
-def infinity(KIND: tl.constexpr):
-    if KIND == BFLOAT16:
-        return 0x7F80
-    elif KIND == FLOAT16:
-        return 0x7C00
-    else:
-        return 0x7F800000
-
-
-@triton.jit
-def magnitude(bits, KIND: tl.constexpr):
-    """Clear the sign."""
-    if KIND == FLOAT32:
-        return bits & 0x7FFFFFFF
-    else:
-        return bits & 0x7FFF
-
-
-@triton.jit
 def widen(bits, KIND: tl.constexpr):
     """Convert to the bits of float32, exactly."""
     if KIND == BFLOAT16:
