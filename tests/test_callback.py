@@ -143,7 +143,7 @@ def test_a_frozen_reference_model_is_the_base_without_a_copy(model: Path, tmp_pa
     class Look(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             name = "model.norm.weight"
-            observed.append(attached._observer._base[name].data_ptr())
+            observed.append(attached._observer._state.base[name].data_ptr())
 
     trainer.add_callback(Look())
     trainer.train()

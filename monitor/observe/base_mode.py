@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from monitor.errors import ConfigurationError
+from monitor.observe.criterion import dtype_name
 from monitor.observe.kernels import low_byte
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.ranks import Alone
@@ -62,9 +64,11 @@ def parse_base_mode(mode: str, visible_dtype: torch.dtype) -> BaseMode | None:
 
 
 def choose_base_mode(
-    measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Alone, *, shared: bool
+    measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Alone, *, shared: bool, beside: float
 ) -> BaseMode:
     """Choose a base that is there anyway; else by free memory: beside the weights, for a GPU in host memory, low bytes.
+
+    Asked is what the training will want, too: a gradient and two moments for each weight.
 
     Host memory comes before low bytes because it is exact however far a weight moves.
 
@@ -73,21 +77,26 @@ def choose_base_mode(
 
     Args:
         shared: whether this process has the base anyway.
+        beside: bytes per weight that masks and previous weights will take.
     """
-    own = _FRUGALITY.index(BaseMode.SHARED if shared else _by_free_memory(measured, visible_dtype))
+    own = _FRUGALITY.index(BaseMode.SHARED if shared else _by_free_memory(measured, visible_dtype, beside))
     votes = torch.zeros(len(_FRUGALITY), dtype=torch.int64, device="cpu")
     votes[own] = 1
     return _FRUGALITY[int(ranks.sum(votes).nonzero().max())]
 
 
-def _by_free_memory(measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype) -> BaseMode:
-    stored: Counter[torch.device] = Counter()
+def _by_free_memory(measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, beside: float) -> BaseMode:
+    base: Counter[torch.device] = Counter()
+    rest: Counter[torch.device] = Counter()
     for weights in measured:
-        stored[weights.source.device] += weights.count * weights.source.element_size()
-    if all(_has_room(device, size * (1 + _COPIES_TO_COME)) for device, size in stored.items()):
+        device, stored = weights.source.device, weights.count * weights.source.element_size()
+        base[device] += stored
+        rest[device] += stored * _COPIES_TO_COME + math.ceil(weights.count * beside)
+    if all(_has_room(device, base[device] + rest[device]) for device in base):
         return BaseMode.DEVICE
-    on_gpu = all(device.type == "cuda" for device in stored)
-    if on_gpu and _has_room(torch.device("cpu"), 2 * stored.total()):
+    off_host = all(device.type != "cpu" for device in base)
+    # Twice, because torch rounds pinned memory up to a power of two.
+    if off_host and _has_room(torch.device("cpu"), 2 * base.total()):
         return BaseMode.HOST
     return BaseMode.LOW_BYTE if low_byte.fits(visible_dtype) else BaseMode.DEVICE
 
@@ -134,4 +143,13 @@ def log_base_mode(mode: BaseMode, base_bytes: int, weights: int) -> None:
     """Say once where the base is, and what it takes."""
     logger.info(
         "sparsity-monitor keeps the base as %r: %.2f bytes per weight", mode.value, base_bytes / max(weights, 1)
+    )
+
+
+def warn_of_no_low_bytes(visible_dtype: torch.dtype) -> None:
+    """Say why a base that was to be kept as low bytes takes all of them."""
+    logger.warning(
+        "sparsity-monitor cannot keep the base as low bytes: none of its weights are values of %s, so that what moves "
+        "below that could not be seen. Load the model in that dtype, or keep the base with base_mode='host'.",
+        dtype_name(visible_dtype),
     )

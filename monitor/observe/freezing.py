@@ -21,7 +21,7 @@ class FrozenParameters:
 
     def __init__(self, model: nn.Module, frozen: Mapping[str, nn.Parameter]) -> None:
         self._frozen = {name: (parameter, _writes(parameter)) for name, parameter in frozen.items()}
-        self._known = {clean_name(name) for name, _ in model.named_parameters()}
+        self._known = {name for name, _ in model.named_parameters()}
 
     def thawed(self) -> list[str]:
         """Return the names of the parameters that train since the last call and still are what they were while frozen.
@@ -48,13 +48,14 @@ class FrozenParameters:
 
     def warn_of_new(self, model: nn.Module) -> None:
         """Name, once, the parameters that were added to the model since measuring started: they are not counted."""
-        names = [clean_name(name) for name, _ in model.named_parameters()]
-        new = [name for name in names if name not in self._known]
-        if new:
-            self._known.update(new)
+        # By their own names first: this is done at every observation, and cleaning a name takes longer than the rest.
+        new = [name for name, _ in model.named_parameters() if name not in self._known]
+        self._known.update(new)
+        cleaned = {clean_name(name) for name in self._known.difference(new)} if new else set()
+        if added := [name for name in map(clean_name, new) if name not in cleaned]:
             warnings.warn(
-                f"added to the model after monitoring started, so neither measured nor counted: {name_some(new)}. Add "
-                "parameters before training starts.",
+                f"added to the model after monitoring started, so neither measured nor counted: {name_some(added)}. "
+                "Add parameters before training starts.",
                 stacklevel=3,
             )
 

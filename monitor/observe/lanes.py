@@ -13,8 +13,6 @@ import torch
 class Pass(Protocol):
     """A pass that has been started."""
 
-    host_seconds: float
-
     def result(self) -> torch.Tensor:
         """Return what the pass left, in host memory; waits for it."""
 
@@ -38,13 +36,13 @@ class Lane(Protocol):
 @dataclass
 class _Done:
     tensor: torch.Tensor
-    host_seconds: float
+    seconds: float
 
     def result(self) -> torch.Tensor:
         return self.tensor
 
     def device_seconds(self) -> float:
-        return self.host_seconds
+        return self.seconds
 
 
 class AtOnce:
@@ -67,7 +65,6 @@ class _OnItsWay:
     host: torch.Tensor
     begin: torch.cuda.Event
     end: torch.cuda.Event
-    host_seconds: float
 
     def result(self) -> torch.Tensor:
         # Usually long past: the training stream has waited for it before the next optimizer step.
@@ -93,7 +90,6 @@ class OnStream:
 
     def start(self, work: Callable[[], torch.Tensor]) -> Pass:
         """Queue `work` and the copy of its result."""
-        started = time.perf_counter()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
@@ -102,7 +98,7 @@ class OnStream:
             host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
             host.copy_(tensor, non_blocking=True)
             end.record(self._stream)
-        return _OnItsWay(host, begin, end, time.perf_counter() - started)
+        return _OnItsWay(host, begin, end)
 
     def hold_training(self) -> None:
         """Let the current stream wait for the passes; the host does not."""

@@ -97,8 +97,8 @@ class Observation:
         squared_norm: Σ|Δ|² of the visible weights, over finite Δ.
         max_abs: max|Δ| of the visible weights, over finite Δ.
         references: name of the reference mask → counts.
-        host_seconds: time that the observation took on the calling thread.
-        device_seconds: time that it took on the device; equal to host_seconds on a CPU.
+        host_seconds: time that it took on the calling thread, with what was done for it since the previous one.
+        device_seconds: time that the weights were read for on their device; on a CPU this is a part of host_seconds.
         overhead: share of the time since the previous observation that the previous one cost, summed over processes;
             None at the first. What runs beside the training on a device counts in full.
         monitor_bytes: memory that base, masks and previous weights hold.

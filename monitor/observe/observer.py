@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,24 +15,26 @@ from torch import nn
 
 from monitor.errors import ConfigurationError
 from monitor.observe import base as base_weights
-from monitor.observe.base_mode import BaseMode, choose_base_mode, log_base_mode, parse_base_mode
+from monitor.observe.base_mode import BaseMode, parse_base_mode
+from monitor.observe.clock import Clock
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.freezing import FrozenParameters
 from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
 from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment
-from monitor.observe.kernels.low_byte import previous_weights
 from monitor.observe.lanes import Pass, lane_for
 from monitor.observe.mask import UpdateMask
-from monitor.observe.mask_file import MaskMetadata, write_mask
+from monitor.observe.mask_file import MaskMetadata
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import IntArray, Observation
 from monitor.observe.part_files import read_part, write_part
 from monitor.observe.placement import place
 from monitor.observe.ranks import Alone, join_ranks
-from monitor.observe.references import ReferenceMask, ReferenceMasks, zero_masks
+from monitor.observe.references import ReferenceMask, ReferenceMasks
 from monitor.observe.selection import select_parameters
+from monitor.observe.state import MonitorState
 from monitor.observe.tally import Tally
+from monitor.observe.whole_masks import save_whole_mask, whole_mask
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class _Started:
     step: int
     stride: int
     observed_at: float
+    host_seconds: float
     running: Pass
     shape: tuple[int, int]
     tally: Tally
@@ -82,7 +85,6 @@ class UpdateObserver:
 
     Attributes:
         base_fingerprint: 32 hexadecimal digits that name the visible base weights.
-        base_mode: how the base is kept.
 
     Raises:
         ConfigurationError: a setting has a value that cannot work.
@@ -128,15 +130,22 @@ class UpdateObserver:
         self.base_fingerprint = base_weights.fingerprint(
             originals, self._measured, self.rules.visible_dtype, self._ranks
         )
-        self._base = self._keep_base(originals, base, parse_base_mode(base_mode, self.rules.visible_dtype))
         frozen = [weights for weights in placed if weights.name in selection.frozen]
-        self._references = ReferenceMasks(references or {}, self._measured, frozen, self.base_fingerprint, self._ranks)
-        self._masks = zero_masks(self._measured)
-        self._previous = self._current_visible(self._measured) if step_masks else None
-        self._touched = zero_masks(self._measured) if step_masks else None
+        self._state = MonitorState(
+            self._measured,
+            originals,
+            base,
+            parse_base_mode(base_mode, self.rules.visible_dtype),
+            ReferenceMasks(references or {}, self._measured, frozen, self.base_fingerprint, self._ranks),
+            rules=self.rules,
+            step_masks=step_masks,
+            ranks=self._ranks,
+        )
         self._last_step = first_step
         self._last_start: float | None = None
         self._last_cost = 0.0
+        self._clock = Clock()
+        self._looked_for_new_after = first_step - 1
         self._started: list[_Started] = []
         self._lane = lane_for(self._measured[0].source.device)
         self._prepare()
@@ -155,38 +164,11 @@ class UpdateObserver:
         self._segments = self._build_segments()
         self._kernel = kernel_for(self._segments, self.rules)
         self._kernel_for_computed = self._prepare_computed()
+        self._monitor_bytes = self._state.held_bytes()
 
     def _prepare_tally(self) -> None:
-        ones = self._references.count(self._measured)
-        self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=self._previous is not None)
-
-    def _keep_base(
-        self,
-        originals: dict[str, torch.Tensor],
-        source: nn.Module | Mapping[str, torch.Tensor] | None,
-        mode: BaseMode | None,
-    ) -> dict[str, torch.Tensor]:
-        held = {w.name for w in self._measured if source is None and w.original is not None}
-        rest = [w for w in self._measured if w.name in originals and w.name not in held]
-        if mode is None or not rest:
-            shared = isinstance(source, nn.Module) and all(originals[w.name].device == w.source.device for w in rest)
-            dtype = self.rules.visible_dtype
-            mode = choose_base_mode(rest, dtype, self._ranks, shared=shared) if rest else BaseMode.SHARED
-        self.base_mode = mode
-        # One by one: with low bytes there is never more than one whole copy of a parameter.
-        kept = {
-            w.name: base_weights.keep(
-                originals.pop(w.name), w, BaseMode.SHARED if w.name in held else mode, self.rules.visible_dtype
-            )
-            for w in self._measured
-            if w.name in originals
-        }
-        base = base_weights.BaseWeights(kept, self._measured)
-        log_base_mode(mode, base_weights.total_bytes(base.values()), sum(w.count for w in self._measured))
-        return base
-
-    def _current_visible(self, measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
-        return {weights.name: previous_weights(weights.live(), self.rules.visible_dtype) for weights in measured}
+        ones = self._state.references.count(self._measured)
+        self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=self._state.touched is not None)
 
     def follow(self, model: nn.Module) -> None:
         """Take up the parameters that have become trainable: what they are now is their base.
@@ -194,11 +176,15 @@ class UpdateObserver:
         Call it before an optimizer step, wherever `requires_grad` may have been switched, in all processes alike.
         Parameters that train no more are measured on. Those that were added are named in a warning and not counted.
         """
-        self._frozen.warn_of_new(model)
-        if thawed := self._frozen.thawed():
-            # A pass that is under way still reads the tables that are made anew here.
-            self.before_update()
-            self._measure_too([self._placed[name] for name in thawed], None)
+        with self._clock:
+            # Once for each observation: it takes a walk through the whole model.
+            if self._looked_for_new_after != self._last_step:
+                self._looked_for_new_after = self._last_step
+                self._frozen.warn_of_new(model)
+            if thawed := self._frozen.thawed():
+                # A pass that is under way still reads the tables that are made anew here.
+                self._lane.hold_training()
+                self._measure_too([self._placed[name] for name in thawed], None)
 
     def _measure_what_trained_before(self, base: nn.Module | Mapping[str, torch.Tensor]) -> None:
         """Measure frozen parameters that differ from a given base, such as those that trained before a resume."""
@@ -221,16 +207,16 @@ class UpdateObserver:
         shapes = {weights.name: weights.shape for weights in late}
         originals = base_weights.find(base, late, shapes)
         mode = BaseMode.DEVICE if base is None and self.base_mode is BaseMode.SHARED else self.base_mode
-        self._base |= {w.name: base_weights.keep(originals[w.name], w, mode, self.rules.visible_dtype) for w in late}
+        self._state.take_up(late, originals, mode)
         self._stored += late
         self._measured = [*self._stored, *self._computed]
         self.shapes = {weights.name: weights.shape for weights in self._measured}
-        self._masks |= zero_masks(late)
-        if self._previous is not None and self._touched is not None:
-            self._previous |= self._current_visible(late)
-            self._touched |= zero_masks(late)
-        self._references.take_up(late)
         self._prepare()
+
+    @property
+    def base_mode(self) -> BaseMode:
+        """How the base is kept."""
+        return self._state.base_mode
 
     @property
     def visible_dtype(self) -> str:
@@ -258,20 +244,20 @@ class UpdateObserver:
         Among several processes all must call it; the first one gets the mask of the whole model, the others one of no
         parameters.
         """
-        return self._copy_mask(self._masks)
+        return self._copy_mask(self._state.masks)
 
     def touched_mask(self) -> UpdateMask | None:
         """Return the union of all step masks so far, as `update_mask` does; None when step masks are off."""
-        return None if self._touched is None else self._copy_mask(self._touched)
+        return None if self._state.touched is None else self._copy_mask(self._state.touched)
 
     def save_touched(self, directory: Path) -> None:
         """Write which weights were touched so far, for `restore`: each process what it measures itself.
 
         All processes must call it, with the same directory.
         """
-        if self._touched is not None:
+        if self._state.touched is not None:
             self.before_update()
-            write_part(directory, self._ranks, self._touched, self._measured, vars(self._metadata))
+            write_part(directory, self._ranks, self._state.touched, self._measured, vars(self._metadata))
 
     def restore(self, directories: Sequence[Path]) -> bool:
         """Go on from the current weights: they are what the next observation is compared with.
@@ -284,15 +270,15 @@ class UpdateObserver:
         """
         self.before_update()
         self._measure()
-        if self._touched is None:
+        if self._state.touched is None:
             return True
         parts = self._ranks.alike(lambda: self._read_touched(directories))
         # Decided together, so that no part of the model is counted in another way than the rest.
         found = self._ranks.all_say(parts is not None)
-        for name, known in self._masks.items():
-            self._touched[name].copy_(known)
+        for name, known in self._state.masks.items():
+            self._state.touched[name].copy_(known)
             if found and parts is not None and name in parts:
-                self._touched[name] |= parts[name].to(known.device)
+                self._state.touched[name] |= parts[name].to(known.device)
         return found
 
     def _read_touched(self, directories: Sequence[Path]) -> dict[str, torch.Tensor] | None:
@@ -316,41 +302,18 @@ class UpdateObserver:
         Raises:
             OSError: the file cannot be written.
         """
-        metadata = replace(self._metadata, run_id=run_id)
-        whole = self._whole(self._masks)
-        try:
-            if self._ranks.rank == 0 and path is not None:
-                write_mask(path, whole, self.shapes, vars(metadata))
-        finally:
-            # Every process takes part for every parameter, whatever becomes of the file.
-            for _ in whole:
-                pass
-
-    def _whole(self, words: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield the words of each whole parameter, in host memory, made of those of all processes together."""
         self.before_update()
-        for weights in self._measured:
-            yield self._ranks.sum(weights.words_in_whole(words[weights.name].cpu())).cpu()
+        metadata = replace(self._metadata, run_id=run_id)
+        save_whole_mask(path, self._state.masks, self._measured, metadata, self._ranks)
 
     def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
-        whole = {}
-        for name, together in zip(self.shapes, self._whole(words), strict=True):
-            # The others keep nothing of it: their host has no room for a mask of the whole model each.
-            if self._ranks.rank == 0:
-                whole[name] = together
-        return UpdateMask(whole, {name: self.shapes[name] for name in whole}, self._metadata)
+        self.before_update()
+        return whole_mask(words, self._measured, self._metadata, self._ranks)
 
     @property
     def monitor_bytes(self) -> int:
         """Bytes that base, masks, previous weights and reference masks hold, on whichever device."""
-        held = [
-            self._base,
-            self._masks,
-            self._previous or {},
-            self._touched or {},
-            *self._references.words.values(),
-        ]
-        return base_weights.total_bytes(tensor for tensors in held for tensor in tensors.values())
+        return self._monitor_bytes
 
     def observe(self, step: int) -> Observation:
         """Compare the weights with the base and with the previous observation, and update the masks.
@@ -385,7 +348,8 @@ class UpdateObserver:
 
     def before_update(self) -> None:
         """Let the training's stream wait until the weights have been read. The host does not wait."""
-        self._lane.hold_training()
+        with self._clock:
+            self._lane.hold_training()
 
     def collect(self) -> list[Observation]:
         """Return the observations that were started and not collected yet, oldest first; waits for them."""
@@ -406,15 +370,19 @@ class UpdateObserver:
                 there = notes.pin_memory().to(self._measured[0].source.device, non_blocking=True)
             return self._ranks.send(self._measure, there, *self._counts_shape)
 
-        running = self._lane.start(count)
-        started = _Started(step, step - self._last_step, time.time(), running, self._counts_shape, self._tally)
+        observed_at = time.time()
+        with self._clock:
+            running = self._lane.start(count)
+        started = _Started(
+            step, step - self._last_step, observed_at, self._clock.take(), running, self._counts_shape, self._tally
+        )
         self._last_step, self._last_start = step, now
         return started
 
     def _finish(self, started: _Started) -> Observation:
         began = time.perf_counter()
         counts, (cost, interval) = self._ranks.receive(started.running.result(), *started.shape)
-        host_seconds = started.running.host_seconds + time.perf_counter() - began
+        host_seconds = started.host_seconds + time.perf_counter() - began
         device_seconds = started.running.device_seconds()
         self._last_cost = host_seconds + device_seconds if self._lane.beside_training else host_seconds
         return started.tally.observation(
@@ -431,7 +399,7 @@ class UpdateObserver:
 
     @property
     def _counts_shape(self) -> tuple[int, int]:
-        return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._references.words)
+        return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._state.references.words)
 
     def _measure(self) -> Counts:
         """Measure what is stored in one pass, then what adapters make one by one: never do two of these exist."""
@@ -441,7 +409,7 @@ class UpdateObserver:
         for weights in self._computed:
             # A copy, because a kernel remembers the segments that it was given, and so would keep the weights alive.
             kernel = copy.copy(self._kernel_for_computed)
-            parts.append(kernel([self._segment(weights, weights.live())], self.rules))
+            parts.append(kernel([self._state.segment(weights, weights.live())], self.rules))
         device = parts[0].integers.device
         return Counts(
             torch.cat([counts.integers.to(device) for counts in parts]),
@@ -452,7 +420,7 @@ class UpdateObserver:
         """Return the kernel for weights that adapters make, prepared with the base's, which are of the same kind."""
         smallest = sorted((w for w in self._computed if w.count), key=lambda w: w.count)[::-1]
         kinds = {(w.source.dtype, w.source.device, w.original is None): w for w in smallest}
-        return kernel_for([self._segment(w, w.of_whole(w.source)) for w in kinds.values()], self.rules)
+        return kernel_for([self._state.segment(w, w.of_whole(w.source)) for w in kinds.values()], self.rules)
 
     def _current_segments(self) -> Sequence[Segment]:
         # Wrappers exchange a parameter's storage (`parameter.data = …`); what was built once then looks elsewhere.
@@ -463,14 +431,4 @@ class UpdateObserver:
 
     def _build_segments(self) -> list[Segment]:
         self._addresses = [weights.source.data_ptr() for weights in self._stored]
-        return [self._segment(weights, weights.live()) for weights in self._stored]
-
-    def _segment(self, weights: MeasuredWeights, current: torch.Tensor) -> Segment:
-        return Segment(
-            current=current,
-            base=self._base[weights.name],
-            mask=self._masks[weights.name],
-            previous=self._previous[weights.name] if self._previous else None,
-            touched=self._touched[weights.name] if self._touched else None,
-            references=self._references.of(weights.name),
-        )
+        return [self._state.segment(weights, weights.live()) for weights in self._stored]

@@ -97,7 +97,7 @@ class ReferenceMasks:
             if uncovered := [weights.name for weights in late if weights.name not in self._frozen[name]]:
                 warnings.warn(
                     f"reference mask {name!r} lacks {name_some(uncovered)}, which train now: it counts as empty there.",
-                    stacklevel=8,
+                    stacklevel=9,
                 )
             covered = [weights for weights in late if weights.name in self._frozen[name]]
             self.words[name] |= zero_masks(late) | _parts(mask, covered)

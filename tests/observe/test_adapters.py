@@ -168,7 +168,7 @@ def test_the_base_takes_no_memory_of_its_own() -> None:
     observer = UpdateObserver(model, step_masks=False)
     assert observer.base_mode == "shared"
     there = {parameter.data_ptr() for parameter in model.parameters() if not parameter.requires_grad}
-    assert {tensor.data_ptr() for tensor in observer._base.values()} <= there
+    assert {tensor.data_ptr() for tensor in observer._state.base.values()} <= there
 
 
 def test_one_effective_matrix_exists_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_a_module_given_as_base_is_used_in_place() -> None:
     trained, frozen = model(), model()
     with_copy, shared = UpdateObserver(trained), UpdateObserver(trained, base=frozen)
     assert shared.observe(1).changed.sum() == 0
-    assert shared._base["0.weight"].data_ptr() == frozen[0].weight.data_ptr()
+    assert shared._state.base["0.weight"].data_ptr() == frozen[0].weight.data_ptr()
     assert with_copy.base_fingerprint == shared.base_fingerprint
 
 

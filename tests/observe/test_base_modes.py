@@ -16,8 +16,11 @@ from torch import nn
 from monitor.errors import ConfigurationError
 from monitor.observe import base_mode
 from monitor.observe.base_mode import BaseMode
+from monitor.observe.mask import UpdateMask
+from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
+from monitor.observe.ranks import Alone
 
 WEIGHTS = 64 * 48
 
@@ -89,15 +92,25 @@ def test_low_bytes_are_exact_below_128_representable_steps() -> None:
         assert (counts(low.observe(1)) == counts(full.observe(1))) is exact
 
 
-def test_a_base_that_rounds_keeps_its_bytes_so_that_hidden_is_right() -> None:
+def test_a_base_that_rounds_keeps_its_bytes_so_that_hidden_is_right(caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     model = nn.Linear(64, 48, bias=False)
-    observer = UpdateObserver(model, base_mode="low_byte")
+    with caplog.at_level(logging.WARNING):
+        observer = UpdateObserver(model, base_mode="low_byte")
     with torch.no_grad():
         model.weight.mul_(1 + 1e-6)
     observation = observer.observe(1)
+    assert observation.base_mode == "device", "nothing of it is inexact"
+    assert "cannot keep the base as low bytes: none of its weights are values of bfloat16" in caplog.text
     assert observation.hidden.sum() > 0.9 * WEIGHTS
     assert observation.hidden.sum() + observation.changed.sum() == WEIGHTS
+
+
+def test_a_base_of_which_some_is_kept_as_low_bytes_says_so() -> None:
+    model = nn.Sequential(a_model(torch.float32), nn.Linear(48, 48, bias=False))
+    observer = UpdateObserver(model, base_mode="low_byte", step_masks=False)
+    assert observer.observe(1).base_mode == "low_byte"
+    assert observer.monitor_bytes == WEIGHTS * (1 + 1 / 8) + 48 * 48 * (4 + 1 / 8)
 
 
 def test_the_step_mask_compares_low_bytes_and_misses_only_changed_weights_that_move_256_steps() -> None:
@@ -121,9 +134,10 @@ def test_frozen_parameters_take_no_memory() -> None:
 def test_the_choice_follows_free_memory_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stored = 2 * WEIGHTS
+    # Base, gradient and two moments; previous weights; masks of what changed and what was touched.
+    needed = 4 * 2 * WEIGHTS + WEIGHTS + 2 * WEIGHTS // 8
     with caplog.at_level(logging.INFO, logger="monitor.observe.base_mode"):
-        for free, mode in ((None, "device"), (4 * stored, "device"), (4 * stored - 1, "low_byte")):
+        for free, mode in ((None, "device"), (needed, "device"), (needed - 1, "low_byte")):
             monkeypatch.setattr(base_mode, "free_bytes", lambda device, free=free: free)
             assert UpdateObserver(a_model()).base_mode == mode
     assert [record.getMessage() for record in caplog.records] == [
@@ -133,8 +147,36 @@ def test_the_choice_follows_free_memory_and_is_logged_once(
     ]
 
 
+def test_references_are_counted_in_the_memory_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    enough_without = 4 * 2 * WEIGHTS + WEIGHTS // 8
+    monkeypatch.setattr(base_mode, "free_bytes", lambda device: enough_without)
+    reference = UpdateMask.from_bools({"weight": torch.ones(48, 64, dtype=torch.bool)})
+    assert UpdateObserver(a_model(), step_masks=False).base_mode == "device"
+    observer = UpdateObserver(a_model(), step_masks=False, references={"earlier": reference})
+    assert observer.base_mode == "low_byte"
+
+
+@pytest.mark.parametrize(
+    ("beside_the_weights", "in_host_memory", "expected"),
+    [(None, 0, "device"), (8.25, 0, "device"), (8.2, 4, "host"), (8.2, 3.9, "low_byte"), (8.2, None, "host")],
+)
+def test_off_the_host_its_memory_comes_before_low_bytes(
+    monkeypatch: pytest.MonkeyPatch, beside_the_weights: float | None, in_host_memory: float | None, expected: str
+) -> None:
+    """A device without memory of its own stands for a GPU: it is only asked what it would hold."""
+    free = {"meta": beside_the_weights, "cpu": in_host_memory}
+    monkeypatch.setattr(
+        base_mode, "free_bytes", lambda device: None if (per := free[device.type]) is None else round(per * WEIGHTS)
+    )
+    weights = torch.empty(WEIGHTS, dtype=torch.bfloat16, device="meta")
+    measured = MeasuredWeights("w", (WEIGHTS,), ((0, WEIGHTS),), 0, WEIGHTS, held=lambda: weights)
+    chosen = base_mode.choose_base_mode([measured], torch.bfloat16, Alone(), shared=False, beside=0.25)
+    assert chosen == expected
+
+
 def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_mode, "free_bytes", lambda device: 4 * 2 * WEIGHTS)
+    monkeypatch.setattr(base_mode, "free_bytes", lambda device: 10 * WEIGHTS)
+    assert UpdateObserver(a_model()).base_mode == "device"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert UpdateObserver(a_model()).base_mode == "low_byte"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import nn
 
+from monitor.observe.mask import UpdateMask
 from monitor.observe.observer import UpdateObserver
 
 
@@ -39,6 +42,52 @@ def test_the_cost_is_a_share_of_the_time_since_the_previous_observation() -> Non
     assert second.overhead is not None
     assert 0 < second.overhead <= 1
     assert second.host_seconds > 0
+
+
+def test_what_is_done_between_observations_is_a_part_of_their_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(33, 5)
+    observer = UpdateObserver(model)
+
+    def slowly(_: nn.Module) -> None:
+        until = time.perf_counter() + 0.25
+        while time.perf_counter() < until:
+            pass
+
+    monkeypatch.setattr(observer._frozen, "warn_of_new", slowly)
+    observer.follow(model)
+    first, second = observer.observe(1), observer.observe(2)
+    assert first.host_seconds >= 0.25 + first.device_seconds
+    assert 0 < second.device_seconds < second.host_seconds
+
+
+def test_new_parameters_are_looked_for_once_for_each_observation(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(33, 5)
+    observer = UpdateObserver(model)
+    looked: list[int] = []
+    monkeypatch.setattr(observer._frozen, "warn_of_new", lambda _: looked.append(observer.last_step))
+    for step in (1, 2):
+        observer.follow(model)
+        observer.follow(model)
+        observer.observe(step)
+    assert looked == [0, 1]
+
+
+def test_nothing_depends_on_the_default_device() -> None:
+    """Tensors made on another default device, here one that holds no values, would be of no use."""
+    model = nn.Linear(33, 5, bias=False)
+    reference = UpdateMask.from_bools({"weight": torch.ones(5, 33, dtype=torch.bool)})
+    with torch.device("meta"):
+        observers = [
+            UpdateObserver(model, base_mode=mode, references={"all": reference}, tolerances=[1e-3])
+            for mode in ("device", "low_byte")
+        ]
+        train(model)
+        observations = [observer.observe(1) for observer in observers]
+        masks = [observer.update_mask() for observer in observers]
+    for observation, mask in zip(observations, masks, strict=True):
+        assert observation.changed.tolist() == observation.references["all"].intersection.tolist() == [55]
+        assert observation.changed_at[1e-3].tolist() == [55]
+        assert mask.count() == 55
 
 
 def test_a_parameter_whose_storage_was_exchanged_is_measured_where_it_is_now() -> None:

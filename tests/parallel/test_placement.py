@@ -69,6 +69,10 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
     return {clean_name(name): whole(p) for name, p in model.named_parameters()}
 
 
+def bytes_without_reference(observer: UpdateObserver) -> int:
+    return observer.monitor_bytes - base_weights.total_bytes(observer._state.references.words["earlier"].values())
+
+
 def observe_together(how: str, directory: Path) -> dict[str, Any]:
     model = spread(make_model(), how)
     reference = CountingFile(directory / "earlier")
@@ -87,7 +91,8 @@ def observe_together(how: str, directory: Path) -> dict[str, Any]:
         "weights": weights,
         "fingerprint": observer.base_fingerprint,
         "masks": [(m.words, m.shapes) for m in (mask, touched)],
-        "bytes": observer.monitor_bytes - sum(w.numel() * 4 for w in observer._references.words["earlier"].values()),
+        "bytes": observer.monitor_bytes
+        - sum(w.numel() * 4 for w in observer._state.references.words["earlier"].values()),
         "names": list(observer.shapes),
     }
 
@@ -138,10 +143,12 @@ def test_spread_weights_have_the_counts_of_one_process(how: str, world: int, tmp
     # Of the file of a mask, each reads what it measures, and where that begins or ends within a word, this word too.
     words_read = [result["words_read"] for result in results]
     if how != "tensor-parallel":
-        assert sum(words_read) <= sum(words.numel() for words in alone._masks.values()) + 2 * world * len(alone.shapes)
+        assert sum(words_read) <= sum(words.numel() for words in alone._state.masks.values()) + 2 * world * len(
+            alone.shapes
+        )
     # Nobody holds everything, and together they hold what one process would, but for rounding up to words.
     memory = [result["bytes"] for result in results]
-    everything = alone.monitor_bytes - sum(w.numel() * 4 for w in alone._references.words["earlier"].values())
+    everything = bytes_without_reference(alone)
     assert max(memory) < 1.35 * everything / world
     assert sum(memory) < 1.1 * everything
 
