@@ -63,7 +63,8 @@ class RunSettings(BaseModel):
     @field_validator("run_id")
     @classmethod
     def _run_id(cls, value: str | None) -> str | None:
-        if value is not None and (not value.isprintable() or "/" in value):
+        # As the service wants it.
+        if value is not None and (not value.strip() or not value.isprintable() or "/" in value or value in (".", "..")):
             raise ConfigurationError(f"run_id is {value!r}; expected printable characters without '/'.")
         return value
 

@@ -59,9 +59,13 @@ def spooled(callback: SparsityCallback, kind: str) -> list[Any]:
         ({"every": 0}, "every is 0: Input should be greater than or equal to 1"),
         ({"run_id": ""}, "run_id is ''"),
         ({"run_id": "a/b"}, "run_id is 'a/b'; expected printable characters without '/'"),
+        ({"run_id": " "}, "run_id is ' '; expected printable characters"),
+        ({"run_id": ".."}, "run_id is '..'; expected printable characters"),
         ({"spool_max_bytes": 1}, "spool_max_bytes is 1"),
         ({"labels": ["GRPO"]}, "labels is ['GRPO']; expected {name: value}"),
         ({"references": ["mask.safetensors"]}, "references is ['mask.safetensors']; expected {name: mask file"),
+        ({"references": {"earlier": None}}, "references['earlier'] is None; expected an UpdateMask or the path"),
+        ({"references": {"": "mask.safetensors"}}, "references has the name ''; expected a text"),
         ({"base": 5}, "base is 5; expected a directory or hub id, a module, or a state dict"),
         ({"include": ["*.bias"]}, "include has '*.bias', which is no regular expression"),
         ({"exclude": "bias"}, "exclude is 'bias'"),
@@ -106,6 +110,17 @@ def test_the_last_step_is_observed_whatever_the_stride(model: Path, tmp_path: Pa
     callback = recording(every=3)
     sft_trainer(model, common_arguments(tmp_path, max_steps=7), [callback]).train()
     assert [(o.step, o.stride) for o in spooled(callback, "observation")] == [(3, 3), (6, 3), (7, 1)]
+
+
+def test_a_cost_above_the_bound_widens_the_stride_of_a_training(model: Path, tmp_path: Path) -> None:
+    """What the first two observations cost would make up for a millionth of the training's time only much later."""
+    within, above = recording(max_overhead=1.0), recording(max_overhead=1e-6)
+    for callback, directory in ((within, tmp_path / "a"), (above, tmp_path / "b")):
+        sft_trainer(model, common_arguments(directory, max_steps=9), [callback]).train()
+    assert [(o.step, o.stride) for o in spooled(within, "observation")] == [(step, 1) for step in range(1, 10)]
+    observations = spooled(above, "observation")
+    assert [(o.step, o.stride) for o in observations] == [(1, 1), (2, 1), (9, 7)]
+    assert 0 < observations[0].device_seconds < observations[0].host_seconds
 
 
 def test_what_the_trainer_logs_travels_with_the_observations(model: Path, tmp_path: Path) -> None:

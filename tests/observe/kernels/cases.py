@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from monitor.observe.criterion import Criterion
 from monitor.observe.kernels import reference
-from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment
+from monitor.observe.kernels.contract import CHANGED, FIXED_COLUMNS, STEP_CHANGED, Counts, Kernel, Rules, Segment
 from monitor.observe.kernels.low_byte import low_bytes, previous_weights
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -184,6 +184,25 @@ def check_agreement(kernel: Kernel, case: Case, tolerance: float, device: str = 
         for segment, wanted, bits in zip(segments, expected, before, strict=True):
             check_state(segment, wanted)
             assert torch.equal(bits_of(segment.current), bits), "live weights are only read"
+
+
+def check_both_sides_of_a_difference(kernel: Kernel, dtype: torch.dtype, device: str = "cpu") -> None:
+    """Count with tolerances just below, at, and just above the difference of two neighbours, as it is in float32."""
+    base = torch.tensor([1.0, -1.0, 0.0, 3.0, 2.0**-126, 1e-2], dtype=dtype)
+    stepped = from_bits(bits_of(base) + 1, dtype)
+    for before, after in zip(base.split(1), stepped.split(1), strict=True):
+        apart = (after.float() - before.float()).abs()
+        sides = [torch.nextafter(apart, torch.tensor(limit)).item() for limit in (0.0, np.inf)]
+        tolerances = (sides[0], apart.item(), sides[1])
+        for criterion, changed in ((None, 1), *zip(tolerances, (1, 0, 0), strict=True)):
+            words = [torch.zeros(1, dtype=torch.int32, device=device) for _ in range(2)]
+            previous = previous_weights(before, dtype).to(device)
+            segment = Segment(after.to(device), before.to(device), words[0], previous, words[1])
+            counts = kernel([segment], Rules(dtype, Criterion(criterion), tolerances)).integers[0].tolist()
+            assert counts[CHANGED] == changed, (before, criterion)
+            assert counts[STEP_CHANGED] == 1, "steps are compared by bits"
+            assert counts[FIXED_COLUMNS:] == [1, 0, 0], (before, tolerances)
+            assert (words[0].item(), words[1].item()) == (changed, 1)
 
 
 def check_counts(found: Counts, wanted: Counts, tolerance: float) -> None:

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 
 from monitor.observe.criterion import Criterion
 from monitor.observe.kernels import cpu, reference
-from monitor.observe.kernels.contract import Kernel, Rules, Segment
+from monitor.observe.kernels.contract import Kernel, Rules, Segment, word_count
 from monitor.observe.kernels.streamed import StreamedBase
 from tests.observe.kernels.cases import (
     ALL_KINDS,
+    DTYPES,
     SIZES,
     Case,
     cases,
     check_agreement,
+    check_both_sides_of_a_difference,
     check_counts,
     check_state,
     copied,
@@ -59,6 +61,12 @@ def test_every_combination_of_dtypes(
         check_agreement(kernel, case, ROUNDING)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tolerances_on_both_sides_of_a_difference(kernel: Kernel, dtype: torch.dtype) -> None:
+    check_both_sides_of_a_difference(reference.measure, dtype)
+    check_both_sides_of_a_difference(kernel, dtype)
+
+
 @pytest.mark.parametrize("strided", [False, True])
 def test_tensors_of_several_chunks(kernel: Kernel, strided: bool) -> None:
     case = Case((1_300_033,), strided=strided, references=2, observations=1)
@@ -79,3 +87,26 @@ def test_stored_dtypes_that_only_torch_can_convert(kernel: Kernel) -> None:
     check_counts(kernel(segments, rules), reference.measure(expected, rules), ROUNDING)
     for segment, wanted in zip(segments, expected, strict=True):
         check_state(segment, wanted)
+
+
+def test_more_than_2_to_the_31_weights_in_a_tensor() -> None:
+    """Beyond what 32 bits can address, and beyond what they can count."""
+    pytest.importorskip("numba")
+    from monitor.observe.kernels.fused import FusedKernel
+
+    count = 2**31 + 4096
+    # numpy's zeros take no memory where they are never written.
+    current, base = (torch.from_numpy(np.zeros(count, np.int16)).view(torch.bfloat16) for _ in range(2))
+    changed = [0, 2**31 - 1, 2**31, count - 1]
+    current[changed] = 1.0
+    mask = torch.full((word_count(count),), -1, dtype=torch.int32)
+    counts = FusedKernel()([Segment(current, base, mask)], Rules(torch.bfloat16, Criterion()))
+    assert counts.integers[0].tolist() == [4, 0, count - 4, 0, 0, 0, 0]
+    assert counts.floats[0].tolist() == [4.0, 1.0]
+    words = mask.nonzero().flatten()
+    assert {int(word): int(mask[word]) for word in words} == {
+        0: 1,
+        2**26 - 1: -(2**31),
+        2**26: 1,
+        2**26 + 127: -(2**31),
+    }

@@ -11,12 +11,15 @@ import torch
 from hypothesis import given, settings
 
 from monitor.observe.kernels import kernel_for, reference
+from monitor.observe.kernels.contract import Counts, Segment
 from tests.observe.kernels.cases import (
     ALL_KINDS,
+    DTYPES,
     SIZES,
     Case,
     cases,
     check_agreement,
+    check_both_sides_of_a_difference,
     check_counts,
     copied,
     on_device,
@@ -78,19 +81,59 @@ def test_a_model_on_other_gpus_than_the_current_one() -> None:
         check_counts(counts, expected, ROUNDING)
 
 
-def test_more_than_2_to_the_31_weights_in_a_tensor() -> None:
-    from monitor.observe.kernels.contract import Segment, word_count
+def test_stored_dtypes_that_only_torch_can_convert_let_nobody_wait() -> None:
+    wide = torch.randn(4097, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    wide_segment = Segment(wide + 1e-4 * (wide > 1), wide, torch.zeros(129, dtype=torch.int32))
+    on_host = [wide_segment, *Case((33,), references=0).segments(np.random.default_rng(3))]
+    segments = [on_device(segment, "cuda") for segment in on_host]
+    rules = Case((1,)).rules
+    expected = reference.measure(on_host, rules)
+    kernel = kernel_for(segments, rules)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        counts = kernel(segments, rules)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    check_counts(counts, expected, ROUNDING)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tolerances_on_both_sides_of_a_difference(dtype: torch.dtype) -> None:
     from monitor.observe.kernels.launch import TritonKernel
 
-    count = 2**31 + 4097
+    check_both_sides_of_a_difference(TritonKernel(), dtype, "cuda")
+
+
+def test_more_than_2_to_the_31_weights_in_a_tensor() -> None:
+    """Beyond what 32 bits can address, and beyond what they can count."""
+    count = 2**31 + 4096
     if torch.cuda.mem_get_info()[0] < 12 * 2**30:
         pytest.skip("needs 12 GiB of GPU memory")
-    base = torch.zeros(count, dtype=torch.bfloat16, device="cuda")
-    current = base.clone()
     changed = [0, 2**31 - 1, 2**31, count - 1]
-    current[changed] = 1.0
-    mask = torch.zeros(word_count(count), dtype=torch.int32, device="cuda")
-    counts = TritonKernel()([Segment(current, base, mask)], Case((1,), tolerances=()).rules)
-    assert counts.integers[0, 0].item() == len(changed)
+    counts, (segment,) = measure_zeros([count], changed)
+    assert counts.integers[0].tolist() == [4, 0, count - 4, 0, 0, 0, 0]
     assert counts.floats[0].tolist() == [4.0, 1.0]
-    assert mask.count_nonzero().item() == len(changed)
+    words = segment.mask.nonzero().flatten()
+    assert words.tolist() == [0, 2**26 - 1, 2**26, 2**26 + 127]
+    assert segment.mask[words].tolist() == [1, -(2**31), 1, -(2**31)]
+
+
+def test_more_than_2_to_the_31_weights_in_total() -> None:
+    if torch.cuda.mem_get_info()[0] < 14 * 2**30:
+        pytest.skip("needs 14 GiB of GPU memory")
+    sizes = [2**30 + 32, 2**30 + 64, 2**28]
+    changed = [0, 2**28 - 1]
+    counts, _ = measure_zeros(sizes, changed)
+    assert counts.integers[:, :3].tolist() == [[2, 0, size - 2] for size in sizes]
+
+
+def measure_zeros(sizes: list[int], changed: list[int]) -> tuple[Counts, list[Segment]]:
+    """Measure tensors of zeros with a few ones in them, that had all changed before."""
+    from monitor.observe.kernels.launch import TritonKernel
+
+    segments = []
+    for size in sizes:
+        current, base = (torch.zeros(size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+        current[changed] = 1.0
+        segments.append(Segment(current, base, torch.full((size // 32,), -1, dtype=torch.int32, device="cuda")))
+    return TritonKernel()(segments, Case((1,), tolerances=()).rules), segments

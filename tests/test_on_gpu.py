@@ -1,0 +1,98 @@
+"""A Trainer on a GPU: the same losses with the monitor and without, and the counts of the weights as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from monitor import SparsityCallback, UpdateMask
+from monitor.observe.kernels.low_byte import low_byte
+from monitor.observe.observation import Observation
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+STEPS = 6
+
+
+class Collecting(SparsityCallback):
+    """Keeps every observation that it is given."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(None, "test", **settings)
+        self.observations: list[Observation] = []
+
+    def _collect(self) -> None:
+        before = self.last_observation
+        super()._collect()
+        if self.last_observation is not None and self.last_observation is not before:
+            self.observations.append(self.last_observation)
+
+
+class Snapshots(TrainerCallback):  # type: ignore[misc]
+    """Copies the visible weights after every step: what the monitor never does."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, torch.Tensor]] = []
+
+    def on_train_begin(self, *args: Any, model: nn.Module, **kwargs: Any) -> None:
+        self._take(model)
+
+    def on_step_end(self, *args: Any, model: nn.Module, **kwargs: Any) -> None:
+        self._take(model)
+
+    def _take(self, model: nn.Module) -> None:
+        self.taken.append({name: p.detach().bfloat16().cpu() for name, p in model.named_parameters()})
+
+
+def train(output: Path, callbacks: list[TrainerCallback]) -> list[float]:
+    """Return the losses of a few steps in float32, as TRL keeps its weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=256, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, vocab_size=500
+    )
+    generator = torch.Generator().manual_seed(3)
+    tokens = [torch.randint(0, 500, (32,), generator=generator).tolist() for _ in range(STEPS * 4)]
+    arguments = TrainingArguments(
+        str(output),
+        per_device_train_batch_size=4,
+        max_steps=STEPS,
+        learning_rate=1e-5,
+        logging_steps=1,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=0,
+    )
+    data = [{"input_ids": ids, "labels": ids} for ids in tokens]
+    trainer = Trainer(LlamaForCausalLM(config), arguments, train_dataset=data, callbacks=callbacks)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def moved(before: torch.Tensor, now: torch.Tensor, base: torch.Tensor) -> int:
+    """Count as the step mask does, which keeps low bytes; by plain comparison there are a few in a million more."""
+    differs = low_byte(before) != low_byte(now)
+    return int((differs | ((before != base) ^ (now != base))).sum())
+
+
+@pytest.mark.parametrize("base_mode", ["device", "host"])
+def test_a_training_on_a_gpu_is_measured_and_not_disturbed(tmp_path: Path, base_mode: str) -> None:
+    snapshots, monitor = Snapshots(), Collecting(base_mode=base_mode, tolerances=[1e-5], strict=True)
+    without = train(tmp_path / "without", [snapshots])
+    assert train(tmp_path / "with", [monitor]) == without
+    base = snapshots.taken[0]
+    assert [o.step for o in monitor.observations] == list(range(1, STEPS + 1))
+    for before, now, observation in zip(snapshots.taken, snapshots.taken[1:], monitor.observations, strict=False):
+        assert observation.changed.sum() == sum(int((now[name] != base[name]).sum()) for name in base)
+        assert observation.step_changed is not None
+        assert observation.step_changed.sum() == sum(moved(before[name], now[name], base[name]) for name in base)
+        assert observation.device_seconds > 0
+    mask = UpdateMask.load(tmp_path / "with" / "sparsity_monitor" / "update_mask.safetensors")
+    assert all(torch.equal(mask.bools(name), snapshots.taken[-1][name] != base[name]) for name in mask.shapes)
