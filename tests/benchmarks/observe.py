@@ -22,7 +22,8 @@ from multiprocessing import get_context
 
 import torch
 
-from monitor.observe.kernels import cpu
+from monitor.observe.kernels import numpy_loops
+from monitor.observe.kernels.cpu import CpuKernel
 from monitor.observe.observer import UpdateObserver
 from tests.benchmarks import methods
 from tests.benchmarks.shapes import ARCHITECTURES, Weights
@@ -82,7 +83,7 @@ def cpu_sides(model_name: str, layers: int | None, short: bool) -> list[Side]:
     weights.change()
     now = [parameter.detach() for parameter in weights.parameters()]
     chunked = UpdateObserver(weights, base=dict(zip(dict(weights.named_parameters()), before, strict=True)))
-    chunked._kernel = cpu.measure
+    chunked._kernel = CpuKernel(numpy_loops)
     n = weights.count
     sides = [
         Side("bare comparison: `np.packbits(a != b)`, 1 thread", lambda: methods.bare_comparison(now, before), n, []),

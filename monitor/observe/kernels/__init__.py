@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from monitor.observe.kernels import cpu, reference
+from monitor.observe.kernels import numpy_loops, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
+from monitor.observe.kernels.cpu import CpuKernel
 from monitor.observe.kernels.several import SeveralDevices
 from monitor.observe.kernels.streamed import StreamedBase
 
@@ -55,15 +56,15 @@ def _for_gpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
 
 def _for_cpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
     try:
-        from monitor.observe.kernels.fused import FusedKernel
+        from monitor.observe.kernels import numba_loops
 
-        kernel = FusedKernel()
+        kernel = CpuKernel(numba_loops)
         kernel.prepare(segments, rules)
     except ImportError:
-        logger.info("sparsity-monitor measures many times faster on the CPU with numba: the extra `fast`")
-        return cpu.measure
+        logger.info("sparsity-monitor measures several times faster on the CPU with numba: the extra `fast`")
+        return CpuKernel(numpy_loops)
     except Exception:
         # A compiler has many ways to fail, and there is another way to measure.
         logger.warning("sparsity-monitor measures without numba, which fails here", exc_info=True)
-        return cpu.measure
+        return CpuKernel(numpy_loops)
     return kernel

@@ -1,158 +1,235 @@
-"""For weights in host memory, without a compiler: chunk by chunk, so that intermediates stay in cache."""
+"""For weights in host memory: loops over chunks of weights, by two plain threads.
+
+The loops are numba_loops.py's, or where that cannot be had numpy_loops.py's. Reads per bfloat16 weight 2 + 2 bytes, and
+with step masks 1 more; writes 1 and the masks' bits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from monitor.observe.criterion import visible
-from monitor.observe.kernels import low_byte
-from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Rules, Segment
+from monitor.observe.kernels import kinds, reference
+from monitor.observe.kernels.contract import BITS_PER_WORD, FIXED_COLUMNS, Counts, Rules, Segment
+from monitor.observe.kernels.streamed import StreamedBase
 
-# Weights at a time; a multiple of 32, so that every chunk starts at a word. Torch splits operations on 2¹⁵ elements or
-# more among its threads (at::internal::GRAIN_SIZE), and waiting for these at every small operation costs more than they
-# give: up to a hundred times more on a busy machine.
-CHUNK = 1 << 14
+# Two threads come near to the bandwidth of the memory, and leave the other processors to the data loaders.
+_THREADS = min(2, os.cpu_count() or 1)
 
-Bytes = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
+_KINDS = {
+    torch.bfloat16: kinds.BFLOAT16,
+    torch.float16: kinds.FLOAT16,
+    torch.float32: kinds.FLOAT32,
+    torch.uint8: kinds.LOW_BYTE,
+}
+# Of what only torch can convert, as float64, few weights at a time: from 2¹⁵ elements on, torch splits operations among
+# its threads (at::internal::GRAIN_SIZE), and waiting for these costs more than they give.
+_PIECE_BYTES = 1 << 16
+_VIEWS = {1: (torch.uint8, np.uint8), 2: (torch.int16, np.uint16), 4: (torch.int32, np.uint32)}
 
-_INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F800000}
-
-
-def measure(segments: Sequence[Segment], rules: Rules) -> Counts:
-    """Measure each segment; see contract.py for shapes."""
-    columns = FIXED_COLUMNS + len(rules.tolerances) + max((len(s.references) for s in segments), default=0)
-    integers = np.zeros((len(segments), columns), dtype=np.int64)
-    floats = np.zeros((len(segments), 2), dtype=np.float64)
-    for row, segment in enumerate(segments):
-        stored = segment.current.detach().reshape(-1)
-        for start in range(0, stored.numel(), CHUNK):
-            chunk = _Chunk(segment, stored, slice(start, min(start + CHUNK, stored.numel())))
-            # inf − inf is NaN, and is left out of the sums.
-            with np.errstate(invalid="ignore", over="ignore"):
-                counts, squared_norm, max_abs = chunk.measure(rules)
-            integers[row] += counts
-            floats[row, 0] += squared_norm
-            floats[row, 1] = max(floats[row, 1], max_abs)
-    return Counts(torch.from_numpy(integers), torch.from_numpy(floats))
+Array = npt.NDArray[Any]
 
 
-class _Chunk:
-    """A slice of a segment. Its packed bytes are views into the segment's words."""
+class Loops(Protocol):
+    """A module with loops over bit patterns."""
 
-    def __init__(self, segment: Segment, stored: torch.Tensor, where: slice) -> None:
-        self.segment = segment
-        self.stored = stored[where]
-        self.base = segment.base[where]
-        self.where = where
+    @property
+    def CHUNK(self) -> int:  # noqa: N802 - it is a module's constant
+        """Weights that are measured at a time; a multiple of 32."""
 
-    def measure(self, rules: Rules) -> tuple[list[int], float, float]:
-        current = visible(self.stored, rules.visible_dtype)
-        if self.base.dtype == torch.uint8:
-            self.base = low_byte.nearest(self.base, current)
-        base = visible(self.base, rules.visible_dtype)
-        now, then = _Bits.of(current), _Bits.of(base)
-        differs = now.differ(then)
-        where = np.flatnonzero(differs)
-        difference = now.floats(where) - then.floats(where)
-        size = np.abs(difference)
-        changed = differs
-        if rules.criterion.tolerance is not None:
-            changed = np.zeros_like(differs)
-            changed[where] = _exceeds(size, rules.criterion.tolerance)
+    @property
+    def measure(self) -> Callable[..., None]:
+        """Measures a chunk that starts at a word; see numba_loops.py for the arguments."""
 
-        new, old = _pack(changed), self._bytes(self.segment.mask)
-        newly_changed, reverted = _popcount(new & ~old), _popcount(old & ~new)
-        step_changed, touched = self._step(current, now, new ^ old)
-        old[:] = new
-        counts = [
-            _popcount(new),
-            newly_changed,
-            reverted,
-            step_changed,
-            touched,
-            self._hidden(differs, rules),
-            int(np.count_nonzero(now.size >= now.infinity)),
-            *(int(np.count_nonzero(_exceeds(size, tolerance))) for tolerance in rules.tolerances),
-            *(_popcount(new & self._bytes(reference)) for reference in self.segment.references),
-        ]
-        finite = size[np.isfinite(size)].astype(np.float64)
-        return counts, float(finite @ finite), float(finite.max(initial=0.0))
+    @property
+    def intersect(self) -> Callable[[Array, Array], int]:
+        """Counts the ones that two masks have in common."""
 
-    def _step(self, current: torch.Tensor, now: _Bits, flipped: Bytes) -> tuple[int, int]:
-        if self.segment.previous is None or self.segment.touched is None:
-            return 0, 0
-        previous = self.segment.previous[self.where]
-        if previous.dtype == torch.uint8:
-            low, before = low_byte.low_bytes(current, current.dtype).numpy(), previous.numpy()
-            differs = (low != before) | (now.size > now.infinity)
-            before[:] = low
-        else:
-            differs = now.differ(_Bits.of(previous))
-            previous.copy_(current)
-        step = _pack(differs) | flipped
-        touched = self._bytes(self.segment.touched)
-        touched |= step
-        return _popcount(step), _popcount(touched)
 
-    def _hidden(self, differs: Bools, rules: Rules) -> int:
-        if self.stored.dtype == rules.visible_dtype:
-            return 0
-        if self.stored.dtype not in _INFINITY:
-            moved: Bools = (self.stored != self.base.to(self.stored.dtype)).numpy()
-        else:
-            moved = _Bits.of(self.stored).differ(_Bits.of(self.base.to(self.stored.dtype)))
-        return int(np.count_nonzero(moved & ~differs))
+class CpuKernel:
+    """Measures segments as contract.py says; remembers the arrays of the segments that it was given last."""
 
-    def _bytes(self, words: torch.Tensor) -> Bytes:
-        first = self.where.start // 8
-        view: Bytes = words.numpy().view(np.uint8)
-        return view[first : first + -(-(self.where.stop - self.where.start) // 8)]
+    def __init__(self, loops: Loops) -> None:
+        self._loops = loops
+        self._others = StreamedBase(lambda segments, rules: reference.measure, _PIECE_BYTES)
+        self._segments: Sequence[Segment] | None = None
+        self._arrays: dict[int, _Arrays] = {}
+
+    def prepare(self, segments: Sequence[Segment], rules: Rules) -> None:
+        """Compile what these segments need, or load it from the cache, so that the first observation does not wait."""
+        self._take(segments, rules)
+        empty = _Totals.zeros(1, rules, max((len(segment.references) for segment in segments), default=0))
+        for arrays in {arrays.signature: arrays for arrays in self._arrays.values()}.values():
+            arrays.measure(slice(0, 0), rules, empty.integers[0], empty.floats[0])
+        self._loops.intersect(np.zeros(0, np.uint32), np.zeros(0, np.uint32))
+
+    def __call__(self, segments: Sequence[Segment], rules: Rules) -> Counts:
+        """Measure each segment; see contract.py for shapes."""
+        self._take(segments, rules)
+        references = max((len(segment.references) for segment in segments), default=0)
+        others = [(row, segment) for row, segment in enumerate(segments) if row not in self._arrays]
+        chunks = list(self._chunks())
+        threads = _THREADS if len(chunks) > 1 else 1
+        totals = [_Totals.zeros(len(segments), rules, references) for _ in range(threads)]
+        queue = _Queue(chunks)
+        helpers = [threading.Thread(target=self._work, args=(queue, rules, total)) for total in totals[1:]]
+        for helper in helpers:
+            helper.start()
+        self._work(queue, rules, totals[0])
+        for helper in helpers:
+            helper.join()
+        if queue.error is not None:
+            raise queue.error
+        counts = _Totals.sum(totals)
+        if others:
+            measured = self._others([segment for _, segment in others], rules)
+            rows = [row for row, _ in others]
+            counts.integers[rows, : measured.integers.shape[1]] = measured.integers.numpy()
+            counts.floats[rows] = measured.floats.numpy()
+        return Counts(torch.from_numpy(counts.integers), torch.from_numpy(counts.floats))
+
+    def _take(self, segments: Sequence[Segment], rules: Rules) -> None:
+        if segments is not self._segments:
+            self._segments = segments
+            self._arrays = {
+                row: _Arrays(segment, rules.visible_dtype, self._loops)
+                for row, segment in enumerate(segments)
+                if _fits(segment.current) and _fits(segment.base)
+            }
+
+    def _chunks(self) -> Iterator[tuple[int, slice]]:
+        for row, arrays in self._arrays.items():
+            step = self._loops.CHUNK if arrays.contiguous else max(arrays.count, 1)
+            for start in range(0, arrays.count, step):
+                yield row, slice(start, min(start + step, arrays.count))
+
+    def _work(self, queue: _Queue, rules: Rules, totals: _Totals) -> None:
+        try:
+            while (chunk := queue.take()) is not None:
+                row, where = chunk
+                self._arrays[row].measure(where, rules, totals.integers[row], totals.floats[row])
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that measures
+            queue.error = error
+
+
+class _Queue:
+    """Hands chunks to threads. Taking from a list is atomic under the interpreter's lock."""
+
+    def __init__(self, chunks: list[tuple[int, slice]]) -> None:
+        self._chunks = chunks[::-1]
+        self.error: Exception | None = None
+
+    def take(self) -> tuple[int, slice] | None:
+        try:
+            return self._chunks.pop()
+        except IndexError:
+            return None
 
 
 @dataclass(frozen=True)
-class _Bits:
-    """Weights as bit patterns: integers are compared many times as fast as torch compares 16-bit floats."""
-
-    weights: torch.Tensor
-    bits: npt.NDArray[np.signedinteger[Any]]
-    # Bits without sign.
-    size: npt.NDArray[np.signedinteger[Any]]
-    infinity: int
+class _Totals:
+    integers: npt.NDArray[np.int64]
+    floats: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, weights: torch.Tensor) -> _Bits:
-        bits = weights.view(torch.int16 if weights.element_size() == 2 else torch.int32).numpy()
-        return cls(weights, bits, bits & np.iinfo(bits.dtype).max, _INFINITY[weights.dtype])
+    def zeros(cls, rows: int, rules: Rules, references: int) -> _Totals:
+        columns = FIXED_COLUMNS + len(rules.tolerances) + references
+        return cls(np.zeros((rows, columns), dtype=np.int64), np.zeros((rows, 2), dtype=np.float64))
 
-    def differ(self, other: _Bits) -> Bools:
-        """Compare by value: −0 = +0, and NaN differs from everything."""
-        nonzero = (self.size | other.size) != 0
-        differs: Bools = ((self.bits != other.bits) & nonzero) | (self.size > self.infinity)
-        return differs
-
-    def floats(self, where: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-        """Return some of the weights in float32, exactly."""
-        values: npt.NDArray[np.float32] = torch.from_numpy(self.bits[where]).view(self.weights.dtype).float().numpy()
-        return values
+    @classmethod
+    def sum(cls, totals: Sequence[_Totals]) -> _Totals:
+        squares = np.sum([total.floats[:, 0] for total in totals], axis=0)
+        maxima = np.max([total.floats[:, 1] for total in totals], axis=0)
+        return cls(np.sum([total.integers for total in totals], axis=0), np.stack([squares, maxima], axis=1))
 
 
-def _exceeds(size: npt.NDArray[np.float32], tolerance: float) -> Bools:
-    # NaN exceeds every tolerance.
-    above: Bools = ~(size <= np.float32(tolerance))
-    return above
+class _Arrays:
+    """A segment as arrays of unsigned integers that share its memory."""
+
+    def __init__(self, segment: Segment, visible_dtype: torch.dtype, loops: Loops) -> None:
+        self._loops = loops
+        self.count = segment.current.numel()
+        self.contiguous = segment.current.is_contiguous()
+        self._strided = segment.current.detach()
+        self._current = _bits(segment.current) if self.contiguous else None
+        self._base = _bits(segment.base)
+        self._mask = _bits(segment.mask)
+        self._nothing = np.zeros(0, dtype=_VIEWS[visible_dtype.itemsize][1])
+        self._previous = np.zeros(0, dtype=np.uint32 if visible_dtype == torch.float32 else np.uint8)
+        self._touched = self._mask[:0]
+        if segment.previous is not None and segment.touched is not None:
+            self._previous, self._touched = _bits(segment.previous), _bits(segment.touched)
+        self._references = [_bits(reference) for reference in segment.references]
+        self._kinds = (_KINDS[segment.current.dtype], _KINDS[segment.base.dtype], _KINDS[visible_dtype])
+        self.signature = (segment.current.dtype.itemsize, segment.base.dtype.itemsize, visible_dtype.itemsize)
+
+    def measure(
+        self, where: slice, rules: Rules, integers: npt.NDArray[np.int64], floats: npt.NDArray[np.float64]
+    ) -> None:
+        """Add the counts of some of the weights, which start at a word, to a row of the totals."""
+        current = self._current[where] if self._current is not None else self._gather()
+        # What is not contiguous is gathered once, whole.
+        for start in range(where.start, max(where.stop, where.start + 1), self._loops.CHUNK):
+            part = slice(start, min(start + self._loops.CHUNK, where.stop))
+            here = current[part.start - where.start : part.stop - where.start]
+            self._measure(part, here, rules, integers, floats)
+
+    def _measure(
+        self,
+        where: slice,
+        current: Array,
+        rules: Rules,
+        integers: npt.NDArray[np.int64],
+        floats: npt.NDArray[np.float64],
+    ) -> None:
+        stored, kept, visible = self._kinds
+        base = self._base[where]
+        words = slice(where.start // BITS_PER_WORD, -(-where.stop // BITS_PER_WORD))
+        mask = self._mask[words]
+        tolerance = rules.criterion.tolerance
+        self._loops.measure(
+            current,
+            base,
+            current if stored == visible else self._nothing,
+            base if kept == visible else self._nothing,
+            mask,
+            self._previous[where],
+            self._touched[words],
+            stored,
+            kept,
+            visible,
+            -1 if tolerance is None else int(_tolerance_bits([tolerance])[0]),
+            _tolerance_bits(rules.tolerances),
+            integers,
+            floats,
+        )
+        first = FIXED_COLUMNS + len(rules.tolerances)
+        for i, reference_words in enumerate(self._references):
+            integers[first + i] += self._loops.intersect(mask, reference_words[words])
+
+    def _gather(self) -> Array:
+        # By numpy: torch would wake up its threads.
+        signed, unsigned = _VIEWS[self._strided.element_size()]
+        gathered: Array = np.ascontiguousarray(self._strided.view(signed).numpy()).reshape(-1).view(unsigned)
+        return gathered
 
 
-def _pack(bits: Bools) -> Bytes:
-    return np.packbits(bits, bitorder="little")
+def _fits(weights: torch.Tensor) -> bool:
+    return weights.dtype in _KINDS and weights.data_ptr() % weights.element_size() == 0
 
 
-def _popcount(packed: Bytes) -> int:
-    # numpy has a popcount only from version 2 on.
-    return int.from_bytes(packed.tobytes(), "little").bit_count()
+def _bits(tensor: torch.Tensor) -> Array:
+    signed, unsigned = _VIEWS[tensor.element_size()]
+    array: Array = tensor.detach().view(-1).view(signed).numpy().view(unsigned)
+    return array
+
+
+def _tolerance_bits(tolerances: Sequence[float]) -> npt.NDArray[np.uint32]:
+    return np.array(tolerances, dtype=np.float32).view(np.uint32)

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 
 from monitor.observe.criterion import Criterion
-from monitor.observe.kernels import cpu, reference
+from monitor.observe.kernels import numpy_loops, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment, word_count
+from monitor.observe.kernels.cpu import CpuKernel
 from monitor.observe.kernels.streamed import StreamedBase
 from tests.observe.kernels.cases import (
     ALL_KINDS,
@@ -28,22 +29,26 @@ from tests.observe.kernels.cases import (
 ROUNDING = 1e-12
 
 
-@pytest.fixture(scope="module", params=["cpu", "fused", "streamed"])
+@pytest.fixture(scope="module", params=["numpy", "numba", "streamed"])
 def implementation(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def kernel(implementation: str) -> Kernel:
-    if implementation == "cpu":
-        return cpu.measure
+    if implementation == "numpy":
+        return CpuKernel(numpy_loops)
     if implementation == "streamed":
         # Pieces of 96 weights and more: most of the drawn tensors are cut, or share a piece.
-        return StreamedBase(lambda segments, rules: cpu.measure, piece_bytes=1024)
-    pytest.importorskip("numba")
-    from monitor.observe.kernels.fused import FusedKernel
+        return StreamedBase(lambda segments, rules: CpuKernel(numpy_loops), piece_bytes=1024)
+    return numba_kernel()
 
-    return FusedKernel()
+
+def numba_kernel() -> Kernel:
+    pytest.importorskip("numba")
+    from monitor.observe.kernels import numba_loops
+
+    return CpuKernel(numba_loops)
 
 
 @settings(max_examples=150, deadline=None)
@@ -91,16 +96,14 @@ def test_stored_dtypes_that_only_torch_can_convert(kernel: Kernel) -> None:
 
 def test_more_than_2_to_the_31_weights_in_a_tensor() -> None:
     """Beyond what 32 bits can address, and beyond what they can count."""
-    pytest.importorskip("numba")
-    from monitor.observe.kernels.fused import FusedKernel
-
+    kernel = numba_kernel()
     count = 2**31 + 4096
     # numpy's zeros take no memory where they are never written.
     current, base = (torch.from_numpy(np.zeros(count, np.int16)).view(torch.bfloat16) for _ in range(2))
     changed = [0, 2**31 - 1, 2**31, count - 1]
     current[changed] = 1.0
     mask = torch.full((word_count(count),), -1, dtype=torch.int32)
-    counts = FusedKernel()([Segment(current, base, mask)], Rules(torch.bfloat16, Criterion()))
+    counts = kernel([Segment(current, base, mask)], Rules(torch.bfloat16, Criterion()))
     assert counts.integers[0].tolist() == [4, 0, count - 4, 0, 0, 0, 0]
     assert counts.floats[0].tolist() == [4.0, 1.0]
     words = mask.nonzero().flatten()

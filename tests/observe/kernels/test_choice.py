@@ -12,8 +12,9 @@ import torch
 
 from monitor.observe import kernels
 from monitor.observe.criterion import Criterion
-from monitor.observe.kernels import cpu, kernel_for, reference
+from monitor.observe.kernels import kernel_for, numpy_loops, reference
 from monitor.observe.kernels.contract import Rules
+from monitor.observe.kernels.cpu import CpuKernel
 from monitor.observe.kernels.several import SeveralDevices
 from monitor.observe.kernels.streamed import StreamedBase
 from tests.observe.kernels.cases import Case, check_counts, check_state, copied
@@ -29,7 +30,7 @@ from monitor import UpdateObserver
 model = torch.nn.Linear(33, 5, bias=False)
 observer = UpdateObserver(model)
 model.weight.data += 1.0
-print(int(observer.observe(1).changed.sum()), getattr(observer._kernel, "__module__", ""))
+print(int(observer.observe(1).changed.sum()), observer._kernel._loops.__name__)
 """
 
 
@@ -41,31 +42,32 @@ def observed_after(before: str) -> str:
     return result.stdout
 
 
-def test_without_numba_and_triton_the_chunked_kernel_measures() -> None:
+def test_without_numba_and_triton_numpy_measures() -> None:
     printed = observed_after("sys.modules['numba'] = None; sys.modules['triton'] = None")
-    assert "165 monitor.observe.kernels.cpu" in printed
+    assert "165 monitor.observe.kernels.numpy_loops" in printed
     assert "with numba: the extra `fast`" in printed
 
 
 def test_a_compiler_that_fails_does_not_stop_anybody() -> None:
     pytest.importorskip("numba")
     printed = observed_after("import numba; numba.njit = lambda **options: 1 / 0")
-    assert "165 monitor.observe.kernels.cpu" in printed
+    assert "165 monitor.observe.kernels.numpy_loops" in printed
     assert "measures without numba, which fails here" in printed
 
 
 def test_where_no_cache_can_be_written_it_compiles_without_one() -> None:
     pytest.importorskip("numba")
     before = "import numba.core.caching as c; c.FunctionCache._impl_class._locator_classes = []"
-    assert "165 monitor.observe.kernels.fused" in observed_after(before)
+    assert "165 monitor.observe.kernels.numba_loops" in observed_after(before)
 
 
 def test_on_the_cpu_the_compiled_kernel_measures() -> None:
     pytest.importorskip("numba")
-    from monitor.observe.kernels.fused import FusedKernel
+    from monitor.observe.kernels import numba_loops
 
-    segments = Case((33,)).segments(np.random.default_rng(0))
-    assert isinstance(kernel_for(segments, RULES), FusedKernel)
+    kernel = kernel_for(Case((33,)).segments(np.random.default_rng(0)), RULES)
+    assert isinstance(kernel, CpuKernel)
+    assert kernel._loops is numba_loops
 
 
 def test_a_base_elsewhere_is_streamed_and_a_spread_model_measured_in_parts() -> None:
@@ -79,7 +81,7 @@ def test_a_base_elsewhere_is_streamed_and_a_spread_model_measured_in_parts() -> 
 def test_parts_of_a_spread_model_give_the_counts_of_the_whole() -> None:
     segments = Case((33, 4097, 0), references=2).segments(np.random.default_rng(0))
     expected = [copied(segment) for segment in segments]
-    found = SeveralDevices(lambda part, rules: cpu.measure)(segments, RULES)
+    found = SeveralDevices(lambda part, rules: CpuKernel(numpy_loops))(segments, RULES)
     check_counts(found, reference.measure(expected, RULES), 1e-12)
     for segment, wanted in zip(segments, expected, strict=True):
         check_state(segment, wanted)
@@ -118,10 +120,10 @@ def test_a_changed_list_of_segments_is_seen() -> None:
 )
 def test_nothing_is_compiled_after_the_start(case: Case) -> None:
     pytest.importorskip("numba")
-    from monitor.observe.kernels import loops
+    from monitor.observe.kernels import numba_loops
 
     segments = case.segments(np.random.default_rng(0))
     kernel = kernel_for(segments, case.rules)
-    compiled = list(loops.measure.signatures)
+    compiled = list(numba_loops.measure.signatures)
     kernel(segments, case.rules)
-    assert list(loops.measure.signatures) == compiled
+    assert list(numba_loops.measure.signatures) == compiled

@@ -1,4 +1,4 @@
-"""The loops of fused.py, compiled by numba. They know bit patterns in arrays, and nothing of tensors.
+"""The loops of cpu.py, compiled by numba: the extra `fast`. They know bit patterns in arrays, and nothing of tensors.
 
 A block of weights is converted, compared, subtracted and packed by one short loop each, which the compiler turns into
 vector instructions; what they hand to each other stays in the first-level cache, and each weight is read from memory
@@ -13,8 +13,11 @@ from typing import Any
 import numba
 import numpy as np
 
-# How weights are kept.
-BFLOAT16, FLOAT16, FLOAT32, LOW_BYTE = range(4)
+from monitor.observe.kernels.kinds import BFLOAT16, FLOAT16, FLOAT32, LOW_BYTE
+
+# Weights that a thread takes at a time; a multiple of BLOCK. Their masks are still in the second-level cache when they
+# are intersected with the references'.
+CHUNK = 1 << 19
 # Weights in a block.
 BLOCK = 1024
 
