@@ -1,11 +1,12 @@
-"""What the callback costs a Trainer run: steps with and without it take turns within one run.
+"""What the callback costs a Trainer run: the same run with it at every step and without it, in turns.
 
-    python -m tests.benchmarks.overhead --device cpu --steps 12
+    python -m tests.benchmarks.overhead --device cpu --steps 24
     python -m tests.benchmarks.overhead --device cuda --steps 100
 
-Whole runs cannot be compared on a machine that does other work too: they differ by more than the callback costs. On a
-GPU, the weights of one step are read during the next one, so there ten steps with the callback take turns with ten
-without, and the first of each ten is left out.
+Two runs one after the other cannot be compared on a machine that does other work too: they differ by more than the
+callback costs. So both are under way at once, and only ever one of them goes on: for one step on a CPU; for ten on a
+GPU, where the weights of one step are read during the next one. Each step of one is compared with the same step of the
+other. Where the service is installed, the callback reports to one on this machine, whose work these times include.
 """
 
 from __future__ import annotations
@@ -14,20 +15,28 @@ import argparse
 import os
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Before transformers is imported: no hub, no telemetry.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 
 import torch
-from torch.utils.data import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from monitor import SparsityCallback
 
-# Steps that are observed, or not, in a row.
+WITHOUT, WITH = 0, 1
+# Steps that a run goes on for.
 IN_A_ROW = {"cpu": 1, "cuda": 10}
+# Of these each, which are not counted.
+WARM_UP = 2
 
 
 class RandomTokens(Dataset[dict[str, torch.Tensor]]):
@@ -43,51 +52,93 @@ class RandomTokens(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self._tokens[index], "labels": self._tokens[index]}
 
 
-class Timed(SparsityCallback):
-    """Observes some of the steps, and says how long that took."""
+class Turns:
+    """Lets one of two threads go on at a time: 0 1 1 0 0 1 1 0 …, so that neither always comes first."""
 
-    def __init__(self, in_a_row: int) -> None:
-        super().__init__(None)
-        self._in_a_row = in_a_row
-        self.seconds: dict[int, float] = {}
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._taken = 0
+        self._failed = False
 
-    def observes(self, step: int) -> bool:
-        """Return whether the step is one of those with the callback."""
-        return step // self._in_a_row % 2 == 0
+    def take(self, side: int) -> None:
+        """Wait until it is this side's turn."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._failed or (self._taken + 1) // 2 % 2 == side)
+            if self._failed:
+                raise RuntimeError("the other run has failed")
+
+    def pass_on(self) -> None:
+        """End this turn."""
+        with self._condition:
+            self._taken += 1
+            self._condition.notify_all()
+
+    def fail(self) -> None:
+        """Let nobody wait any more."""
+        with self._condition:
+            self._failed = True
+            self._condition.notify_all()
+
+
+class InTurns(TrainerCallback):  # type: ignore[misc]
+    """Goes on for some steps when it is this run's turn, and takes their time. Must be the last callback."""
+
+    def __init__(self, turns: Turns, side: int, device: str) -> None:
+        self._turns, self._side, self._device = turns, side, device
+        self._began = 0.0
+        self.seconds_per_step: list[float] = []
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.observes(state.global_step):
+        in_a_row = IN_A_ROW[self._device]
+        if state.global_step % in_a_row:
             return
-        started = time.perf_counter()
-        super().on_step_end(args, state, control, **kwargs)
-        self.seconds[state.global_step] = time.perf_counter() - started
-
-
-class StepTimes(TrainerCallback):  # type: ignore[misc]
-    """Takes the time from the end of one step to the end of the next, after the other callbacks."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._last = 0.0
-        self.seconds: dict[int, float] = {}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._device == "cuda":
-            # Not the whole device: what is measured beside the training is not waited for.
-            torch.cuda.current_stream().synchronize()
-        now = time.perf_counter()
-        if self._last:
-            self.seconds[state.global_step] = now - self._last
-        self._last = now
+            torch.cuda.synchronize()
+        self.seconds_per_step.append((time.perf_counter() - self._began) / in_a_row)
+        self._turns.pass_on()
+        if state.global_step < state.max_steps:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._turns.take(self._side)
+        self._began = time.perf_counter()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--sequences", type=int, default=16, help="sequences in a step")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens in a sequence")
-    arguments = parser.parse_args()
+class Timed(SparsityCallback):
+    """Says how long the training waited for it at each step."""
+
+    def __init__(self, target: str | None) -> None:
+        super().__init__(target, "overhead")
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds.append(0.0)
+        self._time(super().on_step_begin, *args, **kwargs)
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self._time(super().on_pre_optimizer_step, *args, **kwargs)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self._time(super().on_step_end, *args, **kwargs)
+
+    def _time(self, event: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        started = time.perf_counter()
+        event(*args, **kwargs)
+        self.seconds[-1] += time.perf_counter() - started
+
+
+class InOrder(Trainer):  # type: ignore[misc]
+    """Both runs see the same data."""
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+def make_model() -> LlamaForCausalLM:
+    """Return a model of the 100M class, the same at each call, in float32 as TRL trains it."""
     config = LlamaConfig(
         hidden_size=768,
         intermediate_size=2048,
@@ -97,40 +148,94 @@ def main() -> None:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    weights = sum(parameter.numel() for parameter in model.parameters())
+    return LlamaForCausalLM(config)
+
+
+def train(
+    model: LlamaForCausalLM, callbacks: list[Any], turns: Turns, side: int, arguments: argparse.Namespace
+) -> tuple[list[float], Any]:
+    """Return the seconds per step of each turn, and the losses."""
+    in_turns = InTurns(turns, side, arguments.device)
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            trainer = InOrder(
+                model,
+                TrainingArguments(
+                    directory,
+                    per_device_train_batch_size=arguments.sequences,
+                    max_steps=arguments.steps,
+                    learning_rate=1e-6,
+                    logging_steps=1,
+                    use_cpu=arguments.device == "cpu",
+                    report_to=[],
+                    save_strategy="no",
+                    disable_tqdm=True,
+                ),
+                train_dataset=RandomTokens(arguments.sequences * arguments.steps, arguments.tokens, 16_000),
+                callbacks=[*callbacks, in_turns],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+    except BaseException:
+        turns.fail()
+        raise
+    losses = [(entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry]
+    return in_turns.seconds_per_step, losses
+
+
+@contextmanager
+def a_service() -> Iterator[str | None]:
+    """Run a service where it is installed, and return its address."""
+    try:
+        from tests.service.running import ServiceProcess
+    except ImportError:
+        yield None
+        return
     with tempfile.TemporaryDirectory() as directory:
-        observing, steps = Timed(IN_A_ROW[arguments.device]), StepTimes(arguments.device)
-        trainer = Trainer(
-            model,
-            TrainingArguments(
-                directory,
-                per_device_train_batch_size=arguments.sequences,
-                max_steps=arguments.steps,
-                learning_rate=1e-6,
-                use_cpu=arguments.device == "cpu",
-                report_to=[],
-                save_strategy="no",
-                disable_tqdm=True,
-            ),
-            train_dataset=RandomTokens(arguments.sequences * arguments.steps, arguments.tokens, config.vocab_size),
-            callbacks=[observing, steps],
-        )
-        trainer.train()
-    in_a_row = IN_A_ROW[arguments.device]
-    # The first two steps warm up.
-    counted = [step for step in steps.seconds if step > 2 and (in_a_row == 1 or step % in_a_row)]
-    with_it = [steps.seconds[step] for step in counted if observing.observes(step)]
-    without = [steps.seconds[step] for step in counted if not observing.observes(step)]
-    spent = [observing.seconds[step] for step in counted if observing.observes(step)]
-    typical = statistics.median(without)
-    print(
-        f"{weights / 1e6:.0f}M weights, {arguments.sequences} × {arguments.tokens} tokens a step, {arguments.device}\n"
+        service = ServiceProcess(Path(directory) / "store.db")
+        try:
+            yield service.client.listening.grpc_address
+        finally:
+            service.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--sequences", type=int, default=16, help="sequences in a step")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens in a sequence")
+    arguments = parser.parse_args()
+    if arguments.steps < 2 * WARM_UP * IN_A_ROW[arguments.device]:
+        parser.error(f"--steps is {arguments.steps}; the first ones are not counted, so give more of them")
+    # Before there are two threads, which would share torch's random numbers.
+    models = [make_model() for _ in (WITHOUT, WITH)]
+    weights = sum(parameter.numel() for parameter in models[WITHOUT].parameters())
+    turns = Turns()
+    with a_service() as target, ThreadPoolExecutor(2) as threads:
+        callback = Timed(target)
+        sides = [
+            threads.submit(train, models[side], callbacks, turns, side, arguments)
+            for side, callbacks in ((WITHOUT, []), (WITH, [callback]))
+        ]
+        (without, losses), (observed, losses_observed) = [side.result() for side in sides]
+    reporting = "recording only" if target is None else "reporting to a service on this machine"
+    print(f"{weights / 1e6:.0f}M weights, {arguments.sequences} × {arguments.tokens} tokens a step, {arguments.device}")
+    print(f"{reporting}; losses and gradient norms are {'the same' if losses == losses_observed else 'DIFFERENT'}\n")
+    print(table(without[WARM_UP:], observed[WARM_UP:], callback.seconds[WARM_UP * IN_A_ROW[arguments.device] :]))
+
+
+def table(without: list[float], observed: list[float], in_callback: list[float]) -> str:
+    """Return seconds per step, and the share of a step without, of which half of the pairs lie between the last two."""
+    ratios = [after / before for before, after in zip(without, observed, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    spent, typical = statistics.median(in_callback), statistics.median(without)
+    return (
+        "| | seconds per step, median | share of the same step without, median | quartiles |\n|---|---|---|---|\n"
+        f"| without the callback | {typical:.3f} | 1 | |\n"
+        f"| with it | {statistics.median(observed):.3f} | {middle:.4f} | {low:.4f} to {high:.4f} |\n"
+        f"| of this, in the callback | {spent:.4f} | {spent / typical:.4f} | |"
     )
-    print("| | seconds per step, median | share of a step without |\n|---|---|---|")
-    print(f"| steps without the callback | {typical:.3f} | 1 |")
-    print(f"| steps with it | {statistics.median(with_it):.3f} | {statistics.median(with_it) / typical:.4f} |")
-    print(f"| of these, in the callback | {statistics.median(spent):.4f} | {statistics.median(spent) / typical:.4f} |")
 
 
 if __name__ == "__main__":

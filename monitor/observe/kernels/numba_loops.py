@@ -99,6 +99,10 @@ def convert(source, kind, target, target_kind, bits):
         as_target = target.dtype.type
         for i in range(source.size):
             target[i] = as_target(source[i])
+    elif kind == FLOAT32:
+        narrow(source, target_kind, target)
+    elif target_kind == FLOAT32:
+        widen(source, kind, target)
     else:
         widen(source, kind, bits[: source.size])
         narrow(bits, target_kind, target)
@@ -317,11 +321,14 @@ def measure(current, base, now, then, mask, previous, touched, stored, kept, vis
         differing, non_finite = compare(seen, before, visible, flags)
         counts[6] += non_finite
         if stored != visible and visible != FLOAT32:
-            if kept == LOW_BYTE:
-                convert(before, visible, was[:n], stored, wide)
+            if kept == stored:
+                counts[5] += count_hidden(here, there, stored, flags)
             else:
-                convert(there, kept, was[:n], stored, wide)
-            counts[5] += count_hidden(here, was[:n], stored, flags)
+                if kept == LOW_BYTE:
+                    convert(before, visible, was[:n], stored, wide)
+                else:
+                    convert(there, kept, was[:n], stored, wide)
+                counts[5] += count_hidden(here, was[:n], stored, flags)
         if differing:
             if visible == FLOAT16 or limit >= 0 or limits.size:
                 widen(seen, visible, wide)
