@@ -101,7 +101,8 @@ class Observation:
         device_seconds: time that the weights were read for on their device; on a CPU this is a part of host_seconds.
         overhead: share of the time since the previous observation that the previous one cost, summed over processes;
             None at the first. What runs beside the training on a device counts in full.
-        monitor_bytes: memory that base, masks and previous weights hold.
+        monitor_bytes: memory that base, masks, previous weights and reference masks take; a base that is there anyway
+            takes none.
         base_mode: how the base is kept: "device", "host", "shared", or "low_byte", which is exact only for weights that
             moved by fewer than 128 representable steps.
     """

@@ -312,7 +312,10 @@ class UpdateObserver:
 
     @property
     def monitor_bytes(self) -> int:
-        """Bytes that base, masks, previous weights and reference masks hold, on whichever device."""
+        """Bytes that base, masks, previous weights and reference masks take, on whichever device.
+
+        A base that is there anyway takes none, such as a reference model, or what the model has below its adapters.
+        """
         return self._monitor_bytes
 
     def observe(self, step: int) -> Observation:

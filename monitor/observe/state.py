@@ -83,10 +83,11 @@ class MonitorState:
         if mode is BaseMode.LOW_BYTE and not self._has_low_bytes(kept.values()):
             mode = BaseMode.DEVICE
             warn_of_no_low_bytes(self._dtype)
-        base = base_weights.BaseWeights(kept, measured)
-        log_base_mode(mode, base_weights.total_bytes(base.values()), sum(w.count for w in measured))
+        self._shared = {name for name in kept if name in held or mode is BaseMode.SHARED}
+        own = base_weights.total_bytes(tensor for name, tensor in kept.items() if name not in self._shared)
+        log_base_mode(mode, own, sum(w.count for w in measured))
         self.base_mode = mode
-        return base
+        return base_weights.BaseWeights(kept, measured)
 
     def _choose_mode(self, measured: Sequence[MeasuredWeights], *, shared: bool) -> BaseMode:
         masks = 1 + len(self.references.words) + int(self._step_masks)
@@ -104,6 +105,8 @@ class MonitorState:
     def take_up(self, late: Sequence[MeasuredWeights], originals: Mapping[str, torch.Tensor], mode: BaseMode) -> None:
         """Hold the state of weights that are measured from now on, too."""
         self.base |= {w.name: base_weights.keep(originals[w.name], w, mode, self._dtype) for w in late}
+        if mode is BaseMode.SHARED:
+            self._shared |= {weights.name for weights in late}
         self.masks |= zero_masks(late)
         if self._previous is not None and self.touched is not None:
             self._previous |= self._current_visible(late)
@@ -122,6 +125,7 @@ class MonitorState:
         )
 
     def held_bytes(self) -> int:
-        """Return the bytes that all of it takes, on whichever device."""
-        held = [self.base, self.masks, self._previous or {}, self.touched or {}, *self.references.words.values()]
+        """Return the bytes that all of it takes, on whichever device; a base that is there anyway takes none."""
+        own = {name: tensor for name, tensor in self.base.items() if name not in self._shared}
+        held = [own, self.masks, self._previous or {}, self.touched or {}, *self.references.words.values()]
         return base_weights.total_bytes(tensor for tensors in held for tensor in tensors.values())

@@ -4,20 +4,23 @@
     python -m tests.benchmarks.observe --device cuda --model 7B
     python -m tests.benchmarks.observe --memory
 
-All sides are timed in turn within one run, since other work on a machine changes from minute to minute.
+Work on other things changes a machine from minute to minute: on a CPU, each side takes turns with a bare comparison of
+the same arrays, and what is compared between sides is how many times as long as that they take.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import ctypes
 import gc
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
 import torch
@@ -31,35 +34,46 @@ from tests.benchmarks.shapes import ARCHITECTURES, Weights
 
 @dataclass
 class Side:
-    """Something that is timed."""
+    """Something that is timed, in turns with the bare comparison.
+
+    Attributes:
+        name: what it is.
+        nanoseconds: per weight, of each round.
+        bare: the same of the bare comparison.
+    """
 
     name: str
-    run: Callable[[], object]
-    weights: int
-    seconds: list[float]
-    every: int = 1
+    nanoseconds: list[float]
+    bare: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long as the bare comparison it takes."""
+        return statistics.median(self.nanoseconds) / statistics.median(self.bare)
 
 
-def in_turn(sides: list[Side], rounds: int) -> None:
-    """Run each side `rounds` times, in turn; the slow ones less often."""
-    for i in range(rounds):
-        for side in sides:
-            if i % side.every:
-                continue
+def in_turns(name: str, run: Callable[[], object], bare: Callable[[], object], weights: int, rounds: int) -> Side:
+    """Time `run` and `bare` in turns; once more at first, which is not counted."""
+    side = Side(name, [], [])
+    for number in range(rounds + 1):
+        for work, times in ((bare, side.bare), (run, side.nanoseconds)):
             started = time.perf_counter()
-            side.run()
-            side.seconds.append(time.perf_counter() - started)
+            work()
+            if number:
+                times.append(1e9 * (time.perf_counter() - started) / weights)
+    return side
 
 
-def table(sides: list[Side], against: Side) -> str:
-    """Return times per weight, and the ratio to `against`, round by round."""
-    lines = ["| side | ns per weight, median | fastest | × bare comparison |", "|---|---|---|---|"]
+def table(sides: list[Side]) -> str:
+    """Return times per weight; the first side is the one that the others are compared with."""
+    lines = [
+        "| side | ns per weight, median | fastest | bare comparison meanwhile | × bare | × monitor |",
+        "|---|---|---|---|---|---|",
+    ]
     for side in sides:
-        per_weight = [1e9 * seconds / side.weights for seconds in side.seconds]
-        reference = [1e9 * seconds / against.weights for seconds in against.seconds]
-        ratio = statistics.median(per_weight) / statistics.median(reference)
-        median, fastest = statistics.median(per_weight), min(per_weight)
-        lines.append(f"| {side.name} | {median:.3f} | {fastest:.3f} | {ratio:.2f} |")
+        median, fastest, bare = statistics.median(side.nanoseconds), min(side.nanoseconds), statistics.median(side.bare)
+        ratios = f"{side.ratio:.2f} | {side.ratio / sides[0].ratio:.2f}"
+        lines.append(f"| {side.name} | {median:.3f} | {fastest:.3f} | {bare:.3f} | {ratios} |")
     return "\n".join(lines)
 
 
@@ -75,40 +89,30 @@ class Observing:
         self.observer.observe(self.step)
 
 
-def cpu_sides(model_name: str, layers: int | None, short: bool) -> list[Side]:
-    """Return the sides for weights in host memory."""
+def cpu_sides(model_name: str, layers: int | None, rounds: int) -> Iterator[Side]:
+    """Time one side after the other, of weights in host memory; nothing is held that the next one does not need."""
     weights = Weights(ARCHITECTURES[model_name], torch.bfloat16, "cpu", layers)
     before = [parameter.detach().clone() for parameter in weights.parameters()]
-    observer = UpdateObserver(weights)
+    timed = partial(in_turns, weights=weights.count, rounds=rounds)
+    # It takes its copy of the base before the weights change.
+    observing = Observing(UpdateObserver(weights))
     weights.change()
     now = [parameter.detach() for parameter in weights.parameters()]
-    chunked = UpdateObserver(weights, base=dict(zip(dict(weights.named_parameters()), before, strict=True)))
-    chunked._kernel = CpuKernel(numpy_loops)
-    n = weights.count
-    sides = [
-        Side("bare comparison: `np.packbits(a != b)`, 1 thread", lambda: methods.bare_comparison(now, before), n, []),
-        Side("monitor, bfloat16, all defaults, 2 threads", Observing(observer), n, []),
-        Side("monitor without numba", Observing(chunked), n, [], 4),
-    ]
-    if short:
-        return sides
+    bare = partial(methods.bare_comparison, now, before)
+    yield timed("monitor, bfloat16, all defaults, 2 threads", observing, bare)
+    observing.observer._kernel = CpuKernel(numpy_loops)
+    yield timed("monitor without numba", observing, bare)
+    del observing
+    yield timed("subtract, concatenate, `isclose`", partial(methods.subtract_and_concatenate, now, before), bare)
     before32 = [tensor.float() for tensor in before]
-    return [
-        *sides,
-        Side("subtract, concatenate, `isclose`", lambda: methods.subtract_and_concatenate(now, before), n, [], 4),
-        Side("clone to float32, six thresholds", lambda: methods.clone_to_float32(now, before32), n, [], 4),
-    ]
-
-
-def float32_sides(model_name: str, layers: int | None) -> list[Side]:
-    """Return the sides for float32 master weights, with a base of two bytes, and of four."""
-    sides = []
+    yield timed("clone to float32, six thresholds", partial(methods.clone_to_float32, now, before32), bare)
+    del before32
     for full, base in ((False, "bfloat16"), (True, "float32")):
-        weights = Weights(ARCHITECTURES[model_name], torch.float32, "cpu", layers, full=full)
-        observer = UpdateObserver(weights)
-        weights.change()
-        sides.append(Side(f"monitor, float32 masters, {base} base", Observing(observer), weights.count, []))
-    return sides
+        masters = Weights(ARCHITECTURES[model_name], torch.float32, "cpu", layers, full=full)
+        observing = Observing(UpdateObserver(masters))
+        masters.change()
+        yield timed(f"monitor, float32 masters, {base} base", observing, bare)
+        del observing, masters
 
 
 def gpu_rows(model_name: str, rounds: int) -> str:
@@ -141,15 +145,18 @@ def gpu_rows(model_name: str, rounds: int) -> str:
 
 def memory_rows(model_name: str, device: str, layers: int | None) -> str:
     """Return the bytes per weight that each mode holds, as the system or the allocator sees them."""
-    lines = ["| mode | bytes per weight, measured | as the observer says |", "|---|---|---|"]
-    modes = [(mode, steps) for mode in ("device", "low_byte") for steps in (True, False)]
+    lines = [
+        "| weights | base | step masks | bytes per weight, measured | as the observer says |",
+        "|---|---|---|---|---|",
+    ]
     for dtype in ("bfloat16", "float32"):
-        for mode, steps in modes:
-            # Each in a process of its own: one that freed memory before takes it from there.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                taken, said = pool.submit(bytes_per_weight, model_name, device, layers, dtype, mode, steps).result()
-            name = f"{dtype}, base {mode}, step masks {'on' if steps else 'off'}"
-            lines.append(f"| {name} | {taken:.2f} | {said:.2f} |")
+        for mode in ("device", "host", "low_byte", "shared"):
+            for steps in (True, False):
+                # Each in a process of its own: one that freed memory before takes it from there.
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    work = pool.submit(bytes_per_weight, model_name, device, layers, dtype, mode, steps)
+                    taken, said = work.result()
+                lines.append(f"| {dtype} | {mode} | {'on' if steps else 'off'} | {taken:.2f} | {said:.2f} |")
     return "\n".join(lines)
 
 
@@ -158,22 +165,26 @@ def bytes_per_weight(
 ) -> tuple[float, float]:
     """Return what an observer holds, as measured and as it says."""
     weights = Weights(ARCHITECTURES[model_name], getattr(torch, dtype), device, layers)
+    # A model that is there anyway, as the reference model of a training is.
+    base = copy.deepcopy(weights) if mode == "shared" else None
+    chosen = {"base_mode": mode} if base is None else {}
     # What the kernel and its compiler hold does not grow with the weights.
-    UpdateObserver(torch.nn.Linear(32, 32, dtype=getattr(torch, dtype), device=device), base_mode=mode).observe(1)
+    small = torch.nn.Linear(32, 32, dtype=torch.bfloat16, device=device).to(getattr(torch, dtype))
+    UpdateObserver(small, **chosen).observe(1)
     before = held(device)
-    observer = UpdateObserver(weights, base_mode=mode, step_masks=steps)
-    observer.observe(1)
+    observer = UpdateObserver(weights, base=base, step_masks=steps, **chosen)
+    if observer.observe(1).base_mode != mode:
+        raise RuntimeError(f"the base is kept as {observer.base_mode}, and not as {mode}")
     return (held(device) - before) / weights.count, observer.monitor_bytes / weights.count
 
 
 def held(device: str) -> int:
-    """Return the bytes that this process holds on a device."""
+    """Return the bytes that this process holds on a device, and in host memory if that is another one."""
     gc.collect()
-    if device == "cuda":
-        return torch.cuda.memory_allocated()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident + (torch.cuda.memory_allocated() if device == "cuda" else 0)
 
 
 def main() -> None:
@@ -182,26 +193,15 @@ def main() -> None:
     parser.add_argument("--model", choices=list(ARCHITECTURES), default="0.5B")
     parser.add_argument("--layers", type=int, help="measure this many layers only, where memory does not hold all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--short", action="store_true", help="the monitor on bfloat16 only: less time, less memory")
     parser.add_argument("--memory", action="store_true", help="the bytes per weight only")
     arguments = parser.parse_args()
     if arguments.memory:
         print(memory_rows(arguments.model, arguments.device, arguments.layers))
         return
-    # The methods of others use torch's threads, as many as there are processors.
     if arguments.device == "cuda":
-        print(gpu_rows(arguments.model, arguments.rounds), end="\n\n")
+        print(gpu_rows(arguments.model, arguments.rounds))
     else:
-        sides = cpu_sides(arguments.model, arguments.layers, arguments.short)
-        in_turn(sides, arguments.rounds)
-        print(table(sides, sides[0]), end="\n\n", flush=True)
-        if arguments.short:
-            return
-        bare = Side(sides[0].name, sides[0].run, sides[0].weights, [])
-        defaults = Side(sides[1].name, sides[1].run, sides[1].weights, [])
-        masters = [bare, defaults, *float32_sides(arguments.model, arguments.layers)]
-        in_turn(masters, arguments.rounds)
-        print(table(masters, masters[0]), end="\n\n", flush=True)
+        print(table(list(cpu_sides(arguments.model, arguments.layers, arguments.rounds))))
 
 
 if __name__ == "__main__":

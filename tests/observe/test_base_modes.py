@@ -78,6 +78,7 @@ def test_a_module_is_used_where_it_is() -> None:
     reference = copy.deepcopy(model)
     observer = UpdateObserver(model, base=reference)
     assert observer.base_mode is BaseMode.SHARED
+    assert observer.monitor_bytes == WEIGHTS * (1 + 2 / 8)
     with torch.no_grad():
         reference.weight[0, 0] += 1.0
     assert observer.observe(1).changed.tolist() == [1]
