@@ -24,22 +24,25 @@ class Pace:
     def __init__(self, every: int, max_overhead: float | None) -> None:
         self._every = every
         self._max_overhead = max_overhead
-        self._step = 0
-        self._next = 0
+        self._stride = 1
+        self._latest = 0
 
     def is_due(self, step: int) -> bool:
         """Return whether to observe after this step; asked at every step."""
-        self._step = step
-        return step % self._every == 0 and step >= self._next
+        due = step % self._every == 0 and step >= self._latest + self._stride
+        if due:
+            # Beside the training, an observation is seen after the next step was asked for: that one has to wait, too.
+            self._latest = step
+        return due
 
     def see(self, observation: Observation) -> None:
         """Put the next observation off for as many steps as make up for what one costs.
 
         cost ÷ (stride × seconds per step) ≤ max_overhead, and `overhead` = cost ÷ (the last stride × seconds per step).
         """
+        self._latest = max(self._latest, observation.step)
         if self._max_overhead is None or observation.overhead is None:
             return
         # Rounding errors must not add a step where the cost is exactly what it may be.
         stride = math.ceil(observation.stride * observation.overhead / self._max_overhead - 1e-9)
-        # Beside the training, an observation is seen when the next one is made, which costs as much.
-        self._next = max(self._step, observation.step) + max(stride, 1)
+        self._stride = max(stride, 1)
