@@ -212,6 +212,17 @@ def _pseudo_random(index: torch.Tensor) -> torch.Tensor:
     return index ^ (index >> 29)
 
 
+def storage(tensor: torch.Tensor) -> int:
+    """Return what names the memory that a tensor is in."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def storages(source: nn.Module | Mapping[str, torch.Tensor] | None, measured: Iterable[MeasuredWeights]) -> set[int]:
+    """Return the memory of a module that is the base, and of what the model itself holds from before its adapters."""
+    held = {storage(weights.original) for weights in measured if weights.original is not None}
+    return held | {storage(_local(tensor)) for tensor in source.parameters()} if isinstance(source, nn.Module) else held
+
+
 def total_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Return the bytes that the tensors' elements take."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -158,6 +158,10 @@ class MaskFile:
         words = torch.empty(max(last - first, 0), dtype=torch.int32, device="cpu")
         if not words.numel():
             return words
+        if self._file.closed:
+            raise MaskFileError(
+                f"the mask {self._path!r} is closed; open it again, or keep its `with` until it is read."
+            )
         self._file.seek(self._starts[name] + _WORD_BYTES * first)
         if self._file.readinto(words.numpy()) != _WORD_BYTES * words.numel():  # type: ignore[attr-defined]
             raise self._damaged(f"it ends within {name}")

@@ -11,9 +11,8 @@ import torch
 from monitor.observe.kernels.contract import BITS_PER_WORD, word_count
 from monitor.observe.kernels.reference import pack, unpack
 
-# First and last index + 1; of a box, in each dimension.
-Run = tuple[int, int]
-Box = tuple[Run, ...]
+# First and last index + 1 in each dimension.
+Box = tuple[tuple[int, int], ...]
 
 
 def whole_box(shape: tuple[int, ...]) -> Box:
@@ -54,20 +53,24 @@ class Part:
         """Return the bits of these weights out of a packed mask of the whole parameter; shape (word_count(count),).
 
         Args:
-            read: returns the words of the whole mask from one up to another. Those that hold none of these weights are
-                not asked for, unless they lie between some that do.
+            read: returns the words of the whole mask from one up to another. It is asked for those of the rows that
+                these weights are in, once: of a block of columns, that is more than the weights'.
         """
         if not self.count:
             return read(0, 0)
-        start, stop = self._rows
+        row, first_row = math.prod(self.shape[1:]), self.box[0][0] if self.box else 0
         if self._is_consecutive:
-            start, stop = start + self.start, start + self.stop
-        words = read(start // BITS_PER_WORD, word_count(stop))
-        if self._is_consecutive:
+            start = first_row * row + self.start
+            words = read(start // BITS_PER_WORD, word_count(start + self.count))
             return _bits_of(words, start % BITS_PER_WORD, self.count)
+        width = math.prod(last - first for first, last in self.box[1:])
+        rows = slice(self.start // width, -(-self.stop // width))
+        start, stop = ((first_row + rows.start) * row, (first_row + rows.stop) * row)
+        words = read(start // BITS_PER_WORD, word_count(stop))
         bits = unpack(words, words.numel() * BITS_PER_WORD)[start % BITS_PER_WORD :][: stop - start]
         columns = tuple(slice(first, last) for first, last in self.box[1:])
-        return pack(bits.view(-1, *self.shape[1:])[(slice(None), *columns)].reshape(-1)[self.start : self.stop])
+        block = bits.view(-1, *self.shape[1:])[(slice(None), *columns)].reshape(-1)
+        return pack(block[self.start - rows.start * width :][: self.count])
 
     def words_in_whole(self, words: torch.Tensor) -> torch.Tensor:
         """Return a packed mask of the whole parameter that has the bits of these weights, and zeros elsewhere."""
@@ -85,12 +88,6 @@ class Part:
     def _is_consecutive(self) -> bool:
         """Whether the weights lie side by side in the whole parameter, as those of some rows do."""
         return self.box[1:] == whole_box(self.shape)[1:]
-
-    @property
-    def _rows(self) -> Run:
-        """Where the rows that the block is from begin and end in the flattened parameter."""
-        row = math.prod(self.shape[1:])
-        return (self.box[0][0] * row, self.box[0][1] * row) if self.box else (0, 1)
 
     def put_into_whole(self, bits: torch.Tensor, whole: torch.Tensor) -> None:
         """Set the ones of `bits`, boolean of shape (count,), in a boolean tensor of the parameter's shape."""

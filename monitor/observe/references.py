@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 import torch
 
-from monitor.errors import name_some
+from monitor.errors import ConfigurationError, MaskMismatchError, name_some
 from monitor.observe.kernels.contract import word_count
 from monitor.observe.mask import check_covers
 from monitor.observe.mask_file import MaskMetadata
@@ -52,6 +54,7 @@ class ReferenceMasks:
         words: name → parameter name → int32 words of the part that this process measures, where the weights are.
 
     Raises:
+        ConfigurationError: the processes have masks of other names.
         MaskMismatchError: a mask lacks a parameter, or has another shape.
         MaskFileError: a file is damaged.
     """
@@ -66,26 +69,39 @@ class ReferenceMasks:
     ) -> None:
         self._masks = masks
         self._ranks = ranks
+        self._check_alike()
+        self._frozen = [weights.name for weights in frozen]
+        self.words: dict[str, dict[str, torch.Tensor]] = {}
+        # Where one process has another mask, or cannot read its file, the others must not wait for its counts.
+        ones = ranks.alike(lambda: self._read(measured, frozen, base_fingerprint))
+        self._ones_of_frozen = dict(zip(masks, ranks.sum(ones).tolist(), strict=True))
+
+    def _check_alike(self) -> None:
+        names = int.from_bytes(hashlib.sha256(json.dumps(list(self._masks)).encode()).digest()[:4], "big")
+        of_first = int(self._ranks.sum(torch.tensor([names if self._ranks.rank == 0 else 0], device="cpu")))
+        if not self._ranks.all_say(names == of_first):
+            raise ConfigurationError(
+                f"references are {list(self._masks)} here; expected the same names in the same order in every process."
+            )
+
+    def _read(
+        self, measured: Sequence[MeasuredWeights], frozen: Sequence[MeasuredWeights], base_fingerprint: str
+    ) -> torch.Tensor:
+        """Check the masks, and read of them what is measured here.
+
+        Returns:
+            the ones of each mask in each frozen parameter, shape (masks, frozen), int64; counted by the first process,
+            0 on the others.
+        """
         shapes = {weights.name: weights.shape for weights in measured}
-        for name, mask in masks.items():
+        ones = torch.zeros(len(self._masks), len(frozen), dtype=torch.int64, device="cpu")
+        for i, (name, mask) in enumerate(self._masks.items()):
             check_covers(mask.shapes, shapes, f"the model, as reference mask {name!r}")
             _warn_of_another_base(name, mask, shapes, base_fingerprint)
-        self._frozen = {
-            name: [weights.name for weights in frozen if mask.shapes.get(weights.name) == weights.shape]
-            for name, mask in masks.items()
-        }
-        # Where one process cannot read a file, the others must not wait for its counts.
-        self.words, ones_of_frozen = ranks.alike(lambda: (self._parts_of_all(measured), self._count_frozen()))
-        self._ones_of_frozen = ranks.sum(ones_of_frozen).tolist()
-
-    def _parts_of_all(self, measured: Sequence[MeasuredWeights]) -> dict[str, dict[str, torch.Tensor]]:
-        return {name: _parts(mask, measured) for name, mask in self._masks.items()}
-
-    def _count_frozen(self) -> torch.Tensor:
-        """Count the ones of each mask in each frozen parameter, on the first process only: shape (pairs,), int64."""
-        pairs = [(self._masks[name], parameter) for name, frozen in self._frozen.items() for parameter in frozen]
-        ones = [_count(mask, parameter) if self._ranks.rank == 0 else 0 for mask, parameter in pairs]
-        return torch.tensor(ones, dtype=torch.int64, device="cpu")
+            self.words[name] = _parts(name, mask, measured)
+            for j, weights in enumerate(frozen if self._ranks.rank == 0 else ()):
+                ones[i, j] = _count(mask, weights.name) if _covers(mask, weights) else 0
+        return ones
 
     def take_up(self, late: Sequence[MeasuredWeights]) -> None:
         """Cover parameters that have started to train, too.
@@ -94,13 +110,13 @@ class ReferenceMasks:
             MaskFileError: a file is damaged.
         """
         for name, mask in self._masks.items():
-            if uncovered := [weights.name for weights in late if weights.name not in self._frozen[name]]:
+            if uncovered := [weights.name for weights in late if not _covers(mask, weights)]:
                 warnings.warn(
                     f"reference mask {name!r} lacks {name_some(uncovered)}, which train now: it counts as empty there.",
                     stacklevel=9,
                 )
-            covered = [weights for weights in late if weights.name in self._frozen[name]]
-            self.words[name] |= zero_masks(late) | _parts(mask, covered)
+            covered = [weights for weights in late if _covers(mask, weights)]
+            self.words[name] |= zero_masks(late) | _parts(name, mask, covered)
 
     def of(self, parameter: str) -> tuple[torch.Tensor, ...]:
         """Return the words of a parameter in each mask."""
@@ -111,13 +127,12 @@ class ReferenceMasks:
 
         So it stays what it was when a frozen parameter starts to train.
         """
-        counted: dict[str, dict[str, int]] = {}
-        of_frozen = iter(self._ones_of_frozen)
+        counted = {}
         for name, words in self.words.items():
             here = torch.tensor([count_ones(words[w.name]) for w in measured], dtype=torch.int64, device="cpu")
             ones = self._ranks.sum(here).tolist()
-            counted[name] = dict(zip(self._frozen[name], of_frozen, strict=False))
-            counted[name] |= {w.name: count for w, count in zip(measured, ones, strict=True)}
+            frozen = dict(zip(self._frozen, self._ones_of_frozen[name], strict=True))
+            counted[name] = frozen | {w.name: count for w, count in zip(measured, ones, strict=True)}
         return counted
 
 
@@ -126,8 +141,21 @@ def zero_masks(measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
     return {w.name: torch.zeros(word_count(w.count), dtype=torch.int32, device=w.source.device) for w in measured}
 
 
-def _parts(mask: ReferenceMask, measured: Iterable[MeasuredWeights]) -> dict[str, torch.Tensor]:
-    return {w.name: w.words_of_whole(partial(mask.read, w.name)).to(w.source.device) for w in measured}
+def _parts(name: str, mask: ReferenceMask, measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
+    parts = {w.name: w.words_of_whole(partial(mask.read, w.name)).to(w.source.device) for w in measured}
+    for weights in measured:
+        words = parts[weights.name]
+        # Kernels read as many as the mask of the weights has, whatever is there.
+        if words.dtype != torch.int32 or words.shape != (word_count(weights.count),):
+            raise MaskMismatchError(
+                f"reference mask {name!r} has words of {words.dtype} and shape {list(words.shape)} for {weights.name}; "
+                f"expected int32 of shape {[word_count(weights.count)]}. Make masks with UpdateMask.from_bools."
+            )
+    return parts
+
+
+def _covers(mask: ReferenceMask, weights: MeasuredWeights) -> bool:
+    return mask.shapes.get(weights.name) == weights.shape
 
 
 def _count(mask: ReferenceMask, parameter: str) -> int:

@@ -17,6 +17,8 @@ from monitor.observe.references import ReferenceMasks, zero_masks
 
 _BITS_PER_BYTE = 8
 
+_Tensors = dict[str, torch.Tensor]
+
 
 class MonitorState:
     """Base, masks and previous weights of what this process measures.
@@ -56,9 +58,13 @@ class MonitorState:
         self.references = references
         self._step_masks = step_masks
         self.base = self._keep_base(measured, originals, source, mode)
-        self.masks = zero_masks(measured)
-        self._previous = self._current_visible(measured) if step_masks else None
-        self.touched = zero_masks(measured) if step_masks else None
+        # Where one process has no memory for them, the others must not wait for its counts.
+        self.masks, self._previous, self.touched = ranks.alike(lambda: self._begin(measured))
+
+    def _begin(self, measured: Sequence[MeasuredWeights]) -> tuple[_Tensors, _Tensors | None, _Tensors | None]:
+        if not self._step_masks:
+            return zero_masks(measured), None, None
+        return zero_masks(measured), self._current_visible(measured), zero_masks(measured)
 
     def _keep_base(
         self,
@@ -72,31 +78,37 @@ class MonitorState:
         if mode is None or not rest:
             shared = isinstance(source, nn.Module) and all(originals[w.name].device == w.source.device for w in rest)
             mode = self._choose_mode(rest, shared=shared) if rest else BaseMode.SHARED
+        modes = {w.name: BaseMode.SHARED if w.name in held else mode for w in measured if w.name in originals}
         # One by one: with low bytes there is never more than one whole copy of a parameter.
-        kept = {
-            w.name: base_weights.keep(
-                originals.pop(w.name), w, BaseMode.SHARED if w.name in held else mode, self._dtype
-            )
-            for w in measured
-            if w.name in originals
-        }
+        kept = self._ranks.alike(
+            lambda: {
+                w.name: base_weights.keep(originals.pop(w.name), w, modes[w.name], self._dtype)
+                for w in measured
+                if w.name in modes
+            }
+        )
+        first = self._ranks.rank == 0
         if mode is BaseMode.LOW_BYTE and not self._has_low_bytes(kept.values()):
             mode = BaseMode.DEVICE
-            warn_of_no_low_bytes(self._dtype)
-        self._shared = {name for name in kept if name in held or mode is BaseMode.SHARED}
-        own = base_weights.total_bytes(tensor for name, tensor in kept.items() if name not in self._shared)
-        log_base_mode(mode, own, sum(w.count for w in measured))
+            if first:
+                warn_of_no_low_bytes(self._dtype)
+        there_anyway = base_weights.storages(source, measured)
+        self._shared = {name for name, tensor in kept.items() if base_weights.storage(tensor) in there_anyway}
+        if first:
+            own = base_weights.total_bytes(tensor for name, tensor in kept.items() if name not in self._shared)
+            log_base_mode(mode, own, sum(w.count for w in measured))
         self.base_mode = mode
         return base_weights.BaseWeights(kept, measured)
 
     def _choose_mode(self, measured: Sequence[MeasuredWeights], *, shared: bool) -> BaseMode:
-        masks = 1 + len(self.references.words) + int(self._step_masks)
+        # Reference masks are there already.
+        masks = 1 + int(self._step_masks)
         previous = (1 if fits(self._dtype) else self._dtype.itemsize) if self._step_masks else 0
         beside = masks / _BITS_PER_BYTE + previous
         return choose_base_mode(measured, self._dtype, self._ranks, shared=shared, beside=beside)
 
     def _has_low_bytes(self, kept: Iterable[torch.Tensor]) -> bool:
-        here = sum(tensor.dtype == torch.uint8 for tensor in kept)
+        here = sum(tensor.numel() for tensor in kept if tensor.dtype == torch.uint8)
         return int(self._ranks.sum(torch.tensor([here], device="cpu"))) > 0
 
     def _current_visible(self, measured: Iterable[MeasuredWeights]) -> dict[str, torch.Tensor]:
@@ -106,6 +118,7 @@ class MonitorState:
         """Hold the state of weights that are measured from now on, too."""
         self.base |= {w.name: base_weights.keep(originals[w.name], w, mode, self._dtype) for w in late}
         if mode is BaseMode.SHARED:
+            # Of a module that the observer was given, where it is.
             self._shared |= {weights.name for weights in late}
         self.masks |= zero_masks(late)
         if self._previous is not None and self.touched is not None:

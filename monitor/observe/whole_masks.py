@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from monitor.observe.kernels.contract import word_count
 from monitor.observe.mask import UpdateMask
 from monitor.observe.mask_file import MaskMetadata, write_mask
 from monitor.observe.measured import MeasuredWeights
@@ -52,5 +54,12 @@ def save_whole_mask(
 def _whole_words(
     words: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], ranks: Alone
 ) -> Iterator[torch.Tensor]:
+    error: Exception | None = None
     for weights in measured:
-        yield ranks.sum(weights.words_in_whole(words[weights.name].cpu())).cpu()
+        try:
+            own = weights.words_in_whole(words[weights.name].cpu())
+        except Exception as failure:  # noqa: BLE001 - raised on every process below, when none waits for another
+            error = failure
+            own = torch.zeros(word_count(math.prod(weights.shape)), dtype=torch.int32, device="cpu")
+        yield ranks.sum(own).cpu()
+    ranks.agree(error)

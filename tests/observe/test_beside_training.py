@@ -79,7 +79,7 @@ def test_nothing_depends_on_the_default_device() -> None:
     with torch.device("meta"):
         observers = [
             UpdateObserver(model, base_mode=mode, references={"all": reference}, tolerances=[1e-3])
-            for mode in ("device", "low_byte")
+            for mode in ("device", "host", "low_byte")
         ]
         train(model)
         observations = [observer.observe(1) for observer in observers]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -74,9 +75,37 @@ def test_a_run_of_words_is_read_alone(tmp_path: Path) -> None:
     mask = random_mask(5)
     mask.save(tmp_path / "mask.safetensors")
     with MaskFile(tmp_path / "mask.safetensors") as file:
+        counting = file._file = Counting(file._file)
         assert torch.equal(file.read("a.weight", 7, 1001), mask.words["a.weight"][7:1001])
         assert torch.equal(file.read("a.weight", 47_990), mask.words["a.weight"][47_990:])
         assert file.read("c.weight").numel() == 0
+        assert counting.bytes_read == 4 * (1001 - 7 + 48_000 - 47_990)
+
+
+class Counting:
+    """A file that counts what is read of it."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.bytes_read = 0
+
+    def seek(self, offset: int) -> None:
+        self._file.seek(offset)
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._file.readinto(buffer)
+        self.bytes_read += count
+        return count
+
+
+def test_a_closed_file_says_so(tmp_path: Path) -> None:
+    random_mask(5).save(tmp_path / "mask.safetensors")
+    with MaskFile(tmp_path / "mask.safetensors") as file:
+        pass
+    with pytest.raises(MaskFileError, match="is closed; open it again"):
+        file.read("a.weight")
 
 
 def test_a_file_that_ends_early_is_damaged(tmp_path: Path) -> None:

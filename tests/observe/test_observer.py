@@ -92,6 +92,20 @@ def test_overlap_with_a_reference_mask_and_what_chance_gives() -> None:
     assert overlap.lift == 3 / 2
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (torch.zeros(1, dtype=torch.int32), r"words of torch\.int32 and shape \[1\]"),
+        (torch.zeros(2, dtype=torch.int64), r"words of torch\.int64 and shape \[2\]"),
+    ],
+)
+def test_a_reference_mask_with_other_words_than_its_shape_wants_is_refused(words: torch.Tensor, found: str) -> None:
+    """Kernels do not look whether there is memory to read."""
+    mask = UpdateMask({"weight": words}, {"weight": (8, 8)})
+    with pytest.raises(MaskMismatchError, match=rf"reference mask 'broken' has {found} for weight"):
+        UpdateObserver(nn.Linear(8, 8, bias=False), references={"broken": mask})
+
+
 def test_a_reference_mask_of_another_model_is_refused_by_name() -> None:
     mask = UpdateMask.from_bools({"v": torch.ones(2, dtype=torch.bool)})
     with pytest.raises(MaskMismatchError, match=r"reference mask 'old' .*missing: w"):

@@ -18,12 +18,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Partial
 
-from monitor.errors import MaskFileError, SparsityMonitorError, UnsupportedModelError
+from monitor.errors import ConfigurationError, MaskFileError, SparsityMonitorError, UnsupportedModelError
 from monitor.observe import base as base_weights
-from monitor.observe import base_mode
+from monitor.observe import base_mode, state
 from monitor.observe.groups import clean_name
 from monitor.observe.mask import UpdateMask
 from monitor.observe.mask_file import MaskFile
+from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
@@ -103,8 +104,8 @@ def observe_alone(weights: list[dict[str, torch.Tensor]]) -> tuple[UpdateObserve
     model.load_state_dict(weights[0])
     observer = UpdateObserver(model, **settings(reference_mask()))
     observations = []
-    for step, state in enumerate(weights[1:], start=1):
-        model.load_state_dict(state)
+    for step, now in enumerate(weights[1:], start=1):
+        model.load_state_dict(now)
         observations.append(observer.observe(step))
     return observer, observations
 
@@ -251,6 +252,73 @@ def test_a_mask_that_cannot_be_written_hangs_none(tmp_path: Path) -> None:
         ("FileExistsError", 0),
         ("", 0),
     ]
+
+
+def start_without_memory_on_one_process(what: str) -> str:
+    if dist.get_rank() == 1:
+        setattr(base_weights if what == "keep" else state, what, without_memory)
+    try:
+        UpdateObserver(make_model())
+    except (SparsityMonitorError, torch.OutOfMemoryError) as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize("what", ["keep", "previous_weights"])
+def test_a_process_without_memory_at_the_start_hangs_none(what: str) -> None:
+    assert run_together(start_without_memory_on_one_process, 2, what) == [
+        "the monitor failed on ranks [1]; their logs say why",
+        "no memory",
+    ]
+
+
+def copy_a_mask_without_memory_on_one_process() -> tuple[str, int]:
+    observer = UpdateObserver(make_model())
+    weights = observer._measured[2]
+    if dist.get_rank() == 1:
+        observer._measured[2] = Breaking(**vars(weights))
+    error = ""
+    try:
+        observer.update_mask()
+    except (SparsityMonitorError, torch.OutOfMemoryError) as failure:
+        error = str(failure)
+    # Nobody is one collective ahead of the others.
+    return error, int(observer.observe(1).changed.sum())
+
+
+class Breaking(MeasuredWeights):
+    def words_in_whole(self, words: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+
+def test_a_process_without_memory_for_a_mask_hangs_none() -> None:
+    failed = "the monitor failed on ranks [1]; their logs say why"
+    assert run_together(copy_a_mask_without_memory_on_one_process, 2) == [(failed, 0), ("no memory", 0)]
+
+
+def give_other_references_on_one_process() -> str:
+    name = "earlier" if dist.get_rank() == 0 else "other"
+    try:
+        UpdateObserver(make_model(), references={name: reference_mask()})
+    except ConfigurationError as error:
+        return str(error)
+    return "no error"
+
+
+def test_references_that_differ_between_processes_are_refused_by_name() -> None:
+    first, second = run_together(give_other_references_on_one_process, 2)
+    assert first.startswith("references are ['earlier'] here; expected the same names")
+    assert second.startswith("references are ['other'] here; expected the same names")
+
+
+def keep_low_bytes_of_float32_weights() -> str:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"a": nn.Linear(8, 8, bias=False), "b": nn.Linear(1, 8, bias=False)})
+    return str(UpdateObserver(model, base_mode="low_byte").base_mode)
+
+
+def test_a_process_that_has_nothing_of_a_parameter_has_no_low_bytes_of_it() -> None:
+    assert run_together(keep_low_bytes_of_float32_weights, 2) == ["device"] * 2
 
 
 def lose_a_process() -> str:
