@@ -67,7 +67,8 @@ class _OnItsWay:
     end: torch.cuda.Event
 
     def result(self) -> torch.Tensor:
-        # Usually long past: the training stream has waited for it before the next optimizer step.
+        # Usually past, as the training stream waits for it before the next optimizer step. A host that is a whole step
+        # ahead of its GPU waits here, so that all processes have the same counts at the same step.
         self.end.synchronize()
         return self.host
 

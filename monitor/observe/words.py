@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from monitor.observe.kernels import numpy_loops
+
 # Words at a time on a device: the temporaries of a piece take some hundred MB.
 _PIECE_ON_DEVICE = 1 << 24
 # On a CPU the temporaries stay in cache, and no operation is so large that torch splits it among its threads.
 _PIECE_ON_CPU = 1 << 14
-_HAS_BIT_COUNT = hasattr(np, "bitwise_count")  # since numpy 2
 
 
 def pieces(words: torch.Tensor) -> Iterator[slice]:
@@ -41,8 +42,8 @@ def combine(
 
 
 def _ones(words: torch.Tensor) -> int:
-    if _HAS_BIT_COUNT and words.device.type == "cpu":
-        return int(np.bitwise_count(words.numpy().view(np.uint32)).sum(dtype=np.int64))
+    if words.device.type == "cpu":
+        return numpy_loops.count_ones(words.numpy().view(np.uint8))
     # Bits added in pairs, fours, eights, in parallel (Warren, Hacker's Delight, 5-1). The shifts are arithmetic; the
     # masks clear what they drag in.
     words = words - ((words >> 1) & 0x55555555)

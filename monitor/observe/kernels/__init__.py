@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 
 from monitor.observe.kernels import numpy_loops, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
 from monitor.observe.kernels.cpu import CpuKernel
+from monitor.observe.kernels.in_pieces import InPieces
 from monitor.observe.kernels.several import SeveralDevices
 from monitor.observe.kernels.streamed import StreamedBase
 
 logger = logging.getLogger(__name__)
 
-_PIECE_OF_REFERENCE = 8 << 20
+# Weights; the specification makes some 60 bytes of each.
+_PIECE_OF_REFERENCE = 4 << 20
 
 
 def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
@@ -40,18 +43,21 @@ def _for_gpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
         kernel = TritonKernel()
         kernel.prepare(segments, rules)
     except ImportError:
-        logger.warning(
-            "sparsity-monitor measures slowly, and training waits for it, without triton: the extra `triton`"
-        )
-    except Exception:
+        _warn_once("sparsity-monitor measures many times slower without triton: the extra `triton`")
+    except Exception as error:
         # Triton wants a C compiler and headers, which not every image has.
-        logger.warning(
-            "sparsity-monitor measures slowly, and training waits for it, as triton fails here", exc_info=True
-        )
+        logger.debug("triton fails", exc_info=True)
+        _warn_once(f"sparsity-monitor measures many times slower, as triton fails here: {error!r}")
     else:
         return kernel
     # In pieces, because the specification makes many intermediates of the size of what it is given.
-    return StreamedBase(lambda segments, rules: reference.measure, piece_bytes=_PIECE_OF_REFERENCE)
+    return InPieces(reference.measure, _PIECE_OF_REFERENCE)
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    """Say something that is found out again for each piece of a base in host memory."""
+    logger.warning(message)
 
 
 def _for_cpu(segments: Sequence[Segment], rules: Rules) -> Kernel:

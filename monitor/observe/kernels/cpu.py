@@ -18,7 +18,7 @@ import torch
 
 from monitor.observe.kernels import kinds, reference
 from monitor.observe.kernels.contract import BITS_PER_WORD, FIXED_COLUMNS, Counts, Rules, Segment
-from monitor.observe.kernels.streamed import StreamedBase
+from monitor.observe.kernels.in_pieces import InPieces
 
 # Two threads come near to the bandwidth of the memory, and leave the other processors to the data loaders.
 _THREADS = min(2, os.cpu_count() or 1)
@@ -31,7 +31,7 @@ _KINDS = {
 }
 # Of what only torch can convert, as float64, few weights at a time: from 2¹⁵ elements on, torch splits operations among
 # its threads (at::internal::GRAIN_SIZE), and waiting for these costs more than they give.
-_PIECE_BYTES = 1 << 16
+_PIECE = 1 << 14
 _VIEWS = {1: (torch.uint8, np.uint8), 2: (torch.int16, np.uint16), 4: (torch.int32, np.uint32)}
 
 Array = npt.NDArray[Any]
@@ -58,9 +58,10 @@ class CpuKernel:
 
     def __init__(self, loops: Loops) -> None:
         self._loops = loops
-        self._others = StreamedBase(lambda segments, rules: reference.measure, _PIECE_BYTES)
+        self._others = InPieces(reference.measure, _PIECE)
         self._segments: Sequence[Segment] | None = None
         self._arrays: dict[int, _Arrays] = {}
+        self._rest: list[Segment] = []
 
     def prepare(self, segments: Sequence[Segment], rules: Rules) -> None:
         """Compile what these segments need, or load it from the cache, so that the first observation does not wait."""
@@ -74,7 +75,6 @@ class CpuKernel:
         """Measure each segment; see contract.py for shapes."""
         self._take(segments, rules)
         references = max((len(segment.references) for segment in segments), default=0)
-        others = [(row, segment) for row, segment in enumerate(segments) if row not in self._arrays]
         chunks = list(self._chunks())
         threads = _THREADS if len(chunks) > 1 else 1
         totals = [_Totals.zeros(len(segments), rules, references) for _ in range(threads)]
@@ -88,9 +88,9 @@ class CpuKernel:
         if queue.error is not None:
             raise queue.error
         counts = _Totals.sum(totals)
-        if others:
-            measured = self._others([segment for _, segment in others], rules)
-            rows = [row for row, _ in others]
+        if self._rest:
+            measured = self._others(self._rest, rules)
+            rows = [row for row in range(len(segments)) if row not in self._arrays]
             counts.integers[rows, : measured.integers.shape[1]] = measured.integers.numpy()
             counts.floats[rows] = measured.floats.numpy()
         return Counts(torch.from_numpy(counts.integers), torch.from_numpy(counts.floats))
@@ -103,6 +103,7 @@ class CpuKernel:
                 for row, segment in enumerate(segments)
                 if _fits(segment.current) and _fits(segment.base)
             }
+            self._rest = [segment for row, segment in enumerate(segments) if row not in self._arrays]
 
     def _chunks(self) -> Iterator[tuple[int, slice]]:
         for row, arrays in self._arrays.items():

@@ -134,9 +134,9 @@ def measure(
         flipped = new ^ old
         old[:] = new
         counts[0] += np.count_nonzero(changed)
-        newly = _ones(flipped & new)
+        newly = count_ones(flipped & new)
         counts[1] += newly
-        counts[2] += _ones(flipped) - newly
+        counts[2] += count_ones(flipped) - newly
         if previous.size:
             _step(seen, visible, nan, previous, flipped, touched.view(u8)[: new.size], counts)
 
@@ -198,16 +198,17 @@ def _step(
     step = np.packbits(moved, bitorder="little")
     step |= flipped
     touched |= step
-    counts[3] += _ones(step)
-    counts[4] += _ones(touched)
+    counts[3] += count_ones(step)
+    counts[4] += count_ones(touched)
 
 
 def intersect(mask: Array, reference: Array) -> int:
     """Count the ones in both."""
-    return _ones((mask & reference).view(u8))
+    return count_ones((mask & reference).view(u8))
 
 
-def _ones(packed: Bytes) -> int:
+def count_ones(packed: Bytes) -> int:
+    """Count the bits that are one."""
     if not _HAS_BIT_COUNT:
         return int.from_bytes(packed.tobytes(), "little").bit_count()
     whole = packed.size // 8 * 8

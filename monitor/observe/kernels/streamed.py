@@ -70,7 +70,7 @@ class StreamedBase:
             return [_Part(row, segment)]
         step = max(self._piece_bytes // segment.base.element_size() // BITS_PER_WORD, 1) * BITS_PER_WORD
         slices = (slice(start, min(start + step, count)) for start in range(0, count, step))
-        return [_Part(row, _cut(segment, where)) for where in slices]
+        return [_Part(row, cut(segment, where)) for where in slices]
 
     def _piece(self, parts: Sequence[_Part], buffer: torch.Tensor, rules: Rules) -> _Piece:
         segments, copies, start = [], [], 0
@@ -108,7 +108,8 @@ class _Piece:
     kernel: Kernel
 
 
-def _cut(segment: Segment, where: slice) -> Segment:
+def cut(segment: Segment, where: slice) -> Segment:
+    """Return a run of the weights of a contiguous segment that starts at a word; all of it are views."""
     words = slice(where.start // BITS_PER_WORD, where.start // BITS_PER_WORD + word_count(where.stop - where.start))
     return Segment(
         current=segment.current.detach().view(-1)[where],

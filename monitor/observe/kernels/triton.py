@@ -14,10 +14,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-BFLOAT16 = tl.constexpr(0)
-FLOAT16 = tl.constexpr(1)
-FLOAT32 = tl.constexpr(2)
-LOW_BYTE = tl.constexpr(3)
+from monitor.observe.kernels import kinds
+
+BFLOAT16 = tl.constexpr(kinds.BFLOAT16)
+FLOAT16 = tl.constexpr(kinds.FLOAT16)
+FLOAT32 = tl.constexpr(kinds.FLOAT32)
+LOW_BYTE = tl.constexpr(kinds.LOW_BYTE)
 # Columns of the table of segments; the addresses of the reference masks follow.
 CURRENT = tl.constexpr(0)
 BASE = tl.constexpr(1)

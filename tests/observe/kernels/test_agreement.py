@@ -72,9 +72,18 @@ def test_tolerances_on_both_sides_of_a_difference(kernel: Kernel, dtype: torch.d
     check_both_sides_of_a_difference(kernel, dtype)
 
 
-@pytest.mark.parametrize("strided", [False, True])
-def test_tensors_of_several_chunks(kernel: Kernel, strided: bool) -> None:
-    case = Case((1_300_033,), strided=strided, references=2, observations=1)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((1_300_033,), references=2, observations=1),
+        Case((1_300_041,), references=17, observations=1, strided=True),
+        Case((600_033,), torch.float32, torch.float32, torch.bfloat16, 1e-3, references=1),
+        Case((600_033,), torch.float32, torch.uint8, torch.float16, references=1),
+        Case((600_033,), torch.float16, torch.float16, torch.float32, references=0),
+    ],
+    ids=["bfloat16", "strided", "float32", "low-bytes", "visible-float32"],
+)
+def test_tensors_of_several_chunks(kernel: Kernel, case: Case) -> None:
     check_agreement(kernel, case, ROUNDING)
 
 
@@ -94,9 +103,11 @@ def test_stored_dtypes_that_only_torch_can_convert(kernel: Kernel) -> None:
         check_state(segment, wanted)
 
 
-def test_more_than_2_to_the_31_weights_in_a_tensor() -> None:
+@pytest.mark.parametrize("name", ["numpy", "numba", "streamed"])
+def test_more_than_2_to_the_31_weights_in_a_tensor(name: str) -> None:
     """Beyond what 32 bits can address, and beyond what they can count."""
-    kernel = numba_kernel()
+    kernels = {"numpy": lambda: CpuKernel(numpy_loops), "numba": numba_kernel}
+    kernel = kernels[name]() if name in kernels else StreamedBase(lambda segments, rules: numba_kernel())
     count = 2**31 + 4096
     # numpy's zeros take no memory where they are never written.
     current, base = (torch.from_numpy(np.zeros(count, np.int16)).view(torch.bfloat16) for _ in range(2))

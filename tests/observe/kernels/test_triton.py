@@ -50,7 +50,7 @@ def interpreted(words: int, blocks: int) -> Kernel:
     return quietly
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(case=cases(sizes=(0, 1, 7, 31, 32, 33, 255, 4097)))
 def test_any_weights_give_what_the_specification_gives(case: Case) -> None:
     check_agreement(interpreted(words=64, blocks=2), case, ROUNDING)
@@ -179,7 +179,7 @@ def compiled(*constants: dict[str, object]) -> list[dict[str, str]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", _COMPILE, json.dumps([_DEFAULTS | some for some in constants])]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if "ptxas" in result.stderr or "No module named 'triton.backends" in result.stderr:
+    if "Cannot find ptxas" in result.stderr or "No module named 'triton.backends" in result.stderr:
         pytest.skip("this build of Triton brings no compiler for NVIDIA GPUs")
     assert result.returncode == 0, result.stderr
     found: list[dict[str, str]] = json.loads(result.stdout)
@@ -226,3 +226,9 @@ def test_a_gpu_loads_16_bytes_at_a_time(constants: dict[str, object], wide_loads
 def test_what_is_not_aligned_compiles_for_a_gpu(constants: dict[str, object]) -> None:
     """Sums along rows that are spread over threads crash the compiler of Triton 3.9."""
     assert loads(constants)
+
+
+def test_no_instruction_takes_subnormals_for_zero() -> None:
+    """What the interpreter cannot tell; PTX calls it `.ftz`."""
+    sides = compiled({}, _EVERYTHING, {"STORED": 1, "KEPT": 1, "VISIBLE": 1}, {"STORED": 2, "KEPT": 2, "VISIBLE": 2})
+    assert [re.findall(r"\S*\.ftz\S*", side["ptx"]) for side in sides] == [[], [], [], []]
