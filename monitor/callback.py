@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from monitor.errors import BaseMismatchError
 from monitor.observe.mask import UpdateMask
+from monitor.observe.mask_file import MaskFile
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
@@ -33,13 +34,16 @@ from monitor.training_start import (
     STATE_KEY,
     BaseSource,
     check_base,
+    check_measured_alike,
     find_base,
+    measured_as,
     refuse_a_moving_base,
     refuse_a_second_callback,
     restore_touched,
     touched_directory,
     updates_early,
     warn_of_merging,
+    warn_of_moved_weights,
 )
 from monitor.verdict import DenseThresholds, Verdict
 
@@ -78,7 +82,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         base: weights that updates are measured against: a directory or hub id, a frozen module (used in place), or a
             state dict. By default the weights at the start of training; when resuming, they are read again from the
             model's `name_or_path`. With adapters it is the frozen weights below them, which the model holds.
-        references: name → mask of another run, or path of its file; the overlap with each is counted.
+        references: name → mask of another run, or its file; the overlap with each is counted. Of a file, each process
+            reads what it measures, when training starts.
         criterion: "bits" or "atol=1e-5"; what counts as changed.
         tolerances: the changed weights are also counted at each of these absolute tolerances.
         visible_dtype: "bfloat16", "float16" or "float32": the dtype that the trained model will be served in. Weights
@@ -109,7 +114,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     Raises:
         ConfigurationError: a setting has a value that cannot work.
-        MaskFileError: a reference mask cannot be read.
+        MaskFileError: the file of a reference mask is none.
     """
 
     def __init__(
@@ -119,7 +124,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         *,
         labels: Mapping[str, str] | None = None,
         base: BaseSource | None = None,
-        references: Mapping[str, UpdateMask | str | Path] | None = None,
+        references: Mapping[str, UpdateMask | MaskFile | str | Path] | None = None,
         criterion: str = "bits",
         tolerances: Sequence[float] = (),
         visible_dtype: str = "bfloat16",
@@ -211,19 +216,22 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         model: nn.Module = kwargs["model"]
         refuse_a_second_callback(model, state)
         refuse_a_moving_base(self._base, args)
-        self._end_earlier_training()
+        moved = self._end_earlier_training()
         warn_of_merging(args, model)
         step = state.global_step
         known = state.stateful_callbacks.get(STATE_KEY, {}).get("attributes", {}) if step else {}
+        check_measured_alike(self.settings, known)
         ranks = join_ranks(next(model.parameters()).device)
         search = partial(find_base, model, self._base, self._find_reference_model(), ranks, resumed=step > 0)
         base, base_source = ranks.alike(search)
+        if moved and base is None and state.is_world_process_zero:
+            warn_of_moved_weights(model)
         observer = make_observer(self.settings, model, base=base, references=self._references, step=step, ranks=ranks)
-        if known and known["base_fingerprint"] != observer.base_fingerprint:
+        if (fingerprint := known.get("base_fingerprint", observer.base_fingerprint)) != observer.base_fingerprint:
             raise BaseMismatchError(
-                f"the base read from {base_source!r} is not the one that run {known['run_id']} started from "
-                f"(fingerprint {observer.base_fingerprint} instead of {known['base_fingerprint']}). Give the original "
-                "weights as `base`, or delete the run's entry from trainer_state.json to start a new run."
+                f"the base read from {base_source!r} is not the one that run {known.get('run_id')} started from "
+                f"(fingerprint {observer.base_fingerprint} instead of {fingerprint}). Give the original weights as "
+                f"`base`, or delete {STATE_KEY!r} from the checkpoint's trainer_state.json to start a new run."
             )
         if step:
             restore_touched(observer, args, state)
@@ -234,8 +242,12 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         if self._reporter is not None:
             self._directory = self._reporter.directory
             self._run_id = self._reporter.key.run_id
-            identity = {"run_id": self._run_id, "attempt": self._reporter.key.attempt}
-            attributes = identity | {"base_fingerprint": observer.base_fingerprint}
+            attributes = {
+                "run_id": self._run_id,
+                "attempt": self._reporter.key.attempt,
+                "base_fingerprint": observer.base_fingerprint,
+                "measured_as": measured_as(self.settings),
+            }
             state.stateful_callbacks[STATE_KEY] = {"args": {}, "attributes": attributes}
 
     @_never_disturbs
@@ -348,13 +360,24 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             strict=settings.strict,
         )
 
-    def _end_earlier_training(self) -> None:
+    def _end_earlier_training(self) -> bool:
+        """End a training that was left without its end, and return whether it had moved weights.
+
+        As with auto_find_batch_size, after an out-of-memory error in a later step.
+        """
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            with suppress(Exception):
+                # What was queued may still write to the masks, whose memory is given back here.
+                observer.before_update()
         if self._reporter is not None:
             self._reporter.finish(step=0, failure="training was started again before it had ended")
             self._close_reporter()
+        moved = observer is not None and self.last_observation is not None and self.last_observation.changed.any()
         self.last_observation = None
         self.last_verdict = None
         self._pace = Pace(self.settings.every, self.settings.max_overhead)
+        return bool(moved)
 
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None

@@ -19,6 +19,7 @@ from monitor.observe.base import holds_the_same
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Alone
 from monitor.pretrained import read_pretrained
+from monitor.settings import RunSettings
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,15 @@ def warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
         )
 
 
+def warn_of_moved_weights(model: nn.Module) -> None:
+    """Say that a training which starts again goes on from weights that it has moved, unless its base is below them."""
+    if not served_by(model).holds_base:
+        logger.warning(
+            "sparsity-monitor: training starts again from weights that it has already moved, and updates are measured "
+            "against them as they are now. Give the original weights as `base`."
+        )
+
+
 def own_directory(args: TrainingArguments) -> str:
     """Return the name of the monitor's directory in the output directory.
 
@@ -129,6 +139,34 @@ def find_base(
     if reference_model is not None and ranks.all_say(holds_the_same(reference_model, model)):
         return reference_model, own_name or "reference model"
     return None, own_name or "initial weights"
+
+
+def measured_as(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings that a resumed run must share with its earlier attempts, as JSON keeps them."""
+    kept = settings.model_dump(include={"criterion", "visible_dtype", "include", "exclude"})
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+
+def check_measured_alike(settings: RunSettings, known: Mapping[str, Any]) -> None:
+    """Check that a run is resumed with the settings that it was measured with.
+
+    Args:
+        known: what the checkpoint says of the run; empty for a new one.
+
+    Raises:
+        ConfigurationError: it is not; the message names what differs.
+    """
+    earlier = known.get("measured_as", {})
+    different = [
+        f"{name} is {now!r} instead of {earlier[name]!r}"
+        for name, now in measured_as(settings).items()
+        if name in earlier and earlier[name] != now
+    ]
+    if different:
+        raise ConfigurationError(
+            f"run {known.get('run_id')} was measured otherwise before: {'; '.join(different)}. Resume it with what it "
+            f"was started with, or delete {STATE_KEY!r} from the checkpoint's trainer_state.json to start a new run."
+        )
 
 
 def touched_directory(args: TrainingArguments, step: int) -> Path:

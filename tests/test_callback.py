@@ -245,6 +245,45 @@ def test_a_base_that_changed_between_attempts_is_refused(model: Path, tmp_path: 
         train_and_resume(model, tmp_path / "out", None, base=str(other))
 
 
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [
+        ({"criterion": "atol=1e-5"}, "criterion is 'atol=1e-05' instead of 'bits'"),
+        ({"visible_dtype": "float16"}, "visible_dtype is 'float16' instead of 'bfloat16'"),
+        ({"exclude": ["bias"]}, r"exclude is \['bias'\] instead of None"),
+    ],
+)
+def test_a_run_that_was_measured_otherwise_is_refused(
+    model: Path, tmp_path: Path, settings: dict[str, Any], difference: str
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"run resumed-\w+ was measured otherwise before: {difference}\. Resume"
+    ):
+        train_and_resume(model, tmp_path, None, **settings)
+
+
+@pytest.mark.parametrize(("failing_step", "moved"), [(1, False), (2, True)])
+def test_a_training_that_starts_again_says_so_where_its_weights_have_moved(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, failing_step: int, moved: bool
+) -> None:
+    callback = recording()
+    arguments = common_arguments(
+        tmp_path, auto_find_batch_size=True, learning_rate=1e-3, gradient_accumulation_steps=1, max_steps=3
+    )
+    trainer = sft_trainer(model, arguments, [callback])
+    training_step, calls = trainer.training_step, iter(range(1, 100))
+
+    def out_of_memory_once(*given: Any, **named: Any) -> torch.Tensor:
+        if next(calls) == failing_step:
+            raise RuntimeError("CUDA out of memory.")
+        return training_step(*given, **named)
+
+    trainer.training_step = out_of_memory_once
+    trainer.train()
+    assert [o.step for o in spooled(callback, "observation")] == [*range(1, failing_step), 1, 2, 3]
+    assert ("from weights that it has already moved" in caplog.text) is moved
+
+
 def test_a_base_that_cannot_be_read_again_says_how_to_give_it(model: Path, tmp_path: Path) -> None:
     copied = tmp_path / "model"
     shutil.copytree(model, copied)

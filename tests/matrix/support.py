@@ -253,6 +253,18 @@ SECTIONS: dict[str, list[Row]] = {
             f"{_REFUSED}::test_a_resumed_model_whose_head_started_at_random",
         ),
         Row(
+            "resumed with another `criterion`, `visible_dtype`, `include` or `exclude`",
+            "refused",
+            "the counts would mean something else from then on",
+            f"{_CALLBACK}::test_a_run_that_was_measured_otherwise_is_refused",
+        ),
+        Row(
+            "`auto_find_batch_size`",
+            "works",
+            "each start is a run of its own; a warning where the weights have moved before it starts again",
+            f"{_CALLBACK}::test_a_training_that_starts_again_says_so_where_its_weights_have_moved",
+        ),
+        Row(
             "stopped early",
             "works",
             "the last step is observed, and the run is finished",
