@@ -29,8 +29,8 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
     return [
         lines(
             "Time per observation",
-            "Seconds of the latest observation on the training thread, and on the device beside it. Metrics: "
-            "sparsity_monitor_run_host_seconds, sparsity_monitor_run_device_seconds.",
+            "Seconds of the latest observation on the training thread, and on the device: beside it on a GPU, within "
+            "it on a CPU. Metrics: sparsity_monitor_run_host_seconds, sparsity_monitor_run_device_seconds.",
             "s",
             Query(metric("run_host_seconds", ONE_RUN), "training thread"),
             Query(metric("run_device_seconds", ONE_RUN), "device"),
@@ -39,7 +39,7 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
         lines(
             "Share of training time",
             "Seconds per step times steps per second, over ten minutes. The training thread should stay below "
-            f"{100 * settings.host_share:g} %; the device works beside the next forward pass. Metrics: "
+            f"{100 * settings.host_share:g} %; a GPU works beside the next forward pass. Metrics: "
             "sparsity_monitor_run_host_seconds, sparsity_monitor_run_device_seconds, "
             "sparsity_monitor_run_stride_steps, sparsity_monitor_run_step.",
             "percentunit",
@@ -49,7 +49,8 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
         ),
         lines(
             "Memory",
-            "Bytes that base, masks and previous weights hold in the training processes. Metric: "
+            "Bytes that base, masks, previous weights and reference masks take in the training; a base that is there "
+            "anyway, as a reference model, takes none. Metric: "
             "sparsity_monitor_run_monitor_bytes.",
             "bytes",
             Query(metric("run_monitor_bytes", ONE_RUN), "monitor"),
