@@ -28,16 +28,16 @@ def subtract_and_concatenate(now: Tensors, before: Tensors) -> float:
 
 
 def clone_to_float32(now: Tensors, snapshot: list[torch.Tensor]) -> list[float]:
-    """Clone every weight to float32, compare with the last clone at six thresholds (the tracker of arXiv 2602.03839).
+    """Clone each weight to float32, compare with its last clone at six thresholds (the tracker of arXiv 2602.03839).
 
     Args:
         now: the weights.
-        snapshot: the last clone; replaced by the new one.
+        snapshot: the last clones; replaced by the new ones.
     """
-    clones = [tensor.detach().cpu().float().clone() for tensor in now]
     counts = np.zeros(len(_THRESHOLDS))
-    for new, old in zip(clones, snapshot, strict=True):
-        delta = (new - old).abs()
+    for i, tensor in enumerate(now):
+        clone = tensor.detach().clone().cpu().float()
+        delta = (clone - snapshot[i]).abs()
         counts += [int((delta > threshold).sum()) for threshold in _THRESHOLDS]
-    snapshot[:] = clones
+        snapshot[i] = clone
     return list(counts / sum(tensor.numel() for tensor in now))

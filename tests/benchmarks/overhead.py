@@ -206,8 +206,11 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=16, help="sequences in a step")
     parser.add_argument("--tokens", type=int, default=128, help="tokens in a sequence")
     arguments = parser.parse_args()
-    if arguments.steps < 2 * WARM_UP * IN_A_ROW[arguments.device]:
-        parser.error(f"--steps is {arguments.steps}; the first ones are not counted, so give more of them")
+    in_a_row = IN_A_ROW[arguments.device]
+    if arguments.steps < (WARM_UP + 3) * in_a_row or arguments.steps % in_a_row:
+        parser.error(
+            f"--steps is {arguments.steps}; expected a multiple of {in_a_row}, from {(WARM_UP + 3) * in_a_row} on"
+        )
     # Before there are two threads, which would share torch's random numbers.
     models = [make_model() for _ in (WITHOUT, WITH)]
     weights = sum(parameter.numel() for parameter in models[WITHOUT].parameters())
@@ -222,7 +225,9 @@ def main() -> None:
     reporting = "recording only" if target is None else "reporting to a service on this machine"
     print(f"{weights / 1e6:.0f}M weights, {arguments.sequences} × {arguments.tokens} tokens a step, {arguments.device}")
     print(f"{reporting}; losses and gradient norms are {'the same' if losses == losses_observed else 'DIFFERENT'}\n")
-    print(table(without[WARM_UP:], observed[WARM_UP:], callback.seconds[WARM_UP * IN_A_ROW[arguments.device] :]))
+    # During the last turn of one run, the other one ends: it writes its mask and delivers.
+    counted = slice(WARM_UP, -1)
+    print(table(without[counted], observed[counted], callback.seconds[WARM_UP * in_a_row :]))
 
 
 def table(without: list[float], observed: list[float], in_callback: list[float]) -> str:
