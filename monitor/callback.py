@@ -114,7 +114,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     Raises:
         ConfigurationError: a setting has a value that cannot work.
-        MaskFileError: the file of a reference mask is none.
+        MaskFileError: the file of a reference mask is not one that holds a mask.
     """
 
     def __init__(
@@ -167,6 +167,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._references = open_references(references or {})
         self._find_reference_model: Callable[[], nn.Module | None] = lambda: None
         self._observer: UpdateObserver | None = None
+        # Fingerprint of the base of a training that has not ended.
+        self._unfinished_base: str | None = None
         self._pace = Pace(every, max_overhead)
         self._reporter: Reporter | None = None
         self._directory: Path | None = None
@@ -216,7 +218,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         model: nn.Module = kwargs["model"]
         refuse_a_second_callback(model, state)
         refuse_a_moving_base(self._base, args)
-        moved = self._end_earlier_training()
+        self._end_earlier_training()
         warn_of_merging(args, model)
         step = state.global_step
         known = state.stateful_callbacks.get(STATE_KEY, {}).get("attributes", {}) if step else {}
@@ -224,9 +226,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         ranks = join_ranks(next(model.parameters()).device)
         search = partial(find_base, model, self._base, self._find_reference_model(), ranks, resumed=step > 0)
         base, base_source = ranks.alike(search)
-        if moved and base is None and state.is_world_process_zero:
-            warn_of_moved_weights(model)
         observer = make_observer(self.settings, model, base=base, references=self._references, step=step, ranks=ranks)
+        moved = base is None and self._unfinished_base not in (None, observer.base_fingerprint)
+        if moved and state.is_world_process_zero:
+            warn_of_moved_weights()
         if (fingerprint := known.get("base_fingerprint", observer.base_fingerprint)) != observer.base_fingerprint:
             raise BaseMismatchError(
                 f"the base read from {base_source!r} is not the one that run {known.get('run_id')} started from "
@@ -239,6 +242,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         start = partial(start_reporter, self.settings, observer, model, args, known=known, base_source=base_source)
         self._reporter = ranks.alike(lambda: start() if state.is_world_process_zero else None)
         self._observer = observer
+        self._unfinished_base = observer.base_fingerprint
         if self._reporter is not None:
             self._directory = self._reporter.directory
             self._run_id = self._reporter.key.run_id
@@ -336,6 +340,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
                 self._reporter.finish(state.global_step)
             self._close_reporter()
             self._observer = None
+            self._unfinished_base = None
 
     # ------------------------------------------------------------------------------------------------------- parts
 
@@ -360,24 +365,20 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             strict=settings.strict,
         )
 
-    def _end_earlier_training(self) -> bool:
-        """End a training that was left without its end, and return whether it had moved weights.
-
-        As with auto_find_batch_size, after an out-of-memory error in a later step.
-        """
-        observer, self._observer = self._observer, None
-        if observer is not None:
-            with suppress(Exception):
-                # What was queued may still write to the masks, whose memory is given back here.
-                observer.before_update()
+    def _end_earlier_training(self) -> None:
+        """End a training that was left without its end, as with auto_find_batch_size after an out-of-memory error."""
+        try:
+            # Beside the training, the latest observation is not taken yet.
+            self._collect()
+        except Exception:
+            logger.exception("the last observation of the training before is lost; training goes on")
+        self._observer = None
         if self._reporter is not None:
             self._reporter.finish(step=0, failure="training was started again before it had ended")
             self._close_reporter()
-        moved = observer is not None and self.last_observation is not None and self.last_observation.changed.any()
         self.last_observation = None
         self.last_verdict = None
         self._pace = Pace(self.settings.every, self.settings.max_overhead)
-        return bool(moved)
 
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
@@ -422,6 +423,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._collect()
         with self._giving_up_on_errors():
             self._observer.start(step)
+        self._pace.start(step)
         if not self._observer.beside_training:
             self._collect()
 

@@ -28,19 +28,18 @@ class Pace:
         self._latest = 0
 
     def is_due(self, step: int) -> bool:
-        """Return whether to observe after this step; asked at every step."""
-        due = step % self._every == 0 and step >= self._latest + self._stride
-        if due:
-            # Beside the training, an observation is seen after the next step was asked for: that one has to wait, too.
-            self._latest = step
-        return due
+        """Return whether to observe after this step."""
+        return step % self._every == 0 and step >= self._latest + self._stride
+
+    def start(self, step: int) -> None:
+        """Count from this step on, after which an observation is made: that may be seen when the next one is due."""
+        self._latest = step
 
     def see(self, observation: Observation) -> None:
-        """Put the next observation off for as many steps as make up for what one costs.
+        """Put observations as many steps apart as make up for what one costs.
 
         cost ÷ (stride × seconds per step) ≤ max_overhead, and `overhead` = cost ÷ (the last stride × seconds per step).
         """
-        self._latest = max(self._latest, observation.step)
         if self._max_overhead is None or observation.overhead is None:
             return
         # Rounding errors must not add a step where the cost is exactly what it may be.

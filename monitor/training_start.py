@@ -86,13 +86,12 @@ def warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
         )
 
 
-def warn_of_moved_weights(model: nn.Module) -> None:
-    """Say that a training which starts again goes on from weights that it has moved, unless its base is below them."""
-    if not served_by(model).holds_base:
-        logger.warning(
-            "sparsity-monitor: training starts again from weights that it has already moved, and updates are measured "
-            "against them as they are now. Give the original weights as `base`."
-        )
+def warn_of_moved_weights() -> None:
+    """Say that the base is none that a training has started from."""
+    logger.warning(
+        "sparsity-monitor: training starts again from weights that it has already moved, and updates are measured "
+        "against them as they are now. Give the original weights as `base`."
+    )
 
 
 def own_directory(args: TrainingArguments) -> str:
@@ -136,15 +135,17 @@ def find_base(
     if resumed and not served_by(model).holds_base:
         return read_pretrained(model, own_name), own_name
     # Decided together: every process takes the same way from here on.
-    if reference_model is not None and ranks.all_say(holds_the_same(reference_model, model)):
+    if reference_model is not None and ranks.all_say(ranks.alike(lambda: holds_the_same(reference_model, model))):
         return reference_model, own_name or "reference model"
     return None, own_name or "initial weights"
 
 
 def measured_as(settings: RunSettings) -> dict[str, Any]:
     """Return the settings that a resumed run must share with its earlier attempts, as JSON keeps them."""
-    kept = settings.model_dump(include={"criterion", "visible_dtype", "include", "exclude"})
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+    patterns = {"include": settings.include, "exclude": settings.exclude}
+    # Their order changes nothing, and none of them is as good as no list.
+    kept = {name: sorted(set(some)) if some else None for name, some in patterns.items()}
+    return {"criterion": settings.criterion, "visible_dtype": settings.visible_dtype, **kept}
 
 
 def check_measured_alike(settings: RunSettings, known: Mapping[str, Any]) -> None:

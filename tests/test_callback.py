@@ -17,8 +17,10 @@ from trl.experimental.bema_for_ref_model import DPOTrainer as BemaDPOTrainer
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.errors import BaseMismatchError, ConfigurationError, MaskFileError, SpoolError
+from monitor.observe.observer import UpdateObserver
 from monitor.report.spool import Spool
-from monitor.training_start import own_directory
+from monitor.settings import RunSettings
+from monitor.training_start import measured_as, own_directory
 from monitor.wire import monitor_pb2 as pb
 from tests.counting import bfloat16_bits, changed_by_group
 from tests.service.running import Client, eventually, service_in_thread
@@ -250,7 +252,7 @@ def test_a_base_that_changed_between_attempts_is_refused(model: Path, tmp_path: 
     [
         ({"criterion": "atol=1e-5"}, "criterion is 'atol=1e-05' instead of 'bits'"),
         ({"visible_dtype": "float16"}, "visible_dtype is 'float16' instead of 'bfloat16'"),
-        ({"exclude": ["bias"]}, r"exclude is \['bias'\] instead of None"),
+        ({"exclude": ["norm", "bias"]}, r"exclude is \['bias', 'norm'\] instead of None"),
     ],
 )
 def test_a_run_that_was_measured_otherwise_is_refused(
@@ -262,11 +264,28 @@ def test_a_run_that_was_measured_otherwise_is_refused(
         train_and_resume(model, tmp_path, None, **settings)
 
 
-@pytest.mark.parametrize(("failing_step", "moved"), [(1, False), (2, True)])
+def test_a_run_is_measured_alike_whatever_the_order_of_the_patterns() -> None:
+    first, second = (RunSettings.check(target=None, exclude=some) for some in (["norm", "bias"], ["bias", "norm"]))
+    none, empty = (RunSettings.check(target=None, include=some) for some in (None, []))
+    assert measured_as(first) == measured_as(second) != measured_as(none) == measured_as(empty)
+
+
+@pytest.mark.parametrize(
+    ("failing_step", "every", "beside"),
+    [(1, 1, False), (2, 1, False), (2, 3, False), (1, 1, True), (2, 1, True), (3, 1, True)],
+)
 def test_a_training_that_starts_again_says_so_where_its_weights_have_moved(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, failing_step: int, moved: bool
+    model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    failing_step: int,
+    every: int,
+    beside: bool,
 ) -> None:
-    callback = recording()
+    """Nor is an observation lost that is made beside the training, as on a GPU: here, things are in that order."""
+    monkeypatch.setattr(UpdateObserver, "beside_training", beside)
+    callback = recording(every=every)
     arguments = common_arguments(
         tmp_path, auto_find_batch_size=True, learning_rate=1e-3, gradient_accumulation_steps=1, max_steps=3
     )
@@ -280,8 +299,9 @@ def test_a_training_that_starts_again_says_so_where_its_weights_have_moved(
 
     trainer.training_step = out_of_memory_once
     trainer.train()
-    assert [o.step for o in spooled(callback, "observation")] == [*range(1, failing_step), 1, 2, 3]
-    assert ("from weights that it has already moved" in caplog.text) is moved
+    observed = [*range(every, failing_step, every), *range(every, 4, every)]
+    assert [o.step for o in spooled(callback, "observation")] == observed
+    assert ("from weights that it has already moved" in caplog.text) is (failing_step > 1)
 
 
 def test_a_base_that_cannot_be_read_again_says_how_to_give_it(model: Path, tmp_path: Path) -> None:
