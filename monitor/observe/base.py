@@ -182,10 +182,12 @@ def fingerprint(
 
     Independent of the stored dtype, the device, the order of parameters, and of how they are spread over processes.
     """
-    here = torch.stack(
-        [weight_sums(visible(base[w.name].to(w.source.device), visible_dtype), w.indices) for w in measured]
-    )
-    everywhere = ranks.sum(here).tolist()
+
+    def here() -> torch.Tensor:
+        sums = (weight_sums(visible(base[w.name].to(w.source.device), visible_dtype), w.indices) for w in measured)
+        return torch.stack(list(sums))
+
+    everywhere = ranks.sum_of(here).tolist()
     lines = [json.dumps([w.name, list(w.shape), *sums]) for w, sums in zip(measured, everywhere, strict=True)]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
 

@@ -126,7 +126,7 @@ class UpdateObserver:
         self._computed = [weights for weights in measured if weights.effective is not None]
         self._measured = [*self._stored, *self._computed]
         self.shapes = {weights.name: weights.shape for weights in self._measured}
-        originals = base_weights.find(base, self._measured, self.shapes)
+        originals = self._ranks.alike(lambda: base_weights.find(base, self._measured, self.shapes))
         self.base_fingerprint = base_weights.fingerprint(
             originals, self._measured, self.rules.visible_dtype, self._ranks
         )
@@ -148,13 +148,13 @@ class UpdateObserver:
         self._looked_for_new_after = first_step - 1
         self._started: list[_Started] = []
         self._lane = lane_for(self._measured[0].source.device)
-        self._prepare()
+        self._ranks.alike(self._prepare)
         self._prepare_tally()
         if base is not None and selection.frozen:
             self._measure_what_trained_before(base)
         if base is not None:
             # What differs from it already has not moved at the first observation.
-            self._measure()
+            self._ranks.alike(self._measure)
 
     def _prepare(self) -> None:
         """Make what follows from the set of measured parameters."""
@@ -189,11 +189,15 @@ class UpdateObserver:
     def _measure_what_trained_before(self, base: nn.Module | Mapping[str, torch.Tensor]) -> None:
         """Measure frozen parameters that differ from a given base, such as those that trained before a resume."""
         frozen = [weights for weights in self._placed.values() if weights.name not in self.shapes]
-        known = base_weights.find_some(base, frozen)
-        here = [
-            int(w.name in known and not torch.equal(known[w.name].to(w.live()), w.live().reshape(-1))) for w in frozen
-        ]
-        moved = self._ranks.sum(torch.tensor(here, dtype=torch.int64, device="cpu")).tolist()
+
+        def here() -> torch.Tensor:
+            known = base_weights.find_some(base, frozen)
+            differs = [
+                w.name in known and not torch.equal(known[w.name].to(w.live()), w.live().reshape(-1)) for w in frozen
+            ]
+            return torch.tensor(differs, device="cpu").to(torch.int64)
+
+        moved = self._ranks.sum_of(here).tolist()
         if late := [weights for weights, differs in zip(frozen, moved, strict=True) if differs]:
             self._frozen.take(weights.name for weights in late)
             self._measure_too(late, base)
@@ -269,7 +273,7 @@ class UpdateObserver:
             whether one has. Otherwise what differs from the base now is all that is known to have been touched.
         """
         self.before_update()
-        self._measure()
+        self._ranks.alike(self._measure)
         if self._state.touched is None:
             return True
         parts = self._ranks.alike(lambda: self._read_touched(directories))

@@ -46,6 +46,10 @@ class Alone:
         self.agree(None)
         return result
 
+    def sum_of(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return the sum of what `work` returns, int64, over all processes; when it raises on one, raise on all."""
+        return self.sum(self.alike(work))
+
     def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
         """Return what all processes counted, as one int64 tensor for `receive`, without waiting for the device.
 

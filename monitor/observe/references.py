@@ -73,8 +73,8 @@ class ReferenceMasks:
         self._frozen = [weights.name for weights in frozen]
         self.words: dict[str, dict[str, torch.Tensor]] = {}
         # Where one process has another mask, or cannot read its file, the others must not wait for its counts.
-        ones = ranks.alike(lambda: self._read(measured, frozen, base_fingerprint))
-        self._ones_of_frozen = dict(zip(masks, ranks.sum(ones).tolist(), strict=True))
+        ones = ranks.sum_of(lambda: self._read(measured, frozen, base_fingerprint))
+        self._ones_of_frozen = dict(zip(masks, ones.tolist(), strict=True))
 
     def _check_alike(self) -> None:
         names = int.from_bytes(hashlib.sha256(json.dumps(list(self._masks)).encode()).digest()[:4], "big")
@@ -113,7 +113,7 @@ class ReferenceMasks:
             if uncovered := [weights.name for weights in late if not _covers(mask, weights)]:
                 warnings.warn(
                     f"reference mask {name!r} lacks {name_some(uncovered)}, which train now: it counts as empty there.",
-                    stacklevel=9,
+                    stacklevel=8,
                 )
             covered = [weights for weights in late if _covers(mask, weights)]
             self.words[name] |= zero_masks(late) | _parts(name, mask, covered)
@@ -127,12 +127,15 @@ class ReferenceMasks:
 
         So it stays what it was when a frozen parameter starts to train.
         """
+
+        def here() -> torch.Tensor:
+            ones = [[count_ones(words[weights.name]) for weights in measured] for words in self.words.values()]
+            return torch.tensor(ones, dtype=torch.int64, device="cpu")
+
         counted = {}
-        for name, words in self.words.items():
-            here = torch.tensor([count_ones(words[w.name]) for w in measured], dtype=torch.int64, device="cpu")
-            ones = self._ranks.sum(here).tolist()
+        for name, ones in zip(self.words, self._ranks.sum_of(here).tolist(), strict=True):
             frozen = dict(zip(self._frozen, self._ones_of_frozen[name], strict=True))
-            counted[name] = frozen | {w.name: count for w, count in zip(measured, ones, strict=True)}
+            counted[name] = frozen | {weights.name: count for weights, count in zip(measured, ones, strict=True)}
         return counted
 
 
@@ -173,5 +176,5 @@ def _warn_of_another_base(
         warnings.warn(
             f"reference mask {name!r} was taken against another base (fingerprint {base_of_mask}, here "
             f"{base_fingerprint}): the overlap compares updates of different starting weights.",
-            stacklevel=5,
+            stacklevel=8,
         )

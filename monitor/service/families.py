@@ -80,7 +80,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge(
         "run_device_seconds",
         _RUN,
-        "Time that the latest observation read weights; on a CPU a part of the above.",
+        "Time that the latest observation read weights; on a CPU a part of run_host_seconds.",
     ),
     _gauge("run_monitor_bytes", _RUN, "Memory that base, masks, previous weights and references take in training."),
     _gauge("run_dropped_items", _RUN, "Items that the latest attempt lost: spool full, disk too slow, or refused."),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from torch.distributed.tensor.placement_types import Partial
 
 from monitor.errors import ConfigurationError, MaskFileError, SparsityMonitorError, UnsupportedModelError
 from monitor.observe import base as base_weights
-from monitor.observe import base_mode, state
+from monitor.observe import base_mode
 from monitor.observe.groups import clean_name
 from monitor.observe.mask import UpdateMask
 from monitor.observe.mask_file import MaskFile
@@ -187,13 +188,19 @@ def test_a_monitor_that_fails_on_one_process_fails_on_all_and_hangs_none() -> No
     ]
 
 
-def lack_memory_on_one_process(references: dict[str, UpdateMask]) -> str:
+def take_memory_from_one_process(what: str) -> None:
+    """Let a function of monitor.observe fail on the second process."""
+    where, _, name = what.rpartition(".")
+    if dist.get_rank() == 1:
+        setattr(resolve_name(f"monitor.observe.{where}"), name, without_memory)
+
+
+def lack_memory_on_one_process(what: str, references: dict[str, UpdateMask]) -> str:
     model = make_model()
     model.score.requires_grad_(False)
     observer = UpdateObserver(model, references=references)
     model.requires_grad_(True)
-    if dist.get_rank() == 1:
-        base_weights.keep = without_memory
+    take_memory_from_one_process(what)
     try:
         observer.follow(model)
     except (SparsityMonitorError, torch.OutOfMemoryError) as error:
@@ -205,9 +212,17 @@ def without_memory(*_: Any) -> None:
     raise torch.OutOfMemoryError("no memory")
 
 
-@pytest.mark.parametrize("references", [{}, {"earlier": reference_mask()}], ids=["no-reference", "a-reference"])
-def test_a_process_without_memory_for_what_trains_now_hangs_none(references: dict[str, UpdateMask]) -> None:
-    assert run_together(lack_memory_on_one_process, 2, references) == [
+@pytest.mark.parametrize(
+    ("what", "references"),
+    [
+        ("base.keep", {}),
+        ("base.keep", {"earlier": reference_mask()}),
+        ("references.count_ones", {"earlier": reference_mask()}),
+    ],
+    ids=["keep", "keep-beside-a-reference", "count-a-reference"],
+)
+def test_a_process_without_memory_for_what_trains_now_hangs_none(what: str, references: dict[str, UpdateMask]) -> None:
+    assert run_together(lack_memory_on_one_process, 2, what, references) == [
         "the monitor failed on ranks [1]; their logs say why",
         "no memory",
     ]
@@ -255,18 +270,49 @@ def test_a_mask_that_cannot_be_written_hangs_none(tmp_path: Path) -> None:
 
 
 def start_without_memory_on_one_process(what: str) -> str:
-    if dist.get_rank() == 1:
-        setattr(base_weights if what == "keep" else state, what, without_memory)
+    model = make_model()
+    base = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.score.requires_grad_(False)
+    take_memory_from_one_process(what)
     try:
-        UpdateObserver(make_model())
+        UpdateObserver(model, base=base, references={"earlier": reference_mask()})
     except (SparsityMonitorError, torch.OutOfMemoryError) as error:
         return str(error)
     return "no error"
 
 
-@pytest.mark.parametrize("what", ["keep", "previous_weights"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "base.find",
+        "base.weight_sums",
+        "base.keep",
+        "state.previous_weights",
+        "observer.kernel_for",
+        "references.count_ones",
+        "base.find_some",
+        "observer.UpdateObserver._measure",
+    ],
+)
 def test_a_process_without_memory_at_the_start_hangs_none(what: str) -> None:
     assert run_together(start_without_memory_on_one_process, 2, what) == [
+        "the monitor failed on ranks [1]; their logs say why",
+        "no memory",
+    ]
+
+
+def restore_without_memory_on_one_process() -> str:
+    observer = UpdateObserver(make_model())
+    take_memory_from_one_process("observer.UpdateObserver._measure")
+    try:
+        observer.restore([])
+    except (SparsityMonitorError, torch.OutOfMemoryError) as error:
+        return str(error)
+    return "no error"
+
+
+def test_a_process_without_memory_when_training_goes_on_hangs_none() -> None:
+    assert run_together(restore_without_memory_on_one_process, 2) == [
         "the monitor failed on ranks [1]; their logs say why",
         "no memory",
     ]
