@@ -58,8 +58,7 @@ def find(
         measured = list(measured)
         stored = {w.name: _held_by_model(w) for w in measured if w.dequantised is None}
         return BaseWeights(stored, measured)
-    given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
-    found = {clean_name(name): tensor.detach() for name, tensor in given.items()}
+    found = _named(source)
     _check_matches(found, shapes)
     base = {}
     for weights in measured:
@@ -73,17 +72,29 @@ def find(
     return base
 
 
-def find_some(
-    source: nn.Module | Mapping[str, torch.Tensor], measured: Iterable[MeasuredWeights]
-) -> dict[str, torch.Tensor]:
-    """Return, as `find` does, the base of those of `measured` that the source has in the same shape."""
-    given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
-    found = {clean_name(name): tensor.detach() for name, tensor in given.items()}
-    return {
-        weights.name: _same_weights(found[weights.name], weights)
+def differing(source: nn.Module | Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights]) -> torch.Tensor:
+    """Return where the source has other weights than these, as int64 of shape (len(measured),): 1, or 0.
+
+    0 is also for what the source does not have, or has in another shape.
+    """
+    found = _named(source)
+    differs = [
+        weights.name in found
+        and tuple(found[weights.name].shape) == weights.shape
+        and not _holds(_same_weights(found[weights.name], weights), weights)
         for weights in measured
-        if weights.name in found and tuple(found[weights.name].shape) == weights.shape
-    }
+    ]
+    return torch.tensor(differs, device="cpu").to(torch.int64)
+
+
+def _holds(tensor: torch.Tensor, weights: MeasuredWeights) -> bool:
+    live = weights.live().reshape(-1)
+    return torch.equal(tensor.to(live), live)
+
+
+def _named(source: nn.Module | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
+    return {clean_name(name): tensor.detach() for name, tensor in given.items()}
 
 
 def _held_by_model(weights: MeasuredWeights) -> torch.Tensor:

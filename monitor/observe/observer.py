@@ -189,15 +189,7 @@ class UpdateObserver:
     def _measure_what_trained_before(self, base: nn.Module | Mapping[str, torch.Tensor]) -> None:
         """Measure frozen parameters that differ from a given base, such as those that trained before a resume."""
         frozen = [weights for weights in self._placed.values() if weights.name not in self.shapes]
-
-        def here() -> torch.Tensor:
-            known = base_weights.find_some(base, frozen)
-            differs = [
-                w.name in known and not torch.equal(known[w.name].to(w.live()), w.live().reshape(-1)) for w in frozen
-            ]
-            return torch.tensor(differs, device="cpu").to(torch.int64)
-
-        moved = self._ranks.sum_of(here).tolist()
+        moved = self._ranks.sum_of(lambda: base_weights.differing(base, frozen)).tolist()
         if late := [weights for weights, differs in zip(frozen, moved, strict=True) if differs]:
             self._frozen.take(weights.name for weights in late)
             self._measure_too(late, base)

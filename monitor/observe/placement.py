@@ -7,7 +7,6 @@ it does not hold.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from monitor.observe.adapters import Served
 from monitor.observe.kernels.contract import BITS_PER_WORD
 from monitor.observe.measured import MeasuredWeights
 from monitor.observe.part import Box, whole_box
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Alone, digest
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,14 @@ def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Alone) -> No
 
     Under pipeline parallelism each process has those of its stage.
     """
-    digests = {name: _digest((name, shape)) for name, shape in shapes.items()}
+    digests = {name: digest((name, shape)) for name, shape in shapes.items()}
     # As long on every process, however many parameters it has: in a collective, sizes that differ hang.
-    summaries = _rows([len(digests), _digest(list(digests.values()))], ranks)
+    summaries = ranks.rows([len(digests), digest(list(digests.values()))])
     if summaries.eq(summaries[0]).all():
         return
     padding = [0] * (int(summaries[:, 0].max()) - len(digests))
-    everywhere = set.intersection(*map(set, _rows([*digests.values(), *padding], ranks).tolist()))
-    own = [name for name, digest in digests.items() if digest not in everywhere]
+    everywhere = set.intersection(*map(set, ranks.rows([*digests.values(), *padding]).tolist()))
+    own = [name for name, number in digests.items() if number not in everywhere]
     raise UnsupportedModelError(
         "The processes have parameters of other names or shapes. Not found on every process, of those of rank "
         f"{ranks.rank}: {name_some(own) or 'none'}. Expected the whole model on all of them, replicated or sharded; "
@@ -128,30 +127,18 @@ def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Alone) -> No
     )
 
 
-def _digest(value: object) -> int:
-    """Return 64 bits that are the same on every process."""
-    return int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:8], "little", signed=True)
-
-
 def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:
     """Check on a sample that what looks replicated is the same on every process.
 
     Under expert parallelism each process has weights of its own under the same name.
     """
-    rows = _rows([_sample(tensor) for tensor in weights.values()], ranks)
+    rows = ranks.rows([_sample(tensor) for tensor in weights.values()])
     different = [name for name, same in zip(weights, (rows == rows[0]).all(dim=0).tolist(), strict=True) if not same]
     if different:
         raise UnsupportedModelError(
             f"differs between processes, which each seem to hold weights of their own: {name_some(different)}. "
             "Expected replicated weights, DTensors, FSDP1 or ZeRO-3; leave the monitor out of other parallel training."
         )
-
-
-def _rows(numbers: list[int], ranks: Alone) -> torch.Tensor:
-    """Return the numbers of each process, as many on all of them, as int64 of shape (world, numbers)."""
-    rows = torch.zeros(ranks.world, len(numbers), dtype=torch.int64, device="cpu")
-    rows[ranks.rank] = torch.tensor(numbers, dtype=torch.int64, device="cpu")
-    return ranks.sum(rows).cpu()
 
 
 def _sample(weights: torch.Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -10,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from monitor.errors import SparsityMonitorError
-from monitor.observe.kernels.contract import MAX_ABS, SQUARED_NORM, Counts
+from monitor.observe.kernels.contract import Counts, floats_of_all
 
 Result = TypeVar("Result")
 # Numbers that each process sends beside its counts.
@@ -45,6 +46,17 @@ class Alone:
             raise
         self.agree(None)
         return result
+
+    def rows(self, numbers: list[int]) -> torch.Tensor:
+        """Return the numbers of each process, as many on all of them, as int64 of shape (world, numbers)."""
+        rows = torch.zeros(self.world, len(numbers), dtype=torch.int64, device="cpu")
+        rows[self.rank] = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+        return self.sum(rows).cpu()
+
+    def all_have(self, value: object) -> bool:
+        """Return whether the value, told by its repr, is the same on every process."""
+        rows = self.rows([digest(value)])
+        return bool(rows.eq(rows[0]).all())
 
     def sum_of(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return the sum of what `work` returns, int64, over all processes; when it raises on one, raise on all."""
@@ -139,8 +151,12 @@ class Together(Alone):
         failed, notes, integers, bits = torch.split(sent, sizes)
         self._raise_alike(failed, None)
         rows = bits.view(torch.float64).view(self.world, segments, 2)
-        floats = torch.stack([rows[:, :, SQUARED_NORM].sum(dim=0), rows[:, :, MAX_ABS].amax(dim=0)], dim=1)
-        return Counts(integers.view(segments, columns), floats), notes.tolist()
+        return Counts(integers.view(segments, columns), floats_of_all(rows)), notes.tolist()
+
+
+def digest(value: object) -> int:
+    """Return 64 bits that are the same on every process which has a value of the same repr."""
+    return int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:8], "little", signed=True)
 
 
 def _timeout(device: torch.device) -> timedelta | None:

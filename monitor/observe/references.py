@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -69,20 +67,15 @@ class ReferenceMasks:
     ) -> None:
         self._masks = masks
         self._ranks = ranks
-        self._check_alike()
+        if not ranks.all_have(list(masks)):
+            raise ConfigurationError(
+                f"references are {list(masks)} here; expected the same names in the same order in every process."
+            )
         self._frozen = [weights.name for weights in frozen]
         self.words: dict[str, dict[str, torch.Tensor]] = {}
         # Where one process has another mask, or cannot read its file, the others must not wait for its counts.
         ones = ranks.sum_of(lambda: self._read(measured, frozen, base_fingerprint))
         self._ones_of_frozen = dict(zip(masks, ones.tolist(), strict=True))
-
-    def _check_alike(self) -> None:
-        names = int.from_bytes(hashlib.sha256(json.dumps(list(self._masks)).encode()).digest()[:4], "big")
-        of_first = int(self._ranks.sum(torch.tensor([names if self._ranks.rank == 0 else 0], device="cpu")))
-        if not self._ranks.all_say(names == of_first):
-            raise ConfigurationError(
-                f"references are {list(self._masks)} here; expected the same names in the same order in every process."
-            )
 
     def _read(
         self, measured: Sequence[MeasuredWeights], frozen: Sequence[MeasuredWeights], base_fingerprint: str

@@ -43,11 +43,13 @@ def _for_gpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
         kernel = TritonKernel()
         kernel.prepare(segments, rules)
     except ImportError:
-        _warn_once("sparsity-monitor measures many times slower without triton: the extra `triton`")
+        _warn_once("sparsity-monitor measures many times slower without triton; install the extra `triton`")
     except Exception as error:
-        # Triton wants a C compiler and headers, which not every image has.
         logger.debug("triton fails", exc_info=True)
-        _warn_once(f"sparsity-monitor measures many times slower, as triton fails here: {error!r}")
+        _warn_once(
+            "sparsity-monitor measures many times slower, as triton fails here. It wants a C compiler and the headers "
+            f"of Python, which not every image has. {error!r}"
+        )
     else:
         return kernel
     # In pieces, because the specification makes many intermediates of the size of what it is given.

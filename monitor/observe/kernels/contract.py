@@ -77,6 +77,11 @@ class Counts:
     floats: torch.Tensor
 
 
+def floats_of_all(floats: torch.Tensor) -> torch.Tensor:
+    """Return Counts.floats of all parts of the segments, out of those of each: shape (parts, segments, 2)."""
+    return torch.stack([floats[..., SQUARED_NORM].sum(dim=0), floats[..., MAX_ABS].amax(dim=0)], dim=-1)
+
+
 class Kernel(Protocol):
     """Every implementation has this signature.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from monitor.observe.kernels.contract import MAX_ABS, SQUARED_NORM, Counts, Kernel, Rules, Segment
+from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment, floats_of_all
 from monitor.observe.kernels.streamed import cut
 
 
@@ -36,10 +36,7 @@ class InPieces:
         starts = range(0, weights, self._weights)
         pieces = [self._kernel([cut(segment, slice(i, min(i + self._weights, weights)))], rules) for i in starts]
         integers = torch.stack([piece.integers for piece in pieces]).sum(dim=0)
-        floats = torch.stack([piece.floats for piece in pieces])
-        return Counts(
-            integers, torch.stack([floats[..., SQUARED_NORM].sum(dim=0), floats[..., MAX_ABS].amax(dim=0)], 1)
-        )
+        return Counts(integers, floats_of_all(torch.stack([piece.floats for piece in pieces])))
 
 
 def _padded(integers: torch.Tensor, columns: int) -> torch.Tensor:
