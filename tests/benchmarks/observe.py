@@ -65,9 +65,11 @@ class Observing:
 def cpu_sides(model_name: str, layers: int | None, rounds: int) -> Iterator[Side]:
     """Time one side after the other, of weights in host memory; nothing is held that the next one does not need."""
     weights = Weights(ARCHITECTURES[model_name], torch.bfloat16, "cpu", layers)
-    before = [parameter.detach().clone() for parameter in weights.parameters()]
     # It takes its copy of the base before the weights change.
     monitor = Observing(UpdateObserver(weights))
+    # All sides compare with that copy: another one would not fit where one layer of the 7B model just does.
+    base = monitor.observer._state.base
+    before = [base[name].view(parameter.shape) for name, parameter in weights.named_parameters()]
     weights.change()
     now = [parameter.detach() for parameter in weights.parameters()]
     bare = partial(methods.bare_comparison, now, before)
