@@ -22,8 +22,7 @@ from monitor.service.server import Listening, serving
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
-
-from .messages import register_request, stream_of
+from tests.service.messages import register_request, stream_of
 
 COMMAND = str(Path(sys.executable).with_name("sparsity-monitor"))
 _LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+) store=(\S+)")

@@ -10,8 +10,7 @@ from monitor.service.ingest import answers
 from monitor.service.recorder import Verdict
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import (
+from tests.service.messages import (
     finished,
     heartbeat,
     logged,
@@ -22,7 +21,7 @@ from .messages import (
     registration,
     stream_of,
 )
-from .running import Client, OpenStream, eventually
+from tests.service.running import Client, OpenStream, eventually
 
 
 def _refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:

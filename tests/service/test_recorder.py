@@ -12,9 +12,8 @@ from monitor.service.errors import StoreError, UnknownRunError
 from monitor.service.instruments import Instruments
 from monitor.service.recorder import Recorder, Verdict
 from monitor.service.stored import START
-
-from .messages import logged, observed, registration
-from .running import settings_for
+from tests.service.messages import logged, observed, registration
+from tests.service.running import settings_for
 
 
 def _with_recorder(path: Path, use: Callable[[Recorder, Instruments], Awaitable[None]]) -> None:
