@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from monitor import SparsityCallback
 from monitor.grafana.addresses import RUN_UID
-from monitor.grafana.managed_rules import managed_rules
+from monitor.grafana.rules.managed_rules import managed_rules
 from tests.end_to_end.panel_queries import boards, choices, without_data
 from tests.end_to_end.reported_run import reporting
 from tests.end_to_end.watching import QUICK, Watching, watching

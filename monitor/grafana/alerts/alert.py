@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from monitor.grafana.ratios import Reading
+from monitor.grafana.promql.ratios import Reading
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from monitor.grafana.alert import Alert
-from monitor.grafana.running_alerts import running_alerts
-from monitor.grafana.settings import AlertSettings
-from monitor.grafana.sparsity_alerts import sparsity_alerts
+from monitor.grafana.alerts.alert import Alert
+from monitor.grafana.alerts.running import running_alerts
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.alerts.sparsity import sparsity_alerts
 
 SERVICE = "sparsity-monitor"
 """Label `service` of every alert: what routes and inhibitions go by."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from monitor.grafana.metric import IDENTITY, metric, with_name
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.promql.metric import IDENTITY, metric, with_name
 
 _MEASURED_AS = "name, criterion, visible_dtype"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from monitor.grafana.addresses import FLEET_UID, RUN_UID, SERVICE_UID
-from monitor.grafana.alert import Alert
-from monitor.grafana.metric import IDENTITY, metric, with_name
-from monitor.grafana.ratios import HOST_SHARE, Level, Reading
-from monitor.grafana.settings import AlertSettings
-from monitor.grafana.watched import about_training_runs, in_state
+from monitor.grafana.alerts.alert import Alert
+from monitor.grafana.alerts.conditions import about_training_runs, in_state
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.promql.metric import IDENTITY, metric, with_name
+from monitor.grafana.promql.ratios import HOST_SHARE, Level, Reading
 
 _RUN = "Run {{ .Labels.name }} ({{ .Labels.run }})"
 

@@ -8,12 +8,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from monitor.errors import ConfigurationError
-from monitor.grafana.client import Grafana, GrafanaError
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.apply.client import Grafana, GrafanaError
+from monitor.grafana.apply.difference import differences
+from monitor.grafana.apply.resources import (
+    AlertRule,
+    ContactPoint,
+    DashboardResource,
+    DataSource,
+    Folder,
+    Resource,
+    Route,
+)
 from monitor.grafana.dashboards import all_dashboards
-from monitor.grafana.difference import differences
-from monitor.grafana.managed_rules import DATASOURCE_UID, FOLDER_UID, GROUP, UID_PREFIX, managed_rules
-from monitor.grafana.resources import AlertRule, ContactPoint, DashboardResource, DataSource, Folder, Resource, Route
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.rules.managed_rules import DATASOURCE_UID, FOLDER_UID, GROUP, UID_PREFIX, managed_rules
 
 OLDEST_VERSION = "9.3"
 # How Grafana refuses to delete a folder with alert rules of other people.

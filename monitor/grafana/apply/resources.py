@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from monitor.grafana.addresses import DASHBOARD_UIDS
-from monitor.grafana.client import Grafana, GrafanaError
-from monitor.grafana.managed_rules import FOLDER_TITLE, FOLDER_UID, GROUP
-from monitor.grafana.notifications import CONTACT_POINT, CONTACT_POINT_UID, contact_point, route
+from monitor.grafana.apply.client import Grafana, GrafanaError
+from monitor.grafana.rules.managed_rules import FOLDER_TITLE, FOLDER_UID, GROUP
+from monitor.grafana.rules.notifications import CONTACT_POINT, CONTACT_POINT_UID, contact_point, route
 
 # How Grafana refuses to create a folder that exists, by its version.
 _IS_THERE = (409, 412)

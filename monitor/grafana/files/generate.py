@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monitor.grafana import kubernetes, provisioning_files
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards
-from monitor.grafana.lint_exceptions import lint_exceptions
-from monitor.grafana.prometheus_rules import prometheus_rules
-from monitor.grafana.runbook import runbook
-from monitor.grafana.settings import AlertSettings
-from monitor.grafana.written import as_json, as_yaml
+from monitor.grafana.files import kubernetes
+from monitor.grafana.files import provisioning as provisioning_files
+from monitor.grafana.files.lint_exceptions import lint_exceptions
+from monitor.grafana.files.runbook import runbook
+from monitor.grafana.files.text import as_json, as_yaml
+from monitor.grafana.rules.prometheus_rules import prometheus_rules
 
 
 def generated_files(settings: AlertSettings) -> dict[str, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards
-from monitor.grafana.prometheus_rules import prometheus_rules
-from monitor.grafana.settings import AlertSettings
-from monitor.grafana.written import as_json
+from monitor.grafana.files.text import as_json
+from monitor.grafana.rules.prometheus_rules import prometheus_rules
 
 NAME = "sparsity-monitor"
 _LABELS = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": NAME}

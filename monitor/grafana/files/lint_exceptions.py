@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from monitor.grafana.addresses import SERVICE_UID
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards
-from monitor.grafana.settings import AlertSettings
 
 _RUN_IS_ITS_ID = (
     "A run is known by its label run, which stays the same when the service moves to another instance: choosing an "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitor.grafana.managed_rules import (
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.rules.managed_rules import (
     DATASOURCE_UID,
     FOLDER_TITLE,
     FOLDER_UID,
@@ -12,8 +13,7 @@ from monitor.grafana.managed_rules import (
     INTERVAL_SECONDS,
     managed_rules,
 )
-from monitor.grafana.notifications import CONTACT_POINT, contact_point
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.rules.notifications import CONTACT_POINT, contact_point
 
 DASHBOARD_DIRECTORY = "/var/lib/grafana/dashboards/sparsity-monitor"
 

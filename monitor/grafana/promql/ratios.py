@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from monitor.grafana.metric import NOTHING, Matchers, braces, metric
+from monitor.grafana.promql.metric import NOTHING, Matchers, braces, metric
 
 
 class Level(StrEnum):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from monitor.grafana.alert import Alert
-from monitor.grafana.alerts import all_alerts, labels, texts
+from monitor.grafana.alerts.alert import Alert
+from monitor.grafana.alerts.catalogue import all_alerts, labels, texts
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards
-from monitor.grafana.ratios import WrittenOut
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.promql.ratios import WrittenOut
 
 FOLDER_UID = "sparsity-monitor"
 FOLDER_TITLE = "sparsity-monitor"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitor.grafana.alerts import SERVICE
+from monitor.grafana.alerts.catalogue import SERVICE
 
 CONTACT_POINT = "sparsity-monitor"
 CONTACT_POINT_UID = "sparsity-monitor-webhook"

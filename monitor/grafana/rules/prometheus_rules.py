@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitor.grafana.alerts import all_alerts, labels, texts
-from monitor.grafana.ratios import RECORDED, Recorded
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.alerts.catalogue import all_alerts, labels, texts
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.promql.ratios import RECORDED, Recorded
 
 RECORDING_GROUP = "sparsity-monitor-ratios"
 ALERT_GROUP = "sparsity-monitor-alerts"

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from monitor.grafana.alerts import SERVICE, all_alerts, texts
-from monitor.grafana.managed_rules import managed_rules
-from monitor.grafana.prometheus_rules import prometheus_rules
-from monitor.grafana.settings import AlertSettings
-
-from .binaries import binary, check
-from .rule_cases import CASES, HEALTHY, IDENTITY, Case, Series
+from monitor.grafana.alerts.catalogue import SERVICE, all_alerts, texts
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.rules.managed_rules import managed_rules
+from monitor.grafana.rules.prometheus_rules import prometheus_rules
+from tests.grafana.alerts.rule_cases import CASES, HEALTHY, IDENTITY, Case, Series
+from tests.grafana.binaries import binary, check
 
 SETTINGS = AlertSettings()
 NAMES = [alert.name for alert in all_alerts(SETTINGS)]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from monitor.grafana.dashboards.compare import compare
-
-from .promql import returns
-from .rule_cases import HEALTHY, Series, always, run
+from tests.grafana.alerts.rule_cases import HEALTHY, Series, always, run
+from tests.grafana.promql.evaluated import returns
 
 (MATRIX,) = [each for each in compare()["panels"] if each["title"] == "Cumulative density, module × run"]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.fleet import fleet
-from monitor.grafana.settings import AlertSettings
-
-from .promql import returns
-from .rule_cases import RUN, Series, always, run
+from tests.grafana.alerts.rule_cases import RUN, Series, always, run
+from tests.grafana.promql.evaluated import returns
 
 PANELS = {panel["title"]: panel for panel in fleet(AlertSettings())["panels"]}
 DENSE: Series = {run("run_changed_weights"): always(600)}

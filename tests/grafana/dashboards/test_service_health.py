@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from monitor.grafana.dashboards.service_health import service_health
-
-from .promql import returns
-from .rule_cases import Series, always
+from tests.grafana.alerts.rule_cases import Series, always
+from tests.grafana.promql.evaluated import returns
 
 QUERIES = {panel["title"]: panel["targets"][0]["expr"] for panel in service_health()["panels"] if "targets" in panel}
 BUILD_INFO = 'sparsity_monitor_build_info{job="sparsity-monitor", instance="s", version="1"}'

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from monitor.grafana.alert import Alert
-from monitor.grafana.alerts import all_alerts, texts
-from monitor.grafana.runbook import runbook
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.alerts.alert import Alert
+from monitor.grafana.alerts.catalogue import all_alerts, texts
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.files.runbook import runbook
 
 SETTINGS = AlertSettings()
 RUNBOOK = runbook(SETTINGS)

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from .binaries import binary, check
-from .rule_cases import HEALTHY, Series
+from tests.grafana.alerts.rule_cases import HEALTHY, Series
+from tests.grafana.binaries import binary, check
 
 
 def returns(expr: str, series: Series, samples: list[dict[str, Any]], directory: Path) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from monitor.grafana.prometheus_rules import prometheus_rules
-from monitor.grafana.ratios import CUMULATIVE_SPARSITY, RECORDED, STEP_SPARSITY, Level, Recorded, WrittenOut
-from monitor.grafana.settings import AlertSettings
-
-from .binaries import binary, check
-from .rule_cases import RUN, run
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, RECORDED, STEP_SPARSITY, Level, Recorded, WrittenOut
+from monitor.grafana.rules.prometheus_rules import prometheus_rules
+from tests.grafana.alerts.rule_cases import RUN, run
+from tests.grafana.binaries import binary, check
 
 # Two layers, two modules: (weights, changed, step-changed, |R|, |M ∩ R|, expected |M ∩ R|).
 _GROUPS = {
