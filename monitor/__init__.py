@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
-    from monitor.observe.mask import UpdateMask
-    from monitor.observe.mask_file import MaskFile
+    from monitor.observe.masks.file import MaskFile
+    from monitor.observe.masks.mask import UpdateMask
     from monitor.observe.observation import Observation, Overlap
     from monitor.observe.observer import UpdateObserver
     from monitor.verdict import DenseThresholds, Verdict
@@ -29,11 +29,11 @@ __all__ = [
 # Imported on first use: the uploader and the service import this package too, and must not load torch.
 _HOMES = {
     "DenseThresholds": "monitor.verdict",
-    "MaskFile": "monitor.observe.mask_file",
+    "MaskFile": "monitor.observe.masks.file",
     "Observation": "monitor.observe.observation",
     "Overlap": "monitor.observe.observation",
     "SparsityCallback": "monitor.callback",
-    "UpdateMask": "monitor.observe.mask",
+    "UpdateMask": "monitor.observe.masks.mask",
     "UpdateObserver": "monitor.observe.observer",
     "Verdict": "monitor.verdict",
 }

@@ -17,20 +17,20 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from monitor.errors import BaseMismatchError
-from monitor.observe.mask import UpdateMask
-from monitor.observe.mask_file import MaskFile
+from monitor.observe.masks.file import MaskFile
+from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
-from monitor.on_dense import DenseWatch, OnDense
-from monitor.pace import Pace
 from monitor.reference_model import frozen_reference_model
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
-from monitor.run_start import make_observer, open_references, start_reporter
-from monitor.settings import RunSettings
-from monitor.tracker_entries import TRACKER_PREFIX, tracker_entries
-from monitor.training_start import (
+from monitor.training.on_dense import DenseWatch, OnDense
+from monitor.training.pace import Pace
+from monitor.training.settings import RunSettings
+from monitor.training.start import make_observer, open_references, start_reporter
+from monitor.training.tracker_log import TRACKER_PREFIX, tracker_entries
+from monitor.training.trainer import (
     STATE_KEY,
     BaseSource,
     check_base,

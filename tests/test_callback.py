@@ -19,8 +19,8 @@ from monitor import SparsityCallback, UpdateMask
 from monitor.errors import BaseMismatchError, ConfigurationError, MaskFileError, SpoolError
 from monitor.observe.observer import UpdateObserver
 from monitor.report.spool import Spool
-from monitor.settings import RunSettings
-from monitor.training_start import measured_as, own_directory
+from monitor.training.settings import RunSettings
+from monitor.training.trainer import measured_as, own_directory
 from monitor.wire import monitor_pb2 as pb
 from tests.counting import bfloat16_bits, changed_by_group
 from tests.service.running import Client, eventually, service_in_thread

@@ -59,7 +59,7 @@ _REFUSED = "tests/matrix/test_refusals.py"
 _PARALLEL = "tests/parallel/test_trainers.py"
 _PLACED = "tests/parallel/test_placement.py"
 _ADAPTED = "tests/test_adapters_training.py"
-_EFFECTIVE = "tests/observe/test_adapters.py"
+_EFFECTIVE = "tests/observe/weights/test_adapters.py"
 _CALLBACK = "tests/test_callback.py"
 
 SECTIONS: dict[str, list[Row]] = {
