@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from monitor.version import __version__
+
 if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
     from monitor.observe.masks.file import MaskFile
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
     from monitor.observe.observation import Observation, Overlap
     from monitor.observe.observer import UpdateObserver
     from monitor.verdict import DenseThresholds, Verdict
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DenseThresholds",
@@ -24,6 +24,7 @@ __all__ = [
     "UpdateMask",
     "UpdateObserver",
     "Verdict",
+    "__version__",
 ]
 
 # Imported on first use: the uploader and the service import this package too, and must not load torch.

@@ -48,22 +48,22 @@ def apply(
         sys.exit("--datasource-uid and --prometheus-url were given; expected one of them")
     with _failing_clearly():
         from monitor.grafana.alerts.settings import AlertSettings
-        from monitor.grafana.apply import apply as provision
+        from monitor.grafana.apply import apply as grafana_apply
         from monitor.grafana.apply.client import Grafana
 
         settings = AlertSettings.read(alert_settings)
-        wish = provision.Wish(datasource_uid, prometheus_url, webhook_url, alerts, settings)
-        provision.apply(Grafana(url, token), wish, _telling(dry_run), dry_run=dry_run)
+        wish = grafana_apply.Wish(datasource_uid, prometheus_url, webhook_url, alerts, settings)
+        grafana_apply.apply(Grafana(url, token), wish, _telling(dry_run), dry_run=dry_run)
 
 
 @grafana_commands.command()
 def delete(url: _Url, token: _Token, dry_run: _DryRun = False) -> None:
     """Take away from a Grafana what `apply` put there, and nothing else."""
     with _failing_clearly():
-        from monitor.grafana.apply import apply as provision
+        from monitor.grafana.apply import apply as grafana_apply
         from monitor.grafana.apply.client import Grafana
 
-        provision.delete(Grafana(url, token), _telling(dry_run), dry_run=dry_run)
+        grafana_apply.delete(Grafana(url, token), _telling(dry_run), dry_run=dry_run)
 
 
 @grafana_commands.command()

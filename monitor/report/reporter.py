@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import monitor
 from monitor.errors import ReportingError, SpoolError
 from monitor.report.conversion import numeric_metrics, observation_message
 from monitor.report.exit_watch import ExitWatch, reason_of
@@ -246,7 +245,7 @@ def _lock_directory(directory: Path) -> ProcessLock:
 
 def _start_uploader(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[bytes]:
     # -P and PYTHONPATH: the same package as here, whatever lies in the working directory.
-    package_root = str(Path(monitor.__file__).parent.parent)
+    package_root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     # After "--", since a user's run id may start with a hyphen.
     arguments = ["--", str(directory), target, str(os.getpid()), key.run_id, str(key.attempt)]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from monitor.grafana.addresses import DATASOURCE_UID
 from monitor.grafana.files.provisioning import DASHBOARD_DIRECTORY, data_sources
-from monitor.grafana.rules.managed_rules import DATASOURCE_UID
 from tests.deploy.test_generated import DEPLOY
 
 TEXT = (DEPLOY / "compose.yaml").read_text("utf-8")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from monitor.errors import ConfigurationError
+from monitor.grafana.addresses import DATASOURCE_UID, FOLDER_UID, GROUP, UID_PREFIX
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.apply.client import Grafana, GrafanaError
 from monitor.grafana.apply.difference import differences
@@ -21,7 +22,7 @@ from monitor.grafana.apply.resources import (
     Route,
 )
 from monitor.grafana.dashboards import all_dashboards
-from monitor.grafana.rules.managed_rules import DATASOURCE_UID, FOLDER_UID, GROUP, UID_PREFIX, managed_rules
+from monitor.grafana.rules.managed_rules import managed_rules
 
 OLDEST_VERSION = "9.3"
 # How Grafana refuses to delete a folder with alert rules of other people.

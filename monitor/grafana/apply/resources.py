@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from monitor.grafana.addresses import DASHBOARD_UIDS
+from monitor.grafana.addresses import DASHBOARD_UIDS, FOLDER_TITLE, FOLDER_UID, GROUP
 from monitor.grafana.apply.client import Grafana, GrafanaError
-from monitor.grafana.rules.managed_rules import FOLDER_TITLE, FOLDER_UID, GROUP
 from monitor.grafana.rules.notifications import CONTACT_POINT, CONTACT_POINT_UID, contact_point, route
 
 # How Grafana refuses to create a folder that exists, by its version.

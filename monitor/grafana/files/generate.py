@@ -6,8 +6,7 @@ from pathlib import Path
 
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards
-from monitor.grafana.files import kubernetes
-from monitor.grafana.files import provisioning as provisioning_files
+from monitor.grafana.files import kubernetes, provisioning
 from monitor.grafana.files.lint_exceptions import lint_exceptions
 from monitor.grafana.files.runbook import runbook
 from monitor.grafana.files.text import as_json, as_yaml
@@ -22,10 +21,10 @@ def generated_files(settings: AlertSettings) -> dict[str, str]:
         "prometheus/rules/sparsity-monitor.yml": as_yaml(prometheus_rules(settings)),
         "grafana/dashboards/.lint": as_yaml(lint_exceptions(settings)),
         **{f"grafana/dashboards/{name}": as_json(dashboard) for name, dashboard in dashboards.items()},
-        "grafana/provisioning/datasources/sparsity-monitor.yaml": as_yaml(provisioning_files.data_sources()),
-        "grafana/provisioning/dashboards/sparsity-monitor.yaml": as_yaml(provisioning_files.dashboard_provider()),
-        "grafana/provisioning/alerting/rules.yaml": as_yaml(provisioning_files.alert_rules(settings)),
-        "grafana/provisioning/alerting/contact-points.yaml": as_yaml(provisioning_files.contact_points()),
+        "grafana/provisioning/datasources/sparsity-monitor.yaml": as_yaml(provisioning.data_sources()),
+        "grafana/provisioning/dashboards/sparsity-monitor.yaml": as_yaml(provisioning.dashboard_provider()),
+        "grafana/provisioning/alerting/rules.yaml": as_yaml(provisioning.alert_rules(settings)),
+        "grafana/provisioning/alerting/contact-points.yaml": as_yaml(provisioning.contact_points()),
         "kubernetes/prometheus-rule.yaml": as_yaml(kubernetes.prometheus_rule(settings)),
         "kubernetes/grafana-dashboards.yaml": as_yaml(*kubernetes.dashboard_config_maps(settings)),
     }

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from monitor.grafana.addresses import DATASOURCE_UID, FOLDER_TITLE, FOLDER_UID, GROUP
 from monitor.grafana.alerts.settings import AlertSettings
-from monitor.grafana.rules.managed_rules import (
-    DATASOURCE_UID,
-    FOLDER_TITLE,
-    FOLDER_UID,
-    GROUP,
-    INTERVAL_SECONDS,
-    managed_rules,
-)
+from monitor.grafana.rules.managed_rules import INTERVAL_SECONDS, managed_rules
 from monitor.grafana.rules.notifications import CONTACT_POINT, contact_point
 
 DASHBOARD_DIRECTORY = "/var/lib/grafana/dashboards/sparsity-monitor"

@@ -9,20 +9,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from monitor.grafana.addresses import DATASOURCE_UID, UID_PREFIX
 from monitor.grafana.alerts.alert import Alert
 from monitor.grafana.alerts.catalogue import all_alerts, labels, texts
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards
 from monitor.grafana.promql.ratios import WrittenOut
 
-FOLDER_UID = "sparsity-monitor"
-FOLDER_TITLE = "sparsity-monitor"
-GROUP = "sparsity-monitor"
 INTERVAL_SECONDS = 60
-DATASOURCE_UID = "sparsity-monitor"
-
-UID_PREFIX = "sm-"
-"""What our rules are told from those by that other people put into our group."""
 
 _EXPRESSIONS = "__expr__"
 _LOOK_BACK_SECONDS = 600

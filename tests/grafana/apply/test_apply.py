@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from monitor.errors import ConfigurationError
+from monitor.grafana.addresses import DATASOURCE_UID, FOLDER_UID
 from monitor.grafana.alerts.catalogue import all_alerts
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.apply.apply import HalfAppliedError, Step, Wish, apply, delete
 from monitor.grafana.apply.client import Grafana, GrafanaError
 from monitor.grafana.dashboards import all_dashboards
-from monitor.grafana.rules.managed_rules import DATASOURCE_UID, FOLDER_UID, rule_uid
+from monitor.grafana.rules.managed_rules import rule_uid
 from monitor.grafana.rules.notifications import CONTACT_POINT
 from tests.grafana.apply.stand_in import ADMIN, EDITOR, VIEWER, RefusedError, Request, StandIn
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from monitor.grafana.addresses import DATASOURCE_UID
 from monitor.grafana.alerts.catalogue import all_alerts
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.apply.difference import seconds
 from monitor.grafana.dashboards import all_dashboards
 from monitor.grafana.files.provisioning import alert_rules, contact_points, dashboard_provider
-from monitor.grafana.rules.managed_rules import DATASOURCE_UID, managed_rules
+from monitor.grafana.rules.managed_rules import managed_rules
 
 SETTINGS = AlertSettings()
 RULES = managed_rules(SETTINGS)
