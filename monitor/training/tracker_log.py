@@ -1,4 +1,4 @@
-"""What a trainer's own logs show of an observation, and so W&B, TensorBoard and Trackio."""
+"""The latest observation in a trainer's own logs, and so in W&B, TensorBoard and Trackio."""
 
 from __future__ import annotations
 
