@@ -186,7 +186,7 @@ def test_weights_that_trl_merges_for_vllm_are_warned_about(
     trainer.args.use_vllm = True
     callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
     callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
-    assert "does not bring these back bit for bit" in caplog.text
+    assert "does not restore these bit for bit" in caplog.text
 
 
 def test_other_adapters_are_refused_before_training(model: Path, tmp_path: Path) -> None:
