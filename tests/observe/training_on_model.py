@@ -38,7 +38,7 @@ class Training:
     Args:
         cuda: the model of CUDA.
         devices: GPUs over which the parameters are spread.
-        base_mode: where the base is kept on the model.
+        base_mode: where the base is kept on the model; "shared" is a module's.
         directory: where touched masks are saved.
     """
 
@@ -58,7 +58,10 @@ class Training:
         settings = {"references": {"positive": reference}, "tolerances": [1e-3]}
         twin_mode = base_mode if base_mode == "low_byte" else "device"
         with cuda.doing("making the observer"):
-            self.observer = UpdateObserver(self.model, base_mode=base_mode, **settings)
+            base = None
+            if base_mode == "shared":
+                base, base_mode = Layers({name: tensor.clone() for name, tensor in on_gpu.items()}), "auto"
+            self.observer = UpdateObserver(self.model, base=base, base_mode=base_mode, **settings)
         self._expected_of = UpdateObserver(self._twin, base_mode=twin_mode, **settings)
         self._expected: list[Observation] = []
         self._step = 0
@@ -128,7 +131,9 @@ class Training:
         """Copy the masks."""
         with self.cuda.doing("update_mask"):
             mine = [self.observer.update_mask(), self.observer.touched_mask()]
-        for mask, expected in zip(mine, [self._expected_of.update_mask(), self._expected_of.touched_mask()], strict=True):
+        for mask, expected in zip(
+            mine, [self._expected_of.update_mask(), self._expected_of.touched_mask()], strict=True
+        ):
             assert mask is not None
             assert expected is not None
             assert all(torch.equal(mask.words[name], expected.words[name]) for name in expected.shapes)
@@ -138,6 +143,11 @@ class Training:
         with self.cuda.doing("save_touched"):
             self.observer.save_touched(self._directory / "model")
         self._expected_of.save_touched(self._directory / "twin")
+
+    def save_mask(self) -> None:
+        """Write the mask."""
+        with self.cuda.doing("save_update_mask"):
+            self.observer.save_update_mask(self._directory / "mask.safetensors")
 
     def restore(self) -> None:
         """Go on from the weights as they are, and from what was saved at this step."""

@@ -14,8 +14,8 @@ at once, in the order in which the host asks for it; what the model adds is a re
 - launches (launches.py): the Triton kernel, in place of which the specification runs on the addresses in its tables.
 
 A fault is what might go wrong on some GPU at some time, whether or not the values here came out right. Not modelled:
-that allocating may wait for the device, how long anything takes, graphs, peer access, NCCL, a buffer's parts (it is read
-and written as a whole).
+that allocating may wait for the device, how long anything takes, graphs, peer access, NCCL, and the parts of a buffer,
+which is read and written as a whole.
 """
 
 from tests.observe.cuda_model.machine import CudaModel

@@ -32,16 +32,11 @@ class Block:
     name: str
     device: torch.device
     memory: Memory
-    inner: torch.UntypedStorage
+    addresses: range
     home: Stream | None = None
     reads: dict[str, Access] = field(default_factory=dict)
     writes: dict[str, Access] = field(default_factory=dict)
     recorded: set[str] = field(default_factory=set)
-
-    @property
-    def addresses(self) -> range:
-        """Where it is."""
-        return range(self.inner.data_ptr(), self.inner.data_ptr() + self.inner.nbytes())
 
     def __del__(self) -> None:
         self.memory.freed(self)
@@ -70,7 +65,7 @@ class Memory:
                         f"memory of {freed.name} is given out again on {stream}, while {access.what} on "
                         f"{access.moment.agent} may still be {_doing(access)} it{self._order.doing()}"
                     )
-        block = Block(name, stream.device, self, inner.untyped_storage(), home=stream)
+        block = Block(name, stream.device, self, _addresses(inner), home=stream)
         self._live.add(block)
         self._order.ask(stream)
         # Whoever writes to it must come after what the memory was used for until now.
@@ -79,7 +74,7 @@ class Memory:
 
     def pin(self, name: str, inner: torch.Tensor) -> Block:
         """Give out pinned host memory, which is never used again too early."""
-        return Block(name, torch.device("cpu"), self, inner.untyped_storage())
+        return Block(name, torch.device("cpu"), self, _addresses(inner))
 
     def touch(self, block: Block, agent: Agent, what: str, *, writes: bool) -> None:
         """Let an agent read or write a buffer as the thing that it does next."""
@@ -88,7 +83,7 @@ class Memory:
             if not agent.comes_after(access.moment):
                 self._order.fault(
                     f"{what} on {agent} {'writes' if writes else 'reads'} {block.name}, while {access.what} on "
-                    f"{access.moment.agent} may still be {_doing(access)} it{self._order.doing()}"
+                    f"{access.moment.agent} may still be {_doing(access)} it"
                 )
         (block.writes if writes else block.reads)[agent.name] = Access(agent.act(), what, writes)
 
@@ -106,6 +101,11 @@ class Memory:
             if access.moment.agent not in block.recorded
         ]
         self._freed.setdefault(block.home.name, []).append(_Freed(block.name, accesses))
+
+
+def _addresses(inner: torch.Tensor) -> range:
+    start = inner.untyped_storage().data_ptr()
+    return range(start, start + inner.untyped_storage().nbytes())
 
 
 def _doing(access: Access) -> str:

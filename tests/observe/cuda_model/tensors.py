@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map_only
 
 from tests.observe.cuda_model.memory import Block, Memory
 from tests.observe.cuda_model.order import Agent, Order, Stream
@@ -21,6 +20,12 @@ _HOST_WAITS_FOR = {
     aten.nonzero.default,
     aten.masked_select.default,
     aten._unique2.default,
+}
+_WRITES_NOTHING = {
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.empty_like.default,
+    aten.new_empty.default,
 }
 
 
@@ -124,7 +129,8 @@ class ModelTensor(torch.Tensor):
     def _on_host(self, what: str) -> torch.Tensor:
         if self.is_cuda:
             raise TypeError(f"can't convert {self.device} device type tensor to numpy")
-        self.machine.memory.touch(self.block, self.machine.order.host, what, writes=False)
+        order = self.machine.order
+        self.machine.memory.touch(self.block, order.host, f"{what}{order.doing()}", writes=False)
         return self.inner
 
 
@@ -142,7 +148,7 @@ class OnModel(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        tensors = [t for t in tree_iter((args, kwargs)) if isinstance(t, ModelTensor)]
+        tensors = [t for t in _tensors((args, kwargs)) if isinstance(t, ModelTensor)]
         device = kwargs.get("device")
         device = None if device is None else _with_index(device, self._machine)
         pinned = bool(kwargs.get("pin_memory")) and device == torch.device("cpu")
@@ -167,9 +173,7 @@ class OnModel(TorchDispatchMode):
 
     def _check_devices(self, func: Any, devices: set[torch.device], args: Any, kwargs: Any) -> None:
         on_host = [
-            t
-            for t in tree_iter((args, kwargs))
-            if isinstance(t, torch.Tensor) and t.device.type == "cpu" and (t.ndim or isinstance(t, ModelTensor))
+            t for t in _tensors((args, kwargs)) if t.device.type == "cpu" and (t.ndim or isinstance(t, ModelTensor))
         ]
         if len(devices) > 1 or on_host:
             raise RuntimeError(f"Expected all tensors to be on the same device: {func} on {devices} and {on_host}")
@@ -193,17 +197,17 @@ class OnModel(TorchDispatchMode):
             block = by_storage.get(inner.untyped_storage()._cdata)
             if block is not None:
                 return ModelTensor(inner, block, machine)
-            return self._new(inner, what, agent) if isinstance(agent, Stream) else inner
+            if not isinstance(agent, Stream):
+                return inner
+            block = machine.memory.allocate(f"the result of {what}", inner, agent)
+            if func not in _WRITES_NOTHING:
+                machine.memory.touch(block, agent, what, writes=True)
+            return ModelTensor(inner, block, machine)
 
-        result = tree_map_only(torch.Tensor, wrap, out)
-        if func in _HOST_WAITS_FOR or (func is aten.index.Tensor and any(t.dtype == torch.bool for t in tree_iter(args[1]) if t is not None)):
+        result = _map(wrap, out)
+        if isinstance(agent, Stream) and _needs_values(func, args):
             machine.order.host_waits(what, agent.clock)
         return result
-
-    def _new(self, inner: torch.Tensor, what: str, stream: Stream) -> ModelTensor:
-        block = self._machine.memory.allocate(f"the result of {what}", inner, stream)
-        self._machine.memory.touch(block, stream, what, writes=True)
-        return ModelTensor(inner, block, self._machine)
 
     def _moved(self, source: torch.Tensor, device: torch.device, kwargs: Mapping[str, Any]) -> torch.Tensor:
         """Copy to another device, or from or to the host."""
@@ -251,7 +255,32 @@ class OnModel(TorchDispatchMode):
 
 
 def _inner(value: Any) -> Any:
-    return tree_map_only(ModelTensor, lambda t: t.inner, value)
+    return _map(lambda t: t.inner if isinstance(t, ModelTensor) else t, value)
+
+
+def _map(change: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    """Change the tensors in what an operation is given, or returns."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_map(change, item) for item in value)
+    return {key: _map(change, item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _needs_values(func: Any, args: Sequence[Any]) -> bool:
+    """Return whether the host must wait for values to go on."""
+    by_booleans = func in {aten.index.Tensor, aten.index_put_.default} and any(
+        index.dtype == torch.bool for index in args[1] if index is not None
+    )
+    return by_booleans or func in _HOST_WAITS_FOR
 
 
 def _is_view(func: Any) -> bool:
@@ -264,6 +293,6 @@ def _accesses(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iter
     for i, argument in enumerate(func._schema.arguments):
         given = args[i] if i < len(args) else kwargs.get(argument.name)
         writes = argument.alias_info is not None and argument.alias_info.is_write
-        for tensor in tree_iter(given):
+        for tensor in _tensors(given):
             if isinstance(tensor, ModelTensor):
                 yield tensor, writes
