@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from monitor.observe.kernels.launch import TritonKernel
 from monitor.observe.lanes import OnStream, _OnItsWay
 from monitor.observe.observer import UpdateObserver
 from tests.observe.cuda_model import CudaModel
+from tests.observe.mutation import mutate
 from tests.observe.training_on_model import Training, small_pieces
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the real one is there")
@@ -215,18 +213,6 @@ MUTATIONS = {
         "the host waits for the device: a copy to cpu in start",
     ),
 }
-
-
-def mutate(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, old: str, new: str) -> None:
-    """Put a function in place that lacks something."""
-    function = getattr(owner, name)
-    source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(old) == 1, f"{name} has changed: say here what is to be taken out of it now"
-    code = compile(source.replace(old, new), name, "exec", annotations.compiler_flag, dont_inherit=True)
-    made: dict[str, Any] = {}
-    exec(code, sys.modules[function.__module__].__dict__, made)
-    for holder in (owner, *(module for module in list(sys.modules.values()) if vars(module).get(name) is function)):
-        monkeypatch.setattr(holder, name, made[name])
 
 
 def train_in_every_way(here: Training) -> None:
