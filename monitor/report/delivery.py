@@ -121,11 +121,10 @@ class Delivery:
             await self._wait(receiver, last_heartbeat + HEARTBEAT_SECONDS - time.monotonic())
 
     def _is_over(self) -> bool:
-        # In this order: an attempt whose process died after we read it as unfinished may have finished in between.
+        # The attempt last: one whose process died after it was read as unfinished may have finished in between.
         alive = self._watch.is_alive()
-        attempts = self._spool.attempts()
-        superseded = attempts[-1].key != self._key
-        attempt = next(attempt for attempt in attempts if attempt.key == self._key)
+        superseded = self._spool.newest() != self._key
+        attempt = self._spool.attempt(self._key)
         if not attempt.finished and (superseded or not alive):
             self._append_death(attempt)
             return True

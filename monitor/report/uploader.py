@@ -10,14 +10,14 @@ import argparse
 import asyncio
 import logging
 import os
-import sqlite3
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import grpc
 
+from monitor.errors import SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
@@ -101,20 +101,16 @@ class Uploader:
 
         Another uploader of the same directory is waited for: it ends soon after a later attempt began.
         """
-        lock = ProcessLock(self._directory / UPLOADER_LOCK)
-        await asyncio.to_thread(lock.wait)
-        # The bound is the training's to keep: what it has kept is not dropped when its end is noted here.
-        spool = Spool(self._directory, max_bytes=None)
-        try:
-            async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
-                await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))
-            return [
-                f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
-                for a in self._waiting(spool)
-            ]
-        finally:
-            spool.close()
-            lock.close()
+        with closing(ProcessLock(self._directory / UPLOADER_LOCK)) as lock:
+            await asyncio.to_thread(lock.wait)
+            # The bound is the training's to keep: what it has kept is not dropped when its end is recorded here.
+            with closing(Spool(self._directory, max_bytes=None)) as spool:
+                async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
+                    await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))
+                return [
+                    f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
+                    for a in self._waiting(spool)
+                ]
 
     def _waiting(self, spool: Spool) -> list[SpooledAttempt]:
         """Return the attempts of which something is yet to be delivered."""
@@ -136,9 +132,9 @@ class Uploader:
                 if await self._is_done(delivery, spool, waiting[0], stub):
                     continue
                 connected = delivery.connected
-            except sqlite3.Error as error:
+            except SpoolError as error:
                 # A full disk, or a file system that is away: both pass.
-                logger.warning("the spool in %s cannot be used: %s", self._directory, error)
+                logger.warning("trying again: %s", error)
             if connected or (self._follow and watch.is_alive()):
                 give_up_at = time.monotonic() + self._linger_seconds
             if connected:
@@ -167,7 +163,7 @@ class Uploader:
         """Wait, but not when a later attempt's uploader waits for this one, and say whether it does."""
         until = time.monotonic() + seconds
         while self._last is not None:
-            with suppress(sqlite3.Error):
+            with suppress(SpoolError):
                 if spool.newest() != self._last:
                     return True
             if (left := until - time.monotonic()) <= 0:

@@ -10,6 +10,7 @@ from monitor.service.ingest import answers
 from monitor.service.recorder import Verdict
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
+from tests.eventually import eventually
 from tests.service.messages import (
     finished,
     heartbeat,
@@ -21,7 +22,7 @@ from tests.service.messages import (
     registration,
     stream_of,
 )
-from tests.service.running import Client, OpenStream, eventually
+from tests.service.running import Client, OpenStream
 
 
 def _refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
