@@ -10,14 +10,12 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client.exposition import choose_encoder
 
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
-from monitor.service.errors import StoreError
-from monitor.service.ingest import Ingest
+from monitor.service.errors import StoreError, shortened
 from monitor.service.instruments import Instruments
 from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun
 from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
-from monitor.service.registration import shortened
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import START, StoredItem, after_step
 from monitor.service.views import observation_json, run_detail_json, run_json
@@ -39,12 +37,18 @@ _HEADERS = {
 }
 
 
-def build_app(settings: ServiceSettings, recorder: Recorder, ingest: Ingest, instruments: Instruments) -> FastAPI:
-    """Return the web application over the live state and the store."""
+def build_app(
+    settings: ServiceSettings, recorder: Recorder, instruments: Instruments, is_serving: Callable[[], bool]
+) -> FastAPI:
+    """Return the web application over the live state and the store.
+
+    Args:
+        is_serving: whether the service takes what runs report, and is not stopping.
+    """
     # The interactive documentation loads scripts from elsewhere; the schema itself is served.
     app = FastAPI(title="sparsity-monitor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.middleware("http")(_with_headers)
-    _add_health(app, recorder, ingest)
+    _add_health(app, recorder, is_serving)
     _add_metrics(app, instruments)
     _add_api(app, settings, recorder)
     _add_pages(app, Pages(settings, recorder.live))
@@ -58,14 +62,14 @@ async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[
     return response
 
 
-def _add_health(app: FastAPI, recorder: Recorder, ingest: Ingest) -> None:
+def _add_health(app: FastAPI, recorder: Recorder, is_serving: Callable[[], bool]) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/readyz")
     async def readyz() -> dict[str, str]:
-        if not ingest.serving:
+        if not is_serving():
             raise HTTPException(503, "the service is stopping")
         try:
             await asyncio.wait_for(recorder.ping(), _READY_WITHIN_SECONDS)

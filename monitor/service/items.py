@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from monitor.service.counts import COUNTS
-from monitor.service.errors import UnstorableItemError
-from monitor.service.registration import how_to_raise, shortened
+from monitor.service.errors import UnstorableItemError, how_to_raise, shortened
+from monitor.service.families import COUNTS
 from monitor.service.schema import MAX_INTEGER
 from monitor.service.settings import ServiceSettings
 from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog

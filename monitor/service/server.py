@@ -87,7 +87,7 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
         async with contextlib.AsyncExitStack() as stack:
             http_socket = stack.enter_context(_bound(settings.http_address))
             grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest))
-            app = build_app(settings, recorder, ingest, instruments)
+            app = build_app(settings, recorder, instruments, lambda: ingest.serving)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds))
             # First of all to happen at the end: /readyz says no, and streams end.
             stack.callback(ingest.stop)

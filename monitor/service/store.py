@@ -12,8 +12,8 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.service import history
-from monitor.service.errors import StoreError, TooManyRunsError
-from monitor.service.registration import check_agreement, how_to_raise
+from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
+from monitor.service.registration import check_agreement
 from monitor.service.schema import MAX_INTEGER, attempts, first_line, items, open_engine
 from monitor.service.settings import hide_password
 from monitor.service.stored import Position, StoredItem, StoredRun

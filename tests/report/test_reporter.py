@@ -217,6 +217,9 @@ def test_two_processes_do_not_share_a_directory(observed: ObservedModel, client:
     script = run_script("", "second", directory, client.listening.grpc_address)
     assert script.returncode == 1
     assert "another training process reports from" in script.stderr
+    # The lock comes first: no attempt is begun that nobody would report.
+    with closing(Spool(directory)) as spool:
+        assert [attempt.key for attempt in spool.attempts()] == [reporter.key]
     reporter.close(timeout=0)
 
 
@@ -243,15 +246,6 @@ def lock_is_held(directory: Path) -> bool:
         "sys.exit(TrainerWatch(pathlib.Path(sys.argv[1])).is_alive())"
     )
     return bool(subprocess.run([sys.executable, "-c", code, str(directory)], check=False).returncode)
-
-
-def test_a_directory_that_another_process_uses_is_left_untouched(observed: ObservedModel, directory: Path) -> None:
-    """The lock comes first: no attempt is begun that nobody will report."""
-    first = Reporter(observed.registration("first"), directory, None)
-    assert run_script("", "second", directory, NOWHERE).returncode == 1
-    with closing(Spool(directory)) as spool:
-        assert [attempt.key.run_id for attempt in spool.attempts()] == ["first"]
-    first.close(timeout=0)
 
 
 def test_a_directory_that_cannot_be_made_is_a_clear_error(observed: ObservedModel, tmp_path: Path) -> None:
