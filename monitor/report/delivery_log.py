@@ -30,7 +30,7 @@ class DeliveryLog:
         self._log_dropped(attempt.dropped)
 
     def _log_problem(self, problem: str) -> None:
-        # Not its details: gRPC names another address of the same host at each try.
+        # Without details: gRPC reports another address of the same host at each try.
         kind = problem.partition(": ")[0]
         if kind == self._logged_problem:
             return
@@ -43,7 +43,7 @@ class DeliveryLog:
             logger.info("sparsity-monitor: connected to %s", self._target)
 
     def _log_dropped(self, dropped: int) -> None:
-        # The first time, and when there are twice as many.
+        # At the first loss, and each time the number has doubled.
         if dropped >= max(1, 2 * self._logged_dropped):
             self._logged_dropped = dropped
             logger.warning(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _LOCK_SECONDS = 1.0
-# How long the end of a run waits for the last items to be delivered; the uploader goes on with what is left.
+# How long the end of a run waits for the delivery of the last items; the uploader goes on with the rest.
 DELIVER_SECONDS = 10.0
 
 
@@ -95,7 +95,7 @@ class Reporter:
             self._writer.put(lambda: pb.Item(training_log=message))
 
     def finish(self, step: int, failure: str = "") -> None:
-        """Say that the attempt is over: finished, or failed with a reason."""
+        """Report the end of the attempt: finished, or failed with a reason."""
         outcome = pb.Finish.OUTCOME_FAILED if failure else pb.Finish.OUTCOME_FINISHED
         message = pb.Finish(outcome=outcome, reason=failure, step=step, finished_at=time.time())
         self._writer.put(lambda: pb.Item(finish=message))
@@ -163,6 +163,6 @@ def _lock_directory(directory: Path) -> ProcessLock:
 
 def _acquire(lock: ProcessLock, deadline: float) -> bool:
     while not (acquired := lock.acquire()) and time.monotonic() < deadline:
-        # An uploader that is left from before takes it for a moment, to see whether anybody has it.
+        # The uploader of an earlier attempt takes the lock for a moment, to see whether a training process holds it.
         time.sleep(_POLL_SECONDS)
     return acquired

@@ -21,7 +21,7 @@ DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 EXIT_NOT_DELIVERED = 3
 
 _FORMAT_VERSION = 1
-# How long one side waits while the other one commits.
+# How long a connection waits while another one commits.
 _BUSY_SECONDS = 30.0
 
 _SCHEMA = """
@@ -117,7 +117,7 @@ class Spool:
                 f"the file has format version {version}, this version reads up to {_FORMAT_VERSION}"
             )
         if version == _FORMAT_VERSION:
-            # Nothing is written, so that what is here can be read on a full disk.
+            # No write, so that a spool on a full disk can be read.
             return
         with self._transaction() as connection:
             for statement in _SCHEMA.split(";"):
@@ -138,7 +138,7 @@ class Spool:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
-                # Within: a commit that finds the file locked leaves the transaction open.
+                # Inside `try`: a commit that finds the file locked leaves the transaction open.
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -180,7 +180,7 @@ class Spool:
         """
         rows = [(key.run_id, key.attempt, sequence, item) for sequence, item in items]
         with self._transaction() as connection:
-            # REPLACE: an uploader that took this process for dead may have written its end under the same number.
+            # REPLACE: an uploader that took this process for dead may have appended a Finish under the same number.
             connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", rows)
             # Missing sequence numbers are items that were lost before they got here.
             connection.execute(
@@ -201,7 +201,7 @@ class Spool:
         if self._max_bytes is None or (excess := self._used_bytes() - self._max_bytes) <= 0:
             return
         doomed = []
-        # The newest stays whatever its size: it may be what says that the run is over.
+        # The newest item stays whatever its size: it may be the run's Finish.
         query = (
             "SELECT rowid, run_id, attempt, LENGTH(item) FROM items WHERE rowid < (SELECT MAX(rowid) FROM items) "
             "ORDER BY rowid"
@@ -313,7 +313,7 @@ def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
 
 
 def unusable(directory: Path, reason: object) -> SpoolError:
-    """Return the error for a spool directory that cannot be used, which says what to do."""
+    """Return the error for a spool directory that cannot be used."""
     return SpoolError(
         f"cannot keep observations in {str(directory)!r}: {reason}. Expected a directory that this process can write, "
         "on a disk with space; free some, or give another one with `directory`."

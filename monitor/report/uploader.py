@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 600.0
 
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 15.0
-# How often it looks meanwhile whether another uploader waits for its end.
+# How often it checks, between tries, whether another uploader waits for its lock.
 _LOOK_SECONDS = 1.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Reconnect soon after the service came back, rather than after gRPC's default of up to two minutes.
+    # Reconnects soon after the service is back; by default gRPC waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 10_000),
 )
-# What trying again cannot mend. Everything else is the network's or the service's passing trouble.
+# Errors that a retry cannot fix. All others are transient: the network, or a service that restarts.
 _PERMANENT = frozenset(
     {
         grpc.StatusCode.ALREADY_EXISTS,
@@ -103,7 +103,7 @@ class Uploader:
         """
         with closing(ProcessLock(self._directory / UPLOADER_LOCK)) as lock:
             await asyncio.to_thread(lock.wait)
-            # The bound is the training's to keep: what it has kept is not dropped when its end is recorded here.
+            # No bound: only the training process drops items; recording its end here must not.
             with closing(Spool(self._directory, max_bytes=None)) as spool:
                 async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
                     await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))
@@ -133,7 +133,7 @@ class Uploader:
                     continue
                 connected = delivery.connected
             except SpoolError as error:
-                # A full disk, or a file system that is away: both pass.
+                # A full disk, or a file system that is away: both are transient.
                 logger.warning("trying again: %s", error)
             if connected or (self._follow and watch.is_alive()):
                 give_up_at = time.monotonic() + self._linger_seconds
@@ -146,7 +146,7 @@ class Uploader:
     async def _is_done(
         self, delivery: Delivery, spool: Spool, key: AttemptKey, stub: monitor_pb2_grpc.MonitorServiceStub
     ) -> bool:
-        """Try to deliver an attempt, and say whether there is nothing left to try."""
+        """Try to deliver an attempt, and return whether it is settled: delivered, or refused for good."""
         try:
             await delivery.run(stub)
         except (grpc.aio.AioRpcError, ConnectionResetError) as error:
@@ -160,7 +160,7 @@ class Uploader:
         return True
 
     async def _is_succeeded_within(self, seconds: float, spool: Spool) -> bool:
-        """Wait, but not when a later attempt's uploader waits for this one, and say whether it does."""
+        """Wait, unless a later attempt has begun, whose uploader waits for this one; return whether one has."""
         until = time.monotonic() + seconds
         while self._last is not None:
             with suppress(SpoolError):

@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 UPLOADER_LOG = "uploader.log"
 
-# An uploader that died is started again at once, then after pauses that double: one that cannot work must not cost the
-# training a core, and one that dies now and then, over weeks, must always come back.
+# An uploader that died is restarted at once, then after pauses that double: one that crashes at its start must not cost
+# the training a core, and one that crashes now and then, over weeks, must always come back.
 _FIRST_RESTART_SECONDS, _LAST_RESTART_SECONDS = 1.0, 600.0
 
 
@@ -69,11 +69,11 @@ class UploaderProcess:
         self._process = _start(self._directory, self._target, self._key)
 
     def wake(self) -> None:
-        """Tell the uploader that there is something new in the spool."""
+        """Wake the uploader: there is something new in the spool."""
         if self._process is None or self._process.stdin is None:
             return
         try:
-            # Does nothing when the pipe is full of wake-ups already.
+            # The pipe does not block: where it is full of wake-ups already, nothing is written.
             self._process.stdin.write(b"\0")
         except BrokenPipeError:
             logger.info("the uploader ended; the next commit starts it again if it is needed")
@@ -91,7 +91,7 @@ class UploaderProcess:
         """Wake it no more. It goes on by itself with what is left to deliver."""
         self._close_wakeups()
         if self._process is not None and self._process.poll() is None:
-            # Or Popen would warn, when it is collected, that the process still runs, as it should.
+            # Keeps Popen from warning, when it is garbage collected, that the process still runs: it should.
             self._process.returncode = 0
 
     def _close_wakeups(self) -> None:
@@ -100,7 +100,7 @@ class UploaderProcess:
 
 
 def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[bytes]:
-    # -P and PYTHONPATH: the same package as here, whatever lies in the working directory.
+    # -P and PYTHONPATH: imports the same package as this process, whatever lies in the working directory.
     package_root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     # After "--", since a user's run id may start with a hyphen.
@@ -113,7 +113,7 @@ def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[by
             stdout=log,
             stderr=log,
             env={**os.environ, "PYTHONPATH": path},
-            # A session of its own: Ctrl-C in the terminal ends the training, not the delivery.
+            # A session of its own: Ctrl-C in the terminal interrupts the training, not the delivery.
             start_new_session=True,
         )
     if process.stdin is not None:

@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 _QUEUE_SIZE = 1024
 _BATCH = 256
 _RETRY_SECONDS = 1.0
-# How long the end waits for the delivery if the service could not be reached until now.
+# How long `close` waits for the delivery where the service is known to be out of reach.
 _DELIVER_SECONDS_WITH_PROBLEM = 0.5
 
-# Makes the item in the writer thread, so that converting costs the training thread nothing.
+# Called in the writer thread, so that the conversion costs the training thread nothing.
 MakeItem = Callable[[], pb.Item]
 
 
@@ -117,7 +117,7 @@ class SpoolWriter:
         try:
             yield
         except Exception:
-            # What is committed is safe, and the next commit tries again.
+            # Committed items are safe, and the next commit tries again.
             logger.exception("the uploader could not be looked after; observations are kept in %s", self._directory)
 
     def _open(self) -> Spool | None:
@@ -141,7 +141,7 @@ class SpoolWriter:
             except queue.Empty:
                 return batch
         if batch:
-            # The end was read together with the last items; leave it for the next call.
+            # The end was taken from the queue together with the last items; put it back for the next call.
             self._queue.put(None)
         return batch
 

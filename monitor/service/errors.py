@@ -16,7 +16,7 @@ class AddressUnavailableError(ServiceError):
 
 
 class StoreError(ServiceError):
-    """The store cannot be opened, or did not take or give what it was asked. Nothing was acknowledged."""
+    """The store cannot be opened, or a read or write of it failed. Nothing was acknowledged."""
 
 
 class StoreVersionError(StoreError):

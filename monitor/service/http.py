@@ -1,4 +1,4 @@
-"""The HTTP face of the service: /metrics, /healthz, /readyz, /api and the pages."""
+"""The service over HTTP: /metrics, /healthz, /readyz, /api and the pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from monitor.service.views import observation_json, run_detail_json, run_json
 _HISTORY_PAGE_ITEMS = 256
 _READY_WITHIN_SECONDS = 5
 
-# Nothing comes from anywhere else, and nobody may frame the page or guess types.
+# The page loads nothing from other hosts, no other page may frame it, and browsers may not guess content types.
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src 'self'; "
@@ -85,7 +85,7 @@ def _add_metrics(app: FastAPI, instruments: Instruments) -> None:
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        # In a thread: a large fleet takes a second to write down, and acknowledgements must not wait for it.
+        # In a thread: the exposition of a large fleet takes a second, and acknowledgements must not wait for it.
         async with one_at_a_time:
             text = await asyncio.to_thread(encode, instruments.registry)
         return Response(text, headers={"Content-Type": content_type})
@@ -98,7 +98,7 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
             raise HTTPException(404, f"run {shortened(run_id)} is not in this store; /api/runs names those that are")
         return run
 
-    # No coroutines: FastAPI calls plain functions in threads, and a run of many groups takes a while to describe.
+    # No coroutines: FastAPI calls plain functions in threads, and the JSON of a run with many groups takes a while.
     @app.get("/api/runs")
     def runs() -> RunsJson:
         now = time.time()
@@ -117,7 +117,7 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
 async def _history(recorder: Recorder, run: LiveRun, step: int) -> HistoryJson:
     observations = []
     after = after_step(step) if step >= 0 else START
-    # Page by page: totals are small, but the observations that they come from are not.
+    # Page by page: totals are small, but the observations that are summed are not.
     while page := await recorder.history(run.run_id, after, _HISTORY_PAGE_ITEMS, "observation"):
         # An attempt may have been registered while the pages are read.
         run = recorder.live.get(run.run_id) or run

@@ -1,4 +1,4 @@
-"""The gRPC face of the service: registrations and items in, acknowledgements and history out."""
+"""The service over gRPC: registrations and items in, acknowledgements and history out."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Ingest(MonitorServiceServicer):
                 raise errors.UnknownRunError(
                     f"run {errors.shortened(request.run_id)} is not in this store; ListRuns names those that are"
                 )
-            # 0 is what a request without after_step says, and a run may end before its first step.
+            # A request without after_step reads as 0, and a run may end before its first step.
             after = after_step(request.after_step) if request.after_step else START
             while page := await self._recorder.history(request.run_id, after, HISTORY_PAGE_ITEMS):
                 for stored in page:

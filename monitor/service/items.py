@@ -73,7 +73,7 @@ class ItemCheck:
             _check_amount(name, value)
 
     def _check_training_log(self, log: TrainingLog) -> None:
-        # Values may be NaN or infinite: a loss that is, is what the user needs to see.
+        # NaN and infinity are accepted: a loss that has become one is what the user needs to see.
         _check_when(log.step, "logged_at", log.logged_at)
         allowed = self._settings.max_training_metrics
         if len(log.metrics) > allowed:

@@ -87,7 +87,7 @@ class Recorder:
         return Attempt(run_id, attempt, ItemCheck(run.registrations[attempt], self._settings))
 
     async def record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Outcome]:
-        """Record the items in one transaction, and say of each, in their order, what became of it."""
+        """Record the items in one transaction, and return what became of each, in their order."""
         return await self._in_thread(lambda: self._record(attempt, batch, heartbeat))
 
     async def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
@@ -95,7 +95,7 @@ class Recorder:
         return await self._in_thread(lambda: self._store.history(run_id, after, limit, kind))
 
     async def ping(self) -> None:
-        """Ask the store for a sign of life."""
+        """Query the store, to see that it answers."""
         await self._in_thread(self._store.ping)
 
     async def close(self) -> None:
@@ -120,7 +120,7 @@ class Recorder:
         self._instruments.registrations.inc()
         run = self.live.get(registration.run_id)
         if run is None or registration.attempt not in run.registrations:
-            # It may supersede what was the latest observation.
+            # It may supersede the latest observation.
             self.live.put(from_store(self._store.run(registration.run_id)))
         return last
 

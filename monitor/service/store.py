@@ -26,7 +26,7 @@ class Store:
     """Items, attempts and heartbeats.
 
     Raises, from every method:
-        StoreError: the database did not do what it was asked; nothing of the call is stored.
+        StoreError: the database failed; nothing of the call is stored.
     """
 
     def __init__(self, url: str) -> None:
