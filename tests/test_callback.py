@@ -23,7 +23,8 @@ from monitor.training.settings import RunSettings
 from monitor.training.trainer import measured_as, own_directory
 from monitor.wire import monitor_pb2 as pb
 from tests.counting import bfloat16_bits, changed_by_group
-from tests.service.running import Client, eventually, service_in_thread
+from tests.eventually import eventually
+from tests.service.running import Client, service_in_thread
 from tests.tiny import common_arguments, dpo_trainer, grpo_trainer, save_model, sft_trainer
 
 

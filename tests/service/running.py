@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -172,11 +171,3 @@ class ServiceProcess:
             self.process.kill()
         _stdout, stderr = self.process.communicate(timeout=60)
         return str(stderr)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to pass"
-        threading.Event().wait(0.02)
