@@ -15,6 +15,8 @@ from typing import Any
 
 from monitor.errors import SpoolError
 
+# The monitor's directory in a run's output directory, and in each checkpoint.
+DIRECTORY = "sparsity_monitor"
 SPOOL_FILE = "spool.sqlite"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 # Exit status of an uploader that leaves something here because trying again would not help.
