@@ -22,6 +22,9 @@ from tests.end_to_end.watching import QUICK, Watching, watching
 from tests.service.running import ServiceProcess, eventually
 from tests.tiny import common_arguments, grpo_trainer, sft_trainer
 
+# They share a service, and what they wait for takes its time from one scrape to the next.
+pytestmark = pytest.mark.xdist_group("watching")
+
 _SECONDS = 60
 
 

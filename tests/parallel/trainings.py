@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
+from tests.parallel.processes import preload
+
 RANK_STEPS = 4
 
 
@@ -29,8 +31,7 @@ def train_together(world: int, how: str, model: str, output: str, **settings: An
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "transformers", "accelerate", "monitor.callback"])
+        preload()
         arguments = (world, port, directory, train, (how, model, output, settings))
         multiprocessing.start_processes(_run, args=arguments, nprocs=world, start_method="forkserver")
         return [torch.load(Path(directory) / f"result-{rank}", weights_only=False) for rank in range(world)]
@@ -106,13 +107,15 @@ def _options(how: str) -> dict[str, Any]:
 
 
 def _zero(stage: int) -> dict[str, Any]:
-    import deepspeed
+    import deepspeed.ops
     import transformers.training_args
     from transformers.utils import import_utils
 
     # bfloat16 is refused where there is no GPU, although DeepSpeed trains with it on a CPU.
     for module in (transformers.training_args, import_utils):
         module.is_torch_bf16_gpu_available = lambda: True
+    # Compiled for half a minute, its collectives through shared memory are for inference: training never calls them.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # ZeRO-3 splits the model while it is loaded, which is before the Trainer starts the process group.
     deepspeed.init_distributed("gloo")
     return {
