@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +26,11 @@ def train_together(world: int, how: str, model: str, output: str, **settings: An
         settings: `max_steps`, `save_steps`, `learning_rate`, `resume`: a checkpoint to go on from, `target`,
             `callback`: settings of the callback.
     """
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as directory:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    # As torchrun does, the starting process holds the store: a port that only was free a moment ago may be taken.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with tempfile.TemporaryDirectory() as directory:
         preload()
-        arguments = (world, port, directory, train, (how, model, output, settings))
+        arguments = (world, store.port, directory, train, (how, model, output, settings))
         multiprocessing.start_processes(_run, args=arguments, nprocs=world, start_method="forkserver")
         return [torch.load(Path(directory) / f"result-{rank}", weights_only=False) for rank in range(world)]
 
@@ -47,6 +45,7 @@ def _run(
         WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
         DS_ACCELERATOR="cpu",
     )
     torch.save(function(*arguments), Path(directory) / f"result-{rank}")
