@@ -16,6 +16,9 @@ from tests.eventually import eventually
 from tests.service.running import ServiceProcess
 from tests.tiny import TRAINERS, common_arguments, sft_trainer
 
+# They share a service and a Prometheus.
+pytestmark = pytest.mark.xdist_group("main job")
+
 # One that imitates, one that prefers, one that explores; tests/matrix goes through all trainers.
 TYPICAL = ["dpo", "grpo", "sft"]
 
