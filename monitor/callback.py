@@ -225,7 +225,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         check_measured_alike(self.settings, known)
         ranks = join_ranks(next(model.parameters()).device)
         search = partial(find_base, model, self._base, self._find_reference_model(), ranks, resumed=step > 0)
-        base, base_source = ranks.alike(search)
+        base, base_source = ranks.all_or_none(search)
         observer = make_observer(self.settings, model, base=base, references=self._references, step=step, ranks=ranks)
         moved = base is None and self._unfinished_base not in (None, observer.base_fingerprint)
         if moved and state.is_world_process_zero:
@@ -240,7 +240,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             restore_touched(observer, args, state)
         self._dense_watch = self._make_dense_watch(speaks=state.is_world_process_zero)
         start = partial(start_reporter, self.settings, observer, model, args, known=known, base_source=base_source)
-        self._reporter = ranks.alike(lambda: start() if state.is_world_process_zero else None)
+        self._reporter = ranks.all_or_none(lambda: start() if state.is_world_process_zero else None)
         self._observer = observer
         self._unfinished_base = observer.base_fingerprint
         if self._reporter is not None:

@@ -25,7 +25,7 @@ from monitor.observe.masks.references import ReferenceMask, ReferenceMasks
 from monitor.observe.masks.touched_files import read_part, write_part
 from monitor.observe.masks.whole import save_whole_mask, whole_mask
 from monitor.observe.observation import IntArray, Observation
-from monitor.observe.ranks import Alone, join_ranks
+from monitor.observe.ranks import Ranks, join_ranks
 from monitor.observe.state import MonitorState
 from monitor.observe.stopwatch import Clock
 from monitor.observe.streams import Pass, lane_for
@@ -107,7 +107,7 @@ class UpdateObserver:
         step_masks: bool = True,
         base_mode: str = "auto",
         first_step: int = 0,
-        ranks: Alone | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.rules = Rules(
             parse_visible_dtype(visible_dtype),
@@ -126,7 +126,7 @@ class UpdateObserver:
         self._computed = [weights for weights in measured if weights.effective is not None]
         self._measured = [*self._stored, *self._computed]
         self.shapes = {weights.name: weights.shape for weights in self._measured}
-        originals = self._ranks.alike(lambda: base_weights.find(base, self._measured, self.shapes))
+        originals = self._ranks.all_or_none(lambda: base_weights.find(base, self._measured, self.shapes))
         self.base_fingerprint = base_weights.fingerprint(
             originals, self._measured, self.rules.visible_dtype, self._ranks
         )
@@ -148,13 +148,13 @@ class UpdateObserver:
         self._looked_for_new_after = first_step - 1
         self._started: list[_Started] = []
         self._lane = lane_for(self._measured[0].source.device)
-        self._ranks.alike(self._prepare)
+        self._ranks.all_or_none(self._prepare)
         self._prepare_tally()
         if base is not None and selection.frozen:
             self._measure_what_trained_before(base)
         if base is not None:
             # What differs from it already has not moved at the first observation.
-            self._ranks.alike(self._measure)
+            self._ranks.all_or_none(self._measure)
 
     def _prepare(self) -> None:
         """Make what follows from the set of measured parameters."""
@@ -196,7 +196,7 @@ class UpdateObserver:
 
     def _measure_too(self, late: list[MeasuredWeights], base: nn.Module | Mapping[str, torch.Tensor] | None) -> None:
         # Where one process has no memory for them, the others must not wait for its counts.
-        self._ranks.alike(lambda: self._hold_too(late, base))
+        self._ranks.all_or_none(lambda: self._hold_too(late, base))
         self._prepare_tally()
 
     def _hold_too(self, late: list[MeasuredWeights], base: nn.Module | Mapping[str, torch.Tensor] | None) -> None:
@@ -265,10 +265,10 @@ class UpdateObserver:
             whether one has. Otherwise what differs from the base now is all that is known to have been touched.
         """
         self.before_update()
-        self._ranks.alike(self._measure)
+        self._ranks.all_or_none(self._measure)
         if self._state.touched is None:
             return True
-        parts = self._ranks.alike(lambda: self._read_touched(directories))
+        parts = self._ranks.all_or_none(lambda: self._read_touched(directories))
         # Decided together, so that no part of the model is counted in another way than the rest.
         found = self._ranks.all_say(parts is not None)
         for name, known in self._state.masks.items():

@@ -12,7 +12,7 @@ from monitor.observe.base.mode import BaseMode, choose_base_mode, log_base_mode,
 from monitor.observe.kernels.contract import Rules, Segment
 from monitor.observe.kernels.low_byte import fits, previous_weights
 from monitor.observe.masks.references import ReferenceMasks, zero_masks
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 
 _BITS_PER_BYTE = 8
@@ -51,7 +51,7 @@ class MonitorState:
         *,
         rules: Rules,
         step_masks: bool,
-        ranks: Alone,
+        ranks: Ranks,
     ) -> None:
         self._dtype = rules.visible_dtype
         self._ranks = ranks
@@ -59,7 +59,7 @@ class MonitorState:
         self._step_masks = step_masks
         self.base = self._keep_base(measured, originals, source, mode)
         # Where one process has no memory for them, the others must not wait for its counts.
-        self.masks, self._previous, self.touched = ranks.alike(lambda: self._begin(measured))
+        self.masks, self._previous, self.touched = ranks.all_or_none(lambda: self._begin(measured))
 
     def _begin(self, measured: Sequence[MeasuredWeights]) -> tuple[_Tensors, _Tensors | None, _Tensors | None]:
         if not self._step_masks:
@@ -80,7 +80,7 @@ class MonitorState:
             mode = self._choose_mode(rest, shared=shared) if rest else BaseMode.SHARED
         modes = {w.name: BaseMode.SHARED if w.name in held else mode for w in measured if w.name in originals}
         # One by one: with low bytes there is never more than one whole copy of a parameter.
-        kept = self._ranks.alike(
+        kept = self._ranks.all_or_none(
             lambda: {
                 w.name: base_weights.keep(originals.pop(w.name), w, modes[w.name], self._dtype)
                 for w in measured

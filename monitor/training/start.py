@@ -14,7 +14,7 @@ from monitor.observe.masks.file import MaskFile
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask
 from monitor.observe.observer import UpdateObserver
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
 from monitor.training.settings import RunSettings
@@ -52,7 +52,7 @@ def make_observer(
     base: Base,
     references: Mapping[str, ReferenceMask],
     step: int,
-    ranks: Alone,
+    ranks: Ranks,
 ) -> UpdateObserver:
     """Return the observer of a model whose weights are those of `step`."""
     return UpdateObserver(

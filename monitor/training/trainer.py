@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from monitor.errors import ConfigurationError
 from monitor.observe.base.weights import holds_the_same
 from monitor.observe.observer import UpdateObserver
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.adapters import has_adapters, served_by
 from monitor.training.pretrained import read_pretrained
 from monitor.training.settings import RunSettings
@@ -115,7 +115,7 @@ def updates_early(args: TrainingArguments) -> bool:
 
 
 def find_base(
-    model: nn.Module, given: BaseSource | None, reference_model: nn.Module | None, ranks: Alone, *, resumed: bool
+    model: nn.Module, given: BaseSource | None, reference_model: nn.Module | None, ranks: Ranks, *, resumed: bool
 ) -> tuple[Base, str]:
     """Return the base, None for the weights as they are now, and where it comes from.
 
@@ -135,7 +135,7 @@ def find_base(
     if resumed and not served_by(model).holds_base:
         return read_pretrained(model, own_name), own_name
     # Decided together: every process takes the same way from here on.
-    if reference_model is not None and ranks.all_say(ranks.alike(lambda: holds_the_same(reference_model, model))):
+    if reference_model is not None and ranks.all_say(ranks.all_or_none(lambda: holds_the_same(reference_model, model))):
         return reference_model, own_name or "reference model"
     return None, own_name or "initial weights"
 

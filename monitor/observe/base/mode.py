@@ -15,7 +15,7 @@ import torch
 from monitor.errors import ConfigurationError
 from monitor.observe.criterion import dtype_name
 from monitor.observe.kernels import low_byte
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def parse_base_mode(mode: str, visible_dtype: torch.dtype) -> BaseMode | None:
 
 
 def choose_base_mode(
-    measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Alone, *, shared: bool, beside: float
+    measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Ranks, *, shared: bool, beside: float
 ) -> BaseMode:
     """Choose a base that is there anyway; else by free memory: beside the weights, for a GPU in host memory, low bytes.
 

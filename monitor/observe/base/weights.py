@@ -13,7 +13,7 @@ from monitor.errors import BaseMismatchError, name_some
 from monitor.observe.base.mode import BaseMode
 from monitor.observe.criterion import visible
 from monitor.observe.kernels.low_byte import low_bytes
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.groups import clean_name
 from monitor.observe.weights.measured import MeasuredWeights
 
@@ -187,7 +187,7 @@ def _check_matches(found: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple
 
 
 def fingerprint(
-    base: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Alone
+    base: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Ranks
 ) -> str:
     """Return 32 hexadecimal digits that name the visible base weights.
 

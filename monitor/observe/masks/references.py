@@ -15,7 +15,7 @@ from monitor.observe.bits import count_ones
 from monitor.observe.kernels.contract import word_count
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import check_covers
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 
 # Words that are counted at a time.
@@ -63,7 +63,7 @@ class ReferenceMasks:
         measured: Sequence[MeasuredWeights],
         frozen: Sequence[MeasuredWeights],
         base_fingerprint: str,
-        ranks: Alone,
+        ranks: Ranks,
     ) -> None:
         self._masks = masks
         self._ranks = ranks

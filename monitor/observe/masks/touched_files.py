@@ -14,7 +14,7 @@ import torch
 from monitor.errors import MaskFileError
 from monitor.observe.kernels.reference import pack, unpack
 from monitor.observe.masks.file import MaskFile, write_mask
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.shard import Part
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _PREFIX = "touched_mask"
 
 def write_part(
     directory: Path,
-    ranks: Alone,
+    ranks: Ranks,
     words: Mapping[str, torch.Tensor],
     parts: Sequence[Part],
     metadata: Mapping[str, object],
@@ -58,7 +58,7 @@ def write_part(
 
 
 def read_part(
-    directory: Path, ranks: Alone, parts: Sequence[Part], metadata: Mapping[str, object]
+    directory: Path, ranks: Ranks, parts: Sequence[Part], metadata: Mapping[str, object]
 ) -> dict[str, torch.Tensor] | None:
     """Return the words of each part, int32, out of what any number of processes wrote.
 

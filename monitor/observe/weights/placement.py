@@ -18,7 +18,7 @@ from torch import nn
 
 from monitor.errors import UnsupportedModelError, name_some
 from monitor.observe.kernels.contract import BITS_PER_WORD
-from monitor.observe.ranks import Alone, digest
+from monitor.observe.ranks import Ranks, digest
 from monitor.observe.weights.adapters import Served
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.shard import Box, whole_box
@@ -57,7 +57,7 @@ class Held:
 
 
 def place(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone, served: Served | None = None
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Ranks, served: Served | None = None
 ) -> list[MeasuredWeights]:
     """Return what this process measures, one entry per parameter in the order given; its run may be empty.
 
@@ -76,7 +76,7 @@ def place(
     if ranks.world == 1:
         alone = [_measured(name, _hold(name, parameter, ranks)) for name, parameter in parameters.items()]
         return _with_adapters(alone, served, ranks)
-    held = ranks.alike(lambda: _hold_all(model, parameters, ranks))
+    held = ranks.all_or_none(lambda: _hold_all(model, parameters, ranks))
     shapes = {name: tuple(adapter.shape) for name, adapter in served.adapters.items()}
     _check_parameters({**shapes, **{name: part.shape for name, part in held.items()}}, ranks)
     replicated = {name: held[name].tensor() for name in held if held[name].looks_replicated}
@@ -84,7 +84,7 @@ def place(
     return _with_adapters([_measured(name, part) for name, part in held.items()], served, ranks)
 
 
-def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Alone) -> list[MeasuredWeights]:
+def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Ranks) -> list[MeasuredWeights]:
     """Give each parameter that adapters make to one process: computing it on several would be work done twice."""
     load = [0] * ranks.world
     result = []
@@ -107,7 +107,7 @@ def _measured(name: str, held: Held) -> MeasuredWeights:
     return MeasuredWeights(name, held.shape, held.box, start, stop, held=held.tensor, first_held=held.run[0])
 
 
-def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Alone) -> None:
+def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Ranks) -> None:
     """Check that all processes have the same parameters, because what they count is added up in this order.
 
     Under pipeline parallelism each process has those of its stage.
@@ -127,7 +127,7 @@ def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Alone) -> No
     )
 
 
-def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:
+def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
     """Check on a sample that what looks replicated is the same on every process.
 
     Under expert parallelism each process has weights of its own under the same name.
@@ -147,12 +147,12 @@ def _sample(weights: torch.Tensor) -> int:
     return int((sample * torch.arange(1, sample.numel() + 1, device=sample.device)).sum())
 
 
-def _hold_all(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone) -> dict[str, Held]:
+def _hold_all(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> dict[str, Held]:
     flat = _fsdp1_pieces(model, ranks.world)
     return {name: flat.get(id(p)) or _hold(name, p, ranks) for name, p in parameters.items()}
 
 
-def _hold(name: str, parameter: nn.Parameter, ranks: Alone) -> Held:
+def _hold(name: str, parameter: nn.Parameter, ranks: Ranks) -> Held:
     if hasattr(parameter, "ds_tensor"):
         return _hold_zero3(name, parameter, ranks.world)
     if hasattr(parameter, "device_mesh"):
@@ -160,7 +160,7 @@ def _hold(name: str, parameter: nn.Parameter, ranks: Alone) -> Held:
     return _replicated(parameter, ranks)
 
 
-def _replicated(parameter: nn.Parameter, ranks: Alone) -> Held:
+def _replicated(parameter: nn.Parameter, ranks: Ranks) -> Held:
     shape = tuple(parameter.shape)
     run, replica = (0, parameter.numel()), (ranks.rank, ranks.world)
     return Held(lambda: parameter, shape, whole_box(shape), run, replica, looks_replicated=True)
