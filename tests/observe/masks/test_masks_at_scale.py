@@ -202,7 +202,7 @@ observer.observe(1)
 UpdateObserver(torch.nn.Linear(4, 4)).save_update_mask(Path(sys.argv[1]))
 before = peak()
 observer.save_update_mask(Path(sys.argv[1]))
-print(peak() - before, sum(words.numel() for words in observer._state.masks.values()) * 4 / 2**20)
+print(peak() - before, sum(weights.numel() for weights in model.parameters()) / 8 / 2**20)
 """
 
 
