@@ -155,6 +155,15 @@ def test_ones_behind_the_last_weight_are_damage(tmp_path: Path) -> None:
         UpdateMask.load(tmp_path / "mask.safetensors")
 
 
+def test_a_file_that_is_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
+    """Mapped into memory, it would end the process."""
+    random_mask(6).save(tmp_path / "mask.safetensors")
+    with MaskFile(tmp_path / "mask.safetensors") as file:
+        os.truncate(tmp_path / "mask.safetensors", (tmp_path / "mask.safetensors").stat().st_size - 4)
+        with pytest.raises(MaskFileError, match=r"is damaged: it ends within b\.weight"):
+            file.read("b.weight")
+
+
 def test_an_open_file_stays_the_same_mask_when_another_one_takes_its_place(tmp_path: Path) -> None:
     mask = random_mask(6)
     mask.save(tmp_path / "mask.safetensors")
