@@ -43,8 +43,11 @@ class StreamedBase:
         floats = torch.zeros(len(segments), 2, dtype=torch.float64, device=device)
         for i, piece in enumerate(self._pieces):
             self._lane.copy(i % 2, piece.copies)
-            counts = piece.kernel(piece.segments, rules)
-            self._lane.measured(i % 2)
+            try:
+                counts = piece.kernel(piece.segments, rules)
+            finally:
+                # Also where it fails: what was launched before still reads the buffer when the next pass copies.
+                self._lane.measured(i % 2)
             integers[:, : counts.integers.shape[1]].index_add_(0, piece.rows, counts.integers.to(device))
             found = counts.floats.to(device)
             floats[:, 0].index_add_(0, piece.rows, found[:, 0])
