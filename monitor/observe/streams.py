@@ -21,7 +21,7 @@ class Pass(Protocol):
         """Return the time that it took on the device; known when the result is."""
 
 
-class Lane(Protocol):
+class Stream(Protocol):
     """Runs passes in order."""
 
     # Whether `start` returns before the pass is done.
@@ -111,6 +111,6 @@ class OnStream:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
-def lane_for(device: torch.device) -> Lane:
-    """Return the lane for weights on this device."""
+def stream_for(device: torch.device) -> Stream:
+    """Return where the passes over weights on this device run."""
     return OnStream(device) if device.type == "cuda" else AtOnce()

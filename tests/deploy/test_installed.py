@@ -9,8 +9,9 @@ import pytest
 
 from monitor.version import __version__
 from tests.deploy.installed import Environment, build_wheel, clean_environment
+from tests.eventually import eventually
 from tests.service.messages import new_run_id, registration
-from tests.service.running import ServiceProcess, eventually
+from tests.service.running import ServiceProcess
 
 # One worker builds the wheel, and has the service that the training reports to.
 pytestmark = pytest.mark.xdist_group("installed")

@@ -19,10 +19,10 @@ from tests.observe.training_on_model import Training, small_pieces
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the real one is there")
 
-HOLD = "self._lane.hold_training()"
+HOLD = "self._stream.hold_training()"
 WAIT = "self.before_update()"
-NOTES = "notes.pin_memory().to(self._measured[0].source.device, non_blocking=True)"
-REASON = "# Made on the lane's stream: made on the training's, it would be reused before it is read."
+NOTES = "notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)"
+REASON = "# Made on the pass's own stream: made on the training's, it would be reused before it is read."
 COUNT = "counts = piece.kernel(piece.segments, rules)"
 ALSO = "# Also where it fails: what was launched before still reads the buffer when the next pass copies."
 
@@ -87,20 +87,20 @@ MUTATIONS = {
     "notes from pageable memory": (
         (UpdateObserver, "_begin"),
         NOTES,
-        "notes.to(self._measured[0].source.device, non_blocking=True)",
+        "notes.to(self._roster.measured[0].source.device, non_blocking=True)",
         {},
         "the host waits for the device: a copy to cuda:0 in start of pageable memory",
     ),
     "notes that are copied while the host waits": (
         (UpdateObserver, "_begin"),
         NOTES,
-        "notes.pin_memory().to(self._measured[0].source.device)",
+        "notes.pin_memory().to(self._roster.measured[0].source.device)",
         {},
         "the host waits for the device: a copy to cuda:0 in start that blocks",
     ),
     "notes on the training's stream": (
         (UpdateObserver, "_begin"),
-        f"def count() -> torch.Tensor:\n        there = notes\n        if self._lane.beside_training:\n"
+        f"def count() -> torch.Tensor:\n        there = notes\n        if self._stream.beside_training:\n"
         f"            {REASON}\n            there = {NOTES}",
         f"early = {NOTES}\n\n    def count() -> torch.Tensor:\n        there = early",
         {},
@@ -226,6 +226,9 @@ def train_in_every_way(here: Training) -> None:
         here.update()
         here.start()
         under_way()
+        # A step that begins with what has become trainable.
+        here.follow()
+        here.evaluate()
     here.update()
     here.evaluate()
     here.start()

@@ -75,13 +75,17 @@ class Training:
 
     def update(self) -> None:
         """Train a step, as a caller is told to: what has become trainable is taken up, and weights wait to change."""
+        self.follow()
+        self.let_the_update_wait()
+        self.change_the_weights()
+
+    def follow(self) -> None:
+        """Take up what has become trainable."""
         trainable = [p.requires_grad for p in self.model.parameters()]
         measured = [name in self.observer.shapes for name in SHAPES]
         with self.cuda.doing("follow"), self._nobody_waits(trainable == measured):
             self.observer.follow(self.model)
         self._expected_of.follow(self._twin)
-        self.let_the_update_wait()
-        self.change_the_weights()
 
     def let_the_update_wait(self) -> None:
         """Say that the weights will change."""

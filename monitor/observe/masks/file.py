@@ -1,4 +1,4 @@
-"""Masks in safetensors files: written and read piece by piece, so that nothing is in memory twice."""
+"""Masks in safetensors files: written and read chunk by chunk, so that nothing is in memory twice."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_mask(
 
     Args:
         words: int32 words of each parameter, in the order of `shapes`, on any device. Each is asked for when the one
-            before is written, and comes over from another device piece by piece.
+            before is written, and comes over from another device chunk by chunk.
         shapes: parameter name → shape of the parameter.
         metadata: where the mask comes from: the fields of MaskMetadata, and what else is to be kept with it.
 
@@ -161,6 +161,8 @@ class MaskFile:
             raise MaskFileError(
                 f"the mask {self._path!r} is closed; open it again, or keep its `with` until it is read."
             )
+        # Not by safetensors' get_slice: it maps the file into memory, and where that is cut short meanwhile, or is gone
+        # from its server, a bus error ends the training.
         self._file.seek(self._starts[name] + _WORD_BYTES * first)
         if self._file.readinto(words.numpy()) != _WORD_BYTES * words.numel():  # type: ignore[attr-defined]
             raise self._damaged(f"it ends within {name}")

@@ -30,7 +30,7 @@ from monitor import UpdateObserver
 model = torch.nn.Linear(33, 5, bias=False)
 observer = UpdateObserver(model)
 model.weight.data += 1.0
-print(int(observer.observe(1).changed.sum()), observer._kernel._loops.__name__)
+print(int(observer.observe(1).changed.sum()), observer._measurement._kernel.func._loops.__name__)
 """
 
 
