@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from monitor.observe.base import weights as base_weights
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.kernels import kernel_for
-from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment
+from monitor.observe.kernels.contract import Bind, Counts, Kernel, Rules, Segment, first_reference
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask, ReferenceMasks
@@ -82,6 +81,7 @@ class UpdateObserver:
             and uses a module where it is.
         first_step: step that the current weights belong to.
         ranks: the processes that train together; by default all of the default process group.
+        bind: makes what measures the weights; by default the fastest that there is where they are.
 
     Attributes:
         base_fingerprint: 32 hexadecimal digits that name the visible base weights.
@@ -108,7 +108,9 @@ class UpdateObserver:
         base_mode: str = "auto",
         first_step: int = 0,
         ranks: Alone | None = None,
+        bind: Bind = kernel_for,
     ) -> None:
+        self._bind = bind
         self.rules = Rules(
             parse_visible_dtype(visible_dtype),
             Criterion.parse(criterion),
@@ -161,9 +163,8 @@ class UpdateObserver:
         self._table = GroupTable.build(
             (name, math.prod(weights.shape), name not in self.shapes) for name, weights in self._placed.items()
         )
-        self._segments = self._build_segments()
-        self._kernel = kernel_for(self._segments, self.rules)
-        self._kernel_for_computed = self._prepare_computed()
+        self._kernel = self._bind_stored()
+        self._compile_for_computed()
         self._monitor_bytes = self._state.held_bytes()
 
     def _prepare_tally(self) -> None:
@@ -398,36 +399,42 @@ class UpdateObserver:
 
     @property
     def _counts_shape(self) -> tuple[int, int]:
-        return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._state.references.words)
+        return len(self._measured), first_reference(self.rules) + len(self._state.references.words)
 
     def _measure(self) -> Counts:
         """Measure what is stored in one pass, then what adapters make one by one: never do two of these exist."""
         if not self._computed:
-            return self._kernel(self._current_segments(), self.rules)
-        parts = [self._kernel(self._current_segments(), self.rules)] if self._stored else []
-        for weights in self._computed:
-            # A copy, because a kernel remembers the segments that it was given, and so would keep the weights alive.
-            kernel = copy.copy(self._kernel_for_computed)
-            parts.append(kernel([self._state.segment(weights, weights.live())], self.rules))
+            return self._current_kernel()()
+        parts = [self._current_kernel()()] if self._stored else []
+        # Bound for this one pass: a kernel keeps the weights that it is bound to alive.
+        parts += (
+            self._bind([self._state.segment(weights, weights.live())], self.rules)() for weights in self._computed
+        )
         device = parts[0].integers.device
         return Counts(
             torch.cat([counts.integers.to(device) for counts in parts]),
             torch.cat([counts.floats.to(device) for counts in parts]),
         )
 
-    def _prepare_computed(self) -> Kernel:
-        """Return the kernel for weights that adapters make, prepared with the base's, which are of the same kind."""
-        smallest = sorted((w for w in self._computed if w.count), key=lambda w: w.count)[::-1]
-        kinds = {(w.source.dtype, w.source.device, w.original is None): w for w in smallest}
-        return kernel_for([self._state.segment(w, w.of_whole(w.source)) for w in kinds.values()], self.rules)
+    def _compile_for_computed(self) -> None:
+        """Compile what measures the weights that adapters make: for the smallest of each kind, as it is without them.
 
-    def _current_segments(self) -> Sequence[Segment]:
-        # Wrappers exchange a parameter's storage (`parameter.data = …`); what was built once then looks elsewhere.
-        addresses = [weights.source.data_ptr() for weights in self._stored]
-        if addresses != self._addresses:
-            self._segments = self._build_segments()
-        return self._segments
+        Kernels are bound to these weights anew at each pass, which then compiles nothing.
+        """
+        kinds: dict[object, MeasuredWeights] = {}
+        for weights in sorted(self._computed, key=lambda each: each.count):
+            if weights.count:
+                kinds.setdefault((weights.source.dtype, weights.source.device, weights.original is None), weights)
+        if kinds:
+            self._bind([self._state.segment(w, w.of_whole(w.source)) for w in kinds.values()], self.rules)
 
-    def _build_segments(self) -> list[Segment]:
+    def _current_kernel(self) -> Kernel:
+        # Wrappers exchange a parameter's storage (`parameter.data = …`); what was bound once then looks elsewhere.
+        if self._addresses != [weights.source.data_ptr() for weights in self._stored]:
+            self._kernel = self._bind_stored()
+        return self._kernel
+
+    def _bind_stored(self) -> Kernel:
         self._addresses = [weights.source.data_ptr() for weights in self._stored]
-        return [self._state.segment(weights, weights.live()) for weights in self._stored]
+        segments: list[Segment] = [self._state.segment(weights, weights.live()) for weights in self._stored]
+        return self._bind(segments, self.rules)

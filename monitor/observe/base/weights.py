@@ -11,15 +11,13 @@ from torch import nn
 
 from monitor.errors import BaseMismatchError, name_some
 from monitor.observe.base.mode import BaseMode
+from monitor.observe.chunk_sizes import FINGERPRINT_ON_GPU, elements_on
 from monitor.observe.criterion import visible
 from monitor.observe.kernels.low_byte import low_bytes
 from monitor.observe.ranks import Alone
 from monitor.observe.weights.groups import clean_name
 from monitor.observe.weights.measured import MeasuredWeights
 
-# Weights that are looked at at a time: small enough that int64 intermediates stay in cache on a CPU.
-_CHUNK_ON_CPU = 1 << 14
-_CHUNK_ON_DEVICE = 1 << 22
 # Multipliers of splitmix64, as signed 64-bit numbers.
 _MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)
 
@@ -128,12 +126,10 @@ def keep(tensor: torch.Tensor, weights: MeasuredWeights, mode: BaseMode, visible
 
 def _is_lossless(weights: torch.Tensor, visible_dtype: torch.dtype) -> bool:
     """Look piece by piece: where memory is short, there is no room for another copy."""
-    parts = torch.split(weights, _chunk_on(weights.device)) if weights.dtype != visible_dtype else ()
+    parts = (
+        torch.split(weights, elements_on(weights.device, FINGERPRINT_ON_GPU)) if weights.dtype != visible_dtype else ()
+    )
     return all(torch.equal(visible(part, visible_dtype).to(part.dtype), part) for part in parts)
-
-
-def _chunk_on(device: torch.device) -> int:
-    return _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ON_DEVICE
 
 
 def _same_weights(tensor: torch.Tensor, weights: MeasuredWeights) -> torch.Tensor:
@@ -211,7 +207,7 @@ def weight_sums(weights: torch.Tensor, indices: Callable[[int, int], torch.Tenso
     """
     bits = weights.reshape(-1).view(torch.int16 if weights.element_size() == 2 else torch.int32)
     sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
-    step = _chunk_on(bits.device)
+    step = elements_on(bits.device, FINGERPRINT_ON_GPU)
     for start in range(0, bits.numel(), step):
         chunk = bits[start : start + step].to(torch.int64)
         mixed = chunk * _pseudo_random(indices(start, start + chunk.numel()))

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from monitor.errors import MaskFileError, MaskMismatchError
-from monitor.observe.masks.mask import MaskMetadata, UpdateMask, count_ones
+from monitor.observe.bits import count_ones
+from monitor.observe.masks.mask import MaskMetadata, UpdateMask
 
 SHAPES = {"a": (3, 5), "b": (64,), "c": (2, 2, 33), "empty": (0,)}
 
