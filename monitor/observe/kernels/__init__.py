@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from monitor.observe.chunk_sizes import WEIGHTS_IN_REFERENCE
 from monitor.observe.kernels import numpy_loops, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
-from monitor.observe.kernels.cpu import CpuKernel, Loops, Widths, compile_loops, widths
+from monitor.observe.kernels.cpu import CpuKernel, Loops, Widths, compile_loops, widths_of
 from monitor.observe.kernels.in_chunks import ReferenceInChunks
 from monitor.observe.kernels.several_devices import SeveralDevices
 from monitor.observe.kernels.streamed_base import StreamedBase
@@ -29,7 +29,7 @@ def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
         return StreamedBase(segments, rules, kernel_for)
     kind = devices.pop().type if devices else "cpu"
     if kind == "cpu":
-        return CpuKernel(segments, rules, _loops_for(widths(segments, rules)))
+        return CpuKernel(segments, rules, _loops_for(widths_of(segments, rules)))
     return _for_gpu(segments, rules) if kind == "cuda" else partial(reference.measure, segments, rules)
 
 

@@ -130,7 +130,7 @@ def column_count(segments: Sequence[Segment], rules: Rules) -> int:
 
 
 def floats_of_all(floats: torch.Tensor) -> torch.Tensor:
-    """Return Counts.floats of all parts of the segments, out of those of each: shape (parts, segments, 2)."""
+    """Return Counts.floats of whole segments, out of those of their shards: shape (shards, segments, 2)."""
     return torch.stack([floats[..., SQUARED_NORM].sum(dim=0), floats[..., MAX_ABS].amax(dim=0)], dim=-1)
 
 

@@ -94,7 +94,7 @@ class CpuKernel:
         return counts
 
 
-def widths(segments: Sequence[Segment], rules: Rules) -> frozenset[Widths]:
+def widths_of(segments: Sequence[Segment], rules: Rules) -> frozenset[Widths]:
     """Return what loops must be compiled for to measure these segments."""
     visible = rules.visible_dtype.itemsize
     fitting = (segment for segment in segments if _fits(segment))

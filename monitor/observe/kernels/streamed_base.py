@@ -34,16 +34,16 @@ class StreamedBase:
         chunks = _chunks(_cut(segments, chunk_bytes), chunk_bytes)
         size = max(sum(span.room for span in chunk) for chunk in chunks)
         buffers = [torch.empty(size, dtype=torch.uint8, device=self._device) for _ in range(min(2, len(chunks)))]
-        self._lane = _Streams(self._device) if self._device.type == "cuda" else _NoStreams()
+        self._streams = _Streams(self._device) if self._device.type == "cuda" else _NoStreams()
         self._chunks = [_Chunk.of(chunk, buffers[i % 2], rules, bind) for i, chunk in enumerate(chunks)]
 
     def __call__(self) -> Counts:
         """Measure each segment. The counts are on the weights' device."""
         counts = Counts.zeros(self._segments, self._rules, self._device)
         for i, chunk in enumerate(self._chunks):
-            self._lane.copy(i % 2, chunk.copies)
+            self._streams.copy(i % 2, chunk.copies)
             found = chunk.kernel()
-            self._lane.measured(i % 2)
+            self._streams.measured(i % 2)
             counts.add(chunk.rows, Counts(found.integers.to(self._device), found.floats.to(self._device)))
         return counts
 

@@ -90,22 +90,38 @@ def test_addresses_that_are_not_aligned() -> None:
     assert counts.integers[0, CHANGED] == changed
 
 
-@pytest.mark.parametrize("references", [0, 2])
-def test_a_whole_model_is_measured_in_a_handful_of_launches(monkeypatch: pytest.MonkeyPatch, references: int) -> None:
-    launched: list[int] = []
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the numbers of tiles that are launched from now on."""
+    found: list[int] = []
     measure = triton_tiles.measure
 
     class Counting:
         def __getitem__(self, grid: tuple[int]) -> Any:
-            launched.append(grid[0])
+            found.append(grid[0])
             return measure[grid]
 
+    monkeypatch.setattr(triton_tiles, "measure", Counting())
+    return found
+
+
+@pytest.mark.parametrize("references", [0, 2])
+def test_a_whole_model_is_measured_in_a_handful_of_launches(launched: list[int], references: int) -> None:
     # 60 matrices, 20 biases, 20 norms.
     segments = Case((4096,) * 60 + (70,) * 40, references=references).segments(np.random.default_rng(1))
     kernel = interpreted(words=128, blocks=1)(segments, Case((1,)).rules)
-    monkeypatch.setattr(triton_tiles, "measure", Counting())
+    launched.clear()
     kernel()
     assert launched == [60, 40]
+
+
+def test_what_was_compiled_before_is_not_compiled_again(launched: list[int]) -> None:
+    """Kernels for weights that adapters make are bound anew at each pass."""
+    case = Case((8192, 33), tolerances=(0.25, 0.5, 0.75))
+    for compiles, _ in ((2, "full blocks, and a rest"), (0, "again")):
+        TritonKernel(case.segments(np.random.default_rng(1)), case.rules, words=64, blocks=2)
+        assert launched == [1] * compiles
+        launched.clear()
 
 
 def test_binding_measures_nothing() -> None:
