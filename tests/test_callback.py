@@ -18,7 +18,8 @@ from monitor.errors import BaseMismatchError, ConfigurationError, MaskFileError,
 from monitor.observe.observer import UpdateObserver
 from monitor.wire import monitor_pb2 as pb
 from tests.counting import bfloat16_bits, changed_by_group
-from tests.service.running import Client, eventually, service_in_thread
+from tests.eventually import eventually
+from tests.service.running import Client, service_in_thread
 from tests.spooled import attempts, spooled
 from tests.tiny import common_arguments, dpo_trainer, end_of_training, grpo_trainer, save_model, sft_trainer
 
@@ -141,10 +142,12 @@ def test_a_frozen_reference_model_is_the_base_without_a_copy(model: Path, tmp_pa
     dpo_trainer(model, common_arguments(tmp_path / "a"), [alone]).train()
     trainer = dpo_trainer(model, common_arguments(tmp_path / "b"), [])
     attached = recording().attach(trainer)
+    reference = trainer.ref_model
     trainer.train()
-    assert (alone.last_observation.base_mode, attached.last_observation.base_mode) == ("device", "shared")
-    copied = alone.last_observation.monitor_bytes - attached.last_observation.monitor_bytes
-    assert copied == 2 * attached.last_observation.weights
+    copied, shared = alone.last_observation, attached.last_observation
+    assert (copied.base_mode, shared.base_mode) == ("device", "shared")
+    held = sum(weights.numel() * weights.element_size() for weights in reference.parameters())
+    assert copied.monitor_bytes - shared.monitor_bytes == held
     assert attached.last_observation.changed.tolist() == alone.last_observation.changed.tolist()
 
 

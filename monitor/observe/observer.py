@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from monitor.errors import ConfigurationError
-from monitor.observe.base import weights as base_weights
+from monitor.observe.base.fingerprint import fingerprint
+from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
+from monitor.observe.base.weights import GivenBase, differing, find
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
-from monitor.observe.kernels import kernel_for
-from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment
+from monitor.observe.kernels.contract import Bind, Rules
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask, ReferenceMasks
-from monitor.observe.masks.touched_files import read_part, write_part
+from monitor.observe.masks.touched_files import read_shards, write_shards
 from monitor.observe.masks.whole import save_whole_mask, whole_mask
+from monitor.observe.measurement import Measurement
 from monitor.observe.observation import IntArray, Observation
-from monitor.observe.ranks import Alone, join_ranks
+from monitor.observe.ranks import Ranks
 from monitor.observe.state import MonitorState
-from monitor.observe.stopwatch import Clock
-from monitor.observe.streams import Pass, lane_for
+from monitor.observe.stopwatch import Stopwatch
+from monitor.observe.streams import Pass, stream_for
 from monitor.observe.tally import Tally
-from monitor.observe.weights.frozen import FrozenParameters
-from monitor.observe.weights.groups import Group, GroupTable
-from monitor.observe.weights.measured import MeasuredWeights
-from monitor.observe.weights.placement import place
-from monitor.observe.weights.selection import select_parameters
+from monitor.observe.weights.groups import Group
+from monitor.observe.weights.roster import Roster
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,7 @@ class UpdateObserver:
             and uses a module where it is.
         first_step: step that the current weights belong to.
         ranks: the processes that train together; by default all of the default process group.
+        bind: makes what measures the weights; by default the fastest that there is where they are.
 
     Attributes:
         base_fingerprint: 32 hexadecimal digits that name the visible base weights.
@@ -97,7 +94,7 @@ class UpdateObserver:
         self,
         model: nn.Module,
         *,
-        base: nn.Module | Mapping[str, torch.Tensor] | None = None,
+        base: GivenBase | None = None,
         references: Mapping[str, ReferenceMask] | None = None,
         criterion: str | Criterion = "bits",
         tolerances: Sequence[float] = (),
@@ -107,68 +104,34 @@ class UpdateObserver:
         step_masks: bool = True,
         base_mode: str = "auto",
         first_step: int = 0,
-        ranks: Alone | None = None,
+        ranks: Ranks | None = None,
+        bind: Bind | None = None,
     ) -> None:
-        self.rules = Rules(
-            parse_visible_dtype(visible_dtype),
-            Criterion.parse(criterion),
-            tuple(check_tolerance(tolerance, "a tolerance") for tolerance in tolerances),
-        )
-        if len(set(self.rules.tolerances)) < len(self.rules.tolerances):
-            raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
-        selection = select_parameters(model, include, exclude)
-        self._ranks = ranks or join_ranks(next(iter(selection.trainable.values())).device)
-        placed = place(model, {**selection.trainable, **selection.frozen}, self._ranks, selection.served)
-        self._placed = {weights.name: weights for weights in placed}
-        self._frozen = FrozenParameters(model, selection.frozen)
-        measured = [weights for weights in placed if weights.name in selection.trainable]
-        self._stored = [weights for weights in measured if weights.effective is None]
-        self._computed = [weights for weights in measured if weights.effective is not None]
-        self._measured = [*self._stored, *self._computed]
-        self.shapes = {weights.name: weights.shape for weights in self._measured}
-        originals = self._ranks.alike(lambda: base_weights.find(base, self._measured, self.shapes))
-        self.base_fingerprint = base_weights.fingerprint(
-            originals, self._measured, self.rules.visible_dtype, self._ranks
-        )
-        frozen = [weights for weights in placed if weights.name in selection.frozen]
-        self._state = MonitorState(
-            self._measured,
-            originals,
-            base,
-            parse_base_mode(base_mode, self.rules.visible_dtype),
-            ReferenceMasks(references or {}, self._measured, frozen, self.base_fingerprint, self._ranks),
-            rules=self.rules,
-            step_masks=step_masks,
-            ranks=self._ranks,
-        )
+        self.rules = _rules(visible_dtype, criterion, tolerances)
+        mode = parse_base_mode(base_mode, self.rules.visible_dtype)
+        roster = Roster.of_model(model, include, exclude, ranks)
+        if base is not None and (moved := differing(base, roster.frozen, roster.ranks)):
+            # Frozen now, but not always, as after a resume.
+            roster = roster.with_late(moved)
+        found = roster.ranks.all_or_none(lambda: find(base, roster.measured))
+        self.base_fingerprint = fingerprint(found, roster.selected, self.rules.visible_dtype, roster.ranks)
+        masks = ReferenceMasks(references or {}, roster, self.base_fingerprint)
+        kept = KeptBase(found, base, roster, mode, self.rules.visible_dtype, step_masks=step_masks)
+        self._state = MonitorState(roster, kept, masks, self.rules, step_masks=step_masks)
+        self._bind = bind
+        self._measurement = roster.ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules, bind))
+        self._tally = Tally(roster, self.rules, masks.ones, step_masks=step_masks)
+        self._roster, self._ranks = roster, roster.ranks
+        self._stream = stream_for(roster.measured[0].source.device)
+        self._stopwatch = Stopwatch()
+        self._started: list[_Started] = []
         self._last_step = first_step
         self._last_start: float | None = None
         self._last_cost = 0.0
-        self._clock = Clock()
         self._looked_for_new_after = first_step - 1
-        self._started: list[_Started] = []
-        self._lane = lane_for(self._measured[0].source.device)
-        self._ranks.alike(self._prepare)
-        self._prepare_tally()
-        if base is not None and selection.frozen:
-            self._measure_what_trained_before(base)
         if base is not None:
             # What differs from it already has not moved at the first observation.
-            self._ranks.alike(self._measure)
-
-    def _prepare(self) -> None:
-        """Make what follows from the set of measured parameters."""
-        self._table = GroupTable.build(
-            (name, math.prod(weights.shape), name not in self.shapes) for name, weights in self._placed.items()
-        )
-        self._segments = self._build_segments()
-        self._kernel = kernel_for(self._segments, self.rules)
-        self._kernel_for_computed = self._prepare_computed()
-        self._monitor_bytes = self._state.held_bytes()
-
-    def _prepare_tally(self) -> None:
-        ones = self._state.references.count(self._measured)
-        self._tally = Tally(self._table, self._measured, self.rules, ones, step_masks=self._state.touched is not None)
+            self._ranks.all_or_none(self._measurement.measure)
 
     def follow(self, model: nn.Module) -> None:
         """Take up the parameters that have become trainable: what they are now is their base.
@@ -176,58 +139,52 @@ class UpdateObserver:
         Call it before an optimizer step, wherever `requires_grad` may have been switched, in all processes alike.
         Parameters that train no more are measured on. Those that were added are named in a warning and not counted.
         """
-        with self._clock:
+        with self._stopwatch:
             # Once for each observation: it takes a walk through the whole model.
             if self._looked_for_new_after != self._last_step:
                 self._looked_for_new_after = self._last_step
-                self._frozen.warn_of_new(model)
-            if thawed := self._frozen.thawed():
+                self._roster.warn_of_new(model)
+            if thawed := self._roster.thawed():
                 # A pass that is under way still reads the tables that are made anew here.
-                self._lane.hold_training()
-                self._measure_too([self._placed[name] for name in thawed], None)
+                self._stream.hold_training()
+                self._take_up(thawed)
 
-    def _measure_what_trained_before(self, base: nn.Module | Mapping[str, torch.Tensor]) -> None:
-        """Measure frozen parameters that differ from a given base, such as those that trained before a resume."""
-        frozen = [weights for weights in self._placed.values() if weights.name not in self.shapes]
-        moved = self._ranks.sum_of(lambda: base_weights.differing(base, frozen)).tolist()
-        if late := [weights for weights, differs in zip(frozen, moved, strict=True) if differs]:
-            self._frozen.take(weights.name for weights in late)
-            self._measure_too(late, base)
+    def _take_up(self, thawed: Sequence[str]) -> None:
+        roster = self._roster.with_late(thawed)
 
-    def _measure_too(self, late: list[MeasuredWeights], base: nn.Module | Mapping[str, torch.Tensor] | None) -> None:
+        def hold() -> Measurement:
+            self._state.take_up(roster.late[-len(thawed) :])
+            return Measurement(roster, self._state, self.rules, self._bind)
+
         # Where one process has no memory for them, the others must not wait for its counts.
-        self._ranks.alike(lambda: self._hold_too(late, base))
-        self._prepare_tally()
+        self._measurement = self._ranks.all_or_none(hold)
+        ones, step_masks = self._state.references.ones, self._state.touched is not None
+        self._roster, self._tally = roster, Tally(roster, self.rules, ones, step_masks=step_masks)
 
-    def _hold_too(self, late: list[MeasuredWeights], base: nn.Module | Mapping[str, torch.Tensor] | None) -> None:
-        shapes = {weights.name: weights.shape for weights in late}
-        originals = base_weights.find(base, late, shapes)
-        mode = BaseMode.DEVICE if base is None and self.base_mode is BaseMode.SHARED else self.base_mode
-        self._state.take_up(late, originals, mode)
-        self._stored += late
-        self._measured = [*self._stored, *self._computed]
-        self.shapes = {weights.name: weights.shape for weights in self._measured}
-        self._prepare()
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of each parameter that is measured; masks have the same ones, in the same order."""
+        return self._roster.shapes
 
     @property
     def base_mode(self) -> BaseMode:
         """How the base is kept."""
-        return self._state.base_mode
+        return self._state.base.mode
 
     @property
     def visible_dtype(self) -> str:
         """Name of the dtype that weights are compared in."""
         return dtype_name(self.rules.visible_dtype)
 
-    @cached_property
+    @property
     def stored_dtypes(self) -> tuple[str, ...]:
         """dtypes that the measured weights are stored in, sorted by name."""
-        return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._measured}))
+        return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._roster.measured}))
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The group table: every array of an observation follows its order."""
-        return self._table.groups
+        return self._roster.table.groups
 
     @property
     def reference_weights(self) -> dict[str, IntArray]:
@@ -253,7 +210,7 @@ class UpdateObserver:
         """
         if self._state.touched is not None:
             self.before_update()
-            write_part(directory, self._ranks, self._state.touched, self._measured, vars(self._metadata))
+            write_shards(directory, self._ranks, self._state.touched, self._roster.measured, vars(self._metadata))
 
     def restore(self, directories: Sequence[Path]) -> bool:
         """Go on from the current weights: they are what the next observation is compared with.
@@ -265,21 +222,21 @@ class UpdateObserver:
             whether one has. Otherwise what differs from the base now is all that is known to have been touched.
         """
         self.before_update()
-        self._ranks.alike(self._measure)
+        self._ranks.all_or_none(self._measurement.measure)
         if self._state.touched is None:
             return True
-        parts = self._ranks.alike(lambda: self._read_touched(directories))
-        # Decided together, so that no part of the model is counted in another way than the rest.
-        found = self._ranks.all_say(parts is not None)
+        shards = self._ranks.all_or_none(lambda: self._read_touched(directories))
+        # Decided together, so that none of the model is counted in another way than the rest.
+        found = self._ranks.all_say(shards is not None)
         for name, known in self._state.masks.items():
             self._state.touched[name].copy_(known)
-            if found and parts is not None and name in parts:
-                self._state.touched[name] |= parts[name].to(known.device)
+            if found and shards is not None and name in shards:
+                self._state.touched[name] |= shards[name].to(known.device)
         return found
 
     def _read_touched(self, directories: Sequence[Path]) -> dict[str, torch.Tensor] | None:
-        found = (read_part(path, self._ranks, self._measured, vars(self._metadata)) for path in directories)
-        return next((parts for parts in found if parts is not None), None)
+        found = (read_shards(path, self._ranks, self._roster.measured, vars(self._metadata)) for path in directories)
+        return next((shards for shards in found if shards is not None), None)
 
     @property
     def _metadata(self) -> MaskMetadata:
@@ -300,11 +257,11 @@ class UpdateObserver:
         """
         self.before_update()
         metadata = replace(self._metadata, run_id=run_id)
-        save_whole_mask(path, self._state.masks, self._measured, metadata, self._ranks)
+        save_whole_mask(path, self._state.masks, self._roster.measured, metadata, self._ranks)
 
     def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
         self.before_update()
-        return whole_mask(words, self._measured, self._metadata, self._ranks)
+        return whole_mask(words, self._roster.measured, self._metadata, self._ranks)
 
     @property
     def monitor_bytes(self) -> int:
@@ -312,7 +269,7 @@ class UpdateObserver:
 
         A base that is there anyway takes none, such as a reference model, or what the model has below its adapters.
         """
-        return self._monitor_bytes
+        return self._state.held_bytes
 
     def observe(self, step: int) -> Observation:
         """Compare the weights with the base and with the previous observation, and update the masks.
@@ -328,7 +285,7 @@ class UpdateObserver:
     @property
     def beside_training(self) -> bool:
         """Whether `start` returns before the observation is made, as it does on CUDA."""
-        return self._lane.beside_training
+        return self._stream.beside_training
 
     @property
     def last_step(self) -> int:
@@ -347,8 +304,8 @@ class UpdateObserver:
 
     def before_update(self) -> None:
         """Let the training's stream wait until the weights have been read. The host does not wait."""
-        with self._clock:
-            self._lane.hold_training()
+        with self._stopwatch:
+            self._stream.hold_training()
 
     def collect(self) -> list[Observation]:
         """Return the observations that were started and not collected yet, oldest first; waits for them."""
@@ -360,20 +317,21 @@ class UpdateObserver:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
         now = time.perf_counter()
         seconds = (self._last_cost, now - self._last_start) if self._last_start else (0.0, 0.0)
+        measurement = self._measurement
         notes = torch.tensor([round(1e9 * value) for value in seconds], device="cpu")
 
         def count() -> torch.Tensor:
             there = notes
-            if self._lane.beside_training:
-                # Made on the lane's stream: made on the training's, it would be reused before it is read.
-                there = notes.pin_memory().to(self._measured[0].source.device, non_blocking=True)
-            return self._ranks.send(self._measure, there, *self._counts_shape)
+            if self._stream.beside_training:
+                # Made on the pass's own stream: made on the training's, it would be reused before it is read.
+                there = notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)
+            return self._ranks.send(measurement.measure, there, *measurement.shape)
 
         observed_at = time.time()
-        with self._clock:
-            running = self._lane.start(count)
+        with self._stopwatch:
+            running = self._stream.start(count)
         started = _Started(
-            step, step - self._last_step, observed_at, self._clock.take(), running, self._counts_shape, self._tally
+            step, step - self._last_step, observed_at, self._stopwatch.take(), running, measurement.shape, self._tally
         )
         self._last_step, self._last_start = step, now
         return started
@@ -383,7 +341,7 @@ class UpdateObserver:
         counts, (cost, interval) = self._ranks.receive(started.running.result(), *started.shape)
         host_seconds = started.host_seconds + time.perf_counter() - began
         device_seconds = started.running.device_seconds()
-        self._last_cost = host_seconds + device_seconds if self._lane.beside_training else host_seconds
+        self._last_cost = host_seconds + device_seconds if self._stream.beside_training else host_seconds
         return started.tally.observation(
             counts,
             step=started.step,
@@ -396,38 +354,10 @@ class UpdateObserver:
             base_mode=self.base_mode,
         )
 
-    @property
-    def _counts_shape(self) -> tuple[int, int]:
-        return len(self._measured), FIXED_COLUMNS + len(self.rules.tolerances) + len(self._state.references.words)
 
-    def _measure(self) -> Counts:
-        """Measure what is stored in one pass, then what adapters make one by one: never do two of these exist."""
-        if not self._computed:
-            return self._kernel(self._current_segments(), self.rules)
-        parts = [self._kernel(self._current_segments(), self.rules)] if self._stored else []
-        for weights in self._computed:
-            # A copy, because a kernel remembers the segments that it was given, and so would keep the weights alive.
-            kernel = copy.copy(self._kernel_for_computed)
-            parts.append(kernel([self._state.segment(weights, weights.live())], self.rules))
-        device = parts[0].integers.device
-        return Counts(
-            torch.cat([counts.integers.to(device) for counts in parts]),
-            torch.cat([counts.floats.to(device) for counts in parts]),
-        )
-
-    def _prepare_computed(self) -> Kernel:
-        """Return the kernel for weights that adapters make, prepared with the base's, which are of the same kind."""
-        smallest = sorted((w for w in self._computed if w.count), key=lambda w: w.count)[::-1]
-        kinds = {(w.source.dtype, w.source.device, w.original is None): w for w in smallest}
-        return kernel_for([self._state.segment(w, w.of_whole(w.source)) for w in kinds.values()], self.rules)
-
-    def _current_segments(self) -> Sequence[Segment]:
-        # Wrappers exchange a parameter's storage (`parameter.data = …`); what was built once then looks elsewhere.
-        addresses = [weights.source.data_ptr() for weights in self._stored]
-        if addresses != self._addresses:
-            self._segments = self._build_segments()
-        return self._segments
-
-    def _build_segments(self) -> list[Segment]:
-        self._addresses = [weights.source.data_ptr() for weights in self._stored]
-        return [self._state.segment(weights, weights.live()) for weights in self._stored]
+def _rules(visible_dtype: str | torch.dtype, criterion: str | Criterion, tolerances: Sequence[float]) -> Rules:
+    checked = tuple(check_tolerance(tolerance, "a tolerance") for tolerance in tolerances)
+    rules = Rules(parse_visible_dtype(visible_dtype), Criterion.parse(criterion), checked)
+    if len(set(checked)) < len(checked):
+        raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
+    return rules

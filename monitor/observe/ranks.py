@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -18,34 +19,55 @@ Result = TypeVar("Result")
 NOTES = 2
 
 
-class Alone:
-    """One process: nothing to exchange."""
+class Ranks(ABC):
+    """The processes that train together. All of them must call the same methods in the same order.
 
-    rank = 0
-    world = 1
+    Attributes:
+        rank: which of the processes this is, from 0.
+        world: number of processes.
+    """
 
+    rank: int
+    world: int
+
+    @abstractmethod
     def sum(self, counts: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all processes of an int64 tensor, in place."""
-        return counts
+        """Return the sum over all processes of an int64 tensor, maybe in place."""
 
-    def agree(self, error: Exception | None) -> None:
-        """Raise `error`, or the news that another process has one, on every process alike."""
-        if error is not None:
-            raise error
+    @abstractmethod
+    def raise_on_all(self, error: Exception | None) -> None:
+        """Raise `error`; where it is None, raise the news that another process has one, or return if none has."""
 
-    def all_say(self, answer: bool) -> bool:
-        """Return whether the answer is yes on every process."""
-        return int(self.sum(torch.tensor([int(answer)], device="cpu"))) == self.world
+    @abstractmethod
+    def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
+        """Return what all processes counted, as one int64 tensor for `receive`, without waiting for the device.
 
-    def alike(self, work: Callable[[], Result]) -> Result:
+        Args:
+            measure: counts on this process: integers of shape (segments, columns), floats of shape (segments, 2).
+            notes: int64 of shape (NOTES,), which are added up over the processes.
+        """
+
+    @abstractmethod
+    def receive(self, sent: torch.Tensor, segments: int, columns: int) -> tuple[Counts, list[int]]:
+        """Return the counts of all processes together, and the sums of their notes, from what `send` returned.
+
+        Raises:
+            SparsityMonitorError: measuring failed on another process.
+        """
+
+    def all_or_none(self, work: Callable[[], Result]) -> Result:
         """Return what `work` returns here; when it raises on one process, raise on all."""
         try:
             result = work()
         except Exception as error:
-            self.agree(error)
+            self.raise_on_all(error)
             raise
-        self.agree(None)
+        self.raise_on_all(None)
         return result
+
+    def all_say(self, answer: bool) -> bool:
+        """Return whether the answer is yes on every process."""
+        return int(self.sum(torch.tensor([int(answer)], device="cpu"))) == self.world
 
     def rows(self, numbers: list[int]) -> torch.Tensor:
         """Return the numbers of each process, as many on all of them, as int64 of shape (world, numbers)."""
@@ -60,31 +82,38 @@ class Alone:
 
     def sum_of(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return the sum of what `work` returns, int64, over all processes; when it raises on one, raise on all."""
-        return self.sum(self.alike(work))
+        return self.sum(self.all_or_none(work))
+
+
+class Alone(Ranks):
+    """One process: nothing to exchange."""
+
+    rank = 0
+    world = 1
+
+    def sum(self, counts: torch.Tensor) -> torch.Tensor:
+        """Return the tensor itself."""
+        return counts
+
+    def raise_on_all(self, error: Exception | None) -> None:
+        """Raise `error`, if there is one."""
+        if error is not None:
+            raise error
 
     def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
-        """Return what all processes counted, as one int64 tensor for `receive`, without waiting for the device.
-
-        Args:
-            measure: counts on this process: integers of shape (segments, columns), floats of shape (segments, 2).
-            notes: int64 of shape (NOTES,), which are added up over the processes.
-        """
+        """Return notes, integers and the bits of the floats, one after the other."""
         counts = measure()
         bits = counts.floats.view(torch.int64)
         return torch.cat([notes.to(bits.device), counts.integers.reshape(-1), bits.reshape(-1)])
 
     def receive(self, sent: torch.Tensor, segments: int, columns: int) -> tuple[Counts, list[int]]:
-        """Return the counts of all processes together, and the sums of their notes, out of what `send` returned.
-
-        Raises:
-            SparsityMonitorError: measuring failed on another process.
-        """
+        """Take apart what `send` returned."""
         notes, integers, bits = torch.split(sent, [NOTES, segments * columns, segments * 2])
         floats = bits.view(torch.float64).view(segments, 2)
         return Counts(integers.view(segments, columns), floats), notes.tolist()
 
 
-class Together(Alone):
+class Together(Ranks):
     """All processes of the default process group, over a group of their own.
 
     A group of its own, because a collective of the training that is still under way must not be mixed with ours. It has
@@ -103,20 +132,20 @@ class Together(Alone):
         dist.all_reduce(here, op=dist.ReduceOp.SUM, group=self._group)
         return here
 
-    def agree(self, error: Exception | None) -> None:
-        """Raise `error`, or the news that another process has one, on every process alike."""
+    def raise_on_all(self, error: Exception | None) -> None:
+        """Raise `error`, or which processes have one, after all have told the others."""
         failed = torch.zeros(self.world, dtype=torch.int64, device="cpu")
         failed[self.rank] = int(error is not None)
-        self._raise_alike(self.sum(failed), error)
+        self._raise(self.sum(failed), error)
 
-    def _raise_alike(self, failed: torch.Tensor, error: Exception | None) -> None:
+    def _raise(self, failed: torch.Tensor, error: Exception | None) -> None:
         if error is not None:
             raise error
         if ranks := failed.nonzero().flatten().tolist():
             raise SparsityMonitorError(f"the monitor failed on ranks {ranks}; their logs say why")
 
     def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
-        """Return what all processes counted, as one int64 tensor for `receive`, without waiting for the device.
+        """Return failures, notes, integers and the bits of the floats, summed over all processes.
 
         One all-reduce carries everything. Sums of floats would depend on the order in which they meet, so that each
         process puts the bits of its own into a row of zeros, and everybody adds up the same rows in the same order.
@@ -131,7 +160,8 @@ class Together(Alone):
         except Exception as failure:  # noqa: BLE001 - raised below, after the others have heard of it
             error = failure
         failed = torch.zeros(self.world, dtype=torch.int64, device=self._device)
-        failed[self.rank] = int(error is not None)
+        # `failed[self.rank] = …` copies a number from the host, which waits for the whole pass then.
+        failed[self.rank].fill_(int(error is not None))
         floats = torch.zeros(self.world, segments, 2, dtype=torch.float64, device=self._device)
         floats[self.rank] = counts.floats.to(self._device)
         integers = counts.integers.to(self._device).reshape(-1)
@@ -142,14 +172,10 @@ class Together(Alone):
         return together
 
     def receive(self, sent: torch.Tensor, segments: int, columns: int) -> tuple[Counts, list[int]]:
-        """Return the counts of all processes together, and the sums of their notes, out of what `send` returned.
-
-        Raises:
-            SparsityMonitorError: measuring failed on another process.
-        """
+        """Take apart what `send` returned, and add up the floats of all processes."""
         sizes = [self.world, NOTES, segments * columns, self.world * segments * 2]
         failed, notes, integers, bits = torch.split(sent, sizes)
-        self._raise_alike(failed, None)
+        self._raise(failed, None)
         rows = bits.view(torch.float64).view(self.world, segments, 2)
         return Counts(integers.view(segments, columns), floats_of_all(rows)), notes.tolist()
 
@@ -173,7 +199,7 @@ def _timeout(device: torch.device) -> timedelta | None:
     return None
 
 
-def join_ranks(device: torch.device) -> Alone:
+def join_ranks(device: torch.device) -> Ranks:
     """Return the processes that train together. With several of them, all must call this at the same point."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return Together(device)

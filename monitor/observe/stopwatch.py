@@ -1,17 +1,17 @@
-"""Clock: how long the monitor keeps the calling thread."""
+"""Stopwatch: how long the monitor keeps the calling thread."""
 
 from __future__ import annotations
 
 import time
 
 
-class Clock:
+class Stopwatch:
     """Adds up the time that passes within `with` statements, which must not lie within each other.
 
-    >>> clock = Clock()
-    >>> with clock:
+    >>> stopwatch = Stopwatch()
+    >>> with stopwatch:
     ...     pass
-    >>> clock.take() > 0, clock.take()
+    >>> stopwatch.take() > 0, stopwatch.take()
     (True, 0.0)
     """
 

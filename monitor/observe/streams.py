@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +21,7 @@ class Pass(Protocol):
         """Return the time that it took on the device; known when the result is."""
 
 
-class Lane(Protocol):
+class Stream(Protocol):
     """Runs passes in order."""
 
     # Whether `start` returns before the pass is done.
@@ -88,6 +89,10 @@ class OnStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # An observer that is dropped gives its memory back to the stream that it was made on, which would write there
+        # while a pass is still at work. Not at exit: nothing is written any more, and CUDA may be gone.
+        home = torch.cuda.current_stream(device)
+        weakref.finalize(self, home.wait_stream, self._stream).atexit = False
 
     def start(self, work: Callable[[], torch.Tensor]) -> Pass:
         """Queue `work` and the copy of its result."""
@@ -106,6 +111,6 @@ class OnStream:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
-def lane_for(device: torch.device) -> Lane:
-    """Return the lane for weights on this device."""
+def stream_for(device: torch.device) -> Stream:
+    """Return where the passes over weights on this device run."""
     return OnStream(device) if device.type == "cuda" else AtOnce()

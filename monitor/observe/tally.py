@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from monitor.observe.kernels import contract
 from monitor.observe.kernels.contract import Counts, Rules
 from monitor.observe.observation import FloatArray, IntArray, Observation, ReferenceCounts
 from monitor.observe.weights.groups import GroupTable
-from monitor.observe.weights.measured import MeasuredWeights
+from monitor.observe.weights.roster import Roster
 
 Scalar = TypeVar("Scalar", np.int64, np.float64)
 
@@ -22,8 +22,7 @@ class Tally:
     """Adds up the segments of each group.
 
     Args:
-        table: the groups, and the group of each parameter.
-        measured: what is measured, in the order of the kernel's segments.
+        roster: what is measured, in the order of the kernel's segments.
         rules: the rules that the kernel was given.
         reference_ones: reference mask → parameter, measured or frozen → its number of ones there.
         step_masks: whether the kernel counts steps.
@@ -31,20 +30,20 @@ class Tally:
 
     def __init__(
         self,
-        table: GroupTable,
-        measured: Sequence[MeasuredWeights],
+        roster: Roster,
         rules: Rules,
         reference_ones: Mapping[str, Mapping[str, int]],
         *,
         step_masks: bool,
     ) -> None:
+        table, measured = roster.table, roster.measured
         self._groups = table.groups
         self._rules = rules
         self._step_masks = step_masks
-        self._group_of_segment = np.array([table.index[part.name] for part in measured], dtype=np.int64)
-        weights = np.array([math.prod(part.shape) for part in measured], dtype=np.int64)
+        self._group_of_segment = np.array([table.index[weights.name] for weights in measured], dtype=np.int64)
+        sizes = np.array([math.prod(weights.shape) for weights in measured], dtype=np.int64)
         self._reference_density = {
-            name: np.array([ones[part.name] for part in measured]) / np.maximum(weights, 1)
+            name: np.array([ones[weights.name] for weights in measured]) / np.maximum(sizes, 1)
             for name, ones in reference_ones.items()
         }
         self.reference_weights = {name: _by_group_of(table, ones) for name, ones in reference_ones.items()}
@@ -66,7 +65,7 @@ class Tally:
         integers: IntArray = counts.integers.numpy()
         floats: FloatArray = counts.floats.numpy()
         by_group = self._by_group(integers)
-        first_reference = contract.FIXED_COLUMNS + len(self._rules.tolerances)
+        first_reference = contract.first_reference(self._rules)
         return Observation(
             step=step,
             stride=stride,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
 from monitor.errors import ReportingError, SpoolError
@@ -58,11 +59,8 @@ def _check_free(directory: Path) -> None:
 
 
 def _unsent(directory: Path) -> int:
-    spool = Spool(directory)
-    try:
+    with closing(Spool(directory)) as spool:
         return sum(attempt.unsent for attempt in spool.attempts())
-    finally:
-        spool.close()
 
 
 async def _deliver(directory: Path, target: str, patience_seconds: float) -> list[str]:

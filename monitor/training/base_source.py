@@ -11,7 +11,7 @@ from torch import nn
 
 from monitor.errors import ConfigurationError
 from monitor.observe.base.weights import holds_the_same
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.adapters import served_by
 from monitor.training.pretrained import read_pretrained
 
@@ -72,7 +72,7 @@ def frozen_reference_model(trainer: Trainer) -> nn.Module | None:
 
 
 def find_base(
-    model: nn.Module, given: BaseSource | None, reference_model: nn.Module | None, ranks: Alone, *, resumed: bool
+    model: nn.Module, given: BaseSource | None, reference_model: nn.Module | None, ranks: Ranks, *, resumed: bool
 ) -> Base:
     """Return the base, and where it comes from.
 
@@ -92,6 +92,6 @@ def find_base(
     if resumed and not served_by(model).holds_base:
         return Base(read_pretrained(model, own_name), own_name)
     # Decided together: a process that took another base would run other collectives from here on.
-    if reference_model is not None and ranks.all_say(ranks.alike(lambda: holds_the_same(reference_model, model))):
+    if reference_model is not None and ranks.all_say(ranks.all_or_none(lambda: holds_the_same(reference_model, model))):
         return Base(reference_model, own_name or "reference model")
     return Base(None, own_name or "initial weights")

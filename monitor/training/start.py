@@ -12,7 +12,7 @@ from transformers import TrainerState, TrainingArguments
 from monitor.errors import ReportingError
 from monitor.observe.masks.references import ReferenceMask
 from monitor.observe.observer import UpdateObserver
-from monitor.observe.ranks import Alone, join_ranks
+from monitor.observe.ranks import Ranks, join_ranks
 from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
 from monitor.training.base_source import Base, find_base
@@ -50,7 +50,7 @@ def start_run(
     ranks = join_ranks(next(model.parameters()).device)
     resumed = state.global_step > 0
     earlier = RunIdentity.of(state) if resumed else None
-    base = ranks.alike(partial(find_base, model, settings.base, reference_model, ranks, resumed=resumed))
+    base = ranks.all_or_none(partial(find_base, model, settings.base, reference_model, ranks, resumed=resumed))
     observer = make_observer(settings, model, base=base, references=references, step=state.global_step, ranks=ranks)
     moved = base.weights is None and unfinished_base not in (None, observer.base_fingerprint)
     if moved and state.is_world_process_zero:
@@ -60,7 +60,7 @@ def start_run(
     if resumed:
         restore_touched(observer, args, state)
     start = partial(start_reporter, settings, observer, model, args, earlier=earlier, base_source=base.source)
-    reporter = ranks.alike(lambda: start() if state.is_world_process_zero else None)
+    reporter = ranks.all_or_none(lambda: start() if state.is_world_process_zero else None)
     if reporter is not None:
         key = reporter.key
         RunIdentity(key.run_id, key.attempt, observer.base_fingerprint, measured_as(settings)).write(state)
@@ -74,7 +74,7 @@ def make_observer(
     base: Base,
     references: Mapping[str, ReferenceMask],
     step: int,
-    ranks: Alone,
+    ranks: Ranks,
 ) -> UpdateObserver:
     """Return the observer of a model whose weights are those of `step`."""
     return UpdateObserver(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -44,27 +46,34 @@ def test_the_cost_is_a_share_of_the_time_since_the_previous_observation() -> Non
     assert second.host_seconds > 0
 
 
-def test_what_is_done_between_observations_is_a_part_of_their_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nn.Linear(33, 5)
+class Walked(nn.Linear):
+    """Says when somebody walks through its parameters."""
+
+    def __init__(self, walked: Callable[[], None]) -> None:
+        super().__init__(33, 5)
+        self.walked = walked
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        self.walked()
+        return super().named_parameters(*args, **kwargs)
+
+
+def test_what_is_done_between_observations_is_a_part_of_their_cost() -> None:
+    model = Walked(lambda: None)
     observer = UpdateObserver(model)
-
-    def slowly(_: nn.Module) -> None:
-        until = time.perf_counter() + 0.25
-        while time.perf_counter() < until:
-            pass
-
-    monkeypatch.setattr(observer._frozen, "warn_of_new", slowly)
+    model.walked = lambda: time.sleep(0.25)
     observer.follow(model)
+    model.walked = lambda: None
     first, second = observer.observe(1), observer.observe(2)
     assert first.host_seconds >= 0.25 + first.device_seconds
     assert 0 < second.device_seconds < second.host_seconds
 
 
-def test_new_parameters_are_looked_for_once_for_each_observation(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nn.Linear(33, 5)
+def test_new_parameters_are_looked_for_once_for_each_observation() -> None:
+    model = Walked(lambda: None)
     observer = UpdateObserver(model)
     looked: list[int] = []
-    monkeypatch.setattr(observer._frozen, "warn_of_new", lambda _: looked.append(observer.last_step))
+    model.walked = lambda: looked.append(observer.last_step)
     for step in (1, 2):
         observer.follow(model)
         observer.follow(model)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
@@ -21,7 +23,9 @@ from torch.distributed.tensor.placement_types import Partial
 
 from monitor.errors import ConfigurationError, MaskFileError, SparsityMonitorError, UnsupportedModelError
 from monitor.observe.base import mode as base_mode
-from monitor.observe.base import weights as base_weights
+from monitor.observe.bits import word_count
+from monitor.observe.kernels import kernel_for
+from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment
 from monitor.observe.masks.file import MaskFile
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask
@@ -30,8 +34,12 @@ from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
 from monitor.observe.weights.groups import clean_name
 from monitor.observe.weights.measured import MeasuredWeights
+from monitor.observe.weights.shard import Shard
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import GROUP_TIMEOUT, run_together
+
+# Processes of their own, which one server forks.
+pytestmark = pytest.mark.xdist_group("parallel")
 
 STEPS = 3
 SHORT_TIMEOUT = timedelta(seconds=6)
@@ -71,10 +79,6 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
     return {clean_name(name): whole(p) for name, p in model.named_parameters()}
 
 
-def bytes_without_reference(observer: UpdateObserver) -> int:
-    return observer.monitor_bytes - base_weights.total_bytes(observer._state.references.words["earlier"].values())
-
-
 def observe_together(how: str, directory: Path) -> dict[str, Any]:
     model = spread(make_model(), how)
     reference = CountingFile(directory / "earlier")
@@ -93,8 +97,7 @@ def observe_together(how: str, directory: Path) -> dict[str, Any]:
         "weights": weights,
         "fingerprint": observer.base_fingerprint,
         "masks": [(m.words, m.shapes) for m in (mask, touched)],
-        "bytes": observer.monitor_bytes
-        - sum(w.numel() * 4 for w in observer._state.references.words["earlier"].values()),
+        "bytes": UpdateObserver(model).monitor_bytes,
         "names": list(observer.shapes),
     }
 
@@ -145,12 +148,11 @@ def test_spread_weights_have_the_counts_of_one_process(how: str, world: int, tmp
     # Of the file of a mask, each reads what it measures, and where that begins or ends within a word, this word too.
     words_read = [result["words_read"] for result in results]
     if how != "tensor-parallel":
-        assert sum(words_read) <= sum(words.numel() for words in alone._state.masks.values()) + 2 * world * len(
-            alone.shapes
-        )
+        words = sum(word_count(math.prod(shape)) for shape in alone.shapes.values())
+        assert sum(words_read) <= words + 2 * world * len(alone.shapes)
     # Nobody holds everything, and together they hold what one process would, but for rounding up to words.
     memory = [result["bytes"] for result in results]
-    everything = bytes_without_reference(alone)
+    everything = UpdateObserver(make_model()).monitor_bytes
     assert max(memory) < 1.35 * everything / world
     assert sum(memory) < 1.1 * everything
 
@@ -165,9 +167,7 @@ def test_the_process_with_the_least_memory_chooses_where_the_base_is_kept() -> N
 
 
 def fail_on_one_process() -> str:
-    observer = UpdateObserver(make_model())
-    if dist.get_rank() == 1:
-        observer._kernel = broken_kernel
+    observer = UpdateObserver(make_model(), bind=bind_broken if dist.get_rank() == 1 else kernel_for)
     try:
         observer.observe(1)
     except SparsityMonitorError as error:
@@ -177,14 +177,17 @@ def fail_on_one_process() -> str:
     return "no error"
 
 
-def broken_kernel(*_: Any) -> None:
-    raise RuntimeError("the kernel is broken")
+def bind_broken(segments: Sequence[Segment], rules: Rules) -> Kernel:
+    def broken() -> Counts:
+        raise RuntimeError("the kernel is broken")
+
+    return broken
 
 
 def test_a_monitor_that_fails_on_one_process_fails_on_all_and_hangs_none() -> None:
     assert run_together(fail_on_one_process, 2) == [
         "the monitor failed on ranks [1]; their logs say why",
-        "own: the kernel is broken",
+        "own: measuring is broken",
     ]
 
 
@@ -215,11 +218,12 @@ def without_memory(*_: Any) -> None:
 @pytest.mark.parametrize(
     ("what", "references"),
     [
-        ("base.keep", {}),
-        ("base.keep", {"earlier": reference_mask()}),
-        ("references.count_ones", {"earlier": reference_mask()}),
+        ("base.kept._keep", {}),
+        ("base.kept._keep", {"earlier": reference_mask()}),
+        ("masks.references.zero_masks", {"earlier": reference_mask()}),
+        ("measurement.kernel_for", {}),
     ],
-    ids=["keep", "keep-beside-a-reference", "count-a-reference"],
+    ids=["keep", "keep-beside-a-reference", "hold-a-reference", "bind"],
 )
 def test_a_process_without_memory_for_what_trains_now_hangs_none(what: str, references: dict[str, UpdateMask]) -> None:
     assert run_together(lack_memory_on_one_process, 2, what, references) == [
@@ -284,14 +288,14 @@ def start_without_memory_on_one_process(what: str) -> str:
 @pytest.mark.parametrize(
     "what",
     [
-        "base.find",
-        "base.weight_sums",
-        "base.keep",
+        "observer.find",
+        "base.fingerprint.weight_sums",
+        "base.kept._keep",
         "state.previous_weights",
-        "observer.kernel_for",
-        "references.count_ones",
-        "base.differing",
-        "observer.UpdateObserver._measure",
+        "measurement.kernel_for",
+        "masks.references.count_ones",
+        "base.weights._differs_here",
+        "measurement.Measurement.measure",
     ],
 )
 def test_a_process_without_memory_at_the_start_hangs_none(what: str) -> None:
@@ -303,7 +307,7 @@ def test_a_process_without_memory_at_the_start_hangs_none(what: str) -> None:
 
 def restore_without_memory_on_one_process() -> str:
     observer = UpdateObserver(make_model())
-    take_memory_from_one_process("observer.UpdateObserver._measure")
+    take_memory_from_one_process("measurement.Measurement.measure")
     try:
         observer.restore([])
     except (SparsityMonitorError, torch.OutOfMemoryError) as error:
@@ -320,9 +324,8 @@ def test_a_process_without_memory_when_training_goes_on_hangs_none() -> None:
 
 def copy_a_mask_without_memory_on_one_process() -> tuple[str, int]:
     observer = UpdateObserver(make_model())
-    weights = observer._measured[2]
     if dist.get_rank() == 1:
-        observer._measured[2] = Breaking(**vars(weights))
+        MeasuredWeights.words_in_whole = without_memory_for_one
     error = ""
     try:
         observer.update_mask()
@@ -332,9 +335,10 @@ def copy_a_mask_without_memory_on_one_process() -> tuple[str, int]:
     return error, int(observer.observe(1).changed.sum())
 
 
-class Breaking(MeasuredWeights):
-    def words_in_whole(self, words: torch.Tensor) -> torch.Tensor:
+def without_memory_for_one(weights: MeasuredWeights, words: torch.Tensor) -> torch.Tensor:
+    if weights.name == "score.weight":
         raise torch.OutOfMemoryError("no memory")
+    return Shard.words_in_whole(weights, words)
 
 
 def test_a_process_without_memory_for_a_mask_hangs_none() -> None:

@@ -15,13 +15,14 @@ import torch
 from monitor.errors import ConfigurationError
 from monitor.observe.criterion import dtype_name
 from monitor.observe.kernels import low_byte
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 
 logger = logging.getLogger(__name__)
 
 # A gradient and two moments for each trained weight, which are not there yet when the base is taken.
 _COPIES_TO_COME = 3
+_BITS_PER_BYTE = 8
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
@@ -29,7 +30,7 @@ class BaseMode(StrEnum):
     """How the base is kept.
 
     DEVICE: a copy beside the weights.
-    HOST: a copy in pinned host memory, which comes to the device piece by piece at every observation.
+    HOST: a copy in pinned host memory, which comes to the device chunk by chunk at every observation.
     SHARED: the weights of a module that is there anyway.
     LOW_BYTE: one byte per weight, where the visible dtype has 16 bits. The value is found again as the nearest one with
         that byte: exactly, unless a weight moved by 128 or more representable steps.
@@ -64,7 +65,7 @@ def parse_base_mode(mode: str, visible_dtype: torch.dtype) -> BaseMode | None:
 
 
 def choose_base_mode(
-    measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Alone, *, shared: bool, beside: float
+    measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Ranks, *, shared: bool, step_masks: bool
 ) -> BaseMode:
     """Choose a base that is there anyway; else by free memory: beside the weights, for a GPU in host memory, low bytes.
 
@@ -77,12 +78,20 @@ def choose_base_mode(
 
     Args:
         shared: whether this process has the base anyway.
-        beside: bytes per weight that masks and previous weights will take.
+        step_masks: whether there will be previous weights and touched masks, too.
     """
+    beside = _bytes_beside(visible_dtype, step_masks=step_masks)
     own = _FRUGALITY.index(BaseMode.SHARED if shared else _by_free_memory(measured, visible_dtype, beside))
     votes = torch.zeros(len(_FRUGALITY), dtype=torch.int64, device="cpu")
     votes[own] = 1
     return _FRUGALITY[int(ranks.sum(votes).nonzero().max())]
+
+
+def _bytes_beside(visible_dtype: torch.dtype, *, step_masks: bool) -> float:
+    """Return the bytes per weight that masks and previous weights will take. Reference masks are there already."""
+    masks = 1 + int(step_masks)
+    previous = (1 if low_byte.fits(visible_dtype) else visible_dtype.itemsize) if step_masks else 0
+    return masks / _BITS_PER_BYTE + previous
 
 
 def _by_free_memory(measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, beside: float) -> BaseMode:
@@ -103,7 +112,7 @@ def _by_free_memory(measured: Sequence[MeasuredWeights], visible_dtype: torch.dt
 
 def _has_room(device: torch.device, size: int) -> bool:
     free = free_bytes(device)
-    # The processes on a machine have a GPU each, and share its host memory. As torchrun says.
+    # The processes on a machine have a GPU each, and share its host memory. torchrun sets LOCAL_WORLD_SIZE.
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
     return free is None or size * sharing <= free
 

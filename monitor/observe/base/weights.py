@@ -1,65 +1,59 @@
-"""The base θ₀: the frozen weights that updates are measured against, and the fingerprint that names them."""
+"""The base θ₀: where the frozen weights are that updates are measured against."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from monitor.errors import BaseMismatchError, name_some
-from monitor.observe.base.mode import BaseMode
-from monitor.observe.criterion import visible
-from monitor.observe.kernels.low_byte import low_bytes
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.groups import clean_name
 from monitor.observe.weights.measured import MeasuredWeights
 
-# Weights that are looked at at a time: small enough that int64 intermediates stay in cache on a CPU.
-_CHUNK_ON_CPU = 1 << 14
-_CHUNK_ON_DEVICE = 1 << 22
-# Multipliers of splitmix64, as signed 64-bit numbers.
-_MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)
+# A reference model or a state dict, under the names of the model that trains.
+GivenBase: TypeAlias = nn.Module | Mapping[str, torch.Tensor]
 
 
-class BaseWeights(dict[str, torch.Tensor]):
-    """The base of each parameter. What the model holds quantised is dequantised whenever it is asked for."""
+@dataclass(frozen=True)
+class BaseWeights:
+    """The base of each parameter: stored, or where the model holds it quantised, dequantised at each call.
 
-    def __init__(self, stored: Mapping[str, torch.Tensor], measured: Iterable[MeasuredWeights]) -> None:
-        super().__init__(stored)
-        self._measured = {weights.name: weights for weights in measured}
+    Attributes:
+        stored: parameter name → base, as contract.Segment wants it, of those that are stored.
+    """
 
-    def __missing__(self, name: str) -> torch.Tensor:
-        weights = self._measured[name]
-        if weights.dequantised is None:
-            raise KeyError(name)
-        return weights.of_whole(weights.dequantised() if weights.count else weights.source)
+    stored: dict[str, torch.Tensor]
+
+    def of(self, weights: MeasuredWeights) -> torch.Tensor:
+        """Return the base of these weights.
+
+        Raises:
+            KeyError: it is neither stored nor held by the model.
+        """
+        if weights.name not in self.stored and weights.dequantised is not None:
+            return weights.of_whole(weights.dequantised() if weights.count else weights.source)
+        return self.stored[weights.name]
 
 
-def find(
-    source: nn.Module | Mapping[str, torch.Tensor] | None,
-    measured: Iterable[MeasuredWeights],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, torch.Tensor]:
+def find(source: GivenBase | None, measured: Sequence[MeasuredWeights]) -> BaseWeights:
     """Return the base of `measured` where it is now, flattened, without a copy unless strides ask for one.
 
     Args:
         source: whole parameters, or sharded as the model is, under the model's names. None for the weights themselves,
             or, with adapters, for what the model holds from before them.
         measured: the weights whose base is wanted.
-        shapes: parameter name → shape of the whole parameter.
 
     Raises:
         BaseMismatchError: a parameter is missing or has another shape, or a module is the model that trains.
     """
     if source is None:
-        measured = list(measured)
-        stored = {w.name: _held_by_model(w) for w in measured if w.dequantised is None}
-        return BaseWeights(stored, measured)
+        return BaseWeights({w.name: _held_by_model(w) for w in measured if w.dequantised is None})
     found = _named(source)
-    _check_matches(found, shapes)
+    _check_matches(found, {weights.name: weights.shape for weights in measured})
     base = {}
     for weights in measured:
         tensor = _same_weights(found[weights.name], weights)
@@ -69,20 +63,25 @@ def find(
                 "differ. Give a frozen copy of the model or a state dict, or leave `base` out."
             )
         base[weights.name] = tensor
-    return base
+    return BaseWeights(base)
 
 
-def differing(source: nn.Module | Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights]) -> torch.Tensor:
-    """Return where the source has other weights than these, as int64 of shape (len(measured),): 1, or 0.
+def differing(source: GivenBase, candidates: Sequence[MeasuredWeights], ranks: Ranks) -> list[str]:
+    """Return the names of the parameters of which the source has other weights, on any of the processes.
 
-    0 is also for what the source does not have, or has in another shape.
+    What the source does not have, or has in another shape, does not differ. All processes must call this.
     """
+    differs = ranks.sum_of(lambda: _differs_here(source, candidates)).tolist()
+    return [weights.name for weights, somewhere in zip(candidates, differs, strict=True) if somewhere]
+
+
+def _differs_here(source: GivenBase, candidates: Sequence[MeasuredWeights]) -> torch.Tensor:
     found = _named(source)
     differs = [
         weights.name in found
         and tuple(found[weights.name].shape) == weights.shape
         and not _holds(_same_weights(found[weights.name], weights), weights)
-        for weights in measured
+        for weights in candidates
     ]
     return torch.tensor(differs, device="cpu").to(torch.int64)
 
@@ -92,7 +91,7 @@ def _holds(tensor: torch.Tensor, weights: MeasuredWeights) -> bool:
     return torch.equal(tensor.to(live), live)
 
 
-def _named(source: nn.Module | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _named(source: GivenBase) -> dict[str, torch.Tensor]:
     given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
     return {clean_name(name): tensor.detach() for name, tensor in given.items()}
 
@@ -104,36 +103,6 @@ def _held_by_model(weights: MeasuredWeights) -> torch.Tensor:
 def _is_live(tensor: torch.Tensor, weights: MeasuredWeights) -> bool:
     # What adapters start from may be the base of what they make.
     return weights.effective is None and tensor.data_ptr() == weights.live().data_ptr()
-
-
-def keep(tensor: torch.Tensor, weights: MeasuredWeights, mode: BaseMode, visible_dtype: torch.dtype) -> torch.Tensor:
-    """Return the base of one parameter as `mode` keeps it; see contract.Segment.
-
-    A copy is in the visible dtype where that loses nothing, as for float32 masters loaded from a bfloat16 checkpoint:
-    it takes half the memory, and compares the same. Only such a base can be kept as low bytes: with others, what moved
-    below the visible dtype would not be seen.
-    """
-    device = weights.source.device
-    if mode is BaseMode.SHARED:
-        return tensor.to(device)
-    here = tensor.to(device)
-    lossless = _is_lossless(here, visible_dtype)
-    if mode is BaseMode.LOW_BYTE and lossless:
-        return low_bytes(here, visible_dtype)
-    kept = visible(here, visible_dtype) if lossless else here
-    if mode is BaseMode.HOST:
-        return torch.empty(kept.shape, dtype=kept.dtype, device="cpu", pin_memory=torch.cuda.is_available()).copy_(kept)
-    return kept.clone() if kept.data_ptr() == tensor.data_ptr() else kept
-
-
-def _is_lossless(weights: torch.Tensor, visible_dtype: torch.dtype) -> bool:
-    """Look piece by piece: where memory is short, there is no room for another copy."""
-    parts = torch.split(weights, _chunk_on(weights.device)) if weights.dtype != visible_dtype else ()
-    return all(torch.equal(visible(part, visible_dtype).to(part.dtype), part) for part in parts)
-
-
-def _chunk_on(device: torch.device) -> int:
-    return _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ON_DEVICE
 
 
 def _same_weights(tensor: torch.Tensor, weights: MeasuredWeights) -> torch.Tensor:
@@ -152,7 +121,7 @@ def holds_the_same(candidate: nn.Module, model: nn.Module) -> bool:
     return not _hides_parameters(model) and all(
         (other := found.get(clean_name(name))) is not None
         and other.shape == parameter.shape
-        and torch.equal(_local(other).to(_local(parameter)), _local(parameter))
+        and torch.equal(local_weights(other).to(local_weights(parameter)), local_weights(parameter))
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     )
@@ -163,7 +132,8 @@ def _hides_parameters(model: nn.Module) -> bool:
     return hidden_by_zero or any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules())
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
+def local_weights(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the weights of a parameter that this process has: all, or those of a DTensor's shard."""
     local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return local.detach()
 
@@ -184,58 +154,3 @@ def _check_matches(found: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple
             "under the model's own parameter names. Where these are written nowhere, as a random head or resized "
             "embeddings, save the model before its first step with save_pretrained, and give that directory as `base`."
         )
-
-
-def fingerprint(
-    base: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Alone
-) -> str:
-    """Return 32 hexadecimal digits that name the visible base weights.
-
-    Independent of the stored dtype, the device, the order of parameters, and of how they are spread over processes.
-    """
-
-    def here() -> torch.Tensor:
-        sums = (weight_sums(visible(base[w.name].to(w.source.device), visible_dtype), w.indices) for w in measured)
-        return torch.stack(list(sums))
-
-    everywhere = ranks.sum_of(here).tolist()
-    lines = [json.dumps([w.name, list(w.shape), *sums]) for w, sums in zip(measured, everywhere, strict=True)]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
-
-
-def weight_sums(weights: torch.Tensor, indices: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
-    """Return Σ bᵢ and Σ bᵢ·rᵢ modulo 2⁶⁴ as int64 of shape (2,), b the bit patterns of the weights.
-
-    r is pseudo-random from the index of the weight in its parameter, `indices(first, last)`. The sums of parts add up
-    to those of the whole.
-    """
-    bits = weights.reshape(-1).view(torch.int16 if weights.element_size() == 2 else torch.int32)
-    sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
-    step = _chunk_on(bits.device)
-    for start in range(0, bits.numel(), step):
-        chunk = bits[start : start + step].to(torch.int64)
-        mixed = chunk * _pseudo_random(indices(start, start + chunk.numel()))
-        sums += torch.stack([chunk.sum(), mixed.sum()])
-    return sums.cpu()
-
-
-def _pseudo_random(index: torch.Tensor) -> torch.Tensor:
-    index = (index + 1) * _MIX[0]
-    index = (index ^ (index >> 31)) * _MIX[1]
-    return index ^ (index >> 29)
-
-
-def storage(tensor: torch.Tensor) -> int:
-    """Return what names the memory that a tensor is in."""
-    return tensor.untyped_storage().data_ptr()
-
-
-def storages(source: nn.Module | Mapping[str, torch.Tensor] | None, measured: Iterable[MeasuredWeights]) -> set[int]:
-    """Return the memory of a module that is the base, and of what the model itself holds from before its adapters."""
-    held = {storage(weights.original) for weights in measured if weights.original is not None}
-    return held | {storage(_local(tensor)) for tensor in source.parameters()} if isinstance(source, nn.Module) else held
-
-
-def total_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Return the bytes that the tensors' elements take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Masks in safetensors files: written and read piece by piece, so that nothing is in memory twice."""
+"""Masks in safetensors files: written and read chunk by chunk, so that nothing is in memory twice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from monitor.errors import MaskFileError
-from monitor.observe.bits import pieces
-from monitor.observe.kernels.contract import BITS_PER_WORD, word_count
+from monitor.observe.bits import BITS_PER_WORD, chunks, word_count
 
 _FORMAT = "sparsity-monitor mask"
 _FORMAT_VERSION = 1
@@ -53,7 +53,7 @@ def write_mask(
 
     Args:
         words: int32 words of each parameter, in the order of `shapes`, on any device. Each is asked for when the one
-            before is written, and comes over from another device piece by piece.
+            before is written, and comes over from another device chunk by chunk.
         shapes: parameter name → shape of the parameter.
         metadata: where the mask comes from: the fields of MaskMetadata, and what else is to be kept with it.
 
@@ -69,8 +69,8 @@ def write_mask(
             for tensor, (name, shape) in zip(words, shapes.items(), strict=True):
                 if tensor.dtype != torch.int32 or tensor.numel() != word_count(math.prod(shape)):
                     raise ValueError(f"{name} has {tensor.numel()} words of {tensor.dtype} for the shape {list(shape)}")
-                for piece in pieces(tensor):
-                    file.write(tensor[piece].cpu().numpy().data)
+                for chunk in chunks(tensor):
+                    file.write(tensor[chunk].cpu().numpy().data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
@@ -114,8 +114,6 @@ class MaskFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from safetensors import SafetensorError, safe_open
-
         self._path = os.fspath(path)
         try:
             with safe_open(path, framework="pt") as opened:
@@ -162,6 +160,8 @@ class MaskFile:
             raise MaskFileError(
                 f"the mask {self._path!r} is closed; open it again, or keep its `with` until it is read."
             )
+        # Not by safetensors' get_slice: it maps the file into memory, and where that is cut short meanwhile, or is gone
+        # from its server, a bus error ends the training.
         self._file.seek(self._starts[name] + _WORD_BYTES * first)
         if self._file.readinto(words.numpy()) != _WORD_BYTES * words.numel():  # type: ignore[attr-defined]
             raise self._damaged(f"it ends within {name}")

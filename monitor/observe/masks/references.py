@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -11,15 +10,13 @@ from typing import Protocol
 import torch
 
 from monitor.errors import ConfigurationError, MaskMismatchError, name_some
-from monitor.observe.bits import count_ones
-from monitor.observe.kernels.contract import word_count
+from monitor.observe.bits import count_ones, word_count
+from monitor.observe.chunk_sizes import WORDS_OF_A_FILE
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import check_covers
-from monitor.observe.ranks import Alone
+from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.measured import MeasuredWeights
-
-# Words that are counted at a time.
-_PIECE = 1 << 20
+from monitor.observe.weights.roster import Roster
 
 
 class ReferenceMask(Protocol):
@@ -43,13 +40,13 @@ class ReferenceMasks:
     Args:
         masks: name → mask; it must cover every measured parameter. Of one on disk, only what this process measures is
             kept, and what may start to train is read when it does.
-        measured: what this process measures.
-        frozen: what may start to train.
+        roster: what this process measures, and what may start to train. All processes must make this.
         base_fingerprint: of the base; a mask against another one is named in a warning.
-        ranks: the processes that train together, which all must make this.
 
     Attributes:
-        words: name → parameter name → int32 words of the part that this process measures, where the weights are.
+        words: name → parameter name → int32 words of the shard that this process measures, where the weights are.
+        ones: name → parameter name → |R| in the whole parameter, measured or frozen. It stays what it is when a frozen
+            one starts to train.
 
     Raises:
         ConfigurationError: the processes have masks of other names.
@@ -57,79 +54,51 @@ class ReferenceMasks:
         MaskFileError: a file is damaged.
     """
 
-    def __init__(
-        self,
-        masks: Mapping[str, ReferenceMask],
-        measured: Sequence[MeasuredWeights],
-        frozen: Sequence[MeasuredWeights],
-        base_fingerprint: str,
-        ranks: Alone,
-    ) -> None:
+    def __init__(self, masks: Mapping[str, ReferenceMask], roster: Roster, base_fingerprint: str) -> None:
         self._masks = masks
-        self._ranks = ranks
-        if not ranks.all_have(list(masks)):
+        if not roster.ranks.all_have(list(masks)):
             raise ConfigurationError(
                 f"references are {list(masks)} here; expected the same names in the same order in every process."
             )
-        self._frozen = [weights.name for weights in frozen]
-        self.words: dict[str, dict[str, torch.Tensor]] = {}
         # Where one process has another mask, or cannot read its file, the others must not wait for its counts.
-        ones = ranks.sum_of(lambda: self._read(measured, frozen, base_fingerprint))
-        self._ones_of_frozen = dict(zip(masks, ones.tolist(), strict=True))
+        self.words = roster.ranks.all_or_none(lambda: self._read(roster, base_fingerprint))
+        ones = roster.ranks.sum_of(lambda: self._count_here(roster)).tolist()
+        names = [weights.name for weights in (*roster.measured, *roster.frozen)]
+        self.ones = {name: dict(zip(names, counted, strict=True)) for name, counted in zip(masks, ones, strict=True)}
 
-    def _read(
-        self, measured: Sequence[MeasuredWeights], frozen: Sequence[MeasuredWeights], base_fingerprint: str
-    ) -> torch.Tensor:
-        """Check the masks, and read of them what is measured here.
-
-        Returns:
-            the ones of each mask in each frozen parameter, shape (masks, frozen), int64; counted by the first process,
-            0 on the others.
-        """
-        shapes = {weights.name: weights.shape for weights in measured}
-        ones = torch.zeros(len(self._masks), len(frozen), dtype=torch.int64, device="cpu")
-        for i, (name, mask) in enumerate(self._masks.items()):
+    def _read(self, roster: Roster, base_fingerprint: str) -> dict[str, dict[str, torch.Tensor]]:
+        """Check the masks, and read of them what is measured here."""
+        shapes = {weights.name: weights.shape for weights in roster.selected}
+        words = {}
+        for name, mask in self._masks.items():
             check_covers(mask.shapes, shapes, f"the model, as reference mask {name!r}")
             _warn_of_another_base(name, mask, shapes, base_fingerprint)
-            self.words[name] = _parts(name, mask, measured)
-            for j, weights in enumerate(frozen if self._ranks.rank == 0 else ()):
-                ones[i, j] = _count(mask, weights.name) if _covers(mask, weights) else 0
-        return ones
+            words[name] = _shards(name, mask, roster.selected) | _shards_of_late(name, mask, roster.late)
+        return words
+
+    def _count_here(self, roster: Roster) -> torch.Tensor:
+        """Return what is to be added up to the ones of each mask in each measured, then in each frozen parameter."""
+        # Whole masks of frozen parameters are counted by the first process alone.
+        frozen = [(weights, roster.ranks.rank == 0) for weights in roster.frozen]
+        ones = [
+            [count_ones(self.words[name][weights.name]) for weights in roster.measured]
+            + [_count(mask, weights.name) if here and _covers(mask, weights) else 0 for weights, here in frozen]
+            for name, mask in self._masks.items()
+        ]
+        return torch.tensor(ones, dtype=torch.int64, device="cpu")
 
     def take_up(self, late: Sequence[MeasuredWeights]) -> None:
-        """Cover parameters that have started to train, too.
+        """Cover parameters that have started to train, too. A mask that lacks some is named in a warning.
 
         Raises:
             MaskFileError: a file is damaged.
         """
         for name, mask in self._masks.items():
-            if uncovered := [weights.name for weights in late if not _covers(mask, weights)]:
-                warnings.warn(
-                    f"reference mask {name!r} lacks {name_some(uncovered)}, which train now: it counts as empty there.",
-                    stacklevel=8,
-                )
-            covered = [weights for weights in late if _covers(mask, weights)]
-            self.words[name] |= zero_masks(late) | _parts(name, mask, covered)
+            self.words[name] |= _shards_of_late(name, mask, late)
 
     def of(self, parameter: str) -> tuple[torch.Tensor, ...]:
         """Return the words of a parameter in each mask."""
         return tuple(words[parameter] for words in self.words.values())
-
-    def count(self, measured: Sequence[MeasuredWeights]) -> dict[str, dict[str, int]]:
-        """Return |R| of each mask per parameter, frozen ones included, over all processes, which all must call this.
-
-        So it stays what it was when a frozen parameter starts to train.
-        """
-
-        def here() -> torch.Tensor:
-            ones = [[count_ones(words[weights.name]) for weights in measured] for words in self.words.values()]
-            return torch.tensor(ones, dtype=torch.int64, device="cpu")
-
-        counted = {}
-        for name, ones in zip(self.words, self._ranks.sum_of(here).tolist(), strict=True):
-            frozen = dict(zip(self._frozen, self._ones_of_frozen[name], strict=True))
-            counted[name] = frozen | {weights.name: count for weights, count in zip(measured, ones, strict=True)}
-        return counted
 
 
 def zero_masks(measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
@@ -137,17 +106,23 @@ def zero_masks(measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
     return {w.name: torch.zeros(word_count(w.count), dtype=torch.int32, device=w.source.device) for w in measured}
 
 
-def _parts(name: str, mask: ReferenceMask, measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
-    parts = {w.name: w.words_of_whole(partial(mask.read, w.name)).to(w.source.device) for w in measured}
+def _shards_of_late(name: str, mask: ReferenceMask, late: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
+    if uncovered := [weights.name for weights in late if not _covers(mask, weights)]:
+        warn_user(f"reference mask {name!r} lacks {name_some(uncovered)}, which train now: it counts as empty there.")
+    return zero_masks(late) | _shards(name, mask, [weights for weights in late if _covers(mask, weights)])
+
+
+def _shards(name: str, mask: ReferenceMask, measured: Sequence[MeasuredWeights]) -> dict[str, torch.Tensor]:
+    shards = {w.name: w.words_of_whole(partial(mask.read, w.name)).to(w.source.device) for w in measured}
     for weights in measured:
-        words = parts[weights.name]
+        words = shards[weights.name]
         # Kernels read as many as the mask of the weights has, whatever is there.
         if words.dtype != torch.int32 or words.shape != (word_count(weights.count),):
             raise MaskMismatchError(
                 f"reference mask {name!r} has words of {words.dtype} and shape {list(words.shape)} for {weights.name}; "
                 f"expected int32 of shape {[word_count(weights.count)]}. Make masks with UpdateMask.from_bools."
             )
-    return parts
+    return shards
 
 
 def _covers(mask: ReferenceMask, weights: MeasuredWeights) -> bool:
@@ -156,7 +131,9 @@ def _covers(mask: ReferenceMask, weights: MeasuredWeights) -> bool:
 
 def _count(mask: ReferenceMask, parameter: str) -> int:
     total = word_count(math.prod(mask.shapes[parameter]))
-    return sum(count_ones(mask.read(parameter, first, first + _PIECE)) for first in range(0, total, _PIECE))
+    return sum(
+        count_ones(mask.read(parameter, first, first + WORDS_OF_A_FILE)) for first in range(0, total, WORDS_OF_A_FILE)
+    )
 
 
 def _warn_of_another_base(
@@ -166,8 +143,7 @@ def _warn_of_another_base(
     # A mask of more parameters, such as of full fine-tuning where adapters train now, has another fingerprint.
     comparable = bool(base_of_mask) and set(mask.shapes) == set(shapes)
     if comparable and base_of_mask != base_fingerprint:
-        warnings.warn(
+        warn_user(
             f"reference mask {name!r} was taken against another base (fingerprint {base_of_mask}, here "
-            f"{base_fingerprint}): the overlap compares updates of different starting weights.",
-            stacklevel=8,
+            f"{base_fingerprint}): the overlap compares updates of different starting weights."
         )

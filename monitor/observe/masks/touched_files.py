@@ -1,4 +1,4 @@
-"""Touched weights beside a checkpoint: each process writes its own part, and any number of processes reads them."""
+"""Touched weights beside a checkpoint: each process writes its own shards, and any number of processes reads them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 import torch
 
 from monitor.errors import MaskFileError
-from monitor.observe.kernels.reference import pack, unpack
+from monitor.observe.bits import pack, unpack
 from monitor.observe.masks.file import MaskFile, write_mask
-from monitor.observe.ranks import Alone
-from monitor.observe.weights.shard import Part
+from monitor.observe.ranks import Ranks
+from monitor.observe.weights.shard import Shard
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = "touched_mask"
 
 
-def write_part(
+def write_shards(
     directory: Path,
-    ranks: Alone,
+    ranks: Ranks,
     words: Mapping[str, torch.Tensor],
-    parts: Sequence[Part],
+    shards: Sequence[Shard],
     metadata: Mapping[str, object],
 ) -> None:
     """Write the masks of what this process measures, if there is a checkpoint that they belong to.
@@ -36,9 +36,9 @@ def write_part(
     Args:
         directory: in the checkpoint; the same for all processes, which all must call this; on one file system, if
             another number of processes is to read them.
-        words: parameter name → int32 words of its part.
-        parts: what this process measures.
-        metadata: as for `write_mask`; "step" and "base_fingerprint" are compared when the parts are read.
+        words: parameter name → int32 words of its shard.
+        shards: what this process measures.
+        metadata: as for `write_mask`; "step" and "base_fingerprint" are compared when the shards are read.
     """
     # The first process says: it has saved the checkpoint, and the others may not see it yet, or on no file system.
     saved = torch.tensor([int(ranks.rank == 0 and directory.parent.is_dir())], device="cpu")
@@ -48,58 +48,58 @@ def write_part(
         # Of a training that was here before, on another number of processes.
         for other in set(directory.glob(f"{_PREFIX}-*")) - set(_files(directory, ranks.world)):
             other.unlink()
-    held = {part.name: part for part in parts if part.count}
+    held = {shard.name: shard for shard in shards if shard.count}
     write_mask(
         _files(directory, ranks.world)[ranks.rank],
         (words[name] for name in held),
-        {name: (part.count,) for name, part in held.items()},
-        {**metadata, "parts": json.dumps({name: _as_json(part) for name, part in held.items()})},
+        {name: (shard.count,) for name, shard in held.items()},
+        {**metadata, "parts": json.dumps({name: _as_json(shard) for name, shard in held.items()})},
     )
 
 
-def read_part(
-    directory: Path, ranks: Alone, parts: Sequence[Part], metadata: Mapping[str, object]
+def read_shards(
+    directory: Path, ranks: Ranks, shards: Sequence[Shard], metadata: Mapping[str, object]
 ) -> dict[str, torch.Tensor] | None:
-    """Return the words of each part, int32, out of what any number of processes wrote.
+    """Return the words of each shard, int32, out of what any number of processes wrote.
 
     What nobody measured when they were written has zeros. None if they are not there, or of another step or base.
     """
-    held = [part for part in parts if part.count]
+    held = [shard for shard in shards if shard.count]
     try:
         with ExitStack() as opened:
             own = _open(_files(directory, ranks.world)[ranks.rank], metadata, opened)
-            if own is not None and all(own.parts.get(part.name) == _as_json(part) for part in held):
-                return {part.name: own.read(part.name) for part in held}
+            if own is not None and all(own.shards.get(shard.name) == _as_json(shard) for shard in held):
+                return {shard.name: own.read(shard.name) for shard in held}
             files = _open_all(directory, metadata, opened)
-            return None if files is None else {part.name: _gather(part, files) for part in held}
+            return None if files is None else {shard.name: _gather(shard, files) for shard in held}
     except MaskFileError as error:
         logger.warning("sparsity-monitor: %s", error)
         return None
 
 
-class _PartFile(MaskFile):
+class _ShardFile(MaskFile):
     """What one process wrote."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.parts: dict[str, dict[str, Any]] = json.loads(self.fields["parts"])
+        self.shards: dict[str, dict[str, Any]] = json.loads(self.fields["parts"])
 
     def put_into_whole(self, name: str, whole: torch.Tensor) -> None:
         """Set the ones that this file has of a parameter, in a boolean tensor of the parameter's shape."""
-        if name not in self.parts:
+        if name not in self.shards:
             return
-        fields = self.parts[name]
-        box = tuple((first, last) for first, last in fields["box"])
-        part = Part(name, tuple(fields["shape"]), box, fields["start"], fields["stop"])
-        if part.shape == whole.shape:
-            part.put_into_whole(unpack(self.read(name), part.count), whole)
+        fields = self.shards[name]
+        bounds = tuple((first, last) for first, last in fields["box"])
+        shard = Shard(name, tuple(fields["shape"]), bounds, fields["start"], fields["stop"])
+        if shard.shape == whole.shape:
+            shard.put_into_whole(unpack(self.read(name), shard.count), whole)
 
 
 def _files(directory: Path, world: int) -> list[Path]:
     return [directory / f"{_PREFIX}-{rank:05d}-of-{world:05d}.safetensors" for rank in range(world)]
 
 
-def _open_all(directory: Path, metadata: Mapping[str, object], opened: ExitStack) -> list[_PartFile] | None:
+def _open_all(directory: Path, metadata: Mapping[str, object], opened: ExitStack) -> list[_ShardFile] | None:
     found = next(iter(sorted(directory.glob(f"{_PREFIX}-*-of-*.safetensors"))), None)
     if found is None:
         return None
@@ -109,21 +109,22 @@ def _open_all(directory: Path, metadata: Mapping[str, object], opened: ExitStack
     return there if len(there) == world else None
 
 
-def _open(path: Path, metadata: Mapping[str, object], opened: ExitStack) -> _PartFile | None:
+def _open(path: Path, metadata: Mapping[str, object], opened: ExitStack) -> _ShardFile | None:
     if not path.exists():
         return None
-    file = opened.enter_context(_PartFile(path))
+    file = opened.enter_context(_ShardFile(path))
     same = all(file.fields[key] == str(metadata[key]) for key in ("step", "base_fingerprint"))
     return file if same else None
 
 
-def _gather(part: Part, files: Sequence[_PartFile]) -> torch.Tensor:
-    whole = torch.zeros(part.shape, dtype=torch.bool, device="cpu")
+def _gather(shard: Shard, files: Sequence[_ShardFile]) -> torch.Tensor:
+    whole = torch.zeros(shard.shape, dtype=torch.bool, device="cpu")
     for file in files:
-        file.put_into_whole(part.name, whole)
-    return pack(part.of_whole(whole))
+        file.put_into_whole(shard.name, whole)
+    return pack(shard.of_whole(whole))
 
 
-def _as_json(part: Part) -> dict[str, Any]:
-    box = [list(bounds) for bounds in part.box]
-    return {"shape": list(part.shape), "box": box, "start": part.start, "stop": part.stop}
+def _as_json(shard: Shard) -> dict[str, Any]:
+    # Under the names that checkpoints of earlier versions have, too, here and for "parts" above.
+    box = [list(bounds) for bounds in shard.bounds]
+    return {"shape": list(shard.shape), "box": box, "start": shard.start, "stop": shard.stop}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from monitor.observe.kernels.contract import word_count
+from monitor.observe.bits import word_count
 from monitor.observe.masks.file import MaskMetadata, write_mask
 from monitor.observe.masks.mask import UpdateMask
-from monitor.observe.ranks import Alone
+from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 
 
 def whole_mask(
-    words: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], metadata: MaskMetadata, ranks: Alone
+    words: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], metadata: MaskMetadata, ranks: Ranks
 ) -> UpdateMask:
     """Return the mask of the whole model on the first process, and one of no parameters on the others.
 
@@ -34,7 +34,7 @@ def save_whole_mask(
     words: Mapping[str, torch.Tensor],
     measured: Sequence[MeasuredWeights],
     metadata: MaskMetadata,
-    ranks: Alone,
+    ranks: Ranks,
 ) -> None:
     """Write the mask of the whole model on the first process, without a copy of it in memory. All must call it.
 
@@ -52,7 +52,7 @@ def save_whole_mask(
 
 
 def _whole_words(
-    words: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], ranks: Alone
+    words: Mapping[str, torch.Tensor], measured: Sequence[MeasuredWeights], ranks: Ranks
 ) -> Iterator[torch.Tensor]:
     error: Exception | None = None
     for weights in measured:
@@ -62,4 +62,4 @@ def _whole_words(
             error = failure
             own = torch.zeros(word_count(math.prod(weights.shape)), dtype=torch.int32, device="cpu")
         yield ranks.sum(own).cpu()
-    ranks.agree(error)
+    ranks.raise_on_all(error)

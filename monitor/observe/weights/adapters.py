@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 
 from monitor.errors import UnsupportedModelError, name_some
+from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.groups import clean_name
 
 # Initialisations that take out of the base weight what they put into the adapter.
@@ -113,8 +113,7 @@ class _Reading:
 
     def served(self) -> Served:
         if self._left_out:
-            names = name_some(self._left_out)
-            warnings.warn(f"quantised weights with adapters, so not measured: {names}", stacklevel=4)
+            warn_user(f"quantised weights with adapters, so not measured: {name_some(self._left_out)}")
         for name, layers in self._layers.items():
             parameter = self._served.parameters[name]
             start = self._served.dequantised.get(name, partial(_copied, parameter))
@@ -306,12 +305,12 @@ def _check_layer(layer: Any, path: str, adapters: list[str]) -> None:
 
 
 def _effective(
-    name: str, start: Callable[[], torch.Tensor], parts: tuple[tuple[Any, str, list[str]], ...]
+    name: str, start: Callable[[], torch.Tensor], layers: tuple[tuple[Any, str, list[str]], ...]
 ) -> torch.Tensor:
     """Return start + adapters. Several layers have a part in it where weights are tied."""
     weights = start()
     with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
-        for layer, attribute, adapters in parts:
+        for layer, attribute, adapters in layers:
             if layer.merged:
                 raise UnsupportedModelError(f"adapters are merged into {name} at the moment, so it cannot be measured")
             if (active := _active(layer)) != adapters:

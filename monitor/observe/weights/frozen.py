@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 
 from torch import nn
 
 from monitor.errors import name_some
+from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.groups import clean_name
 
 
@@ -33,18 +33,17 @@ class FrozenParameters:
             del self._frozen[name]
         moved = [name for name, (parameter, writes) in trainable.items() if _writes(parameter) != writes]
         if moved:
-            warnings.warn(
+            warn_user(
                 f"written to before the monitor saw that they are trainable: {name_some(moved)}. What they started "
                 "from is not known, so they count as unchanged. Switch requires_grad between steps, and in a loop of "
-                "your own call follow() before the next step.",
-                stacklevel=3,
+                "your own call follow() before the next step."
             )
         return [name for name in trainable if name not in moved]
 
-    def take(self, names: Iterable[str]) -> None:
-        """Watch these no longer."""
+    def forget(self, names: Iterable[str]) -> None:
+        """Watch these no longer: they are measured."""
         for name in names:
-            del self._frozen[name]
+            self._frozen.pop(name, None)
 
     def warn_of_new(self, model: nn.Module) -> None:
         """Name, once, the parameters that were added to the model since measuring started: they are not counted."""
@@ -53,10 +52,9 @@ class FrozenParameters:
         self._known.update(new)
         cleaned = {clean_name(name) for name in self._known.difference(new)} if new else set()
         if added := [name for name in map(clean_name, new) if name not in cleaned]:
-            warnings.warn(
+            warn_user(
                 f"added to the model after monitoring started, so neither measured nor counted: {name_some(added)}. "
-                "Add parameters before training starts.",
-                stacklevel=3,
+                "Add parameters before training starts."
             )
 
 

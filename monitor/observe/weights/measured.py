@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import torch
 
-from monitor.observe.weights.shard import Part
+from monitor.observe.weights.shard import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredWeights(Part):
-    """The part of a parameter that this process measures.
+class MeasuredWeights(Shard):
+    """The shard of a parameter that this process measures.
 
     Attributes:
         held: returns the tensor that holds the weights on this process. Called anew at every observation, since
             wrappers exchange the storage of a parameter (`parameter.data = …`).
-        first_held: index within the flattened block of the first weight that `held()` has.
+        first_held: where the first weight that `held()` has is, counted as `start` is.
         effective: computes the whole parameter from what `held()` has and from adapters, a new tensor at each call.
         original: the frozen parameter that this one started from, where the model holds it anyway.
         dequantised: computes what this one started from, where the model holds that quantised.
@@ -42,9 +42,9 @@ class MeasuredWeights(Part):
         if self.effective is not None and self.count:
             return self.effective()
         weights = self.source.detach()
-        return weights if self.count == weights.numel() else self._run_of(weights)
+        return weights if self.count == weights.numel() else self._span_of(weights)
 
-    def _run_of(self, held: torch.Tensor) -> torch.Tensor:
+    def _span_of(self, held: torch.Tensor) -> torch.Tensor:
         if not self.count:
             # Also of what is not contiguous, which has no view.
             return held.new_empty(0)
@@ -55,13 +55,13 @@ class MeasuredWeights(Part):
         return twin.detach().reshape(-1)[self.start - self.first_held : self.stop - self.first_held]
 
     def indices(self, first: int, last: int) -> torch.Tensor:
-        """Return where the weights from `first` to `last` of the run are in the flattened parameter; int64."""
+        """Return where the weights from `first` to `last` of the span are in the flattened parameter; int64."""
         local = torch.arange(self.start + first, self.start + last, device=self.source.device)
-        if self._is_run_of_whole:
+        if self._is_within_whole:
             return local
         index = torch.zeros_like(local)
         stride, rest = 1, local
-        for (low, high), size in zip(reversed(self.box), reversed(self.shape), strict=True):
+        for (low, high), size in zip(reversed(self.bounds), reversed(self.shape), strict=True):
             index += (rest % (high - low) + low) * stride
             rest = rest // (high - low)
             stride *= size

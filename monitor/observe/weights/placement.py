@@ -1,4 +1,4 @@
-"""Which part of each parameter this process measures.
+"""Which shard of each parameter this process measures.
 
 Every weight of the model is measured by exactly one process: replicated parameters are split among the processes,
 sharded ones are measured where they are, and the replicas of a shard split it. No process sees a whole parameter that
@@ -17,11 +17,12 @@ import torch.distributed as dist
 from torch import nn
 
 from monitor.errors import UnsupportedModelError, name_some
-from monitor.observe.kernels.contract import BITS_PER_WORD
-from monitor.observe.ranks import Alone, digest
+from monitor.observe.bits import BITS_PER_WORD
+from monitor.observe.ranks import Ranks, digest
 from monitor.observe.weights.adapters import Served
 from monitor.observe.weights.measured import MeasuredWeights
-from monitor.observe.weights.shard import Box, whole_box
+from monitor.observe.weights.selection import Selection
+from monitor.observe.weights.shard import Bounds, whole_bounds
 
 
 @dataclass(frozen=True)
@@ -31,60 +32,59 @@ class Held:
     Attributes:
         tensor: returns the tensor with the weights, as it is now.
         shape: shape of the whole parameter.
-        box: the block of the parameter that the weights come from.
-        run: first and last index + 1 within the flattened box of the weights that `tensor` has, in order.
+        bounds: what these weights lie within.
+        span: which of the weights within the bounds `tensor` has, in order: first and last + 1.
         replica: which of the processes that hold the same weights this is, and how many these are.
         looks_replicated: nothing but its presence on every process says that it is the same there.
     """
 
     tensor: Callable[[], torch.Tensor]
     shape: tuple[int, ...]
-    box: Box
-    run: tuple[int, int]
+    bounds: Bounds
+    span: tuple[int, int]
     replica: tuple[int, int]
     looks_replicated: bool = False
 
-    def share(self) -> tuple[int, int]:
-        """Return the part of `run` that this one of the replicas measures; it starts at a multiple of 32 weights."""
-        first, last = self.run
+    def own_span(self) -> tuple[int, int]:
+        """Return what of `span` this one of the replicas measures; it starts at a multiple of 32 weights."""
+        first, last = self.span
         index, replicas = self.replica
         if not self.tensor().is_contiguous():
-            # It has no consecutive part that could be looked at without a copy: the first one measures all of it.
+            # It has no span that could be looked at without a copy: the first one measures all of it.
             return first, last if index == 0 else first
         words = -(-(last - first) // BITS_PER_WORD)
         size = -(-words // replicas) * BITS_PER_WORD
         return min(first + index * size, last), min(first + (index + 1) * size, last)
 
 
-def place(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone, served: Served | None = None
-) -> list[MeasuredWeights]:
-    """Return what this process measures, one entry per parameter in the order given; its run may be empty.
+def place(model: nn.Module, selection: Selection, ranks: Ranks) -> list[MeasuredWeights]:
+    """Return what this process measures, and would of what is frozen: first the trainable parameters, then the frozen.
+
+    There is one entry per parameter, in the order of the selection; its span may be empty.
 
     Among several processes, all must call this.
 
     Args:
         model: the model that the parameters belong to.
-        parameters: parameters to measure, by clean name.
+        selection: its parameters, and what adapters make of them.
         ranks: the processes that train together.
-        served: what adapters make of the parameters.
 
     Raises:
         UnsupportedModelError: a parameter is spread over the processes in a way that is not known here.
     """
-    served = served or Served({})
+    parameters, served = selection.trainable | selection.frozen, selection.served
     if ranks.world == 1:
         alone = [_measured(name, _hold(name, parameter, ranks)) for name, parameter in parameters.items()]
         return _with_adapters(alone, served, ranks)
-    held = ranks.alike(lambda: _hold_all(model, parameters, ranks))
+    held = ranks.all_or_none(lambda: _hold_all(model, parameters, ranks))
     shapes = {name: tuple(adapter.shape) for name, adapter in served.adapters.items()}
-    _check_parameters({**shapes, **{name: part.shape for name, part in held.items()}}, ranks)
+    _check_parameters({**shapes, **{name: one.shape for name, one in held.items()}}, ranks)
     replicated = {name: held[name].tensor() for name in held if held[name].looks_replicated}
     _check_replicas({**replicated, **served.adapters}, ranks)
-    return _with_adapters([_measured(name, part) for name, part in held.items()], served, ranks)
+    return _with_adapters([_measured(name, one) for name, one in held.items()], served, ranks)
 
 
-def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Alone) -> list[MeasuredWeights]:
+def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Ranks) -> list[MeasuredWeights]:
     """Give each parameter that adapters make to one process: computing it on several would be work done twice."""
     load = [0] * ranks.world
     result = []
@@ -103,11 +103,11 @@ def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Alone
 
 
 def _measured(name: str, held: Held) -> MeasuredWeights:
-    start, stop = held.share()
-    return MeasuredWeights(name, held.shape, held.box, start, stop, held=held.tensor, first_held=held.run[0])
+    start, stop = held.own_span()
+    return MeasuredWeights(name, held.shape, held.bounds, start, stop, held=held.tensor, first_held=held.span[0])
 
 
-def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Alone) -> None:
+def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Ranks) -> None:
     """Check that all processes have the same parameters, because what they count is added up in this order.
 
     Under pipeline parallelism each process has those of its stage.
@@ -127,7 +127,7 @@ def _check_parameters(shapes: Mapping[str, tuple[int, ...]], ranks: Alone) -> No
     )
 
 
-def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Alone) -> None:
+def _check_replicas(weights: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
     """Check on a sample that what looks replicated is the same on every process.
 
     Under expert parallelism each process has weights of its own under the same name.
@@ -147,12 +147,12 @@ def _sample(weights: torch.Tensor) -> int:
     return int((sample * torch.arange(1, sample.numel() + 1, device=sample.device)).sum())
 
 
-def _hold_all(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Alone) -> dict[str, Held]:
-    flat = _fsdp1_pieces(model, ranks.world)
+def _hold_all(model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> dict[str, Held]:
+    flat = _hold_fsdp1(model, ranks.world)
     return {name: flat.get(id(p)) or _hold(name, p, ranks) for name, p in parameters.items()}
 
 
-def _hold(name: str, parameter: nn.Parameter, ranks: Alone) -> Held:
+def _hold(name: str, parameter: nn.Parameter, ranks: Ranks) -> Held:
     if hasattr(parameter, "ds_tensor"):
         return _hold_zero3(name, parameter, ranks.world)
     if hasattr(parameter, "device_mesh"):
@@ -160,14 +160,14 @@ def _hold(name: str, parameter: nn.Parameter, ranks: Alone) -> Held:
     return _replicated(parameter, ranks)
 
 
-def _replicated(parameter: nn.Parameter, ranks: Alone) -> Held:
+def _replicated(parameter: nn.Parameter, ranks: Ranks) -> Held:
     shape = tuple(parameter.shape)
-    run, replica = (0, parameter.numel()), (ranks.rank, ranks.world)
-    return Held(lambda: parameter, shape, whole_box(shape), run, replica, looks_replicated=True)
+    span, replica = (0, parameter.numel()), (ranks.rank, ranks.world)
+    return Held(lambda: parameter, shape, whole_bounds(shape), span, replica, looks_replicated=True)
 
 
 def _hold_dtensor(name: str, parameter: Any, world: int) -> Held:
-    """FSDP2, HSDP, tensor parallelism: the local tensor is a block of the parameter."""
+    """FSDP2, HSDP, tensor parallelism: the local tensor has the weights within some bounds."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     mesh, placements = parameter.device_mesh, parameter.placements
@@ -179,11 +179,11 @@ def _hold_dtensor(name: str, parameter: Any, world: int) -> Held:
         )
     shape = tuple(parameter.shape)
     sizes, offsets = compute_local_shape_and_global_offset(parameter.shape, mesh, placements)
-    box = tuple((offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))
+    bounds = tuple((offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))
     for placement, coordinate, size in zip(placements, mesh.get_coordinate(), mesh.shape, strict=True):
         if placement.is_replicate():
             replica, replicas = replica * size + coordinate, replicas * size
-    return Held(parameter.to_local, shape, box, (0, parameter.to_local().numel()), (replica, replicas))
+    return Held(parameter.to_local, shape, bounds, (0, parameter.to_local().numel()), (replica, replicas))
 
 
 def _replica_outside(mesh: Any, world: int) -> tuple[int, int]:
@@ -202,7 +202,7 @@ def _replica_outside(mesh: Any, world: int) -> tuple[int, int]:
 
 
 def _hold_zero3(name: str, parameter: Any, world: int) -> Held:
-    """DeepSpeed ZeRO-3: a run of the flattened parameter; what pads the last one is garbage."""
+    """DeepSpeed ZeRO-3: a span of the flattened parameter; what pads the last one is garbage."""
     group = parameter.ds_process_group
     if dist.get_world_size(group) != world:
         raise UnsupportedModelError(
@@ -221,19 +221,19 @@ def _hold_zero3(name: str, parameter: Any, world: int) -> Held:
     return Held(
         lambda: parameter.ds_tensor,
         shape,
-        whole_box(shape),
+        whole_bounds(shape),
         (first, min(first + size, parameter.ds_numel)),
         (0, 1),
     )
 
 
-def _fsdp1_pieces(model: nn.Module, world: int) -> dict[int, Held]:
-    """FSDP1 with `use_orig_params`: runs of the flattened parameters, by the parameter's id."""
+def _hold_fsdp1(model: nn.Module, world: int) -> dict[int, Held]:
+    """FSDP1 with `use_orig_params`: spans of the flattened parameters, by the parameter's id."""
     if not dist.is_available():
         return {}
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    pieces = {}
+    held = {}
     for module in FullyShardedDataParallel.fsdp_modules(model):
         handle = module._handle
         if handle is None or not handle.uses_sharded_strategy:
@@ -245,10 +245,10 @@ def _fsdp1_pieces(model: nn.Module, world: int) -> dict[int, Held]:
             )
         flat = handle.flat_param
         for parameter, shape, shard in zip(flat._params or (), flat._shapes, flat._shard_param_infos, strict=True):
-            pieces[id(parameter)] = _fsdp1_piece(parameter, tuple(shape), shard)
-    return pieces
+            held[id(parameter)] = _hold_fsdp1_span(parameter, tuple(shape), shard)
+    return held
 
 
-def _fsdp1_piece(parameter: nn.Parameter, shape: tuple[int, ...], shard: Any) -> Held:
-    run = (shard.intra_param_start_idx, shard.intra_param_end_idx + 1) if shard.in_shard else (0, 0)
-    return Held(lambda: parameter, shape, whole_box(shape), run, (0, 1))
+def _hold_fsdp1_span(parameter: nn.Parameter, shape: tuple[int, ...], shard: Any) -> Held:
+    span = (shard.intra_param_start_idx, shard.intra_param_end_idx + 1) if shard.in_shard else (0, 0)
+    return Held(lambda: parameter, shape, whole_bounds(shape), span, (0, 1))

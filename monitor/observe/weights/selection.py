@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from monitor.errors import ConfigurationError, UnsupportedModelError, name_some
+from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.adapters import Served, served_by
 
 
@@ -23,6 +24,11 @@ class Selection:
     trainable: dict[str, nn.Parameter]
     frozen: dict[str, nn.Parameter]
     served: Served
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first trainable parameter is."""
+        return next(iter(self.trainable.values())).device
 
 
 def select_parameters(
@@ -45,7 +51,7 @@ def select_parameters(
     _check_supported(chosen)
     not_float = [name for name, parameter in chosen.items() if not _is_floating_point(parameter)]
     if not_float:
-        warnings.warn(f"not floating point, so not measured: {name_some(not_float)}", stacklevel=2)
+        warn_user(f"not floating point, so not measured: {name_some(not_float)}")
     measured = {name: parameter for name, parameter in chosen.items() if name not in not_float}
     trainable = {name: p for name, p in measured.items() if p.requires_grad or name in served.effective}
     if not trainable:

@@ -1,4 +1,4 @@
-"""Part: which weights of a parameter one of several processes has."""
+"""Shard: which weights of a parameter one of several processes has."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 
 import torch
 
-from monitor.observe.kernels.contract import BITS_PER_WORD, word_count
-from monitor.observe.kernels.reference import pack, unpack
+from monitor.observe.bits import BITS_PER_WORD, pack, unpack, word_count
 
 # First and last index + 1 in each dimension.
-Box = tuple[tuple[int, int], ...]
+Bounds = tuple[tuple[int, int], ...]
 
 
-def whole_box(shape: tuple[int, ...]) -> Box:
-    """Return the box of all weights of a parameter."""
+def whole_bounds(shape: tuple[int, ...]) -> Bounds:
+    """Return the bounds of all weights of a parameter."""
     return tuple((0, size) for size in shape)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A consecutive run of the weights of a block of a parameter, in row-major order.
+class Shard:
+    """A span of the weights of a parameter that lie within some bounds, in row-major order.
 
-    One process has all weights of a parameter. Among several, each has a block of it, or shares one.
+    One process has all weights of a parameter. Among several, the bounds are those of a DTensor's local tensor, of
+    which its replicas measure a span each; without them, the span is of the whole parameter.
 
     Attributes:
         name: clean name of the parameter.
         shape: shape of the whole parameter.
-        box: the block that the weights are from.
-        start, stop: the run within the flattened block.
+        bounds: what the weights lie within.
+        start, stop: the span, counted among the weights within the bounds.
     """
 
     name: str
     shape: tuple[int, ...]
-    box: Box
+    bounds: Bounds
     start: int
     stop: int
 
@@ -46,55 +46,56 @@ class Part:
 
     def of_whole(self, whole: torch.Tensor) -> torch.Tensor:
         """Return the same weights of another tensor of the parameter's shape, such as its base; shape (count,)."""
-        block = whole.detach()[tuple(slice(first, last) for first, last in self.box)] if self.box else whole.detach()
-        return block.reshape(-1)[self.start : self.stop]
+        where = tuple(slice(first, last) for first, last in self.bounds)
+        within = whole.detach()[where] if where else whole.detach()
+        return within.reshape(-1)[self.start : self.stop]
 
     def words_of_whole(self, read: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
         """Return the bits of these weights out of a packed mask of the whole parameter; shape (word_count(count),).
 
         Args:
             read: returns the words of the whole mask from one up to another. It is asked for those of the rows that
-                these weights are in, once: of a block of columns, that is more than the weights'.
+                these weights are in, once: within bounds of columns, that is more than the weights'.
         """
         if not self.count:
             return read(0, 0)
-        row, first_row = math.prod(self.shape[1:]), self.box[0][0] if self.box else 0
+        row, first_row = math.prod(self.shape[1:]), self.bounds[0][0] if self.bounds else 0
         if self._is_consecutive:
             start = first_row * row + self.start
             words = read(start // BITS_PER_WORD, word_count(start + self.count))
             return _bits_of(words, start % BITS_PER_WORD, self.count)
-        width = math.prod(last - first for first, last in self.box[1:])
+        width = math.prod(last - first for first, last in self.bounds[1:])
         rows = slice(self.start // width, -(-self.stop // width))
         start, stop = ((first_row + rows.start) * row, (first_row + rows.stop) * row)
         words = read(start // BITS_PER_WORD, word_count(stop))
         bits = unpack(words, words.numel() * BITS_PER_WORD)[start % BITS_PER_WORD :][: stop - start]
-        columns = tuple(slice(first, last) for first, last in self.box[1:])
-        block = bits.view(-1, *self.shape[1:])[(slice(None), *columns)].reshape(-1)
-        return pack(block[self.start - rows.start * width :][: self.count])
+        columns = tuple(slice(first, last) for first, last in self.bounds[1:])
+        within = bits.view(-1, *self.shape[1:])[(slice(None), *columns)].reshape(-1)
+        return pack(within[self.start - rows.start * width :][: self.count])
 
     def words_in_whole(self, words: torch.Tensor) -> torch.Tensor:
         """Return a packed mask of the whole parameter that has the bits of these weights, and zeros elsewhere."""
-        if self._is_run_of_whole and self.count == math.prod(self.shape):
+        if self._is_within_whole and self.count == math.prod(self.shape):
             return words.clone()
         whole = torch.zeros(self.shape, dtype=torch.bool, device=words.device)
         self.put_into_whole(unpack(words, self.count), whole)
         return pack(whole.reshape(-1))
 
     @property
-    def _is_run_of_whole(self) -> bool:
-        return self.box == whole_box(self.shape)
+    def _is_within_whole(self) -> bool:
+        return self.bounds == whole_bounds(self.shape)
 
     @property
     def _is_consecutive(self) -> bool:
         """Whether the weights lie side by side in the whole parameter, as those of some rows do."""
-        return self.box[1:] == whole_box(self.shape)[1:]
+        return self.bounds[1:] == whole_bounds(self.shape)[1:]
 
     def put_into_whole(self, bits: torch.Tensor, whole: torch.Tensor) -> None:
         """Set the ones of `bits`, boolean of shape (count,), in a boolean tensor of the parameter's shape."""
-        where = tuple(slice(first, last) for first, last in self.box)
-        block = torch.zeros([last - first for first, last in self.box], dtype=torch.bool, device=whole.device)
-        block.view(-1)[self.start : self.stop] = bits
-        whole[where] |= block
+        where = tuple(slice(first, last) for first, last in self.bounds)
+        within = torch.zeros([last - first for first, last in self.bounds], dtype=torch.bool, device=whole.device)
+        within.view(-1)[self.start : self.stop] = bits
+        whole[where] |= within
 
 
 def _bits_of(words: torch.Tensor, first: int, count: int) -> torch.Tensor:

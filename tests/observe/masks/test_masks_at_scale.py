@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
 import subprocess
@@ -155,6 +156,15 @@ def test_ones_behind_the_last_weight_are_damage(tmp_path: Path) -> None:
         UpdateMask.load(tmp_path / "mask.safetensors")
 
 
+def test_a_file_that_is_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
+    """Mapped into memory, it would end the process."""
+    random_mask(6).save(tmp_path / "mask.safetensors")
+    with MaskFile(tmp_path / "mask.safetensors") as file:
+        os.truncate(tmp_path / "mask.safetensors", (tmp_path / "mask.safetensors").stat().st_size - 4)
+        with pytest.raises(MaskFileError, match=r"is damaged: it ends within b\.weight"):
+            file.read("b.weight")
+
+
 def test_an_open_file_stays_the_same_mask_when_another_one_takes_its_place(tmp_path: Path) -> None:
     mask = random_mask(6)
     mask.save(tmp_path / "mask.safetensors")
@@ -202,7 +212,7 @@ observer.observe(1)
 UpdateObserver(torch.nn.Linear(4, 4)).save_update_mask(Path(sys.argv[1]))
 before = peak()
 observer.save_update_mask(Path(sys.argv[1]))
-print(peak() - before, sum(words.numel() for words in observer._state.masks.values()) * 4 / 2**20)
+print(peak() - before, sum(weights.numel() for weights in model.parameters()) / 8 / 2**20)
 """
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from tempfile import TemporaryDirectory
@@ -15,11 +16,13 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from monitor.errors import UnsupportedModelError
+from monitor.observe.bits import word_count
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.weights.adapters import served_by
 from monitor.observe.weights.groups import group_key
 from monitor.observe.weights.measured import MeasuredWeights
+from monitor.observe.weights.roster import Roster
 from tests.parallel.processes import run_together
 
 SIZES = {
@@ -167,8 +170,8 @@ def test_the_base_takes_no_memory_of_its_own() -> None:
     model = lora(qwen(), modules_to_save=["lm_head"])
     observer = UpdateObserver(model, step_masks=False)
     assert observer.base_mode == "shared"
-    there = {parameter.data_ptr() for parameter in model.parameters() if not parameter.requires_grad}
-    assert {tensor.data_ptr() for tensor in observer._state.base.values()} <= there
+    # What is held is the update mask, one bit for each weight.
+    assert observer.monitor_bytes == sum(4 * word_count(math.prod(shape)) for shape in observer.shapes.values())
 
 
 def test_one_effective_matrix_exists_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,18 +440,19 @@ def everything() -> nn.Module:
 def observe_together() -> dict[str, Any]:
     model = everything()
     observer = UpdateObserver(nn.parallel.DistributedDataParallel(model))
-    computed = [weights.count for weights in observer._computed]
+    roster = Roster.of_model(model, None, None, None)
     train(model)
     observation = observer.observe(1)
     train(model, seed=2)
     return {
         "counts": [counted(o) for o in (observation, observer.observe(2))],
         "fingerprint": observer.base_fingerprint,
-        "computed": computed,
+        "computed": [weights.count for weights in roster.computed],
         "ones": observer.update_mask().count(),
     }
 
 
+@pytest.mark.xdist_group("parallel")
 def test_processes_with_the_same_adapters_share_the_work_and_count_once() -> None:
     first, second = run_together(observe_together, 2)
     model = everything()
@@ -469,6 +473,7 @@ def adapters_of_their_own() -> None:
     UpdateObserver(model)
 
 
+@pytest.mark.xdist_group("parallel")
 def test_adapters_that_differ_between_processes_are_refused() -> None:
     with pytest.raises(Exception, match=r"differs between processes.*lora_A"):
         run_together(adapters_of_their_own, 2)

@@ -1,0 +1,82 @@
+"""Measurement: kernels bound to the weights that are measured, for one pass after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from monitor.observe.kernels import kernel_for
+from monitor.observe.kernels.contract import Bind, Counts, Kernel, Rules, first_reference
+from monitor.observe.state import MonitorState
+from monitor.observe.weights.measured import MeasuredWeights
+from monitor.observe.weights.roster import Roster
+
+
+class Measurement:
+    """Compares the weights with the state, and updates that.
+
+    Args:
+        roster: what is measured. When more is, another measurement is needed.
+        state: what is held of it.
+        rules: how weights are compared.
+        bind: makes the kernels; None takes the fastest there are where the weights are.
+
+    Attributes:
+        shape: segments and columns of the integers that are counted.
+    """
+
+    def __init__(self, roster: Roster, state: MonitorState, rules: Rules, bind: Bind | None = None) -> None:
+        self._stored, self._computed = roster.stored, roster.computed
+        self._state, self._rules, self._bind = state, rules, bind or kernel_for
+        self.shape = (len(roster.measured), first_reference(rules) + len(state.references.words))
+        self._addresses = _addresses(self._stored)
+        self._kernel = self._bind_stored()
+        self._compile_for_computed()
+
+    def measure(self) -> Counts:
+        """Measure what is stored in one pass, then what adapters make one by one: never do two of these exist.
+
+        Returns:
+            one row for each of the roster's measured weights, in their order.
+        """
+        if not self._computed:
+            return self._measure_stored()
+        parts = [self._measure_stored()] if self._stored else []
+        parts += (self._measure_computed(weights) for weights in self._computed)
+        device = parts[0].integers.device
+        return Counts(
+            torch.cat([counts.integers.to(device) for counts in parts]),
+            torch.cat([counts.floats.to(device) for counts in parts]),
+        )
+
+    def _measure_stored(self) -> Counts:
+        # Wrappers exchange a parameter's storage (`parameter.data = …`); what was bound once then looks elsewhere.
+        if (addresses := _addresses(self._stored)) != self._addresses:
+            self._addresses, self._kernel = addresses, self._bind_stored()
+        return self._kernel()
+
+    def _measure_computed(self, weights: MeasuredWeights) -> Counts:
+        # Bound for this pass alone: a kernel keeps the weights alive that it is bound to.
+        return self._bind([self._state.segment(weights, weights.live())], self._rules)()
+
+    def _bind_stored(self) -> Kernel:
+        return self._bind([self._state.segment(weights, weights.live()) for weights in self._stored], self._rules)
+
+    def _compile_for_computed(self) -> None:
+        """Compile what measures the weights that adapters make, for the base's, which are of the same kinds."""
+        samples = [self._state.segment(w, w.of_whole(w.source)) for w in _smallest_of_each_kind(self._computed)]
+        if samples:
+            self._bind(samples, self._rules)
+
+
+def _addresses(stored: Iterable[MeasuredWeights]) -> list[int]:
+    return [weights.source.data_ptr() for weights in stored]
+
+
+def _smallest_of_each_kind(computed: Iterable[MeasuredWeights]) -> Iterable[MeasuredWeights]:
+    smallest: dict[tuple[object, ...], MeasuredWeights] = {}
+    for weights in sorted(computed, key=lambda each: each.count):
+        if weights.count:
+            smallest.setdefault((weights.source.dtype, weights.source.device, weights.original is None), weights)
+    return smallest.values()
