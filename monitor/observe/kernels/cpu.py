@@ -69,16 +69,13 @@ class CpuKernel:
 
     def __call__(self) -> Counts:
         """Measure each segment."""
-        threads = min(_THREADS, len(self._chunks))
-        # One iterator for all: taking the next of a list is atomic under the interpreter's lock.
+        # One iterator for all threads: taking the next of a list is atomic under the interpreter's lock.
         queue = iter(self._chunks)
-        if threads > 1:
-            with ThreadPoolExecutor(threads, "sparsity-monitor") as pool:
-                measured = list(pool.map(self._measure, [queue] * threads))
-            integers, floats = (
-                torch.stack([getattr(each, name) for each in measured]) for name in ("integers", "floats")
-            )
-            counts = Counts(integers.sum(dim=0), floats_of_all(floats))
+        helpers = min(_THREADS, len(self._chunks)) - 1
+        if helpers > 0:
+            with ThreadPoolExecutor(helpers, "sparsity-monitor") as pool:
+                theirs = [pool.submit(self._measure, queue) for _ in range(helpers)]
+                counts = _sum([self._measure(queue), *(each.result() for each in theirs)])
         else:
             counts = self._measure(queue)
         if self._others is not None:
@@ -110,6 +107,12 @@ def compile_loops(loops: Loops, widths: Widths) -> None:
     # Kinds are numbers to the loops, and of no matter where there is nothing to convert.
     loops.measure(current, base, nothing, nothing, words, previous, words, 0, 0, 0, -1, words, integers, floats)
     loops.intersect(words, words)
+
+
+def _sum(shares: Sequence[Counts]) -> Counts:
+    """Add up what each thread counted of the same segments."""
+    integers = torch.stack([counts.integers for counts in shares])
+    return Counts(integers.sum(dim=0), floats_of_all(torch.stack([counts.floats for counts in shares])))
 
 
 class _Arrays:
