@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable
 
 import torch
 
 from monitor.observe.kernels import kernel_for
-from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Rules, Segment
+from monitor.observe.kernels.contract import Bind, Counts, Kernel, Rules, first_reference
 from monitor.observe.state import MonitorState
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
@@ -21,15 +20,17 @@ class Measurement:
         roster: what is measured. When more is, another measurement is needed.
         state: what is held of it.
         rules: how weights are compared.
+        bind: makes the kernels; None for the fastest that there are where the weights are.
 
     Attributes:
         shape: segments and columns of the integers that are counted.
     """
 
-    def __init__(self, roster: Roster, state: MonitorState, rules: Rules) -> None:
+    def __init__(self, roster: Roster, state: MonitorState, rules: Rules, bind: Bind | None = None) -> None:
+        self._bind = bind or kernel_for
         self._stored, self._computed = roster.stored, roster.computed
         self._state, self._rules = state, rules
-        self.shape = (len(roster.measured), FIXED_COLUMNS + len(rules.tolerances) + len(state.references.words))
+        self.shape = (len(roster.measured), first_reference(rules) + len(state.references.words))
         self._addresses = _addresses(self._stored)
         self._kernel = self._bind_stored()
         self._compile_for_computed()
@@ -58,28 +59,24 @@ class Measurement:
 
     def _measure_computed(self, weights: MeasuredWeights) -> Counts:
         # Bound for this pass alone: a kernel keeps the weights alive that it is bound to.
-        return _bind([self._state.segment(weights, weights.live())], self._rules)()
+        return self._bind([self._state.segment(weights, weights.live())], self._rules)()
 
-    def _bind_stored(self) -> Callable[[], Counts]:
-        return _bind([self._state.segment(weights, weights.live()) for weights in self._stored], self._rules)
+    def _bind_stored(self) -> Kernel:
+        return self._bind([self._state.segment(weights, weights.live()) for weights in self._stored], self._rules)
 
     def _compile_for_computed(self) -> None:
         """Compile what measures the weights that adapters make, for the base's, which are of the same kinds."""
-        samples = _smallest_of_each_kind(self._computed)
-        _bind([self._state.segment(weights, weights.of_whole(weights.source)) for weights in samples], self._rules)
-
-
-def _bind(segments: Sequence[Segment], rules: Rules) -> Callable[[], Counts]:
-    return partial(kernel_for(segments, rules), segments, rules)
+        if samples := _smallest_of_each_kind(self._computed):
+            self._bind([self._state.segment(w, w.of_whole(w.source)) for w in samples], self._rules)
 
 
 def _addresses(stored: Iterable[MeasuredWeights]) -> list[int]:
     return [weights.source.data_ptr() for weights in stored]
 
 
-def _smallest_of_each_kind(computed: Iterable[MeasuredWeights]) -> Iterable[MeasuredWeights]:
+def _smallest_of_each_kind(computed: Iterable[MeasuredWeights]) -> list[MeasuredWeights]:
     smallest: dict[tuple[object, ...], MeasuredWeights] = {}
     for weights in sorted(computed, key=lambda each: each.count):
         if weights.count:
             smallest.setdefault((weights.source.dtype, weights.source.device, weights.original is None), weights)
-    return smallest.values()
+    return list(smallest.values())

@@ -16,7 +16,7 @@ from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.base.weights import GivenBase, differing, find
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
-from monitor.observe.kernels.contract import Rules
+from monitor.observe.kernels.contract import Bind, Rules
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask, ReferenceMasks
@@ -78,6 +78,7 @@ class UpdateObserver:
             and uses a module where it is.
         first_step: step that the current weights belong to.
         ranks: the processes that train together; by default all of the default process group.
+        bind: makes what measures the weights; by default the fastest that there is where they are.
 
     Attributes:
         base_fingerprint: 32 hexadecimal digits that name the visible base weights.
@@ -104,6 +105,7 @@ class UpdateObserver:
         base_mode: str = "auto",
         first_step: int = 0,
         ranks: Ranks | None = None,
+        bind: Bind | None = None,
     ) -> None:
         self.rules = _rules(visible_dtype, criterion, tolerances)
         mode = parse_base_mode(base_mode, self.rules.visible_dtype)
@@ -116,9 +118,9 @@ class UpdateObserver:
         masks = ReferenceMasks(references or {}, roster, self.base_fingerprint)
         kept = KeptBase(found, base, roster, mode, self.rules.visible_dtype, step_masks=step_masks)
         self._state = MonitorState(roster, kept, masks, self.rules, step_masks=step_masks)
-        self._measurement = roster.ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules))
+        self._measurement = roster.ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules, bind))
         self._tally = Tally(roster, self.rules, masks.ones, step_masks=step_masks)
-        self._roster, self._ranks = roster, roster.ranks
+        self._roster, self._ranks, self._bind = roster, roster.ranks, bind
         self._stream = stream_for(roster.measured[0].source.device)
         self._stopwatch = Stopwatch()
         self._started: list[_Started] = []
@@ -151,7 +153,7 @@ class UpdateObserver:
 
         def hold() -> Measurement:
             self._state.take_up(roster.late[-len(thawed) :])
-            return Measurement(roster, self._state, self.rules)
+            return Measurement(roster, self._state, self.rules, self._bind)
 
         # Where one process has no memory for them, the others must not wait for its counts.
         self._measurement = self._ranks.all_or_none(hold)

@@ -65,7 +65,7 @@ class Tally:
         integers: IntArray = counts.integers.numpy()
         floats: FloatArray = counts.floats.numpy()
         by_group = self._by_group(integers)
-        first_reference = contract.FIXED_COLUMNS + len(self._rules.tolerances)
+        first_reference = contract.first_reference(self._rules)
         return Observation(
             step=step,
             stride=stride,

@@ -17,7 +17,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,8 @@ from multiprocessing import get_context
 
 import torch
 
-from monitor.observe.kernels import numpy_loops
+from monitor.observe.kernels import kernel_for, numpy_loops
+from monitor.observe.kernels.contract import Kernel, Rules, Segment
 from monitor.observe.kernels.cpu import CpuKernel
 from monitor.observe.observer import UpdateObserver
 from tests.benchmarks import methods
@@ -62,16 +63,27 @@ class Observing:
         self.observer.observe(self.step)
 
 
+class Bound:
+    """Binds as an observer does by itself, and keeps what it bound last."""
+
+    segments: Sequence[Segment]
+    kernel: Kernel
+
+    def __call__(self, segments: Sequence[Segment], rules: Rules) -> Kernel:
+        self.segments, self.kernel = segments, kernel_for(segments, rules)
+        return self.kernel
+
+
 def cpu_sides(model_name: str, layers: int | None, rounds: int) -> Iterator[Side]:
     """Time one side after the other, of weights in host memory; nothing is held that the next one does not need."""
     weights = Weights(ARCHITECTURES[model_name], torch.bfloat16, "cpu", layers)
+    bound = Bound()
     # It takes its copy of the base before the weights change.
-    monitor = Observing(UpdateObserver(weights))
+    monitor = Observing(UpdateObserver(weights, bind=bound))
     # All sides compare with that copy: another one would not fit where one layer of the 7B model just does.
-    base = monitor.observer._state.base
-    before = [base[name].view(parameter.shape) for name, parameter in weights.named_parameters()]
+    before = [segment.base.view(segment.current.shape) for segment in bound.segments]
+    now = [segment.current for segment in bound.segments]
     weights.change()
-    now = [parameter.detach() for parameter in weights.parameters()]
     bare = partial(methods.bare_comparison, now, before)
 
     def timed(name: str, run: Callable[[], object]) -> Side:
@@ -88,14 +100,14 @@ def cpu_sides(model_name: str, layers: int | None, rounds: int) -> Iterator[Side
     first = timed("monitor again", monitor)
     yield Side("bare comparison: `np.packbits(a != b)`, 1 thread", first.bare, first.bare, first.monitor)
     yield Side("monitor, bfloat16, all defaults, 2 threads", first.monitor, first.bare, first.monitor)
-    for full, base in ((False, "bfloat16"), (True, "float32")):
+    for full, kept in ((False, "bfloat16"), (True, "float32")):
         masters = Weights(ARCHITECTURES[model_name], torch.float32, "cpu", layers, full=full)
         observing = Observing(UpdateObserver(masters))
         masters.change()
-        yield timed(f"monitor, float32 masters, {base} base", observing)
+        yield timed(f"monitor, float32 masters, {kept} base", observing)
         del observing, masters
-    in_numpy = Observing(UpdateObserver(weights, base=shared(weights, before)))
-    in_numpy.observer._kernel = CpuKernel(numpy_loops)
+    base = shared(weights, before)
+    in_numpy = Observing(UpdateObserver(weights, base=base, bind=partial(CpuKernel, loops=numpy_loops)))
     yield timed("monitor without numba", in_numpy)
     del in_numpy
     yield timed("subtract, concatenate, `isclose`", partial(methods.subtract_and_concatenate, now, before))
@@ -115,14 +127,14 @@ def gpu_rows(model_name: str, rounds: int) -> str:
     """Return the share of the copy bandwidth that the pass reaches."""
     weights = Weights(ARCHITECTURES[model_name], torch.bfloat16, "cuda")
     # Chosen by free memory, it would be the host's on a GPU that holds little more than the weights.
-    observing = Observing(UpdateObserver(weights, base_mode="device"))
+    bound = Bound()
+    UpdateObserver(weights, base_mode="device", bind=bound)
     weights.change()
     room = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(room)
-    segments, kernel, rules = observing.observer._segments, observing.observer._kernel, observing.observer.rules
     times: dict[str, list[float]] = {"copy": [], "pass": []}
     for _ in range(rounds + 3):
-        for name, work in (("copy", lambda: target.copy_(room)), ("pass", lambda: kernel(segments, rules))):
+        for name, work in (("copy", lambda: target.copy_(room)), ("pass", bound.kernel)):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             work()

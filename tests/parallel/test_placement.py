@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
@@ -22,11 +23,12 @@ from torch.distributed.tensor.placement_types import Partial
 
 from monitor.errors import ConfigurationError, MaskFileError, SparsityMonitorError, UnsupportedModelError
 from monitor.observe.base import mode as base_mode
-from monitor.observe.kernels.contract import word_count
+from monitor.observe.bits import word_count
+from monitor.observe.kernels import kernel_for
+from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment
 from monitor.observe.masks.file import MaskFile
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask
-from monitor.observe.measurement import Measurement
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
@@ -162,9 +164,7 @@ def test_the_process_with_the_least_memory_chooses_where_the_base_is_kept() -> N
 
 
 def fail_on_one_process() -> str:
-    observer = UpdateObserver(make_model())
-    if dist.get_rank() == 1:
-        Measurement.measure = broken
+    observer = UpdateObserver(make_model(), bind=bind_broken if dist.get_rank() == 1 else kernel_for)
     try:
         observer.observe(1)
     except SparsityMonitorError as error:
@@ -174,14 +174,17 @@ def fail_on_one_process() -> str:
     return "no error"
 
 
-def broken(*_: Any) -> None:
-    raise RuntimeError("measuring is broken")
+def bind_broken(segments: Sequence[Segment], rules: Rules) -> Kernel:
+    def broken() -> Counts:
+        raise RuntimeError("the kernel is broken")
+
+    return broken
 
 
 def test_a_monitor_that_fails_on_one_process_fails_on_all_and_hangs_none() -> None:
     assert run_together(fail_on_one_process, 2) == [
         "the monitor failed on ranks [1]; their logs say why",
-        "own: measuring is broken",
+        "own: the kernel is broken",
     ]
 
 

@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from monitor.observe.base.weights import BaseWeights
+from monitor.observe.chunk_sizes import FINGERPRINT_ON_GPU, elements_on
 from monitor.observe.criterion import visible
 from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 
-# Weights that are looked at at a time: small enough that int64 intermediates stay in cache on a CPU.
-_CHUNK_ON_CPU = 1 << 14
-_CHUNK_ON_DEVICE = 1 << 22
 # Multipliers of splitmix64, as signed 64-bit numbers.
 _MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)
 
@@ -45,7 +43,7 @@ def weight_sums(weights: torch.Tensor, indices: Callable[[int, int], torch.Tenso
     """
     bits = weights.reshape(-1).view(torch.int16 if weights.element_size() == 2 else torch.int32)
     sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
-    step = _CHUNK_ON_CPU if bits.device.type == "cpu" else _CHUNK_ON_DEVICE
+    step = elements_on(bits.device, FINGERPRINT_ON_GPU)
     for start in range(0, bits.numel(), step):
         chunk = bits[start : start + step].to(torch.int64)
         mixed = chunk * _pseudo_random(indices(start, start + chunk.numel()))

@@ -9,15 +9,12 @@ from torch import nn
 
 from monitor.observe.base.mode import BaseMode, choose_base_mode, log_base_mode, warn_of_no_low_bytes
 from monitor.observe.base.weights import BaseWeights, GivenBase, find, local_weights
+from monitor.observe.chunk_sizes import FINGERPRINT_ON_GPU, elements_on
 from monitor.observe.criterion import visible
 from monitor.observe.kernels.low_byte import low_bytes
 from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
-
-# Weights that are looked at at a time: a copy of so many fits into the cache of a CPU.
-_CHUNK_ON_CPU = 1 << 14
-_CHUNK_ON_DEVICE = 1 << 22
 
 
 class KeptBase:
@@ -116,7 +113,7 @@ def _keep(tensor: torch.Tensor, weights: MeasuredWeights, mode: BaseMode, visibl
 
 def _is_lossless(weights: torch.Tensor, visible_dtype: torch.dtype) -> bool:
     """Look chunk by chunk: where memory is short, there is no room for another copy."""
-    size = _CHUNK_ON_CPU if weights.device.type == "cpu" else _CHUNK_ON_DEVICE
+    size = elements_on(weights.device, FINGERPRINT_ON_GPU)
     chunks = torch.split(weights, size) if weights.dtype != visible_dtype else ()
     return all(torch.equal(visible(chunk, visible_dtype).to(chunk.dtype), chunk) for chunk in chunks)
 

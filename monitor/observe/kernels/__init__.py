@@ -4,75 +4,70 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
+from monitor.observe.chunk_sizes import WEIGHTS_IN_REFERENCE
 from monitor.observe.kernels import numpy_loops, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
-from monitor.observe.kernels.cpu import CpuKernel
-from monitor.observe.kernels.in_pieces import InPieces
+from monitor.observe.kernels.cpu import CpuKernel, Loops, Widths, compile_loops, widths_of
+from monitor.observe.kernels.in_chunks import ReferenceInChunks
 from monitor.observe.kernels.several_devices import SeveralDevices
 from monitor.observe.kernels.streamed_base import StreamedBase
 
 logger = logging.getLogger(__name__)
 
-# Weights; the specification makes some 60 bytes of each.
-_PIECE_OF_REFERENCE = 4 << 20
-
 
 def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
-    """Return the fastest kernel for segments where they are; what must be compiled is compiled."""
+    """Return the fastest kernel for segments where they are, bound to them and compiled.
+
+    What was compiled before, in this process or another, is not compiled again.
+    """
     devices = {segment.current.device for segment in segments}
     if len(devices) > 1:
-        spread = SeveralDevices(kernel_for)
-        spread.prepare(segments, rules)
-        return spread
+        return SeveralDevices(segments, rules, kernel_for)
     if any(segment.base.device not in devices for segment in segments):
-        streamed = StreamedBase(kernel_for)
-        streamed.prepare(segments, rules)
-        return streamed
+        return StreamedBase(segments, rules, kernel_for)
     kind = devices.pop().type if devices else "cpu"
     if kind == "cpu":
-        return _for_cpu(segments, rules)
-    return _for_gpu(segments, rules) if kind == "cuda" else reference.measure
+        return CpuKernel(segments, rules, _loops_for(widths_of(segments, rules)))
+    return _for_gpu(segments, rules) if kind == "cuda" else partial(reference.measure, segments, rules)
 
 
 def _for_gpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
     try:
         from monitor.observe.kernels.gpu import TritonKernel
 
-        kernel = TritonKernel()
-        kernel.prepare(segments, rules)
+        return TritonKernel(segments, rules)
     except ImportError:
         _warn_once("sparsity-monitor measures many times slower without triton; install the extra `triton`")
     except Exception as error:
-        logger.debug("triton fails", exc_info=True)
+        logger.debug("the kernel for GPUs fails", exc_info=True)
         _warn_once(
             "sparsity-monitor measures many times slower, as triton fails here. It wants a C compiler and the headers "
             f"of Python, which not every image has. {error!r}"
         )
-    else:
-        return kernel
-    # In pieces, because the specification makes many intermediates of the size of what it is given.
-    return InPieces(reference.measure, _PIECE_OF_REFERENCE)
+    return ReferenceInChunks(segments, rules, WEIGHTS_IN_REFERENCE)
 
 
 @lru_cache
 def _warn_once(message: str) -> None:
-    """Say something that is found out again for each piece of a base in host memory."""
+    """Say something that is found out again for each chunk of a base in host memory."""
     logger.warning(message)
 
 
-def _for_cpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
+@lru_cache
+def _loops_for(widths: frozenset[Widths]) -> Loops:
+    """Return the fastest loops that can be had for weights of these widths, compiled."""
     try:
         from monitor.observe.kernels import numba_loops
 
-        kernel = CpuKernel(numba_loops)
-        kernel.prepare(segments, rules)
+        for each in widths:
+            compile_loops(numba_loops, each)
     except ImportError:
         logger.info("sparsity-monitor measures several times faster on the CPU with numba: the extra `fast`")
-        return CpuKernel(numpy_loops)
+        return numpy_loops
     except Exception:
         # A compiler has many ways to fail, and there is another way to measure.
         logger.warning("sparsity-monitor measures without numba, which fails here", exc_info=True)
-        return CpuKernel(numpy_loops)
-    return kernel
+        return numpy_loops
+    return numba_loops

@@ -1,32 +1,47 @@
-"""What a measuring kernel is given and what it gives back.
+"""What a pass over the weights computes, what a kernel is given for it, and what it gives back.
 
-A kernel is a function `measure(segments, rules) -> Counts`. It reads each segment's current and base weights once,
-updates the masks in place, and counts per segment. `reference.py` is the specification; the other implementations agree
-with it bit for bit in masks, integer counts and max|Δ|. Σ|Δ|² agrees to rounding: float addition depends on its order.
+For each weight θ with base θ₀, where b(·) rounds to the visible dtype, M and U are its bits in the update mask and the
+touched mask, p is its previous visible weight (or the low byte of that), and τ is the criterion's tolerance:
+
+    differs   b(θ) ≠ b(θ₀)              by value: −0 = +0, and NaN differs from everything
+    Δ         b(θ) − b(θ₀) if differs   in float32; else 0, so of equal infinities too
+    M′        differs ∧ |Δ| > τ         differs, for the criterion "bits"; NaN exceeds every tolerance
+    I         b(θ) ≠ p ∨ M′ ≠ M         the step mask, by bits whatever the criterion is
+    U′        U ∨ I
+    hidden    θ ≠ θ₀ ∧ ¬differs         θ₀ in the dtype of θ
+
+It counts per segment, sums Δ² and takes the maximum of |Δ| where Δ is finite, and writes M′, U′ and p′ = b(θ) in place:
+
+    CHANGED        Σ M′                 STEP_CHANGED   Σ I
+    NEWLY_CHANGED  Σ M′ ∧ ¬M            TOUCHED        Σ U′
+    REVERTED       Σ M ∧ ¬M′            HIDDEN         Σ hidden
+                                        NON_FINITE     Σ b(θ) is infinite or NaN
+    for each tolerance t:  Σ differs ∧ |Δ| > t
+    for each reference R:  Σ M′ ∧ R
+
+M′ ≠ M belongs to I because a weight whose low byte is the same may have moved, as when it leaves zero: so M ⊆ U holds.
+
+A kernel is bound to segments and rules when it is made, and then compiled; calling it reads each weight once, and
+returns the counts. `reference.py` is the specification; the other implementations agree with it bit for bit in masks,
+integer counts and max|Δ|. Σ|Δ|² agrees to rounding: float addition depends on its order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 
+from monitor.observe.bits import BITS_PER_WORD, word_count
 from monitor.observe.criterion import Criterion
-
-BITS_PER_WORD = 32
 
 # Columns of Counts.integers; the tolerances and then the reference masks follow.
 CHANGED, NEWLY_CHANGED, REVERTED, STEP_CHANGED, TOUCHED, HIDDEN, NON_FINITE = range(7)
 FIXED_COLUMNS = 7
 # Columns of Counts.floats.
 SQUARED_NORM, MAX_ABS = range(2)
-
-
-def word_count(weights: int) -> int:
-    """Return how many 32-bit words hold one bit per weight."""
-    return -(-weights // BITS_PER_WORD)
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,8 @@ class Rules:
 @dataclass(frozen=True)
 class Segment:
     """The weights of one parameter that are measured here, n of them, and their masks, all on one device.
+
+    The base alone may be elsewhere: in host memory. A kernel looks for all of it where it was when that was bound.
 
     Attributes:
         current: live weights, any shape and strides, n elements, floating point. Only read.
@@ -76,16 +93,63 @@ class Counts:
     integers: torch.Tensor
     floats: torch.Tensor
 
+    @classmethod
+    def zeros(cls, segments: Sequence[Segment], rules: Rules, device: torch.device) -> Counts:
+        """Return counts of nothing yet."""
+        return cls(
+            torch.zeros(len(segments), column_count(segments, rules), dtype=torch.int64, device=device),
+            torch.zeros(len(segments), 2, dtype=torch.float64, device=device),
+        )
+
+    def put(self, rows: torch.Tensor, counts: Counts) -> None:
+        """Write the counts of some of the segments, of which `rows` (int64) are the rows here; all on one device."""
+        self.integers[:, : counts.integers.shape[1]].index_copy_(0, rows, counts.integers)
+        self.floats.index_copy_(0, rows, counts.floats)
+
+    def add(self, rows: torch.Tensor, counts: Counts) -> None:
+        """Add the counts of spans of the segments, of which `rows` (int64) are the rows here; all on one device."""
+        self.integers[:, : counts.integers.shape[1]].index_add_(0, rows, counts.integers)
+        self.floats[:, SQUARED_NORM].index_add_(0, rows, counts.floats[:, SQUARED_NORM])
+        self.floats[:, MAX_ABS].scatter_reduce_(0, rows, counts.floats[:, MAX_ABS], "amax")
+
+
+# Measures what it was bound to: masks and previous weights of its segments go on from call to call.
+Kernel: TypeAlias = Callable[[], Counts]
+# Makes a kernel; what must be compiled for it is compiled before it returns.
+Bind: TypeAlias = Callable[[Sequence[Segment], Rules], Kernel]
+
+
+def first_reference(rules: Rules) -> int:
+    """Return the column of Counts.integers that the first reference mask has."""
+    return FIXED_COLUMNS + len(rules.tolerances)
+
+
+def column_count(segments: Sequence[Segment], rules: Rules) -> int:
+    """Return how many columns Counts.integers has: with as many references as any segment has."""
+    return first_reference(rules) + max((len(segment.references) for segment in segments), default=0)
+
 
 def floats_of_all(floats: torch.Tensor) -> torch.Tensor:
-    """Return Counts.floats of all parts of the segments, out of those of each: shape (parts, segments, 2)."""
+    """Return Counts.floats of whole segments, out of those of their shards: shape (shards, segments, 2)."""
     return torch.stack([floats[..., SQUARED_NORM].sum(dim=0), floats[..., MAX_ABS].amax(dim=0)], dim=-1)
 
 
-class Kernel(Protocol):
-    """Every implementation has this signature.
+def cut(segment: Segment, where: slice) -> Segment:
+    """Return a span of a contiguous segment that starts at a word; all of it are views."""
+    words = slice(where.start // BITS_PER_WORD, where.start // BITS_PER_WORD + word_count(where.stop - where.start))
+    return Segment(
+        current=segment.current.detach().view(-1)[where],
+        base=segment.base[where],
+        mask=segment.mask[words],
+        previous=None if segment.previous is None else segment.previous[where],
+        touched=None if segment.touched is None else segment.touched[words],
+        references=tuple(reference[words] for reference in segment.references),
+    )
 
-    It may remember what it derived from `segments` until it is given another list, so a list must not be altered.
-    """
 
-    def __call__(self, segments: Sequence[Segment], rules: Rules) -> Counts: ...
+def spans(segment: Segment, weights: int) -> list[Segment]:
+    """Cut a segment into spans of so many weights, a multiple of 32. What is not contiguous stays whole."""
+    count = segment.current.numel()
+    if count <= weights or not segment.current.is_contiguous():
+        return [segment]
+    return [cut(segment, slice(start, min(start + weights, count))) for start in range(0, count, weights)]

@@ -7,34 +7,29 @@ with step masks 1 more; writes 1 and the masks' bits.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from monitor.observe.kernels import kinds, reference
-from monitor.observe.kernels.contract import BITS_PER_WORD, FIXED_COLUMNS, Counts, Rules, Segment
-from monitor.observe.kernels.in_pieces import InPieces
+from monitor.observe.bits import BITS_PER_WORD
+from monitor.observe.chunk_sizes import ELEMENTS_ON_CPU
+from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Rules, Segment, first_reference, floats_of_all
+from monitor.observe.kernels.in_chunks import ReferenceInChunks
+from monitor.observe.kernels.kinds import KIND_OF
 
 # Two threads come near to the bandwidth of the memory, and leave the other processors to the data loaders.
 _THREADS = min(2, os.cpu_count() or 1)
 
-_KINDS = {
-    torch.bfloat16: kinds.BFLOAT16,
-    torch.float16: kinds.FLOAT16,
-    torch.float32: kinds.FLOAT32,
-    torch.uint8: kinds.LOW_BYTE,
-}
-# Of what only torch can convert, as float64, few weights at a time: from 2¹⁵ elements on, torch splits operations among
-# its threads (at::internal::GRAIN_SIZE), and waiting for these costs more than they give.
-_PIECE = 1 << 14
+_CPU = torch.device("cpu")
 _VIEWS = {1: (torch.uint8, np.uint8), 2: (torch.int16, np.uint16), 4: (torch.int32, np.uint32)}
 
 Array = npt.NDArray[Any]
+# Bytes of a current, a base, and a visible weight: what loops are compiled for.
+Widths = tuple[int, int, int]
 
 
 class Loops(Protocol):
@@ -54,147 +49,114 @@ class Loops(Protocol):
 
 
 class CpuKernel:
-    """Measures segments as contract.py says; remembers the arrays of the segments that it was given last."""
+    """Measures segments as contract.py says, with loops that `compile_loops` was called for.
 
-    def __init__(self, loops: Loops) -> None:
-        self._loops = loops
-        self._others = InPieces(reference.measure, _PIECE)
-        self._segments: Sequence[Segment] | None = None
-        self._arrays: dict[int, _Arrays] = {}
-        self._rest: list[Segment] = []
+    Args:
+        segments: in host memory.
+        rules: how to compare.
+        loops: what measures a chunk.
+    """
 
-    def prepare(self, segments: Sequence[Segment], rules: Rules) -> None:
-        """Compile what these segments need, or load it from the cache, so that the first observation does not wait."""
-        self._take(segments, rules)
-        empty = _Totals.zeros(1, rules, max((len(segment.references) for segment in segments), default=0))
-        for arrays in {arrays.signature: arrays for arrays in self._arrays.values()}.values():
-            arrays.measure(slice(0, 0), rules, empty.integers[0], empty.floats[0])
-        self._loops.intersect(np.zeros(0, np.uint32), np.zeros(0, np.uint32))
+    def __init__(self, segments: Sequence[Segment], rules: Rules, loops: Loops) -> None:
+        self.loops = loops
+        self._segments, self._rules = segments, rules
+        self._arrays = {row: _Arrays(segment, rules, loops) for row, segment in enumerate(segments) if _fits(segment)}
+        self._chunks = [(row, chunk) for row, arrays in self._arrays.items() for chunk in arrays.chunks()]
+        rows = [row for row in range(len(segments)) if row not in self._arrays]
+        self._other_rows = torch.tensor(rows, dtype=torch.int64, device=_CPU)
+        others = [segments[row] for row in rows]
+        self._others = ReferenceInChunks(others, rules, ELEMENTS_ON_CPU) if others else None
 
-    def __call__(self, segments: Sequence[Segment], rules: Rules) -> Counts:
-        """Measure each segment; see contract.py for shapes."""
-        self._take(segments, rules)
-        references = max((len(segment.references) for segment in segments), default=0)
-        chunks = list(self._chunks())
-        threads = _THREADS if len(chunks) > 1 else 1
-        totals = [_Totals.zeros(len(segments), rules, references) for _ in range(threads)]
-        queue = _Queue(chunks)
-        helpers = [threading.Thread(target=self._work, args=(queue, rules, total)) for total in totals[1:]]
-        for helper in helpers:
-            helper.start()
-        self._work(queue, rules, totals[0])
-        for helper in helpers:
-            helper.join()
-        if queue.error is not None:
-            raise queue.error
-        counts = _Totals.sum(totals)
-        if self._rest:
-            measured = self._others(self._rest, rules)
-            rows = [row for row in range(len(segments)) if row not in self._arrays]
-            counts.integers[rows, : measured.integers.shape[1]] = measured.integers.numpy()
-            counts.floats[rows] = measured.floats.numpy()
-        return Counts(torch.from_numpy(counts.integers), torch.from_numpy(counts.floats))
+    def __call__(self) -> Counts:
+        """Measure each segment."""
+        threads = min(_THREADS, len(self._chunks))
+        # One iterator for all: taking the next of a list is atomic under the interpreter's lock.
+        queue = iter(self._chunks)
+        if threads > 1:
+            with ThreadPoolExecutor(threads, "sparsity-monitor") as pool:
+                measured = list(pool.map(self._measure, [queue] * threads))
+            integers, floats = (
+                torch.stack([getattr(each, name) for each in measured]) for name in ("integers", "floats")
+            )
+            counts = Counts(integers.sum(dim=0), floats_of_all(floats))
+        else:
+            counts = self._measure(queue)
+        if self._others is not None:
+            counts.put(self._other_rows, self._others())
+        return counts
 
-    def _take(self, segments: Sequence[Segment], rules: Rules) -> None:
-        if segments is not self._segments:
-            self._segments = segments
-            self._arrays = {
-                row: _Arrays(segment, rules.visible_dtype, self._loops)
-                for row, segment in enumerate(segments)
-                if _fits(segment.current) and _fits(segment.base)
-            }
-            self._rest = [segment for row, segment in enumerate(segments) if row not in self._arrays]
-
-    def _chunks(self) -> Iterator[tuple[int, slice]]:
-        for row, arrays in self._arrays.items():
-            step = self._loops.CHUNK if arrays.contiguous else max(arrays.count, 1)
-            for start in range(0, arrays.count, step):
-                yield row, slice(start, min(start + step, arrays.count))
-
-    def _work(self, queue: _Queue, rules: Rules, totals: _Totals) -> None:
-        try:
-            while (chunk := queue.take()) is not None:
-                row, where = chunk
-                self._arrays[row].measure(where, rules, totals.integers[row], totals.floats[row])
-        except Exception as error:  # noqa: BLE001 - raised again by the thread that measures
-            queue.error = error
+    def _measure(self, queue: Iterator[tuple[int, slice]]) -> Counts:
+        """Measure chunks until there are no more."""
+        counts = Counts.zeros(self._segments, self._rules, _CPU)
+        integers, floats = counts.integers.numpy(), counts.floats.numpy()
+        for row, chunk in queue:
+            self._arrays[row].measure(chunk, integers[row], floats[row])
+        return counts
 
 
-class _Queue:
-    """Hands chunks to threads. Taking from a list is atomic under the interpreter's lock."""
-
-    def __init__(self, chunks: list[tuple[int, slice]]) -> None:
-        self._chunks = chunks[::-1]
-        self.error: Exception | None = None
-
-    def take(self) -> tuple[int, slice] | None:
-        try:
-            return self._chunks.pop()
-        except IndexError:
-            return None
+def widths_of(segments: Sequence[Segment], rules: Rules) -> frozenset[Widths]:
+    """Return what loops must be compiled for to measure these segments."""
+    visible = rules.visible_dtype.itemsize
+    fitting = (segment for segment in segments if _fits(segment))
+    return frozenset((segment.current.element_size(), segment.base.element_size(), visible) for segment in fitting)
 
 
-@dataclass(frozen=True)
-class _Totals:
-    integers: npt.NDArray[np.int64]
-    floats: npt.NDArray[np.float64]
-
-    @classmethod
-    def zeros(cls, rows: int, rules: Rules, references: int) -> _Totals:
-        columns = FIXED_COLUMNS + len(rules.tolerances) + references
-        return cls(np.zeros((rows, columns), dtype=np.int64), np.zeros((rows, 2), dtype=np.float64))
-
-    @classmethod
-    def sum(cls, totals: Sequence[_Totals]) -> _Totals:
-        squares = np.sum([total.floats[:, 0] for total in totals], axis=0)
-        maxima = np.max([total.floats[:, 1] for total in totals], axis=0)
-        return cls(np.sum([total.integers for total in totals], axis=0), np.stack([squares, maxima], axis=1))
+def compile_loops(loops: Loops, widths: Widths) -> None:
+    """Compile what measures weights of these widths, or load it from the cache on disk, by measuring nothing."""
+    current, base, nothing = (np.zeros(0, dtype=_VIEWS[width][1]) for width in widths)
+    words = np.zeros(0, dtype=np.uint32)
+    previous = np.zeros(0, dtype=np.uint32 if widths[2] == 4 else np.uint8)
+    integers, floats = np.zeros(FIXED_COLUMNS, dtype=np.int64), np.zeros(2, dtype=np.float64)
+    # Kinds are numbers to the loops, and of no matter where there is nothing to convert.
+    loops.measure(current, base, nothing, nothing, words, previous, words, 0, 0, 0, -1, words, integers, floats)
+    loops.intersect(words, words)
 
 
 class _Arrays:
     """A segment as arrays of unsigned integers that share its memory."""
 
-    def __init__(self, segment: Segment, visible_dtype: torch.dtype, loops: Loops) -> None:
+    def __init__(self, segment: Segment, rules: Rules, loops: Loops) -> None:
         self._loops = loops
-        self.count = segment.current.numel()
-        self.contiguous = segment.current.is_contiguous()
+        self._count = segment.current.numel()
         self._strided = segment.current.detach()
-        self._current = _bits(segment.current) if self.contiguous else None
+        self._current = _bits(segment.current) if segment.current.is_contiguous() else None
         self._base = _bits(segment.base)
         self._mask = _bits(segment.mask)
-        self._nothing = np.zeros(0, dtype=_VIEWS[visible_dtype.itemsize][1])
-        self._previous = np.zeros(0, dtype=np.uint32 if visible_dtype == torch.float32 else np.uint8)
+        visible = rules.visible_dtype
+        self._nothing = np.zeros(0, dtype=_VIEWS[visible.itemsize][1])
+        self._previous = np.zeros(0, dtype=np.uint32 if visible == torch.float32 else np.uint8)
         self._touched = self._mask[:0]
         if segment.previous is not None and segment.touched is not None:
             self._previous, self._touched = _bits(segment.previous), _bits(segment.touched)
         self._references = [_bits(reference) for reference in segment.references]
-        self._kinds = (_KINDS[segment.current.dtype], _KINDS[segment.base.dtype], _KINDS[visible_dtype])
-        self.signature = (segment.current.dtype.itemsize, segment.base.dtype.itemsize, visible_dtype.itemsize)
+        self._first_reference = first_reference(rules)
+        self._kinds = (KIND_OF[segment.current.dtype], KIND_OF[segment.base.dtype], KIND_OF[visible])
+        tolerance = rules.criterion.tolerance
+        self._limit = -1 if tolerance is None else int(_tolerance_bits([tolerance])[0])
+        self._limits = _tolerance_bits(rules.tolerances)
 
-    def measure(
-        self, where: slice, rules: Rules, integers: npt.NDArray[np.int64], floats: npt.NDArray[np.float64]
-    ) -> None:
-        """Add the counts of some of the weights, which start at a word, to a row of the totals."""
-        current = self._current[where] if self._current is not None else self._gather()
-        # What is not contiguous is gathered once, whole.
-        for start in range(where.start, max(where.stop, where.start + 1), self._loops.CHUNK):
-            part = slice(start, min(start + self._loops.CHUNK, where.stop))
-            here = current[part.start - where.start : part.stop - where.start]
-            self._measure(part, here, rules, integers, floats)
+    def chunks(self) -> Iterator[slice]:
+        """Return the slices that `measure` takes. What is not contiguous is one of them, as it is gathered whole."""
+        step = self._loops.CHUNK if self._current is not None else max(self._count, 1)
+        return (slice(start, min(start + step, self._count)) for start in range(0, self._count, step))
+
+    def measure(self, chunk: slice, integers: npt.NDArray[np.int64], floats: npt.NDArray[np.float64]) -> None:
+        """Add the counts of some of the weights, which start at a word, to a row of the counts."""
+        if self._current is not None:
+            self._measure(chunk, self._current[chunk], integers, floats)
+            return
+        current = self._gather()
+        for start in range(chunk.start, chunk.stop, self._loops.CHUNK):
+            some = slice(start, min(start + self._loops.CHUNK, chunk.stop))
+            self._measure(some, current[some], integers, floats)
 
     def _measure(
-        self,
-        where: slice,
-        current: Array,
-        rules: Rules,
-        integers: npt.NDArray[np.int64],
-        floats: npt.NDArray[np.float64],
+        self, where: slice, current: Array, integers: npt.NDArray[np.int64], floats: npt.NDArray[np.float64]
     ) -> None:
         stored, kept, visible = self._kinds
         base = self._base[where]
         words = slice(where.start // BITS_PER_WORD, -(-where.stop // BITS_PER_WORD))
         mask = self._mask[words]
-        tolerance = rules.criterion.tolerance
         self._loops.measure(
             current,
             base,
@@ -206,14 +168,13 @@ class _Arrays:
             stored,
             kept,
             visible,
-            -1 if tolerance is None else int(_tolerance_bits([tolerance])[0]),
-            _tolerance_bits(rules.tolerances),
+            self._limit,
+            self._limits,
             integers,
             floats,
         )
-        first = FIXED_COLUMNS + len(rules.tolerances)
-        for i, reference_words in enumerate(self._references):
-            integers[first + i] += self._loops.intersect(mask, reference_words[words])
+        for column, reference_words in enumerate(self._references, start=self._first_reference):
+            integers[column] += self._loops.intersect(mask, reference_words[words])
 
     def _gather(self) -> Array:
         # By numpy: torch would wake up its threads.
@@ -222,8 +183,9 @@ class _Arrays:
         return gathered
 
 
-def _fits(weights: torch.Tensor) -> bool:
-    return weights.dtype in _KINDS and weights.data_ptr() % weights.element_size() == 0
+def _fits(segment: Segment) -> bool:
+    read = (segment.current, segment.base)
+    return all(weights.dtype in KIND_OF and weights.data_ptr() % weights.element_size() == 0 for weights in read)
 
 
 def _bits(tensor: torch.Tensor) -> Array:

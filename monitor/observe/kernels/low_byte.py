@@ -9,11 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from monitor.observe.chunk_sizes import LOW_BYTES_ON_GPU, elements_on
 from monitor.observe.criterion import visible
 
-# Weights converted at a time. On a CPU, torch splits larger operations among its threads.
-_CHUNK_ON_CPU = 1 << 14
-_CHUNK_ON_DEVICE = 1 << 24
 _CANONICAL_NAN = {torch.bfloat16: 0x7FC0, torch.float16: 0x7E00}
 
 
@@ -61,10 +59,10 @@ def low_bytes(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor
     """Return the low bytes of the visible weights, shape (n,), uint8."""
     flat = weights.reshape(-1)
     low = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device)
-    step = _CHUNK_ON_CPU if flat.device.type == "cpu" else _CHUNK_ON_DEVICE
+    step = elements_on(flat.device, LOW_BYTES_ON_GPU)
     for start in range(0, flat.numel(), step):
-        part = visible(flat[start : start + step], visible_dtype)
-        low[start : start + step] = _low_byte_on_cpu(part) if flat.device.type == "cpu" else low_byte(part)
+        chunk = visible(flat[start : start + step], visible_dtype)
+        low[start : start + step] = _low_byte_on_cpu(chunk) if flat.device.type == "cpu" else low_byte(chunk)
     return low
 
 

@@ -1,8 +1,11 @@
 """The loops of cpu.py, compiled by numba: the extra `fast`. They know bit patterns in arrays, and nothing of tensors.
 
-A block of weights is converted, compared, subtracted and packed by one short loop each, which the compiler turns into
+A span of weights is converted, compared, subtracted and packed by one short loop each, which the compiler turns into
 vector instructions; what they hand to each other stays in the first-level cache, and each weight is read from memory
 once. Every intermediate is cast back to its width, because numba computes with 64 bits otherwise.
+
+Numba's cache on disk keeps the numbers imported here, and is thrown away for changes of this file only: change it, too,
+where contract.py or kinds.py gets other columns or kinds.
 """
 
 from __future__ import annotations
@@ -13,13 +16,23 @@ from typing import Any
 import numba
 import numpy as np
 
+from monitor.observe.chunk_sizes import SPAN_IN_NUMBA, WEIGHTS_IN_NUMBA
+from monitor.observe.kernels.contract import (
+    CHANGED,
+    FIXED_COLUMNS,
+    HIDDEN,
+    MAX_ABS,
+    NEWLY_CHANGED,
+    NON_FINITE,
+    REVERTED,
+    SQUARED_NORM,
+    STEP_CHANGED,
+    TOUCHED,
+)
 from monitor.observe.kernels.kinds import BFLOAT16, FLOAT16, FLOAT32, LOW_BYTE
 
-# Weights that a thread takes at a time; a multiple of BLOCK. Their masks are still in the second-level cache when they
-# are intersected with the references'.
-CHUNK = 1 << 19
-# Weights in a block.
-BLOCK = 1024
+CHUNK = WEIGHTS_IN_NUMBA
+SPAN = SPAN_IN_NUMBA
 
 u8, u16, u32, u64, f32, f64 = np.uint8, np.uint16, np.uint32, np.uint64, np.float32, np.float64
 
@@ -292,14 +305,14 @@ def measure(current, base, now, then, mask, previous, touched, stored, kept, vis
         limits: bits of the tolerances.
         counts, floats: a row of contract.Counts each; added to.
     """
-    now_room, then_room = np.empty(BLOCK, now.dtype), np.empty(BLOCK, now.dtype)
-    was = np.empty(BLOCK, current.dtype)
-    places = np.empty(BLOCK, np.uint16)
-    flags = np.empty(BLOCK, np.uint8)
-    words_room, moved_room = np.empty(BLOCK // 32, np.uint32), np.empty(BLOCK // 32, np.uint32)
-    wide, other, sizes = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
-    for start in range(0, current.size, BLOCK):
-        stop = min(start + BLOCK, current.size)
+    now_room, then_room = np.empty(SPAN, now.dtype), np.empty(SPAN, now.dtype)
+    was = np.empty(SPAN, current.dtype)
+    places = np.empty(SPAN, np.uint16)
+    flags = np.empty(SPAN, np.uint8)
+    words_room, moved_room = np.empty(SPAN // 32, np.uint32), np.empty(SPAN // 32, np.uint32)
+    wide, other, sizes = np.empty(SPAN, np.uint32), np.empty(SPAN, np.uint32), np.empty(SPAN, np.uint32)
+    for start in range(0, current.size, SPAN):
+        stop = min(start + SPAN, current.size)
         n = stop - start
         words = slice(start // 32, (stop + 31) // 32)
         here, there = current[start:stop], base[start:stop]
@@ -319,16 +332,16 @@ def measure(current, base, now, then, mask, previous, touched, stored, kept, vis
             convert(there, kept, before, visible, wide)
 
         differing, non_finite = compare(seen, before, visible, flags)
-        counts[6] += non_finite
+        counts[NON_FINITE] += non_finite
         if stored != visible and visible != FLOAT32:
             if kept == stored:
-                counts[5] += count_hidden(here, there, stored, flags)
+                counts[HIDDEN] += count_hidden(here, there, stored, flags)
             else:
                 if kept == LOW_BYTE:
                     convert(before, visible, was[:n], stored, wide)
                 else:
                     convert(there, kept, was[:n], stored, wide)
-                counts[5] += count_hidden(here, was[:n], stored, flags)
+                counts[HIDDEN] += count_hidden(here, was[:n], stored, flags)
         if differing:
             if visible == FLOAT16 or limit >= 0 or limits.size:
                 widen(seen, visible, wide)
@@ -336,19 +349,19 @@ def measure(current, base, now, then, mask, previous, touched, stored, kept, vis
                 squares, largest = norms(wide[:n], other[:n], FLOAT32)
             else:
                 squares, largest = norms(seen, before, visible)
-            floats[0] += squares
-            floats[1] = max(floats[1], f64(as_float(largest)))
+            floats[SQUARED_NORM] += squares
+            floats[MAX_ABS] = max(floats[MAX_ABS], f64(as_float(largest)))
             if limit >= 0 or limits.size:
                 distances(wide, other, flags[:n], sizes)
                 for t in range(limits.size):
-                    counts[7 + t] += count_above(sizes[:n], limits[t])
+                    counts[FIXED_COLUMNS + t] += count_above(sizes[:n], limits[t])
                 if limit >= 0:
                     flag_above(sizes[:n], u32(limit), flags)
         pack(flags, new)
         changed, newly, reverted = exchange(new, mask[words])
-        counts[0] += changed
-        counts[1] += newly
-        counts[2] += reverted
+        counts[CHANGED] += changed
+        counts[NEWLY_CHANGED] += newly
+        counts[REVERTED] += reverted
 
         if previous.size:
             if visible == FLOAT32:
@@ -359,5 +372,5 @@ def measure(current, base, now, then, mask, previous, touched, stored, kept, vis
             moved = moved_room[: new.size]
             pack(flags, moved)
             stepped, ever = unite(moved, new, touched[words])
-            counts[3] += stepped
-            counts[4] += ever
+            counts[STEP_CHANGED] += stepped
+            counts[TOUCHED] += ever

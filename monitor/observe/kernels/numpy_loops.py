@@ -7,11 +7,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from monitor.observe.bits import count_ones_in_bytes
+from monitor.observe.chunk_sizes import WEIGHTS_IN_NUMPY
+from monitor.observe.kernels.contract import (
+    CHANGED,
+    FIXED_COLUMNS,
+    HIDDEN,
+    MAX_ABS,
+    NEWLY_CHANGED,
+    NON_FINITE,
+    REVERTED,
+    SQUARED_NORM,
+    STEP_CHANGED,
+    TOUCHED,
+)
 from monitor.observe.kernels.kinds import BFLOAT16, FLOAT16, FLOAT32, LOW_BYTE
 
-# Weights that a thread takes at a time. Between operations, threads wait for each other at the interpreter's lock: with
-# 2¹⁶ weights an operation, two threads take twice as long as with 2¹⁸. From 2²⁰ on, arrays leave the cache.
-CHUNK = 1 << 18
+CHUNK = WEIGHTS_IN_NUMPY
 
 u8, u16, u32 = np.uint8, np.uint16, np.uint32
 
@@ -21,7 +33,6 @@ Bytes = npt.NDArray[np.uint8]
 
 _INFINITY: dict[int, Any] = {BFLOAT16: u16(0x7F80), FLOAT16: u16(0x7C00), FLOAT32: u32(0x7F800000)}
 _QUIET_NAN = {BFLOAT16: 0x7FC0, FLOAT16: 0x7E00}
-_HAS_BIT_COUNT = hasattr(np, "bitwise_count")  # since numpy 2
 
 
 def widen(bits: Array, kind: int) -> npt.NDArray[np.float32]:
@@ -121,22 +132,22 @@ def measure(
         differs, size = differ(seen, before)
         nan = None
         if size.max() >= _INFINITY[visible]:
-            counts[6] += np.count_nonzero(size >= _INFINITY[visible])
+            counts[NON_FINITE] += np.count_nonzero(size >= _INFINITY[visible])
             nan = size > _INFINITY[visible]
             differs |= nan
         if visible not in (stored, FLOAT32):
             was = convert(before, visible, stored) if kept == LOW_BYTE else convert(base, kept, stored)
-            counts[5] += np.count_nonzero(differ(current, was)[0] & ~differs)
+            counts[HIDDEN] += np.count_nonzero(differ(current, was)[0] & ~differs)
         changed = _distances(seen, before, differs, visible, limit, limits, counts, floats)
 
         new = np.packbits(changed, bitorder="little")
         old = mask.view(u8)[: new.size]
         flipped = new ^ old
         old[:] = new
-        counts[0] += np.count_nonzero(changed)
-        newly = count_ones(flipped & new)
-        counts[1] += newly
-        counts[2] += count_ones(flipped) - newly
+        counts[CHANGED] += np.count_nonzero(changed)
+        newly = count_ones_in_bytes(flipped & new)
+        counts[NEWLY_CHANGED] += newly
+        counts[REVERTED] += count_ones_in_bytes(flipped) - newly
         if previous.size:
             _step(seen, visible, nan, previous, flipped, touched.view(u8)[: new.size], counts)
 
@@ -161,7 +172,7 @@ def _distances(
     np.abs(distance, out=distance)
     for i, bits in enumerate(limits):
         # NaN is above every limit.
-        counts[7 + i] += np.count_nonzero(~(distance <= bits.view(np.float32)))
+        counts[FIXED_COLUMNS + i] += np.count_nonzero(~(distance <= bits.view(np.float32)))
     changed = differs
     if limit >= 0:
         changed = np.zeros_like(differs)
@@ -172,8 +183,8 @@ def _distances(
         largest = distance.max(initial=np.float32(0))
     exact = distance.astype(np.float64)
     exact *= exact
-    floats[0] += exact.sum()
-    floats[1] = max(floats[1], float(largest))
+    floats[SQUARED_NORM] += exact.sum()
+    floats[MAX_ABS] = max(floats[MAX_ABS], float(largest))
     return changed
 
 
@@ -198,19 +209,10 @@ def _step(
     step = np.packbits(moved, bitorder="little")
     step |= flipped
     touched |= step
-    counts[3] += count_ones(step)
-    counts[4] += count_ones(touched)
+    counts[STEP_CHANGED] += count_ones_in_bytes(step)
+    counts[TOUCHED] += count_ones_in_bytes(touched)
 
 
 def intersect(mask: Array, reference: Array) -> int:
     """Count the ones in both."""
-    return count_ones((mask & reference).view(u8))
-
-
-def count_ones(packed: Bytes) -> int:
-    """Count the bits that are one."""
-    if not _HAS_BIT_COUNT:
-        return int.from_bytes(packed.tobytes(), "little").bit_count()
-    whole = packed.size // 8 * 8
-    ones = int(np.bitwise_count(packed[:whole].view(np.uint64)).sum(dtype=np.int64))
-    return ones + int(np.bitwise_count(packed[whole:]).sum(dtype=np.int64))
+    return count_ones_in_bytes((mask & reference).view(u8))

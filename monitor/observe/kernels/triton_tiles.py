@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from monitor.observe.kernels import kinds
+from monitor.observe.kernels import contract, kinds
 
 BFLOAT16 = tl.constexpr(kinds.BFLOAT16)
 FLOAT16 = tl.constexpr(kinds.FLOAT16)
@@ -29,6 +29,15 @@ TOUCHED = tl.constexpr(4)
 COUNT = tl.constexpr(5)
 ROW = tl.constexpr(6)
 REFERENCE = tl.constexpr(7)
+# Columns of contract.Counts.integers.
+CHANGED_COLUMN = tl.constexpr(contract.CHANGED)
+NEWLY_CHANGED_COLUMN = tl.constexpr(contract.NEWLY_CHANGED)
+REVERTED_COLUMN = tl.constexpr(contract.REVERTED)
+STEP_CHANGED_COLUMN = tl.constexpr(contract.STEP_CHANGED)
+TOUCHED_COLUMN = tl.constexpr(contract.TOUCHED)
+HIDDEN_COLUMN = tl.constexpr(contract.HIDDEN)
+NON_FINITE_COLUMN = tl.constexpr(contract.NON_FINITE)
+FIXED_COLUMNS = tl.constexpr(contract.FIXED_COLUMNS)
 
 
 @triton.jit
@@ -314,23 +323,23 @@ def measure(
             ever += ones(union)
             store(touched, there, union, some, WIDE)
 
-    # In the order of contract.py's columns.
     counts = integers + row * count_columns
-    add(counts, tl.sum(changed))
-    add(counts + 1, tl.sum(newly))
-    add(counts + 2, tl.sum(reverted))
+    add(counts + CHANGED_COLUMN, tl.sum(changed))
+    add(counts + NEWLY_CHANGED_COLUMN, tl.sum(newly))
+    add(counts + REVERTED_COLUMN, tl.sum(reverted))
     if STEPS:
-        add(counts + 3, tl.sum(stepped))
-        add(counts + 4, tl.sum(ever))
+        add(counts + STEP_CHANGED_COLUMN, tl.sum(stepped))
+        add(counts + TOUCHED_COLUMN, tl.sum(ever))
     if STORED != VISIBLE and VISIBLE != FLOAT32:
-        add(counts + 5, tl.sum(hidden))
-    add(counts + 6, tl.sum(non_finite))
+        add(counts + HIDDEN_COLUMN, tl.sum(hidden))
+    add(counts + NON_FINITE_COLUMN, tl.sum(non_finite))
     total = tl.sum(square)
     tl.atomic_add(squares + row, total, mask=total != 0, sem="relaxed")
     tl.atomic_max(largest + row, as_bits(tl.max(maximum)).to(tl.int64), sem="relaxed")
     if LIMITS > 0:
         lanes = tl.arange(0, LIMIT_LANES)
-        tl.atomic_add(counts + 7 + lanes, tl.sum(above, axis=0).to(tl.int64), mask=lanes < LIMITS, sem="relaxed")
+        at_limits = counts + FIXED_COLUMNS
+        tl.atomic_add(at_limits + lanes, tl.sum(above, axis=0).to(tl.int64), mask=lanes < LIMITS, sem="relaxed")
     if REFERENCES > 0:
         sums = tl.sum(shared, axis=0).to(tl.int64)
-        tl.atomic_add(counts + 7 + LIMITS + lane, sums, mask=lane < REFERENCES, sem="relaxed")
+        tl.atomic_add(counts + FIXED_COLUMNS + LIMITS + lane, sums, mask=lane < REFERENCES, sem="relaxed")

@@ -15,8 +15,7 @@ from typing import Any, BinaryIO, Self
 import torch
 
 from monitor.errors import MaskFileError
-from monitor.observe.bits import pieces
-from monitor.observe.kernels.contract import BITS_PER_WORD, word_count
+from monitor.observe.bits import BITS_PER_WORD, chunks, word_count
 
 _FORMAT = "sparsity-monitor mask"
 _FORMAT_VERSION = 1
@@ -69,8 +68,8 @@ def write_mask(
             for tensor, (name, shape) in zip(words, shapes.items(), strict=True):
                 if tensor.dtype != torch.int32 or tensor.numel() != word_count(math.prod(shape)):
                     raise ValueError(f"{name} has {tensor.numel()} words of {tensor.dtype} for the shape {list(shape)}")
-                for piece in pieces(tensor):
-                    file.write(tensor[piece].cpu().numpy().data)
+                for chunk in chunks(tensor):
+                    file.write(tensor[chunk].cpu().numpy().data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)

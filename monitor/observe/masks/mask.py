@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from monitor.errors import MaskFileError, MaskMismatchError, name_some
-from monitor.observe.bits import combine, count_common_ones, count_ones
-from monitor.observe.kernels.reference import pack, unpack
+from monitor.observe.bits import combine, count_common_ones, count_ones, pack, unpack
 from monitor.observe.masks.file import MaskFile, MaskMetadata, write_mask
 from monitor.observe.observation import Overlap
 

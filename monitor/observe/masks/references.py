@@ -10,16 +10,13 @@ from typing import Protocol
 import torch
 
 from monitor.errors import ConfigurationError, MaskMismatchError, name_some
-from monitor.observe.bits import count_ones
-from monitor.observe.kernels.contract import word_count
+from monitor.observe.bits import count_ones, word_count
+from monitor.observe.chunk_sizes import WORDS_OF_A_FILE
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import check_covers
 from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
-
-# Words that are counted at a time.
-_PIECE = 1 << 20
 
 
 class ReferenceMask(Protocol):
@@ -134,7 +131,9 @@ def _covers(mask: ReferenceMask, weights: MeasuredWeights) -> bool:
 
 def _count(mask: ReferenceMask, parameter: str) -> int:
     total = word_count(math.prod(mask.shapes[parameter]))
-    return sum(count_ones(mask.read(parameter, first, first + _PIECE)) for first in range(0, total, _PIECE))
+    return sum(
+        count_ones(mask.read(parameter, first, first + WORDS_OF_A_FILE)) for first in range(0, total, WORDS_OF_A_FILE)
+    )
 
 
 def _warn_of_another_base(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from monitor.errors import MaskFileError
-from monitor.observe.kernels.reference import pack, unpack
+from monitor.observe.bits import pack, unpack
 from monitor.observe.masks.file import MaskFile, write_mask
 from monitor.observe.ranks import Ranks
 from monitor.observe.weights.shard import Shard

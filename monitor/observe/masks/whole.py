@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from monitor.observe.kernels.contract import word_count
+from monitor.observe.bits import word_count
 from monitor.observe.masks.file import MaskMetadata, write_mask
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.ranks import Ranks

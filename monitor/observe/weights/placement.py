@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from monitor.errors import UnsupportedModelError, name_some
-from monitor.observe.kernels.contract import BITS_PER_WORD
+from monitor.observe.bits import BITS_PER_WORD
 from monitor.observe.ranks import Ranks, digest
 from monitor.observe.weights.adapters import Served
 from monitor.observe.weights.measured import MeasuredWeights

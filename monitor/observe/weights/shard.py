@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from monitor.observe.kernels.contract import BITS_PER_WORD, word_count
-from monitor.observe.kernels.reference import pack, unpack
+from monitor.observe.bits import BITS_PER_WORD, pack, unpack, word_count
 
 # First and last index + 1 in each dimension.
 Bounds = tuple[tuple[int, int], ...]

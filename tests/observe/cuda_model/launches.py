@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from monitor.observe.bits import BITS_PER_WORD, word_count
 from monitor.observe.criterion import Criterion
 from monitor.observe.kernels import kinds, reference
-from monitor.observe.kernels.contract import BITS_PER_WORD, Rules, Segment, word_count
+from monitor.observe.kernels.contract import Rules, Segment
 from tests.observe.cuda_model.order import Stream
 from tests.observe.cuda_model.tensors import Machine, ModelTensor
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
+from monitor.observe.bits import word_count
 from monitor.observe.criterion import Criterion
-from monitor.observe.kernels import numpy_loops, reference
-from monitor.observe.kernels.contract import Kernel, Rules, Segment, word_count
+from monitor.observe.kernels import kernel_for, numpy_loops, reference
+from monitor.observe.kernels.contract import CHANGED, FIXED_COLUMNS, Bind, Rules, Segment
 from monitor.observe.kernels.cpu import CpuKernel
 from monitor.observe.kernels.streamed_base import StreamedBase
 from tests.observe.kernels.cases import (
@@ -17,6 +21,7 @@ from tests.observe.kernels.cases import (
     DTYPES,
     SIZES,
     Case,
+    bind_reference,
     cases,
     check_agreement,
     check_both_sides_of_a_difference,
@@ -35,41 +40,40 @@ def implementation(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def kernel(implementation: str) -> Kernel:
+def bind(implementation: str) -> Bind:
     if implementation == "numpy":
-        return CpuKernel(numpy_loops)
+        return in_numpy
     if implementation == "streamed":
-        # Pieces of 96 weights and more: most of the drawn tensors are cut, or share a piece.
-        return StreamedBase(lambda segments, rules: CpuKernel(numpy_loops), piece_bytes=1024)
-    return numba_kernel()
+        # Chunks of 256 weights and more: most of the drawn tensors are cut, or share a chunk.
+        return partial(StreamedBase, bind=in_numpy, chunk_bytes=1024)
+    return compiled()
 
 
-def numba_kernel() -> Kernel:
+in_numpy = partial(CpuKernel, loops=numpy_loops)
+
+
+def compiled() -> Bind:
     pytest.importorskip("numba")
-    from monitor.observe.kernels import numba_loops
-
-    return CpuKernel(numba_loops)
+    return kernel_for
 
 
 @settings(max_examples=150, deadline=None)
 @given(case=cases())
-def test_any_weights_give_what_the_specification_gives(kernel: Kernel, case: Case) -> None:
-    check_agreement(kernel, case, ROUNDING)
+def test_any_weights_give_what_the_specification_gives(bind: Bind, case: Case) -> None:
+    check_agreement(bind, case, ROUNDING)
 
 
 @pytest.mark.parametrize(("stored", "base", "visible"), ALL_KINDS)
-def test_every_combination_of_dtypes(
-    kernel: Kernel, stored: torch.dtype, base: torch.dtype, visible: torch.dtype
-) -> None:
+def test_every_combination_of_dtypes(bind: Bind, stored: torch.dtype, base: torch.dtype, visible: torch.dtype) -> None:
     for criterion in (None, 1e-3):
         case = Case(SIZES, stored, base, visible, criterion)
-        check_agreement(kernel, case, ROUNDING)
+        check_agreement(bind, case, ROUNDING)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tolerances_on_both_sides_of_a_difference(kernel: Kernel, dtype: torch.dtype) -> None:
-    check_both_sides_of_a_difference(reference.measure, dtype)
-    check_both_sides_of_a_difference(kernel, dtype)
+def test_tolerances_on_both_sides_of_a_difference(bind: Bind, dtype: torch.dtype) -> None:
+    check_both_sides_of_a_difference(bind_reference, dtype)
+    check_both_sides_of_a_difference(bind, dtype)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +87,11 @@ def test_tolerances_on_both_sides_of_a_difference(kernel: Kernel, dtype: torch.d
     ],
     ids=["bfloat16", "strided", "float32", "low-bytes", "visible-float32"],
 )
-def test_tensors_of_several_chunks(kernel: Kernel, case: Case) -> None:
-    check_agreement(kernel, case, ROUNDING)
+def test_tensors_of_several_chunks(bind: Bind, case: Case) -> None:
+    check_agreement(bind, case, ROUNDING)
 
 
-def test_stored_dtypes_that_only_torch_can_convert(kernel: Kernel) -> None:
+def test_stored_dtypes_that_only_torch_can_convert(bind: Bind) -> None:
     generator = torch.Generator().manual_seed(3)
     wide = torch.randn(4097, dtype=torch.float64, generator=generator)
     segments = [
@@ -98,7 +102,7 @@ def test_stored_dtypes_that_only_torch_can_convert(kernel: Kernel) -> None:
     ]
     rules = Rules(torch.bfloat16, Criterion(), (1e-5,))
     expected = [copied(segment) for segment in segments]
-    check_counts(kernel(segments, rules), reference.measure(expected, rules), ROUNDING)
+    check_counts(bind(segments, rules)(), reference.measure(expected, rules), ROUNDING)
     for segment, wanted in zip(segments, expected, strict=True):
         check_state(segment, wanted)
 
@@ -106,15 +110,18 @@ def test_stored_dtypes_that_only_torch_can_convert(kernel: Kernel) -> None:
 @pytest.mark.parametrize("name", ["numpy", "numba", "streamed"])
 def test_more_than_2_to_the_31_weights_in_a_tensor(name: str) -> None:
     """Beyond what 32 bits can address, and beyond what they can count."""
-    kernels = {"numpy": lambda: CpuKernel(numpy_loops), "numba": numba_kernel}
-    kernel = kernels[name]() if name in kernels else StreamedBase(lambda segments, rules: numba_kernel())
+    implementations: dict[str, Callable[[], Bind]] = {
+        "numpy": lambda: in_numpy,
+        "numba": compiled,
+        "streamed": lambda: partial(StreamedBase, bind=compiled()),
+    }
     count = 2**31 + 4096
     # numpy's zeros take no memory where they are never written.
     current, base = (torch.from_numpy(np.zeros(count, np.int16)).view(torch.bfloat16) for _ in range(2))
     changed = [0, 2**31 - 1, 2**31, count - 1]
     current[changed] = 1.0
     mask = torch.full((word_count(count),), -1, dtype=torch.int32)
-    counts = kernel([Segment(current, base, mask)], Rules(torch.bfloat16, Criterion()))
+    counts = implementations[name]()([Segment(current, base, mask)], Rules(torch.bfloat16, Criterion()))()
     assert counts.integers[0].tolist() == [4, 0, count - 4, 0, 0, 0, 0]
     assert counts.floats[0].tolist() == [4.0, 1.0]
     words = mask.nonzero().flatten()
@@ -124,3 +131,29 @@ def test_more_than_2_to_the_31_weights_in_a_tensor(name: str) -> None:
         2**26: 1,
         2**26 + 127: -(2**31),
     }
+
+
+def test_the_same_list_of_segments_under_other_rules(bind: Bind) -> None:
+    """In bfloat16 a small step is hidden, in float32 it is a change."""
+    case = Case((33, 4097), torch.float32, torch.float32, step_masks=False, references=1)
+    segments = case.segments(np.random.default_rng(5))
+    expected = [copied(segment) for segment in segments]
+    found = {}
+    for visible in (torch.bfloat16, torch.float32, torch.bfloat16):
+        for segment in segments:
+            segment.current.mul_(1.0001)
+        rules = Rules(visible, Criterion(), (1e-5,))
+        counts = bind(segments, rules)()
+        check_counts(counts, reference.measure(expected, rules), ROUNDING)
+        found[visible] = int(counts.integers[:, CHANGED].sum())
+    assert found[torch.bfloat16] < found[torch.float32]
+
+
+def test_segments_of_which_some_have_more_references_than_others(bind: Bind) -> None:
+    rng = np.random.default_rng(5)
+    segments = [Case((size,), references=references).segments(rng)[0] for size, references in ((33, 0), (4097, 2))]
+    rules = Case((1,)).rules
+    expected = [copied(segment) for segment in segments]
+    counts = bind(segments, rules)()
+    assert counts.integers.shape == (2, FIXED_COLUMNS + len(rules.tolerances) + 2)
+    check_counts(counts, reference.measure(expected, rules), ROUNDING)

@@ -37,7 +37,7 @@ ROUNDING = 1e-5
 def test_any_weights_give_what_the_specification_gives(case: Case) -> None:
     from monitor.observe.kernels.gpu import TritonKernel
 
-    check_agreement(TritonKernel(), case, ROUNDING, "cuda")
+    check_agreement(TritonKernel, case, ROUNDING, "cuda")
 
 
 @pytest.mark.parametrize(("stored", "base", "visible"), ALL_KINDS)
@@ -46,13 +46,13 @@ def test_every_combination_of_dtypes(stored: torch.dtype, base: torch.dtype, vis
 
     for criterion, references in itertools.product((None, 1e-3), (0, 3)):
         case = Case((*SIZES, 1_300_033), stored, base, visible, criterion, references=references)
-        check_agreement(TritonKernel(), case, ROUNDING, "cuda")
+        check_agreement(TritonKernel, case, ROUNDING, "cuda")
 
 
 def test_threads_that_share_a_word_of_a_mask_read_it_before_it_is_written() -> None:
     from monitor.observe.kernels.gpu import TritonKernel
 
-    check_agreement(TritonKernel(), Case((30_000_003,), references=0, observations=20), ROUNDING, "cuda")
+    check_agreement(TritonKernel, Case((30_000_003,), references=0, observations=20), ROUNDING, "cuda")
 
 
 def test_addresses_that_are_not_aligned() -> None:
@@ -62,7 +62,7 @@ def test_addresses_that_are_not_aligned() -> None:
     shifted = replace(segment, current=torch.cat([segment.current[:1], segment.current])[1:])
     rules = Case((1,)).rules
     expected = reference.measure([copied(segment, "cuda")], rules)
-    check_counts(TritonKernel()([shifted], rules), expected, ROUNDING)
+    check_counts(TritonKernel([shifted], rules)(), expected, ROUNDING)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -75,7 +75,7 @@ def test_a_model_on_other_gpus_than_the_current_one() -> None:
         kernel = kernel_for(spread, rules)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            counts = kernel(spread, rules)
+            counts = kernel()
         finally:
             torch.cuda.set_sync_debug_mode("default")
         check_counts(counts, expected, ROUNDING)
@@ -91,7 +91,7 @@ def test_stored_dtypes_that_only_torch_can_convert_let_nobody_wait() -> None:
     kernel = kernel_for(segments, rules)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        counts = kernel(segments, rules)
+        counts = kernel()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     check_counts(counts, expected, ROUNDING)
@@ -101,7 +101,7 @@ def test_stored_dtypes_that_only_torch_can_convert_let_nobody_wait() -> None:
 def test_tolerances_on_both_sides_of_a_difference(dtype: torch.dtype) -> None:
     from monitor.observe.kernels.gpu import TritonKernel
 
-    check_both_sides_of_a_difference(TritonKernel(), dtype, "cuda")
+    check_both_sides_of_a_difference(TritonKernel, dtype, "cuda")
 
 
 def test_more_than_2_to_the_31_weights_in_a_tensor() -> None:
@@ -136,4 +136,4 @@ def measure_zeros(sizes: list[int], changed: list[int]) -> tuple[Counts, list[Se
         current, base = (torch.zeros(size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
         current[changed] = 1.0
         segments.append(Segment(current, base, torch.full((size // 32,), -1, dtype=torch.int32, device="cuda")))
-    return TritonKernel()(segments, Case((1,), tolerances=()).rules), segments
+    return TritonKernel(segments, Case((1,), tolerances=()).rules)(), segments

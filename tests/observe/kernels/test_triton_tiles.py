@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment
+from monitor.observe.kernels.contract import CHANGED, Bind, Counts, Kernel, Rules, Segment
 from tests.observe.kernels.cases import (
     ALL_KINDS,
     DTYPES,
@@ -38,16 +38,20 @@ from monitor.observe.kernels.gpu import TritonKernel
 ROUNDING = 1e-5
 
 
-def interpreted(words: int, blocks: int) -> Kernel:
-    """Return the kernel with tiles that suit the interpreter: it takes as long for a large block as for a small one."""
-    kernel = TritonKernel(words=words, blocks=blocks)
+def interpreted(words: int, blocks: int) -> Bind:
+    """Bind with tiles that suit the interpreter: it takes as long for a large block as for a small one."""
 
-    def quietly(segments: Sequence[Segment], rules: Rules) -> Counts:
-        # The interpreter computes with numpy, which warns of inf − inf.
-        with np.errstate(all="ignore"):
-            return kernel(segments, rules)
+    def bind(segments: Sequence[Segment], rules: Rules) -> Kernel:
+        kernel = TritonKernel(segments, rules, words=words, blocks=blocks)
 
-    return quietly
+        def quietly() -> Counts:
+            # The interpreter computes with numpy, which warns of inf − inf.
+            with np.errstate(all="ignore"):
+                return kernel()
+
+        return quietly
+
+    return bind
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,32 +85,50 @@ def test_addresses_that_are_not_aligned() -> None:
     moved_base = whole.clone()[1:]
     segment = Segment(whole[1:], moved_base, torch.zeros(256, dtype=torch.int32))
     whole[5] += 1.0
-    counts = interpreted(words=128, blocks=2)([segment], Rules(torch.bfloat16, Case((1,)).rules.criterion))
+    counts = interpreted(words=128, blocks=2)([segment], Rules(torch.bfloat16, Case((1,)).rules.criterion))()
     changed = (whole[1:] != moved_base).sum()
-    assert counts.integers[0, 0] == changed
+    assert counts.integers[0, CHANGED] == changed
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the numbers of tiles that are launched from now on."""
+    found: list[int] = []
+    measure = triton_tiles.measure
+
+    class Counting:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            found.append(grid[0])
+            return measure[grid]
+
+    monkeypatch.setattr(triton_tiles, "measure", Counting())
+    return found
 
 
 @pytest.mark.parametrize("references", [0, 2])
-def test_a_whole_model_is_measured_in_a_handful_of_launches(monkeypatch: pytest.MonkeyPatch, references: int) -> None:
-    launched: list[int] = []
-    measure = TritonKernel._measure
-
-    def counted(self: TritonKernel, launch: Any, *rest: Any) -> None:
-        launched.append(len(launch.tiles))
-        measure(self, launch, *rest)
-
-    monkeypatch.setattr(TritonKernel, "_measure", counted)
+def test_a_whole_model_is_measured_in_a_handful_of_launches(launched: list[int], references: int) -> None:
     # 60 matrices, 20 biases, 20 norms.
     segments = Case((4096,) * 60 + (70,) * 40, references=references).segments(np.random.default_rng(1))
-    interpreted(words=128, blocks=1)(segments, Case((1,)).rules)
+    kernel = interpreted(words=128, blocks=1)(segments, Case((1,)).rules)
+    launched.clear()
+    kernel()
     assert launched == [60, 40]
 
 
-def test_preparing_measures_nothing() -> None:
+def test_what_was_compiled_before_is_not_compiled_again(launched: list[int]) -> None:
+    """Kernels for weights that adapters make are bound anew at each pass."""
+    case = Case((8192, 33), tolerances=(0.25, 0.5, 0.75))
+    for compiles, _ in ((2, "full blocks, and a rest"), (0, "again")):
+        TritonKernel(case.segments(np.random.default_rng(1)), case.rules, words=64, blocks=2)
+        assert launched == [1] * compiles
+        launched.clear()
+
+
+def test_binding_measures_nothing() -> None:
     case = Case((33, 8192), references=1)
     segments = case.segments(np.random.default_rng(1))
     before = [copied(segment) for segment in segments]
-    TritonKernel(words=64, blocks=2).prepare(segments, case.rules)
+    TritonKernel(segments, case.rules, words=64, blocks=2)
     for segment, wanted in zip(segments, before, strict=True):
         check_state(segment, wanted)
 
@@ -142,7 +164,7 @@ def test_weights_beyond_what_32_bits_can_count(first: int) -> None:
         WORDS=16,
         BLOCKS=1,
     )
-    assert integers[0, 0] == first + 3
+    assert integers[0, CHANGED] == first + 3
     assert squares[0] == 3.0
     assert mask.tolist() == [1, 2, 0, 0, 0, 0, 0, -(2**31)]
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from monitor.errors import MaskFileError, MaskMismatchError
-from monitor.observe.masks.mask import MaskMetadata, UpdateMask, count_ones
+from monitor.observe.masks.mask import MaskMetadata, UpdateMask
 
 SHAPES = {"a": (3, 5), "b": (64,), "c": (2, 2, 33), "empty": (0,)}
 
@@ -37,11 +37,6 @@ def test_set_algebra_is_that_of_booleans(operator: str) -> None:
     for name in SHAPES:
         expected = a[name] & ~b[name] if operator == "__sub__" else getattr(a[name], operator)(b[name])
         assert torch.equal(combined.bools(name), expected)
-
-
-def test_ones_are_counted_in_every_bit_of_a_word() -> None:
-    words = torch.tensor([-1, 0, 1, -(2**31), 2**31 - 1, 0x55555555], dtype=torch.int32)
-    assert count_ones(words) == 32 + 0 + 1 + 1 + 31 + 16
 
 
 def test_masks_of_other_shapes_do_not_combine() -> None:

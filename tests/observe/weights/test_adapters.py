@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from monitor.errors import UnsupportedModelError
-from monitor.observe.kernels.contract import word_count
+from monitor.observe.bits import word_count
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.weights.adapters import served_by

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.observe.kernels.contract import word_count
-from monitor.observe.kernels.reference import pack
+from monitor.observe.bits import pack, word_count
 from monitor.observe.weights.shard import Shard
 
 
