@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from monitor.errors import MissingLibraryError
 from monitor.version import __version__
 
 if TYPE_CHECKING:
@@ -40,7 +41,21 @@ _HOMES = {
 }
 
 
+# The base install leaves them to whoever trains.
+_LIBRARIES_OF_TRAINING = ("torch", "numpy", "safetensors", "transformers")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        home = import_module(_HOMES[name])
+    except ModuleNotFoundError as error:
+        if error.name not in _LIBRARIES_OF_TRAINING:
+            raise
+        raise MissingLibraryError(
+            f"{name} needs {error.name}, which is not installed: install {error.name}, or everything that training "
+            'needs with pip install "sparsity-monitor[train]"',
+            name=error.name,
+        ) from None
+    return getattr(home, name)

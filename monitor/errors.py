@@ -7,6 +7,10 @@ class SparsityMonitorError(Exception):
     """Base class of every error that this package raises on purpose."""
 
 
+class MissingLibraryError(SparsityMonitorError, ModuleNotFoundError):
+    """A library that only training needs is not installed."""
+
+
 class ConfigurationError(SparsityMonitorError, ValueError):
     """A setting has a value that cannot work."""
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them all: lint, types, tests. Arguments go to pytest. Safe to run again.
+# Installs what the tests need and runs them all: lint, types, tests. Safe to run again. Arguments go to pytest: `-n 0`
+# runs one test after another, as a debugger needs it; `-n 4` runs four at a time, where there are the cores.
 # Needs Python 3.11 or newer, and nothing else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,7 +13,7 @@ declare -A packages=(
     [prometheus-alertmanager]=prometheus-alertmanager
     [amtool]=prometheus-alertmanager
     [psql]=postgresql
-    [g++]=g++ # torch.compile and DeepSpeed compile on the CPU
+    [g++]=g++ # torch.compile compiles on the CPU
 )
 
 install_system_packages() {
@@ -40,8 +41,9 @@ install_system_packages
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# DeepSpeed calls the environment's ninja.
-export PATH="$PWD/.venv/bin:$PATH"
 # Threads that wait do not spin: services, trainers and browsers share the cores.
 export OMP_WAIT_POLICY=passive
-exec .venv/bin/python -m pytest --doctest-modules monitor tests "$@"
+# Two side by side: tests wait for processes about as long as they work. Tests of one group share what takes long to start.
+cores=$(nproc)
+exec .venv/bin/python -m pytest --numprocesses "$((cores < 2 ? cores : 2))" --dist loadgroup \
+    --doctest-modules monitor tests "$@"

@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+# They share a compiler, which is downloaded.
+pytestmark = pytest.mark.xdist_group("wire")
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -20,16 +20,15 @@ class Measurement:
         roster: what is measured. When more is, another measurement is needed.
         state: what is held of it.
         rules: how weights are compared.
-        bind: makes the kernels; None for the fastest that there are where the weights are.
+        bind: makes the kernels; None takes the fastest there are where the weights are.
 
     Attributes:
         shape: segments and columns of the integers that are counted.
     """
 
     def __init__(self, roster: Roster, state: MonitorState, rules: Rules, bind: Bind | None = None) -> None:
-        self._bind = bind or kernel_for
         self._stored, self._computed = roster.stored, roster.computed
-        self._state, self._rules = state, rules
+        self._state, self._rules, self._bind = state, rules, bind or kernel_for
         self.shape = (len(roster.measured), first_reference(rules) + len(state.references.words))
         self._addresses = _addresses(self._stored)
         self._kernel = self._bind_stored()
@@ -66,17 +65,18 @@ class Measurement:
 
     def _compile_for_computed(self) -> None:
         """Compile what measures the weights that adapters make, for the base's, which are of the same kinds."""
-        if samples := _smallest_of_each_kind(self._computed):
-            self._bind([self._state.segment(w, w.of_whole(w.source)) for w in samples], self._rules)
+        samples = [self._state.segment(w, w.of_whole(w.source)) for w in _smallest_of_each_kind(self._computed)]
+        if samples:
+            self._bind(samples, self._rules)
 
 
 def _addresses(stored: Iterable[MeasuredWeights]) -> list[int]:
     return [weights.source.data_ptr() for weights in stored]
 
 
-def _smallest_of_each_kind(computed: Iterable[MeasuredWeights]) -> list[MeasuredWeights]:
+def _smallest_of_each_kind(computed: Iterable[MeasuredWeights]) -> Iterable[MeasuredWeights]:
     smallest: dict[tuple[object, ...], MeasuredWeights] = {}
     for weights in sorted(computed, key=lambda each: each.count):
         if weights.count:
             smallest.setdefault((weights.source.dtype, weights.source.device, weights.original is None), weights)
-    return list(smallest.values())
+    return smallest.values()

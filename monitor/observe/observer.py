@@ -118,9 +118,10 @@ class UpdateObserver:
         masks = ReferenceMasks(references or {}, roster, self.base_fingerprint)
         kept = KeptBase(found, base, roster, mode, self.rules.visible_dtype, step_masks=step_masks)
         self._state = MonitorState(roster, kept, masks, self.rules, step_masks=step_masks)
+        self._bind = bind
         self._measurement = roster.ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules, bind))
         self._tally = Tally(roster, self.rules, masks.ones, step_masks=step_masks)
-        self._roster, self._ranks, self._bind = roster, roster.ranks, bind
+        self._roster, self._ranks = roster, roster.ranks
         self._stream = stream_for(roster.measured[0].source.device)
         self._stopwatch = Stopwatch()
         self._started: list[_Started] = []

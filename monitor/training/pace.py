@@ -32,16 +32,16 @@ class Pace:
         return step % self._every == 0 and step >= self._latest + self._stride
 
     def start(self, step: int) -> None:
-        """Count from this step on, after which an observation is made: that may be seen when the next one is due."""
+        """Count from this step, where an observation starts; it may be complete only when the next one is due."""
         self._latest = step
 
     def see(self, observation: Observation) -> None:
-        """Put observations as many steps apart as make up for what one costs.
+        """Set observations so many steps apart that their cost stays within the bound.
 
         cost ÷ (stride × seconds per step) ≤ max_overhead, and `overhead` = cost ÷ (the last stride × seconds per step).
         """
         if self._max_overhead is None or observation.overhead is None:
             return
-        # Rounding errors must not add a step where the cost is exactly what it may be.
+        # A rounding error must not add a step where the cost is exactly the bound.
         stride = math.ceil(observation.stride * observation.overhead / self._max_overhead - 1e-9)
         self._stride = max(stride, 1)

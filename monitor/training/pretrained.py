@@ -1,4 +1,4 @@
-"""Reads the weights that a training started from once more, by the model's own `from_pretrained`."""
+"""Reads again the weights that a training started from, by the model's own `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from transformers.integrations import deepspeed
 
 from monitor.errors import BaseMismatchError
 
-# Tells transformers that FSDP loads the weights on one process only.
+# With it, transformers loads the weights on the first process only, for FSDP to share out.
 _FSDP_SWITCH = "ACCELERATE_USE_FSDP"
-# Widths that a configuration may have at its top, by architecture.
+# What architectures call the widths at the top of their configuration.
 _WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "d_model")
 
 
@@ -34,7 +34,7 @@ def read_pretrained(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
     kind = _pretrained_class(model)
     _refuse_another_architecture(model, source)
     try:
-        # Layers that the checkpoint lacks are initialised at random; the training must not see that.
+        # Layers that the checkpoint lacks are initialised at random, which must not advance the training's generator.
         with torch.random.fork_rng(), _loading_whole():
             loaded, report = kind.from_pretrained(source, dtype="auto", output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -47,17 +47,17 @@ def read_pretrained(model: nn.Module, source: str) -> dict[str, torch.Tensor]:
 
 
 def _refuse_another_architecture(model: nn.Module, source: str) -> None:
-    """Compare configurations before any weights: those of another architecture would be made at random, in its size."""
+    """Compare configurations first: of another architecture, whole models would be initialised at random."""
     trained = getattr(model, "config", None)
-    # What the training itself was loaded from is right by definition, whatever its configuration says.
+    # The training itself was loaded from there, whatever the configuration says.
     if not isinstance(trained, PretrainedConfig) or source == getattr(model, "name_or_path", None):
         return
     try:
         given, _ = PretrainedConfig.get_config_dict(source)
     except OSError:
-        # Reading the weights says why, or finds them without, as those below an adapter.
+        # Reading the weights tells why, or succeeds without a configuration, as for those below an adapter.
         return
-    # A language model may be a part of what lies in the directory.
+    # The directory may hold a multimodal model, whose configuration has the language model's as a part.
     parts = [given, *(part for part in given.values() if isinstance(part, dict))]
     kinds = [part["model_type"] for part in parts if part.get("model_type")]
     expected = trained.to_dict()
@@ -81,10 +81,10 @@ def _pretrained_class(model: nn.Module) -> Any:
     while hasattr(model, "_orig_mod"):
         model = model._orig_mod  # type: ignore[assignment]
     if hasattr(model, "get_base_model"):
-        # PEFT's own from_pretrained reads adapters.
+        # PEFT's from_pretrained reads adapters, not the weights below them.
         model = model.get_base_model()  # type: ignore[operator]
     for kind in type(model).__mro__:
-        # FSDP2 exchanges the class of a model for one that is derived from FSDPModule, too.
+        # FSDP2 replaces a model's class by a subclass that derives from FSDPModule, too.
         if hasattr(kind, "from_pretrained") and not any(base.__name__ == "FSDPModule" for base in kind.__mro__):
             return kind
     raise BaseMismatchError(
@@ -95,7 +95,7 @@ def _pretrained_class(model: nn.Module) -> Any:
 
 @contextmanager
 def _loading_whole() -> Iterator[None]:
-    """Load every weight on this process, whatever the training does about sharding."""
+    """Load whole weights on this process, even if the training shards its own."""
     switch = os.environ.pop(_FSDP_SWITCH, None)
     reference = deepspeed._hf_deepspeed_config_weak_ref
     configuration = reference() if reference is not None else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.running import eventually
+from tests.eventually import eventually
 
 _CONFIGURATION = """
 global:
@@ -66,22 +66,31 @@ def running_prometheus(directory: Path, target: str, configuration_text: str | N
         pytest.skip("prometheus is not installed; tests/run.sh installs it")
     configuration = directory / "prometheus.yml"
     configuration.write_text(configuration_text or _CONFIGURATION.format(target=target))
-    address = f"127.0.0.1:{free_port()}"
     command = [binary, f"--config.file={configuration}", f"--storage.tsdb.path={directory / 'tsdb'}"]
-    with (directory / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
-    prometheus = Prometheus(address)
+    with listening(command, directory / "prometheus.log") as address:
+        prometheus = Prometheus(address)
+        try:
+            eventually(prometheus.is_ready)
+            yield prometheus
+        finally:
+            prometheus.close()
+
+
+@contextmanager
+def listening(command: list[str], log: Path) -> Iterator[str]:
+    """Run Prometheus or Alertmanager on a port that the system chooses, and give the address that its log names."""
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--web.listen-address=127.0.0.1:0"], stdout=output, stderr=output)
+    found: list[str] = []
+
+    def is_known() -> bool:
+        assert process.poll() is None, log.read_text()
+        found.extend(re.findall(r'msg="Listening on" address=(\S+)', log.read_text()))
+        return bool(found)
+
     try:
-        eventually(prometheus.is_ready)
-        yield prometheus
+        eventually(is_known)
+        yield found[0]
     finally:
-        prometheus.close()
         process.terminate()
         process.wait(timeout=30)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,8 +12,12 @@ from transformers import TrainerCallback
 from monitor import SparsityCallback
 from tests.counting import changed_by_group
 from tests.end_to_end.prometheus import Prometheus
-from tests.service.running import ServiceProcess, eventually
+from tests.eventually import eventually
+from tests.service.running import ServiceProcess
 from tests.tiny import TRAINERS, common_arguments, sft_trainer
+
+# They share a service and a Prometheus.
+pytestmark = pytest.mark.xdist_group("main job")
 
 # One that imitates, one that prefers, one that explores; tests/matrix goes through all trainers.
 TYPICAL = ["dpo", "grpo", "sft"]

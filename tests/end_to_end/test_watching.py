@@ -19,8 +19,12 @@ from monitor.grafana.rules.managed_rules import managed_rules
 from tests.end_to_end.panel_queries import boards, choices, without_data
 from tests.end_to_end.reported_run import reporting
 from tests.end_to_end.watching import QUICK, Watching, watching
-from tests.service.running import ServiceProcess, eventually
+from tests.eventually import eventually
+from tests.service.running import ServiceProcess
 from tests.tiny import common_arguments, grpo_trainer, sft_trainer
+
+# They share a service, and what they wait for takes its time from one scrape to the next.
+pytestmark = pytest.mark.xdist_group("watching")
 
 _SECONDS = 60
 

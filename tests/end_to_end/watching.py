@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +18,8 @@ import yaml
 
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.rules.prometheus_rules import prometheus_rules
-from tests.end_to_end.prometheus import Prometheus, free_port, running_prometheus
-from tests.service.running import eventually
+from tests.end_to_end.prometheus import Prometheus, listening, running_prometheus
+from tests.eventually import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -130,18 +129,12 @@ def _running_alertmanager(directory: Path, webhook_url: str) -> Iterator[str]:
     text = _replaced(text, {**_QUICK_ALERTMANAGER, "http://alerts.invalid/": webhook_url})
     configuration = directory / "alertmanager.yml"
     configuration.write_text(text)
-    address = f"127.0.0.1:{free_port()}"
     command = [binary, f"--config.file={configuration}", f"--storage.path={directory / 'alertmanager'}"]
     # Alone: it would wait for others to appear, and look for a network to find them on.
-    command += [f"--web.listen-address={address}", "--cluster.listen-address="]
-    with (directory / "alertmanager.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
+    command.append("--cluster.listen-address=")
+    with listening(command, directory / "alertmanager.log") as address:
         eventually(lambda: _is_ready(address))
         yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def _is_ready(address: str) -> bool:

@@ -14,6 +14,9 @@ from tests.examples.arrivals import assert_the_run_arrived, even_length, logged
 from tests.service.running import Client
 from tests.tiny import PROMPTS, save_model
 
+# They look at one training.
+pytestmark = pytest.mark.xdist_group("prime")
+
 STEPS = 3
 BATCH = 32
 

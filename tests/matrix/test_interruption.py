@@ -19,10 +19,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from monitor import Observation, SparsityCallback, UpdateMask
 from monitor.report.spool import Spool
 from tests.counting import bfloat16_bits, changed_by_group
+from tests.eventually import eventually
 from tests.matrix.killed import SAVE_STEPS, STEPS, make_trainer
 from tests.matrix.runs import counts, recording
 from tests.parallel.trainings import train_together
-from tests.service.running import Client, eventually, service_in_thread
+from tests.service.running import Client, service_in_thread
 from tests.tiny import common_arguments, sft_trainer, token_data
 
 
@@ -77,6 +78,7 @@ def touched_in_checkpoints(model: Path, checkpoints: list[Path]) -> int:
     return sum(int(np.any([a[name] != b[name] for a, b in pairwise(states)], axis=0).sum()) for name in states[0])
 
 
+@pytest.mark.xdist_group("parallel")
 @pytest.mark.parametrize(("how", "world", "then_world"), [("ddp", 2, 1), ("ddp", 1, 2), ("fsdp2", 2, 3)])
 def test_resumed_with_another_number_of_processes(
     how: str, world: int, then_world: int, model: Path, tmp_path: Path
@@ -92,6 +94,7 @@ def test_resumed_with_another_number_of_processes(
     assert last.touched.sum() == touched_in_checkpoints(model, checkpoints) > last.changed.sum() > 0
 
 
+@pytest.mark.xdist_group("parallel")
 def test_processes_resumed_end_where_uninterrupted_ones_do(model: Path, tmp_path: Path) -> None:
     whole, resumed, alone = (tmp_path / name for name in ("whole", "resumed", "alone"))
     uninterrupted = train_together(2, "ddp", str(model), str(whole), save_steps=2)

@@ -152,6 +152,7 @@ def observe_flat_parameters() -> str:
     return str(error.value)
 
 
+@pytest.mark.xdist_group("parallel")
 def test_fsdp1_that_hides_the_parameters() -> None:
     for message in run_together(observe_flat_parameters, 2):
         assert "use_orig_params=False" in message

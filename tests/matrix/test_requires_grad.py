@@ -242,6 +242,7 @@ def switch_together(how: str) -> tuple[dict[tuple[str, str], int], int]:
     return counts(observation), observer.monitor_bytes
 
 
+@pytest.mark.xdist_group("parallel")
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
 def test_processes_take_up_their_parts_of_what_trains_now(how: str) -> None:
     model = make_model()

@@ -25,8 +25,13 @@ STEPS = 2
 
 @pytest.fixture(
     scope="module",
-    params=[(trainer, precision) for trainer in TRAINERS for precision in PRECISIONS],
-    ids="-".join,
+    params=[
+        pytest.param(
+            (trainer, precision), id=f"{trainer}-{precision}", marks=pytest.mark.xdist_group(f"{trainer}-{precision}")
+        )
+        for trainer in TRAINERS
+        for precision in PRECISIONS
+    ],
 )
 def pair(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     """The same training twice: with the callback, and without."""

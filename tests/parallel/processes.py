@@ -23,13 +23,19 @@ def run_together(
     None for a process that ended without returning.
     """
     with tempfile.TemporaryDirectory() as directory:
-        # A server that has imported torch forks the processes: importing it takes longer than most tests.
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "tests.parallel.models"])
+        preload()
         multiprocessing.start_processes(
             _run, args=(world, directory, timeout, function, arguments), nprocs=world, start_method="forkserver"
         )
         results = [Path(directory) / f"result-{rank}" for rank in range(world)]
         return [torch.load(result, weights_only=False) if result.exists() else None for result in results]
+
+
+def preload() -> None:
+    """Let the server that forks the processes import the libraries, once: it takes longer than most tests."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["torch", "transformers", "accelerate", "monitor.callback", "tests.parallel.models"]
+    )
 
 
 def _run(

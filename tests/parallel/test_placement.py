@@ -38,6 +38,9 @@ from monitor.observe.weights.shard import Shard
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import GROUP_TIMEOUT, run_together
 
+# Processes of their own, which one server forks.
+pytestmark = pytest.mark.xdist_group("parallel")
+
 STEPS = 3
 SHORT_TIMEOUT = timedelta(seconds=6)
 

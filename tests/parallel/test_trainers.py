@@ -11,6 +11,9 @@ from tests.counting import changed_by_group
 from tests.parallel.trainings import train_together
 from tests.tiny import save_model
 
+# Processes of their own, which one server forks.
+pytestmark = pytest.mark.xdist_group("parallel")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import multiprocessing
+
+from tests.parallel.processes import preload
 
 RANK_STEPS = 4
 
@@ -25,13 +26,11 @@ def train_together(world: int, how: str, model: str, output: str, **settings: An
         settings: `max_steps`, `save_steps`, `learning_rate`, `resume`: a checkpoint to go on from, `target`,
             `callback`: settings of the callback.
     """
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as directory:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "transformers", "accelerate", "monitor.callback"])
-        arguments = (world, port, directory, train, (how, model, output, settings))
+    # As torchrun does, the starting process holds the store: a port that only was free a moment ago may be taken.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with tempfile.TemporaryDirectory() as directory:
+        preload()
+        arguments = (world, store.port, directory, train, (how, model, output, settings))
         multiprocessing.start_processes(_run, args=arguments, nprocs=world, start_method="forkserver")
         return [torch.load(Path(directory) / f"result-{rank}", weights_only=False) for rank in range(world)]
 
@@ -46,6 +45,7 @@ def _run(
         WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
         DS_ACCELERATOR="cpu",
     )
     torch.save(function(*arguments), Path(directory) / f"result-{rank}")
@@ -106,13 +106,15 @@ def _options(how: str) -> dict[str, Any]:
 
 
 def _zero(stage: int) -> dict[str, Any]:
-    import deepspeed
+    import deepspeed.ops
     import transformers.training_args
     from transformers.utils import import_utils
 
     # bfloat16 is refused where there is no GPU, although DeepSpeed trains with it on a CPU.
     for module in (transformers.training_args, import_utils):
         module.is_torch_bf16_gpu_available = lambda: True
+    # Compiled for half a minute, its collectives through shared memory are for inference: training never calls them.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # ZeRO-3 splits the model while it is loaded, which is before the Trainer starts the process group.
     deepspeed.init_distributed("gloo")
     return {

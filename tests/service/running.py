@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -148,10 +147,10 @@ async def _serve(settings: ServiceSettings, ready: Future[tuple[Listening, Calla
 class ServiceProcess:
     """`sparsity-monitor serve` in a process of its own."""
 
-    def __init__(self, store: Path | str, *options: str, **popen: Any) -> None:
+    def __init__(self, store: Path | str, *options: str, program: str = COMMAND, **popen: Any) -> None:
         url = f"sqlite:///{store}" if isinstance(store, Path) else store
         addresses = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
-        command = [COMMAND, "serve", *addresses, "--store-url", url, *options]
+        command = [program, "serve", *addresses, "--store-url", url, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -172,11 +171,3 @@ class ServiceProcess:
             self.process.kill()
         _stdout, stderr = self.process.communicate(timeout=60)
         return str(stderr)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to pass"
-        threading.Event().wait(0.02)

@@ -17,7 +17,7 @@ from monitor.observe.observer import UpdateObserver
 from monitor.training.on_dense import DenseWatch
 from monitor.verdict import Kind
 from tests.test_verdict import observed
-from tests.tiny import common_arguments, save_model, sft_trainer
+from tests.tiny import common_arguments, end_of_training, save_model, sft_trainer
 
 # In float32 master weights, this changes nearly every visible weight at once; the other, hardly any.
 LARGE, SMALL = 1e-2, 1e-6
@@ -181,10 +181,11 @@ def test_a_function_that_fails_ends_neither_training_nor_observing(
 
 
 def test_strict_raises_what_the_function_raises(model: Path, tmp_path: Path) -> None:
-    callback = watching(on_dense=fails, strict=True)
+    arguments = common_arguments(tmp_path, learning_rate=LARGE)
+    trainer = sft_trainer(model, arguments, [watching(on_dense=fails, strict=True)])
     with pytest.raises(RuntimeError, match="the user's function is broken"):
-        train(model, tmp_path, callback, learning_rate=LARGE)
-    callback._end_earlier_training()
+        trainer.train()
+    end_of_training(trainer)
 
 
 def test_a_learning_rate_too_small_for_pure_bfloat16_is_inert(
@@ -249,8 +250,8 @@ def test_watching_changes_no_loss(model: Path, tmp_path: Path, learning_rate: fl
     assert watched == without
 
 
-def control_of_a_process(on_dense: Any, *, speaks: bool, logs: dict[str, object]) -> TrainerControl:
-    watch = DenseWatch(on_dense, AT_ONCE, "bits in bfloat16", speaks=speaks, strict=False)
+def control_of_a_process(on_dense: Any, *, writes_log: bool, logs: dict[str, object]) -> TrainerControl:
+    watch = DenseWatch(on_dense, AT_ONCE, "bits in bfloat16", writes_log=writes_log, strict=False)
     control = TrainerControl()
     for step in (1, 2, 3):
         observation = observed(step, 9_000)
@@ -259,17 +260,17 @@ def control_of_a_process(on_dense: Any, *, speaks: bool, logs: dict[str, object]
     return control
 
 
-def test_a_process_that_logs_nothing_decides_alike_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    silent = control_of_a_process("stop", speaks=False, logs={})
+def test_a_process_that_writes_no_log_decides_alike(caplog: pytest.LogCaptureFixture) -> None:
+    silent = control_of_a_process("stop", writes_log=False, logs={})
     assert not said(caplog)
-    speaking = control_of_a_process("stop", speaks=True, logs={"grad_norm": 0.0})
-    assert silent == speaking
+    writing = control_of_a_process("stop", writes_log=True, logs={"grad_norm": 0.0})
+    assert silent == writing
     assert silent.should_training_stop
     assert silent.should_save
 
 
 def test_a_verdict_that_alternates_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
-    watch = DenseWatch("warn", AT_ONCE, "bits in bfloat16", speaks=True, strict=False)
+    watch = DenseWatch("warn", AT_ONCE, "bits in bfloat16", writes_log=True, strict=False)
     changed = 3_000
     seen = []
     for step in range(51, 75):

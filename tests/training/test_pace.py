@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from monitor import SparsityCallback
 from monitor.errors import ConfigurationError
 from monitor.observe.observation import Observation
 from monitor.training.pace import Pace
-from monitor.training.settings import RunSettings
 
 NONE = np.zeros(0, dtype=np.int64)
 
@@ -90,4 +90,4 @@ def test_without_a_bound_the_cost_does_not_matter() -> None:
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
 def test_a_share_that_cannot_be_is_refused(share: float) -> None:
     with pytest.raises(ConfigurationError, match="max_overhead"):
-        RunSettings.check(target=None, max_overhead=share)
+        SparsityCallback(None, max_overhead=share)

@@ -17,6 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.tiny import save_model
 
+# They read what one training wrote.
+pytestmark = pytest.mark.xdist_group("trackers")
+
 Series = dict[str, dict[int, float]]
 
 SPARSITIES = ("sparsity/cumulative_sparsity", "sparsity/step_sparsity", "sparsity/update_norm")

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from monitor.errors import MaskFileError
 from monitor.observe.bits import BITS_PER_WORD, chunks, word_count
@@ -113,8 +114,6 @@ class MaskFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from safetensors import SafetensorError, safe_open
-
         self._path = os.fspath(path)
         try:
             with safe_open(path, framework="pt") as opened:

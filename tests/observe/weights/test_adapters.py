@@ -452,6 +452,7 @@ def observe_together() -> dict[str, Any]:
     }
 
 
+@pytest.mark.xdist_group("parallel")
 def test_processes_with_the_same_adapters_share_the_work_and_count_once() -> None:
     first, second = run_together(observe_together, 2)
     model = everything()
@@ -472,6 +473,7 @@ def adapters_of_their_own() -> None:
     UpdateObserver(model)
 
 
+@pytest.mark.xdist_group("parallel")
 def test_adapters_that_differ_between_processes_are_refused() -> None:
     with pytest.raises(Exception, match=r"differs between processes.*lora_A"):
         run_together(adapters_of_their_own, 2)
