@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from monitor.observe.kernels import several_devices, streamed_base, transfer
-from monitor.observe.kernels.gpu import TritonKernel
+from monitor.observe.kernels import gpu, several_devices, streamed_base, transfer
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.streams import OnStream, _OnItsWay
 from tests.observe.cuda_model import CudaModel
@@ -23,7 +22,7 @@ HOLD = "self._stream.hold_training()"
 WAIT = "self.before_update()"
 NOTES = "notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)"
 REASON = "# Made on the pass's own stream: made on the training's, it would be reused before it is read."
-COUNT = "counts = piece.kernel(piece.segments, rules)"
+COUNT = "found = chunk.kernel()"
 ALSO = "# Also where it fails: what was launched before still reads the buffer when the next pass copies."
 
 # Where, what is taken out, what is there instead, the kind of training that shows it, and what must be said.
@@ -178,8 +177,8 @@ MUTATIONS = {
     ),
     "a buffer that is said to be free before it is measured": (
         (streamed_base.StreamedBase, "__call__"),
-        f"try:\n            {COUNT}\n        finally:\n            {ALSO}\n            self._lane.measured(i % 2)",
-        f"self._lane.measured(i % 2)\n        {COUNT}",
+        f"try:\n            {COUNT}\n        finally:\n            {ALSO}\n            self._streams.measured(i % 2)",
+        f"self._streams.measured(i % 2)\n        {COUNT}",
         {"base_mode": "host"},
         "copy_ in start on stream .* writes .* while the kernel in start .* reading",
     ),
@@ -199,7 +198,7 @@ MUTATIONS = {
         "the host waits for the device: copy_ in start that blocks",
     ),
     "a launch on the device that happens to be current": (
-        (TritonKernel, "_launch"),
+        (gpu, "_on"),
         'torch.cuda.device(device) if device.type == "cuda" else nullcontext()',
         "nullcontext()",
         {"devices": 2},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monitor.observe.kernels.contract import Counts, Rules, Segment
+from monitor.observe.kernels.contract import Counts
 from monitor.observe.kernels.gpu import TritonKernel
 from tests.observe.cuda_model import CudaModel
 from tests.observe.training_on_model import Training, small_pieces
@@ -94,8 +94,8 @@ def failing_after_its_launch(patches: pytest.MonkeyPatch, call: int) -> None:
     """Let a kernel run out of memory when it has been launched already."""
     measure, calls = TritonKernel.__call__, itertools.count(1)
 
-    def fail(self: TritonKernel, segments: Sequence[Segment], rules: Rules) -> Counts:
-        counts = measure(self, segments, rules)
+    def fail(self: TritonKernel) -> Counts:
+        counts = measure(self)
         if next(calls) == call:
             raise torch.OutOfMemoryError("for this test")
         return counts

@@ -187,7 +187,7 @@ def bind_broken(segments: Sequence[Segment], rules: Rules) -> Kernel:
 def test_a_monitor_that_fails_on_one_process_fails_on_all_and_hangs_none() -> None:
     assert run_together(fail_on_one_process, 2) == [
         "the monitor failed on ranks [1]; their logs say why",
-        "own: measuring is broken",
+        "own: the kernel is broken",
     ]
 
 
