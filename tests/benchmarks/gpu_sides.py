@@ -30,7 +30,7 @@ _BUFFERS = 4
 _HOST_BYTES = 256 << 20
 # Copies before each turn: while they are under way the host is done with queueing what is timed.
 _AHEAD = 8
-_WARM_UP = 2
+_WARM_UP = 1
 
 
 @dataclass(frozen=True)

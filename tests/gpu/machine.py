@@ -30,15 +30,17 @@ WANTED = {
 
 # In a process of its own: one that has looked at the GPU holds some of its memory.
 _LOOK = """
-import importlib, json, sys
+import json, sys
 from importlib.metadata import version
+from importlib.util import find_spec
 versions, missing, card, why = {}, {}, "", ""
 for module, package in json.loads(sys.argv[1]).items():
     try:
-        importlib.import_module(module)
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"no module named {module}")
         versions[package] = version(package)
     except Exception as error:
-        missing[module] = f"{type(error).__name__}: {error}"
+        missing[module] = str(error)
 if "torch" in versions:
     import torch
     versions["torch"] = torch.__version__

@@ -47,12 +47,10 @@ class Run:
         """Return its line in the table of stages."""
         tests = self.tests()
         counts = Counter(test["outcome"] for test in tests)
-        said = ", ".join(
-            f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped") if counts[outcome]
-        )
         why = Counter(test["reason"] for test in tests if test["outcome"] == "skipped")
-        reasons = "; ".join(f"{count} skipped: {reason}" for reason, count in why.items())
-        found = ". ".join(part for part in (self.ended, said, reasons) if part)
+        said = [f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed") if counts[outcome]]
+        said += [f"{count} skipped ({reason})" for reason, count in why.items()]
+        found = ": ".join(part for part in (self.ended, ", ".join(said)) if part)
         return f"| {self.stage.name} | {_cell(found)} | {self.seconds:.0f} |"
 
 

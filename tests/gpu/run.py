@@ -37,9 +37,11 @@ def main() -> int:
     parser.add_argument("--interpret", action="store_true", help="rehearse on a CPU, with small shapes")
     parser.add_argument("--only", help="names of stages, with commas between them")
     arguments = parser.parse_args()
+    # Ends the stage under way, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     machine = look()
     if "torch" in machine.missing:
-        print(f"torch cannot be imported by {sys.executable}: {machine.missing['torch']}", file=sys.stderr)
+        print(f"{sys.executable} has no torch: {machine.missing['torch']}. PYTHON names another one.", file=sys.stderr)
         return 1
     if not machine.card and not arguments.interpret:
         print(f"No GPU: {machine.why_none}. Nothing was run. `--interpret` rehearses on a CPU.")
@@ -52,10 +54,11 @@ def main() -> int:
         stages = [stage for stage in stages if stage.name in names]
     if not os.environ.get("OUT"):
         parser.error("the environment variable OUT is not set: it names the folder that results are written to")
-    return _run(stages, machine, Path(os.environ["OUT"]), interpret=arguments.interpret)
+    return run_stages(stages, machine, Path(os.environ["OUT"]), interpret=arguments.interpret)
 
 
-def _run(stages: Sequence[Stage], machine: Machine, out: Path, *, interpret: bool) -> int:
+def run_stages(stages: Sequence[Stage], machine: Machine, out: Path, *, interpret: bool) -> int:
+    """Run one stage after the other, write what comes into the folder, and return the exit code."""
     out.mkdir(parents=True, exist_ok=True)
     deadline = None if interpret else time.monotonic() + SECONDS_IN_ALL
     with tempfile.TemporaryDirectory() as scratch, (out / "gpu.log").open("w", encoding="utf-8") as log:
@@ -64,13 +67,13 @@ def _run(stages: Sequence[Stage], machine: Machine, out: Path, *, interpret: boo
         results.write()
         for run in runs:
             missing = [module for module in run.stage.wants if module in machine.missing]
-            seconds = run.stage.seconds if deadline is None else min(run.stage.seconds, deadline - time.monotonic())
+            left = float(run.stage.seconds) if deadline is None else deadline - time.monotonic()
             if missing:
                 run.ended, run.skipped = f"skipped: {', '.join(missing)} cannot be imported", True
-            elif seconds < _LEAST_SECONDS:
+            elif left < min(_LEAST_SECONDS, run.stage.seconds):
                 run.ended, run.failed = "not run: no time was left", True
             else:
-                _StageProcess(run, results, log, interpret).wait(seconds)
+                _StageProcess(run, results, log, interpret).wait(min(run.stage.seconds, left))
             results.write()
             print(run.row(), flush=True)
         print(f"\nwritten: {out / 'gpu.md'}, {out / 'gpu.log'}")
@@ -128,7 +131,6 @@ class _StageProcess:
 
     def _judge(self, code: int) -> None:
         run = self._run
-        self._reading.join(timeout=5)
         nothing = run.stage.tests and not run.passed()
         run.failed = code != 0 or nothing
         if code == _NOTHING_COLLECTED or (nothing and code == 0):
@@ -142,19 +144,23 @@ class _StageProcess:
         # It has a process group of its own: whatever it started and left goes with it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
+        # One that waits for a GPU that hangs cannot be killed: the next stage says whether the GPU still works.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        self._reading.join(timeout=5)
 
     def _read(self) -> None:
         stdout = self._process.stdout
         assert stdout is not None
-        for line in stdout:
-            self._log.write(line)
-            self._log.flush()
-            if not self._run.stage.tests:
-                self._run.lines.append(line.rstrip("\n"))
-                self._results.write()
-            elif "FAILED" in line or "ERROR" in line:
-                print(line, end="", flush=True)
+        with stdout:
+            for line in stdout:
+                self._log.write(line)
+                self._log.flush()
+                if not self._run.stage.tests:
+                    self._run.lines.append(line.rstrip("\n"))
+                    self._results.write()
+                elif "FAILED" in line or "ERROR" in line:
+                    print(line, end="", flush=True)
 
 
 if __name__ == "__main__":
