@@ -15,7 +15,7 @@
 #
 # The kernel and its tests want these; the first two and a C compiler with Python's headers are what Triton wants itself:
 #
-#     Python 3.12   torch 2.11   triton 3.6   numpy 2   pytest 9   hypothesis 6
+#     Python 3.12   torch 2.11   triton 3.6   numpy 2 (to rehearse: below 2.4)   pytest 9   hypothesis 6
 #     pytest-xdist 3   shares the compiling among processes: without it, agreement does not end within its time
 #
 # The trainings want these beside them, and are skipped without:

@@ -5,6 +5,7 @@ What is timed is what users run: `start`, with everything that it puts on the de
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -125,9 +126,11 @@ def rows(model: str, device: str, modes: Sequence[str], rounds: int) -> Iterator
         for stored in (torch.bfloat16, torch.float32) if mode == "device" else (torch.bfloat16,):
             side = Side(model, stored, mode)
             try:
-                yield _row(side, device, rounds)
+                row = _row(side, device, rounds)
             except torch.OutOfMemoryError:
-                yield f"{side.name} {side.bytes_per_weight:g} | does not fit into the GPU's memory | | | | | | |"
+                row = f"{side.name} {side.bytes_per_weight:g} | does not fit into the GPU's memory | | | | | | |"
+            yield row
+            gc.collect()
             if device == "cuda":
                 torch.cuda.empty_cache()
 

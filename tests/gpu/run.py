@@ -100,6 +100,8 @@ class _StageProcess:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "GPU_OUTCOMES": str(run.outcomes)}
         if interpret:
             environment |= {"REHEARSE_GPU_TESTS": "1", "TRITON_INTERPRET": "1", "OMP_WAIT_POLICY": "passive"}
+        if not run.stage.all_gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         log.write(f"\n=== {run.stage.name}: {' '.join(run.stage.command)}\n")
         log.flush()
         run.ended = ""

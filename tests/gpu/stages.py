@@ -30,6 +30,7 @@ class Stage:
         seconds: after which it is stopped.
         wants: modules without which it is skipped.
         tests: whether it runs tests; a benchmark prints the lines of a table.
+        all_gpus: whether it sees all of them; a Trainer would put copies of the model on all that it sees.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Stage:
     seconds: int
     wants: tuple[str, ...] = ()
     tests: bool = False
+    all_gpus: bool = False
 
 
 _TRAINER = ("transformers", "accelerate", "pydantic", "google.protobuf")
@@ -85,7 +87,9 @@ def _tests(name: str, files: Sequence[str], seconds: int, processes: int = 1) ->
     command += ["-p", "tests.gpu.outcomes", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     if processes > 1 and importlib.util.find_spec("xdist"):
         command += ["-n", str(processes)]
-    return Stage(name, _TESTS, (*command, *files), seconds, ("pytest", "hypothesis", "triton"), tests=True)
+    wants = ("pytest", "hypothesis", "triton")
+    # Of the kernel, some are for several GPUs.
+    return Stage(name, _TESTS, (*command, *files), seconds, wants, tests=True, all_gpus=_AGREEMENT in files)
 
 
 def _other_files() -> list[str]:
