@@ -5,15 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from monitor.version import __version__
+
 if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
-    from monitor.observe.mask import UpdateMask
-    from monitor.observe.mask_file import MaskFile
+    from monitor.observe.masks.file import MaskFile
+    from monitor.observe.masks.mask import UpdateMask
     from monitor.observe.observation import Observation, Overlap
     from monitor.observe.observer import UpdateObserver
     from monitor.verdict import DenseThresholds, Verdict
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DenseThresholds",
@@ -24,16 +24,17 @@ __all__ = [
     "UpdateMask",
     "UpdateObserver",
     "Verdict",
+    "__version__",
 ]
 
 # Imported on first use: the uploader and the service import this package too, and must not load torch.
 _HOMES = {
     "DenseThresholds": "monitor.verdict",
-    "MaskFile": "monitor.observe.mask_file",
+    "MaskFile": "monitor.observe.masks.file",
     "Observation": "monitor.observe.observation",
     "Overlap": "monitor.observe.observation",
     "SparsityCallback": "monitor.callback",
-    "UpdateMask": "monitor.observe.mask",
+    "UpdateMask": "monitor.observe.masks.mask",
     "UpdateObserver": "monitor.observe.observer",
     "Verdict": "monitor.verdict",
 }

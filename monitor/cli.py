@@ -42,9 +42,9 @@ def _add_version(app: "typer.Typer") -> None:
 
     def show(wanted: bool) -> None:
         if wanted:
-            import monitor
+            from monitor.version import __version__
 
-            print(monitor.__version__)
+            print(__version__)
             raise typer.Exit
 
     @app.callback()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.observe.kernels.low_byte import low_byte
-from monitor.observe.observation import Observation
 from tests.gpu.target import REHEARSAL, needs_gpu
+from tests.spooled import spooled
 
 pytestmark = [pytest.mark.gpu, needs_gpu]
 STEPS = 6
@@ -36,20 +37,6 @@ def trainings_that_repeat() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-class Collecting(SparsityCallback):
-    """Keeps every observation that it is given."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(None, "test", **settings)
-        self.observations: list[Observation] = []
-
-    def _collect(self) -> None:
-        before = self.last_observation
-        super()._collect()
-        if self.last_observation is not None and self.last_observation is not before:
-            self.observations.append(self.last_observation)
 
 
 class Snapshots(TrainerCallback):  # type: ignore[misc]
@@ -108,16 +95,17 @@ def moved(before: torch.Tensor, now: torch.Tensor, base: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("base_mode", ["device", "host"])
 def test_a_training_on_a_gpu_is_measured_and_not_disturbed(tmp_path: Path, base_mode: str) -> None:
-    snapshots, monitor = Snapshots(), Collecting(base_mode=base_mode, tolerances=[1e-5], strict=True)
+    snapshots = Snapshots()
+    monitor = SparsityCallback(None, "test", base_mode=base_mode, tolerances=[1e-5], strict=True)
     without = train(tmp_path / "without", [snapshots])
     assert train(tmp_path / "again", []) == without, "what differs without the monitor already says nothing of it"
     assert train(tmp_path / "with", [monitor]) == without
     base = snapshots.taken[0]
-    assert [o.step for o in monitor.observations] == list(range(1, STEPS + 1))
-    for before, now, observation in zip(snapshots.taken, snapshots.taken[1:], monitor.observations, strict=False):
-        assert observation.changed.sum() == sum(int((now[name] != base[name]).sum()) for name in base)
-        assert observation.step_changed is not None
-        assert observation.step_changed.sum() == sum(moved(before[name], now[name], base[name]) for name in base)
+    observations = spooled(monitor, "observation")
+    assert [o.step for o in observations] == list(range(1, STEPS + 1))
+    for (before, now), observation in zip(pairwise(snapshots.taken), observations, strict=True):
+        assert sum(observation.changed) == sum(int((now[name] != base[name]).sum()) for name in base)
+        assert sum(observation.step_changed) == sum(moved(before[name], now[name], base[name]) for name in base)
         assert observation.device_seconds > 0
     mask = UpdateMask.load(tmp_path / "with" / "sparsity_monitor" / "update_mask.safetensors")
     assert all(torch.equal(mask.bools(name), snapshots.taken[-1][name] != base[name]) for name in mask.shapes)

@@ -7,18 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from monitor.service.families import as_markdown
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-
-
-def test_the_table_of_metrics_is_that_of_the_code() -> None:
-    between = re.search(r"<!-- metrics: begin -->\n(.*?)\n<!-- metrics: end -->", README, re.DOTALL)
-    assert between is not None
-    assert between[1] == as_markdown(), (
-        "write it anew: python -c 'from monitor.service.families import as_markdown; print(as_markdown())'"
-    )
+DOCUMENTS = (
+    "README.md",
+    "monitor/service/METRICS.md",
+    "tests/benchmarks/README.md",
+    "tests/matrix/README.md",
+    "deploy/runbook.md",
+)
 
 
 @pytest.mark.parametrize("command", ["bash examples/quickstart.sh", "bash tests/run.sh"])
@@ -27,7 +24,25 @@ def test_the_two_commands_exist(command: str) -> None:
     assert (ROOT / command.removeprefix("bash ")).is_file()
 
 
-def test_links_into_the_repository_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_into_the_repository_lead_somewhere(document: str) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / document).read_text())
+    assert [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()] == []
+
+
+def test_a_newcomer_reads_it_to_the_end() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 200
+    assert len(lines[lines.index("## How it is built") + 1 :]) <= 40
+
+
+def test_files_to_change_are_where_it_says() -> None:
+    _, built = README.split("## How it is built")
+    named = [
+        path
+        for row in re.findall(r"^\|.*\|$", built, re.MULTILINE)
+        for path in re.findall(r"`([\w/]+(?:\.py|/))`", row)
+    ]
+    assert len(named) > 10
+    places = [ROOT / "monitor", ROOT, *(ROOT / "monitor" / room for room in ("observe/kernels", "grafana/alerts"))]
+    assert [path for path in named if not any((place / path).exists() for place in places)] == []

@@ -10,7 +10,7 @@ import pytest
 
 from monitor import DenseThresholds, Observation, Verdict
 from monitor.errors import ConfigurationError
-from monitor.observe.groups import Group
+from monitor.observe.weights.groups import Group
 from monitor.verdict import Judge, Kind, percent
 
 NO_WARMUP = DenseThresholds(warmup_steps=0)

@@ -1,4 +1,4 @@
-"""Where the dashboards are in a Grafana: their uids, which links, alerts and files refer to."""
+"""Where our things are in a Grafana: uids and titles, which links, alerts, files and requests refer to."""
 
 from __future__ import annotations
 
@@ -8,3 +8,11 @@ COMPARE_UID = "sparsity-monitor-compare"
 SERVICE_UID = "sparsity-monitor-service"
 
 DASHBOARD_UIDS = (FLEET_UID, RUN_UID, COMPARE_UID, SERVICE_UID)
+
+FOLDER_UID = "sparsity-monitor"
+FOLDER_TITLE = "sparsity-monitor"
+DATASOURCE_UID = "sparsity-monitor"
+
+GROUP = "sparsity-monitor"
+UID_PREFIX = "sm-"
+"""Tells our rules from those that other people put into our group."""

@@ -13,7 +13,7 @@ import typer
 from monitor.errors import SparsityMonitorError
 
 if TYPE_CHECKING:
-    from monitor.grafana.provision import Step
+    from monitor.grafana.apply.apply import Step
 
 grafana_commands = typer.Typer(no_args_is_help=True, help="Dashboards and alerts: into a Grafana, or into files.")
 
@@ -47,23 +47,23 @@ def apply(
     if datasource_uid and prometheus_url:
         sys.exit("--datasource-uid and --prometheus-url were given; expected one of them")
     with _failing_clearly():
-        from monitor.grafana import provision
-        from monitor.grafana.client import Grafana
-        from monitor.grafana.settings import AlertSettings
+        from monitor.grafana.alerts.settings import AlertSettings
+        from monitor.grafana.apply import apply as grafana_apply
+        from monitor.grafana.apply.client import Grafana
 
         settings = AlertSettings.read(alert_settings)
-        wish = provision.Wish(datasource_uid, prometheus_url, webhook_url, alerts, settings)
-        provision.apply(Grafana(url, token), wish, _telling(dry_run), dry_run=dry_run)
+        wish = grafana_apply.Wish(datasource_uid, prometheus_url, webhook_url, alerts, settings)
+        grafana_apply.apply(Grafana(url, token), wish, _telling(dry_run), dry_run=dry_run)
 
 
 @grafana_commands.command()
 def delete(url: _Url, token: _Token, dry_run: _DryRun = False) -> None:
     """Take away from a Grafana what `apply` put there, and nothing else."""
     with _failing_clearly():
-        from monitor.grafana import provision
-        from monitor.grafana.client import Grafana
+        from monitor.grafana.apply import apply as grafana_apply
+        from monitor.grafana.apply.client import Grafana
 
-        provision.delete(Grafana(url, token), _telling(dry_run), dry_run=dry_run)
+        grafana_apply.delete(Grafana(url, token), _telling(dry_run), dry_run=dry_run)
 
 
 @grafana_commands.command()
@@ -73,8 +73,8 @@ def generate(
 ) -> None:
     """Write dashboards, rules, provisioning files and runbook."""
     with _failing_clearly():
-        from monitor.grafana.generate import write_files
-        from monitor.grafana.settings import AlertSettings
+        from monitor.grafana.alerts.settings import AlertSettings
+        from monitor.grafana.files.generate import write_files
 
         for path in write_files(directory, AlertSettings.read(alert_settings)):
             print(path)

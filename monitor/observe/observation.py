@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from monitor.observe.groups import Group
+from monitor.observe.weights.groups import Group
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]

@@ -14,27 +14,27 @@ import torch
 from torch import nn
 
 from monitor.errors import ConfigurationError
-from monitor.observe import base as base_weights
-from monitor.observe.base_mode import BaseMode, parse_base_mode
-from monitor.observe.clock import Clock
+from monitor.observe.base import weights as base_weights
+from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
-from monitor.observe.freezing import FrozenParameters
-from monitor.observe.groups import Group, GroupTable
 from monitor.observe.kernels import kernel_for
 from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Kernel, Rules, Segment
-from monitor.observe.lanes import Pass, lane_for
-from monitor.observe.mask import UpdateMask
-from monitor.observe.mask_file import MaskMetadata
-from monitor.observe.measured import MeasuredWeights
+from monitor.observe.masks.file import MaskMetadata
+from monitor.observe.masks.mask import UpdateMask
+from monitor.observe.masks.references import ReferenceMask, ReferenceMasks
+from monitor.observe.masks.touched_files import read_part, write_part
+from monitor.observe.masks.whole import save_whole_mask, whole_mask
 from monitor.observe.observation import IntArray, Observation
-from monitor.observe.part_files import read_part, write_part
-from monitor.observe.placement import place
 from monitor.observe.ranks import Alone, join_ranks
-from monitor.observe.references import ReferenceMask, ReferenceMasks
-from monitor.observe.selection import select_parameters
 from monitor.observe.state import MonitorState
+from monitor.observe.stopwatch import Clock
+from monitor.observe.streams import Pass, lane_for
 from monitor.observe.tally import Tally
-from monitor.observe.whole_masks import save_whole_mask, whole_mask
+from monitor.observe.weights.frozen import FrozenParameters
+from monitor.observe.weights.groups import Group, GroupTable
+from monitor.observe.weights.measured import MeasuredWeights
+from monitor.observe.weights.placement import place
+from monitor.observe.weights.selection import select_parameters
 
 
 @dataclass(frozen=True)

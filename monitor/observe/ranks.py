@@ -131,7 +131,8 @@ class Together(Alone):
         except Exception as failure:  # noqa: BLE001 - raised below, after the others have heard of it
             error = failure
         failed = torch.zeros(self.world, dtype=torch.int64, device=self._device)
-        failed[self.rank] = int(error is not None)
+        # `failed[self.rank] = …` copies a number from the host, which waits for the whole pass then.
+        failed[self.rank].fill_(int(error is not None))
         floats = torch.zeros(self.world, segments, 2, dtype=torch.float64, device=self._device)
         floats[self.rank] = counts.floats.to(self._device)
         integers = counts.integers.to(self._device).reshape(-1)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from monitor.observe import base as base_weights
-from monitor.observe.base_mode import BaseMode, choose_base_mode, log_base_mode, warn_of_no_low_bytes
+from monitor.observe.base import weights as base_weights
+from monitor.observe.base.mode import BaseMode, choose_base_mode, log_base_mode, warn_of_no_low_bytes
 from monitor.observe.kernels.contract import Rules, Segment
 from monitor.observe.kernels.low_byte import fits, previous_weights
-from monitor.observe.measured import MeasuredWeights
+from monitor.observe.masks.references import ReferenceMasks, zero_masks
 from monitor.observe.ranks import Alone
-from monitor.observe.references import ReferenceMasks, zero_masks
+from monitor.observe.weights.measured import MeasuredWeights
 
 _BITS_PER_BYTE = 8
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from monitor.observe.groups import GroupTable
 from monitor.observe.kernels import contract
 from monitor.observe.kernels.contract import Counts, Rules
-from monitor.observe.measured import MeasuredWeights
 from monitor.observe.observation import FloatArray, IntArray, Observation, ReferenceCounts
+from monitor.observe.weights.groups import GroupTable
+from monitor.observe.weights.measured import MeasuredWeights
 
 Scalar = TypeVar("Scalar", np.int64, np.float64)
 

@@ -10,8 +10,8 @@ from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:  # at run time the uploader imports this package, and must not load torch
     from monitor.observe.criterion import Criterion
-    from monitor.observe.groups import Group
     from monitor.observe.observation import IntArray, Observation
+    from monitor.observe.weights.groups import Group
 
 
 def group_messages(groups: Sequence[Group]) -> list[pb.Group]:

@@ -22,7 +22,7 @@ Stream: TypeAlias = "grpc.aio.StreamStreamCall[pb.ReportRequest, pb.ReportRespon
 
 _BATCH = 64
 _REGISTER_TIMEOUT_SECONDS = 10.0
-# What a request adds to the item in it, at most.
+# Upper bound on what a request adds to the item in it.
 _ENVELOPE_BYTES = 16
 
 
@@ -38,7 +38,7 @@ class Delivery:
     ) -> None:
         self._spool = spool
         self._key = key
-        # The attempt's number at the service.
+        # The attempt's number at the service; see `_register`.
         self._number = key.attempt
         self._watch = watch
         self._wakeup = wakeup
@@ -67,7 +67,7 @@ class Delivery:
             await stream.done_writing()
             await receiver
         except asyncio.InvalidStateError as error:
-            # What gRPC raises when we write after the stream ended; the reader has the reason.
+            # gRPC raises it on a write after the stream ended; the receiver raises the reason.
             await receiver
             raise ConnectionResetError("the service ended the stream") from error
         finally:
@@ -88,7 +88,7 @@ class Delivery:
                     request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False
                 )
             except grpc.aio.AioRpcError as error:
-                # A first start with a number that is taken is another run under the same id.
+                # Where a first start finds its number taken, another run has the same id.
                 if error.code() is not grpc.StatusCode.ALREADY_EXISTS or not registration.resumed_from_step:
                     raise
                 registration.attempt += 1
@@ -96,7 +96,7 @@ class Delivery:
                 return response
 
     def _set_aside_oversized(self, max_bytes: int) -> None:
-        # gRPC would break the stream at such an item again and again, and nothing after it would arrive.
+        # gRPC would end the stream at such an item, each time anew, and nothing after it would arrive.
         for sequence, size in self._spool.larger_than(self._key, max_bytes - _ENVELOPE_BYTES):
             reason = f"{size} bytes, and the service takes at most {max_bytes}"
             logger.error("item %d of %s is never sent: %s", sequence, self._key, reason)
@@ -106,7 +106,7 @@ class Delivery:
         await stream.write(pb.ReportRequest(open=pb.Open(run_id=self._key.run_id, attempt=self._number)))
         last_heartbeat = 0.0
         while True:
-            # Cleared before looking: an item that comes while we look sets it again.
+            # Cleared before the spool is read: an item that comes meanwhile sets it again.
             self._wakeup.clear()
             over = self._is_over()
             if time.monotonic() - last_heartbeat >= HEARTBEAT_SECONDS:
@@ -115,17 +115,16 @@ class Delivery:
             if await self._send_unsent(stream):
                 continue
             if over and self._acknowledged >= self._sent:
-                # What the service is told last stays: that nothing is unsent, and how much was dropped.
+                # The last heartbeat is the one that stays: nothing unsent, and how much was dropped.
                 await self._send_heartbeat(stream)
                 return
             await self._wait(receiver, last_heartbeat + HEARTBEAT_SECONDS - time.monotonic())
 
     def _is_over(self) -> bool:
-        # In this order: an attempt whose process died after we read it as unfinished may have finished in between.
+        # Read the attempt last: between reading it as unfinished and seeing its process dead, it may have finished.
         alive = self._watch.is_alive()
-        attempts = self._spool.attempts()
-        superseded = attempts[-1].key != self._key
-        attempt = next(attempt for attempt in attempts if attempt.key == self._key)
+        superseded = self._spool.newest() != self._key
+        attempt = self._spool.attempt(self._key)
         if not attempt.finished and (superseded or not alive):
             self._append_death(attempt)
             return True

@@ -39,7 +39,7 @@ class ExitWatch:
         self._previous_hook(kind, error, traceback)
 
     def _exit(self) -> None:
-        # A forked child that leaves through sys.exit is not the run's end.
+        # A forked child that calls sys.exit does not end the run.
         if os.getpid() == self._process:
             self._on_exit(self._reason)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 TRAINER_LOCK = "trainer.lock"
 UPLOADER_LOCK = "uploader.lock"
 
-# What lockf says when another process holds the lock.
+# errno of lockf where another process holds the lock.
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -28,7 +28,7 @@ class ProcessLock:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def acquire(self) -> bool:
-        """Take the lock if no other process holds it, and say whether this process has it now."""
+        """Take the lock if no other process holds it, and return whether this process has it now."""
         return self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def wait(self) -> None:

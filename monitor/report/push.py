@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
 from monitor.errors import ReportingError, SpoolError
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
-from monitor.report.spool import SPOOL_FILE, Spool
+from monitor.report.spool import DIRECTORY, SPOOL_FILE, Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
-
-# Where SparsityCallback keeps the spool in an output directory; the second one where that is pushed to a hub.
-_SUBDIRECTORY = "sparsity_monitor"
 
 
 def push(directory: Path, target: str, patience_seconds: float) -> int:
@@ -39,11 +37,12 @@ def push(directory: Path, target: str, patience_seconds: float) -> int:
 
 
 def _find_spool(directory: Path) -> Path:
-    for candidate in (directory, directory / _SUBDIRECTORY, directory / f"_{_SUBDIRECTORY}"):
+    # The last one is where SparsityCallback keeps the spool if the output directory is pushed to a hub.
+    for candidate in (directory, directory / DIRECTORY, directory / f"_{DIRECTORY}"):
         if (candidate / SPOOL_FILE).is_file():
             return candidate
     raise SpoolError(
-        f"there is no {SPOOL_FILE} in {str(directory)!r} or its {_SUBDIRECTORY}. Give the output directory of a "
+        f"there is no {SPOOL_FILE} in {str(directory)!r} or its {DIRECTORY}. Give the output directory of a "
         "training that ran with SparsityCallback."
     )
 
@@ -60,11 +59,8 @@ def _check_free(directory: Path) -> None:
 
 
 def _unsent(directory: Path) -> int:
-    spool = Spool(directory)
-    try:
+    with closing(Spool(directory)) as spool:
         return sum(attempt.unsent for attempt in spool.attempts())
-    finally:
-        spool.close()
 
 
 async def _deliver(directory: Path, target: str, patience_seconds: float) -> list[str]:

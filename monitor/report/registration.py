@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-import monitor
 from monitor.report.conversion import criterion_message, group_messages, reference_messages
+from monitor.version import __version__
 from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def registration_message(
 
 
 def _library_versions() -> dict[str, str]:
-    versions = {"sparsity-monitor": monitor.__version__}
+    versions = {"sparsity-monitor": __version__}
     for library in _LIBRARIES:
         try:
             versions[library] = version(library)

@@ -5,23 +5,18 @@ This process opens no socket and never imports grpc: a DataLoader worker forked 
 
 from __future__ import annotations
 
-import logging
-import os
-import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import monitor
 from monitor.errors import ReportingError, SpoolError
 from monitor.report.conversion import numeric_metrics, observation_message
 from monitor.report.exit_watch import ExitWatch, reason_of
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
-from monitor.report.spool import DEFAULT_MAX_BYTES, EXIT_NOT_DELIVERED, AttemptKey, Spool
+from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool, unusable
 from monitor.report.target import check_target
 from monitor.report.writer import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
@@ -29,20 +24,11 @@ from monitor.wire import monitor_pb2 as pb
 if TYPE_CHECKING:
     from monitor.observe.observation import Observation
 
-logger = logging.getLogger(__name__)
-
-UPLOADER_LOG = "uploader.log"
-
-# An uploader that died is started again at once, then after pauses that double: one that cannot work must not cost the
-# training a core, and one that dies now and then, over weeks, must always come back.
-_FIRST_RESTART_SECONDS, _LAST_RESTART_SECONDS = 1.0, 600.0
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _LOCK_SECONDS = 1.0
-# How long the end of a run waits for the last items to be delivered; the uploader goes on with what is left.
+# How long the end of a run waits for the delivery of the last items; the uploader goes on with the rest.
 DELIVER_SECONDS = 10.0
-# And how long if the service could not be reached until now.
-_DELIVER_SECONDS_WITH_PROBLEM = 0.5
 
 
 class Reporter:
@@ -72,21 +58,20 @@ class Reporter:
     ) -> None:
         self.directory = directory
         self._target = None if target is None else check_target(target)
-        spool = Spool(directory, max_bytes)
         self._lock = _lock_directory(directory)
-        registration.attempt = max(registration.attempt, spool.latest_attempt(registration.run_id) + 1)
-        self.key = AttemptKey(registration.run_id, registration.attempt)
-        spool.begin(self.key, registration.SerializeToString(deterministic=True))
-        self._spool = spool
-        self._uploader: subprocess.Popen[bytes] | None = None
-        self._restart_pause = 0.0
-        self._restart_at = 0.0
-        self._told_problem = ""
-        self._told_dropped = 0
+        try:
+            self.key = _begin(registration, directory, max_bytes)
+        except BaseException:
+            self._lock.close()
+            raise
         self._last_step = registration.resumed_from_step
-        self._writer = SpoolWriter(directory, self.key, max_bytes, self._after_commit)
-        self._keep_uploader()
+        self._writer = SpoolWriter(directory, self.key, max_bytes, self._target)
         self._exit_watch = ExitWatch(self._process_ends)
+
+    @property
+    def uploader_pid(self) -> int | None:
+        """Process id of the uploader; None before it is started, and without a target."""
+        return self._writer.uploader_pid
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +95,7 @@ class Reporter:
             self._writer.put(lambda: pb.Item(training_log=message))
 
     def finish(self, step: int, failure: str = "") -> None:
-        """Say that the attempt is over: finished, or failed with a reason."""
+        """Report the end of the attempt: finished, or failed with a reason."""
         outcome = pb.Finish.OUTCOME_FAILED if failure else pb.Finish.OUTCOME_FINISHED
         message = pb.Finish(outcome=outcome, reason=failure, step=step, finished_at=time.time())
         self._writer.put(lambda: pb.Item(finish=message))
@@ -120,122 +105,54 @@ class Reporter:
 
         Raises:
             ReportingError: it did not within `timeout` seconds, or refuses it.
+            SpoolError: the spool cannot be read.
         """
         deadline = time.monotonic() + timeout
-        uploader = self._uploader
-        while uploader is not None and time.monotonic() < deadline:
-            attempt = self._spool.attempt(self.key)
-            if attempt.registered:
-                return
-            if uploader.poll() is not None:
-                break
-            time.sleep(_POLL_SECONDS)
-        problem = self._spool.attempt(self.key).problem or "no answer"
-        raise ReportingError(
-            f"the run is not registered with the service at {self._target}: {problem}. Start the service, correct the "
-            "target, or leave strict=True out to train anyway and deliver later."
-        )
+        with closing(Spool(self.directory)) as spool:
+            while self._may_register_before(deadline) and not spool.attempt(self.key).registered:
+                time.sleep(_POLL_SECONDS)
+            attempt = spool.attempt(self.key)
+        if not attempt.registered:
+            raise ReportingError(
+                f"the run is not registered with the service at {self._target}: {attempt.problem or 'no answer'}. "
+                "Start the service, correct the target, or leave strict=True out to train anyway and deliver later."
+            )
+
+    def _may_register_before(self, deadline: float) -> bool:
+        return self._target is not None and not self._writer.uploader_has_ended() and time.monotonic() < deadline
 
     def _process_ends(self, reason: str) -> None:
         self.finish(self._last_step, failure=reason)
         self.close(timeout=0.0)
 
     def close(self, timeout: float = DELIVER_SECONDS) -> bool:
-        """Write everything to the spool, give the uploader up to `timeout` seconds, and say whether all was delivered.
+        """Write everything to the spool, and return whether the uploader delivered it within `timeout` seconds.
 
         The uploader goes on by itself when the time is not enough.
         """
         self._exit_watch.stop()
         try:
-            return self._writer.close(_COMMIT_SECONDS) and self._wait_for_uploader(timeout)
-        except (OSError, sqlite3.Error):
-            logger.exception("the uploader could not be looked after; observations are kept in %s", self.directory)
-            return False
+            return self._writer.close(_COMMIT_SECONDS, timeout)
         finally:
-            self._close_wakeups()
-            self._spool.close()
             self._lock.close()
 
-    def _wait_for_uploader(self, timeout: float) -> bool:
-        self._keep_uploader()
-        if self._uploader is None:
-            return False
-        if self._spool.attempt(self.key).problem:
-            timeout = min(timeout, _DELIVER_SECONDS_WITH_PROBLEM)
-        try:
-            return self._uploader.wait(timeout) == 0
-        except subprocess.TimeoutExpired:
-            # It goes on by itself, as it should; Popen would complain of that when it is collected.
-            self._uploader.returncode = 0
-            return False
 
-    def _close_wakeups(self) -> None:
-        if self._uploader is not None and self._uploader.stdin is not None:
-            self._uploader.stdin.close()
-
-    # In the writer thread, and in the constructor before that thread can call it.
-
-    def _after_commit(self, spool: Spool) -> None:
-        self._keep_uploader()
-        self._wake_uploader()
-        attempt = spool.attempt(self.key)
-        self._tell_problem(attempt.problem)
-        self._tell_dropped(attempt.dropped)
-
-    def _wake_uploader(self) -> None:
-        if self._uploader is None or self._uploader.stdin is None:
-            return
-        try:
-            # Does nothing when the pipe is full of wake-ups already.
-            self._uploader.stdin.write(b"\0")
-        except BrokenPipeError:
-            logger.info("the uploader ended; the next commit starts it again if it is needed")
-
-    def _tell_problem(self, problem: str) -> None:
-        # Not its details: gRPC names another address of the same host at each try.
-        kind = problem.partition(": ")[0]
-        if kind != self._told_problem:
-            self._told_problem = kind
-            if problem:
-                logger.warning(
-                    "sparsity-monitor: %s. Training goes on; observations are kept in %s.", problem, self.directory
-                )
-            else:
-                logger.info("sparsity-monitor: connected to %s", self._target)
-
-    def _tell_dropped(self, dropped: int) -> None:
-        # The first time, and when there are twice as many.
-        if dropped >= max(1, 2 * self._told_dropped):
-            self._told_dropped = dropped
-            logger.warning(
-                "sparsity-monitor: %d items of this run are lost so far: the spool in %s is full, its disk too slow, "
-                "or the service refused them. Make the service reachable, or keep more with `spool_max_bytes`.",
-                dropped,
-                self.directory,
-            )
-
-    def _keep_uploader(self) -> None:
-        if self._target is None or time.monotonic() < self._restart_at:
-            return
-        status = None if self._uploader is None else self._uploader.poll()
-        if self._uploader is not None and status in (None, 0, EXIT_NOT_DELIVERED):
-            return
-        if status is not None:
-            log = self.directory / UPLOADER_LOG
-            logger.warning("sparsity-monitor: the uploader died (status %d, see %s); starting it again", status, log)
-        self._restart_at = time.monotonic() + self._restart_pause
-        self._restart_pause = min(max(2 * self._restart_pause, _FIRST_RESTART_SECONDS), _LAST_RESTART_SECONDS)
-        self._close_wakeups()
-        self._uploader = _start_uploader(self.directory, self._target, self.key)
+def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> AttemptKey:
+    """Record the start of the next attempt of a run, and set its number in the registration."""
+    with closing(Spool(directory, max_bytes)) as spool:
+        registration.attempt = max(registration.attempt, spool.latest_attempt(registration.run_id) + 1)
+        key = AttemptKey(registration.run_id, registration.attempt)
+        spool.begin(key, registration.SerializeToString(deterministic=True))
+    return key
 
 
 def _lock_directory(directory: Path) -> ProcessLock:
-    lock = ProcessLock(directory / TRAINER_LOCK)
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while not (free := lock.acquire()) and time.monotonic() < deadline:
-        # An uploader that is left from before takes it for a moment, to see whether anybody has it.
-        time.sleep(_POLL_SECONDS)
-    if not free:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = ProcessLock(directory / TRAINER_LOCK)
+    except OSError as error:
+        raise unusable(directory, error) from error
+    if not _acquire(lock, time.monotonic() + _LOCK_SECONDS):
         lock.close()
         raise SpoolError(
             f"another training process reports from {str(directory)!r}. Give each run its own output directory, or end "
@@ -244,23 +161,8 @@ def _lock_directory(directory: Path) -> ProcessLock:
     return lock
 
 
-def _start_uploader(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[bytes]:
-    # -P and PYTHONPATH: the same package as here, whatever lies in the working directory.
-    package_root = str(Path(monitor.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-    # After "--", since a user's run id may start with a hyphen.
-    arguments = ["--", str(directory), target, str(os.getpid()), key.run_id, str(key.attempt)]
-    with (directory / UPLOADER_LOG).open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "monitor.report.uploader", *arguments],
-            stdin=subprocess.PIPE,
-            bufsize=0,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PYTHONPATH": path},
-            # A session of its own: Ctrl-C in the terminal ends the training, not the delivery.
-            start_new_session=True,
-        )
-    if process.stdin is not None:
-        os.set_blocking(process.stdin.fileno(), False)
-    return process
+def _acquire(lock: ProcessLock, deadline: float) -> bool:
+    while not (acquired := lock.acquire()) and time.monotonic() < deadline:
+        # The uploader of an earlier attempt takes the lock for a moment, to see whether a training process holds it.
+        time.sleep(_POLL_SECONDS)
+    return acquired

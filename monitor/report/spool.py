@@ -11,16 +11,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monitor.errors import SpoolError
 
+# The monitor's directory in a run's output directory, and in each checkpoint.
+DIRECTORY = "sparsity_monitor"
 SPOOL_FILE = "spool.sqlite"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 # Exit status of an uploader that leaves something here because trying again would not help.
 EXIT_NOT_DELIVERED = 3
 
 _FORMAT_VERSION = 1
-# How long one side waits while the other one commits.
+# How long a connection waits while another one commits.
 _BUSY_SECONDS = 30.0
 
 _SCHEMA = """
@@ -39,6 +42,12 @@ CREATE TABLE IF NOT EXISTS rejected (
     PRIMARY KEY (run_id, attempt, sequence)
 );
 """
+
+_ATTEMPTS = (
+    "SELECT run_id, attempt, registration, finished, registered, dropped, last_sequence, "
+    "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt), problem "
+    "FROM attempts"
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,9 @@ class Spool:
         directory: created if it does not exist.
         max_bytes: bound on the items kept; beyond it the oldest are dropped and counted. None for no bound.
 
-    Raises:
-        SpoolError: the directory cannot be written, or the file is no spool or a newer one.
+    Raises, from the constructor and from every method:
+        SpoolError: the directory cannot be written, or the file is no spool or a newer one; later, the disk is full or
+            away, or another process holds the file for too long. A change that raises leaves the file as it was.
     """
 
     def __init__(self, directory: Path, max_bytes: int | None = DEFAULT_MAX_BYTES) -> None:
@@ -91,14 +101,16 @@ class Spool:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(directory / SPOOL_FILE, timeout=_BUSY_SECONDS, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=DELETE")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
-            raise SpoolError(
-                f"cannot keep observations in {str(directory)!r}: {error}. Expected a directory that this process can "
-                "write, on a disk with space; give another one with `directory`."
-            ) from error
+            raise unusable(directory, error) from error
+        try:
+            with self._wrapped_errors():
+                self._connection.execute("PRAGMA journal_mode=DELETE")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._prepare_schema()
+        except SpoolError:
+            self._connection.close()
+            raise
 
     def _prepare_schema(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
@@ -107,60 +119,73 @@ class Spool:
                 f"the file has format version {version}, this version reads up to {_FORMAT_VERSION}"
             )
         if version == _FORMAT_VERSION:
-            # Nothing is written, so that what is here can be read on a full disk.
+            # No write, so that a spool on a full disk can be read.
             return
-        with self._transaction():
+        with self._transaction() as connection:
             for statement in _SCHEMA.split(";"):
-                self._connection.execute(statement)
-            self._connection.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _wrapped_errors(self) -> Iterator[None]:
         try:
             yield
-            # Within: a commit that finds the file locked leaves the transaction open.
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
+        except sqlite3.Error as error:
+            raise unusable(self.directory, error) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what is done to the connection, or nothing."""
+        with self._wrapped_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                # Inside `try`: a commit that finds the file locked leaves the transaction open.
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _change(self, statement: str, parameters: Sequence[object]) -> None:
+        with self._transaction() as connection:
+            connection.execute(statement, parameters)
+
+    def _read(self, query: str, parameters: Sequence[object] = ()) -> list[Any]:
+        with self._wrapped_errors():
+            return self._connection.execute(query, parameters).fetchall()
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        with self._wrapped_errors():
+            self._connection.close()
 
     # ------------------------------------------------------------------------------------------- the training process
 
     def latest_attempt(self, run_id: str) -> int:
         """Return the highest attempt of the run in this spool, 0 if there is none."""
-        query = "SELECT COALESCE(MAX(attempt), 0) FROM attempts WHERE run_id = ?"
-        (attempt,) = self._connection.execute(query, (run_id,)).fetchone()
+        ((attempt,),) = self._read("SELECT COALESCE(MAX(attempt), 0) FROM attempts WHERE run_id = ?", (run_id,))
         return int(attempt)
 
     def begin(self, key: AttemptKey, registration: bytes) -> None:
-        """Note the start of an attempt."""
-        with self._transaction():
-            self._connection.execute(
-                "INSERT INTO attempts (run_id, attempt, registration) VALUES (?, ?, ?)",
-                (key.run_id, key.attempt, registration),
-            )
+        """Record the start of an attempt, which must be a new one."""
+        self._change(
+            "INSERT INTO attempts (run_id, attempt, registration) VALUES (?, ?, ?)",
+            (key.run_id, key.attempt, registration),
+        )
 
     def append(self, key: AttemptKey, items: Sequence[tuple[int, bytes]], *, finished: bool = False) -> None:
         """Commit (sequence, serialized Item) pairs, all or none.
 
         Args:
             finished: the last one says that the attempt is over.
-
-        Raises:
-            sqlite3.Error: they could not be committed, for example because the disk is full.
         """
         rows = [(key.run_id, key.attempt, sequence, item) for sequence, item in items]
-        with self._transaction():
-            # REPLACE: an uploader that took this process for dead may have written its end under the same number.
-            self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", rows)
-            # Numbers that were left out are items that got lost on their way here.
-            self._connection.execute(
+        with self._transaction() as connection:
+            # REPLACE: an uploader that took this process for dead may have appended a Finish under the same number.
+            connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", rows)
+            # Missing sequence numbers are items that were lost before they got here.
+            connection.execute(
                 "UPDATE attempts SET dropped = dropped + MAX(0, :last - last_sequence - :appended), "
                 "last_sequence = :last, finished = MAX(finished, :finished) "
                 "WHERE run_id = :run_id AND attempt = :attempt",
@@ -178,7 +203,7 @@ class Spool:
         if self._max_bytes is None or (excess := self._used_bytes() - self._max_bytes) <= 0:
             return
         doomed = []
-        # The newest stays whatever its size: it may be what says that the run is over.
+        # The newest item stays whatever its size: it may be the run's Finish.
         query = (
             "SELECT rowid, run_id, attempt, LENGTH(item) FROM items WHERE rowid < (SELECT MAX(rowid) FROM items) "
             "ORDER BY rowid"
@@ -205,92 +230,93 @@ class Spool:
 
     def newest(self) -> AttemptKey:
         """Return the attempt that began last; there is one."""
-        query = "SELECT run_id, attempt FROM attempts ORDER BY rowid DESC LIMIT 1"
-        return AttemptKey(*self._connection.execute(query).fetchone())
+        rows = self._read("SELECT run_id, attempt FROM attempts ORDER BY rowid DESC LIMIT 1")
+        return AttemptKey(*self._the_one(rows, "any attempt"))
 
     def attempts(self) -> list[SpooledAttempt]:
         """Return the attempts, the oldest first."""
-        query = (
-            "SELECT run_id, attempt, registration, finished, registered, dropped, last_sequence, problem, "
-            "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt) "
-            "FROM attempts ORDER BY rowid"
-        )
-        return [
-            SpooledAttempt(
-                AttemptKey(run_id, attempt),
-                registration,
-                bool(finished),
-                bool(registered),
-                dropped,
-                last_sequence,
-                unsent,
-                problem,
-            )
-            for run_id, attempt, registration, finished, registered, dropped, last_sequence, problem, unsent in (
-                self._connection.execute(query)
-            )
-        ]
+        return [_spooled_attempt(row) for row in self._read(f"{_ATTEMPTS} ORDER BY rowid")]
 
     def attempt(self, key: AttemptKey) -> SpooledAttempt:
-        """Return one attempt.
+        """Return one attempt; it has begun here."""
+        rows = self._read(f"{_ATTEMPTS} WHERE run_id = ? AND attempt = ?", (key.run_id, key.attempt))
+        return _spooled_attempt(self._the_one(rows, f"attempt {key.attempt} of run {key.run_id!r}"))
 
-        Raises:
-            KeyError: it is not in this spool.
-        """
-        found = [attempt for attempt in self.attempts() if attempt.key == key]
-        if not found:
-            raise KeyError(key)
-        return found[0]
+    def _the_one(self, rows: Sequence[Any], expected: str) -> Any:
+        if not rows:
+            raise unusable(self.directory, f"{SPOOL_FILE} does not hold {expected}; it may have been replaced")
+        return rows[0]
 
     def unsent(self, key: AttemptKey, after: int, limit: int) -> list[tuple[int, bytes]]:
         """Return the next (sequence, serialized Item) pairs after a sequence number, at most `limit`."""
-        query = (
+        return self._read(
             "SELECT sequence, item FROM items "
-            "WHERE run_id = ? AND attempt = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+            "WHERE run_id = ? AND attempt = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+            (key.run_id, key.attempt, after, limit),
         )
-        return list(self._connection.execute(query, (key.run_id, key.attempt, after, limit)))
 
     def larger_than(self, key: AttemptKey, size: int) -> list[tuple[int, int]]:
         """Return (sequence, bytes) of the items of more than `size` bytes."""
-        query = "SELECT sequence, LENGTH(item) FROM items WHERE run_id = ? AND attempt = ? AND LENGTH(item) > ?"
-        return list(self._connection.execute(query, (key.run_id, key.attempt, size)))
+        return self._read(
+            "SELECT sequence, LENGTH(item) FROM items WHERE run_id = ? AND attempt = ? AND LENGTH(item) > ?",
+            (key.run_id, key.attempt, size),
+        )
 
     def acknowledge(self, key: AttemptKey, sequence: int) -> None:
         """Remove the items up to a sequence number: the service has them."""
-        with self._transaction():
-            self._connection.execute(
-                "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ?",
-                (key.run_id, key.attempt, sequence),
-            )
+        self._change(
+            "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ?",
+            (key.run_id, key.attempt, sequence),
+        )
 
     def reject(self, key: AttemptKey, sequence: int, reason: str) -> None:
-        """Put an item aside that the service will never take. It stays in the file, for inspection."""
+        """Set an item aside that the service will never take. It stays in the file, for inspection."""
         where = (key.run_id, key.attempt, sequence)
-        with self._transaction():
-            self._connection.execute(
+        with self._transaction() as connection:
+            connection.execute(
                 "INSERT OR IGNORE INTO rejected SELECT run_id, attempt, sequence, item, ? FROM items "
                 "WHERE run_id = ? AND attempt = ? AND sequence = ?",
                 (reason, *where),
             )
-            gone = self._connection.execute(
+            gone = connection.execute(
                 "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence = ?", where
             ).rowcount
-            self._connection.execute(
+            connection.execute(
                 "UPDATE attempts SET dropped = dropped + ? WHERE run_id = ? AND attempt = ?",
                 (gone, key.run_id, key.attempt),
             )
 
     def set_registered(self, key: AttemptKey) -> None:
-        """Note that the service accepted the attempt, and that there is no problem now."""
-        with self._transaction():
-            self._connection.execute(
-                "UPDATE attempts SET registered = 1, problem = '' WHERE run_id = ? AND attempt = ?",
-                (key.run_id, key.attempt),
-            )
+        """Record that the service accepted the attempt, and that there is no problem now."""
+        self._change(
+            "UPDATE attempts SET registered = 1, problem = '' WHERE run_id = ? AND attempt = ?",
+            (key.run_id, key.attempt),
+        )
 
     def set_problem(self, key: AttemptKey, problem: str) -> None:
-        """Note why the attempt cannot be delivered, for the training process to tell."""
-        with self._transaction():
-            self._connection.execute(
-                "UPDATE attempts SET problem = ? WHERE run_id = ? AND attempt = ?", (problem, key.run_id, key.attempt)
-            )
+        """Record why the attempt cannot be delivered; the training process logs it."""
+        self._change(
+            "UPDATE attempts SET problem = ? WHERE run_id = ? AND attempt = ?", (problem, key.run_id, key.attempt)
+        )
+
+
+def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
+    run_id, attempt, registration, finished, registered, dropped, last_sequence, unsent, problem = row
+    return SpooledAttempt(
+        key=AttemptKey(run_id, attempt),
+        registration=registration,
+        finished=bool(finished),
+        registered=bool(registered),
+        dropped=dropped,
+        last_sequence=last_sequence,
+        unsent=unsent,
+        problem=problem,
+    )
+
+
+def unusable(directory: Path, reason: object) -> SpoolError:
+    """Return the error for a spool directory that cannot be used."""
+    return SpoolError(
+        f"cannot keep observations in {str(directory)!r}: {reason}. Expected a directory that this process can write, "
+        "on a disk with space; free some, or give another one with `directory`."
+    )

@@ -10,14 +10,14 @@ import argparse
 import asyncio
 import logging
 import os
-import sqlite3
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import grpc
 
+from monitor.errors import SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 600.0
 
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 15.0
-# How often it looks meanwhile whether another uploader waits for its end.
+# How often it checks, between tries, whether another uploader waits for its lock.
 _LOOK_SECONDS = 1.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Reconnect soon after the service came back, rather than after gRPC's default of up to two minutes.
+    # Reconnects soon after the service is back; by default gRPC waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 10_000),
 )
-# What trying again cannot mend. Everything else is the network's or the service's passing trouble.
+# Errors that a retry cannot fix. All others are transient: the network, or a service that restarts.
 _PERMANENT = frozenset(
     {
         grpc.StatusCode.ALREADY_EXISTS,
@@ -101,20 +101,16 @@ class Uploader:
 
         Another uploader of the same directory is waited for: it ends soon after a later attempt began.
         """
-        lock = ProcessLock(self._directory / UPLOADER_LOCK)
-        await asyncio.to_thread(lock.wait)
-        # The bound is the training's to keep: what it has kept is not dropped when its end is noted here.
-        spool = Spool(self._directory, max_bytes=None)
-        try:
-            async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
-                await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))
-            return [
-                f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
-                for a in self._waiting(spool)
-            ]
-        finally:
-            spool.close()
-            lock.close()
+        with closing(ProcessLock(self._directory / UPLOADER_LOCK)) as lock:
+            await asyncio.to_thread(lock.wait)
+            # No bound: only the training process drops items; recording its end here must not.
+            with closing(Spool(self._directory, max_bytes=None)) as spool:
+                async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
+                    await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))
+                return [
+                    f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
+                    for a in self._waiting(spool)
+                ]
 
     def _waiting(self, spool: Spool) -> list[SpooledAttempt]:
         """Return the attempts of which something is yet to be delivered."""
@@ -136,9 +132,9 @@ class Uploader:
                 if await self._is_done(delivery, spool, waiting[0], stub):
                     continue
                 connected = delivery.connected
-            except sqlite3.Error as error:
-                # A full disk, or a file system that is away: both pass.
-                logger.warning("the spool in %s cannot be used: %s", self._directory, error)
+            except SpoolError as error:
+                # A full disk, or a file system that is away: both are transient.
+                logger.warning("trying again: %s", error)
             if connected or (self._follow and watch.is_alive()):
                 give_up_at = time.monotonic() + self._linger_seconds
             if connected:
@@ -150,7 +146,7 @@ class Uploader:
     async def _is_done(
         self, delivery: Delivery, spool: Spool, key: AttemptKey, stub: monitor_pb2_grpc.MonitorServiceStub
     ) -> bool:
-        """Try to deliver an attempt, and say whether there is nothing left to try."""
+        """Try to deliver an attempt, and return whether it is settled: delivered, or refused for good."""
         try:
             await delivery.run(stub)
         except (grpc.aio.AioRpcError, ConnectionResetError) as error:
@@ -164,10 +160,10 @@ class Uploader:
         return True
 
     async def _is_succeeded_within(self, seconds: float, spool: Spool) -> bool:
-        """Wait, but not when a later attempt's uploader waits for this one, and say whether it does."""
+        """Wait, unless a later attempt has begun, whose uploader waits for this one; return whether one has."""
         until = time.monotonic() + seconds
         while self._last is not None:
-            with suppress(sqlite3.Error):
+            with suppress(SpoolError):
                 if spool.newest() != self._last:
                     return True
             if (left := until - time.monotonic()) <= 0:

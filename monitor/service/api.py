@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from monitor.service.families import COUNTS
 
 
 class _Json(BaseModel):
@@ -10,16 +14,20 @@ class _Json(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Counts(_Json):
-    """Numbers of visible weights, see the wire contract. null was not measured."""
+if TYPE_CHECKING:
 
-    changed: int | None = None
-    newly_changed: int | None = None
-    reverted: int | None = None
-    step_changed: int | None = None
-    touched: int | None = None
-    hidden: int | None = None
-    non_finite: int | None = None
+    class Counts(_Json):
+        """Any of the fields in COUNTS."""
+
+        def __init__(self, **counts: int) -> None: ...
+
+else:
+    Counts = create_model(
+        "Counts",
+        __base__=_Json,
+        __doc__="Numbers of visible weights, see the wire contract. null was not measured.",
+        **dict.fromkeys(COUNTS, (int | None, None)),
+    )
 
 
 class Sparsities(_Json):

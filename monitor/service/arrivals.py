@@ -18,7 +18,7 @@ class Arrivals:
         self._requests = requests
         self._limit = limit
         self._stopping = stopping
-        # None stands for the end.
+        # None marks the end.
         self._queue: asyncio.Queue[ReportRequest | None] = asyncio.Queue(limit)
 
     async def __aenter__(self) -> Self:
@@ -61,7 +61,7 @@ class Arrivals:
 
     async def _wait(self) -> ReportRequest | None:
         if self._stopping.done():
-            # What has arrived may stay: it is not acknowledged, so its sender brings it again.
+            # Requests in the queue may be dropped: they are not acknowledged, so the sender sends them again.
             return None
         waiting = asyncio.create_task(self._queue.get())
         try:

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from monitor.service.families import COUNTS
 from monitor.wire.monitor_pb2 import Observation, Registration
-
-COUNTS = ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite")
-"""The counts per group of an observation, by the name of their field."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
-"""The service's own errors. Each message says what was given, what was expected and what to do."""
+"""The service's own errors, and the words that their messages share: what was given, what was expected, what to do."""
 
 from __future__ import annotations
 
 from monitor.errors import SparsityMonitorError
+
+_SHOWN_CHARACTERS = 80
 
 
 class ServiceError(SparsityMonitorError):
@@ -14,7 +16,7 @@ class AddressUnavailableError(ServiceError):
 
 
 class StoreError(ServiceError):
-    """The store cannot be opened, or did not take or give what it was asked. Nothing was acknowledged."""
+    """The store cannot be opened, or a read or write of it failed. Nothing was acknowledged."""
 
 
 class StoreVersionError(StoreError):
@@ -75,3 +77,19 @@ class RequestOrderError(ServiceError):
 
 class StoppingError(ServiceError):
     """The service shuts down."""
+
+
+def over_limit(given: str, allowed: int, limit: str) -> LimitError:
+    """Return the error for something that is larger than the setting `limit` allows."""
+    return LimitError(f"{given} given; this service allows {allowed}. {how_to_raise(limit)}", limit)
+
+
+def how_to_raise(limit: str) -> str:
+    """Return the sentence that tells what to do about a limit."""
+    return f"Send less, or start the service with a larger --{limit.replace('_', '-')}"
+
+
+def shortened(value: object) -> str:
+    """Return a value for a message, on one line and not too long."""
+    text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

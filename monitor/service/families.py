@@ -27,7 +27,7 @@ _SERVICE = ()
 _RUN = ("run",)
 _GROUP = ("run", "layer", "module")
 
-_COUNTS = {
+COUNTS = {
     "changed": "Visible weights that differ from the base, by the run's criterion.",
     "newly_changed": "Visible weights that differ from the base now and did not at the previous observation.",
     "reverted": "Visible weights that differed from the base at the previous observation and do not now.",
@@ -36,6 +36,7 @@ _COUNTS = {
     "hidden": "Stored weights that differ from the base although the visible ones do not.",
     "non_finite": "Visible weights that are NaN or infinite.",
 }
+"""The counts of a group, by the name of their field in an Observation of the wire contract, and what they count."""
 
 
 def _gauge(name: str, labels: tuple[str, ...], text: str) -> Family:
@@ -52,7 +53,7 @@ def _counts(level: str, labels: tuple[str, ...], of_what: str) -> list[Family]:
     return [
         _gauge(f"{level}_weights", labels, f"Weights of {of_what}, frozen ones included."),
         _gauge(f"{level}_frozen_weights", labels, f"Weights of {of_what} that are not trained."),
-        *(_gauge(f"{level}_{name}_weights", labels, text) for name, text in _COUNTS.items()),
+        *(_gauge(f"{level}_{name}_weights", labels, text) for name, text in COUNTS.items()),
         _gauge(f"{level}_reference_weights", reference, "Weights in the reference mask R."),
         _gauge(f"{level}_reference_intersection_weights", reference, "Weights in both update mask and reference mask."),
         _gauge(

@@ -1,4 +1,4 @@
-"""The HTTP face of the service: /metrics, /healthz, /readyz, /api and the pages."""
+"""The service over HTTP: /metrics, /healthz, /readyz, /api and the pages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client.exposition import choose_encoder
 
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
-from monitor.service.errors import StoreError
-from monitor.service.ingest import Ingest
+from monitor.service.errors import StoreError, shortened
 from monitor.service.instruments import Instruments
 from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun
 from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
-from monitor.service.registration import shortened
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import START, StoredItem, after_step
 from monitor.service.views import observation_json, run_detail_json, run_json
@@ -25,7 +23,7 @@ from monitor.service.views import observation_json, run_detail_json, run_json
 _HISTORY_PAGE_ITEMS = 256
 _READY_WITHIN_SECONDS = 5
 
-# Nothing comes from anywhere else, and nobody may frame the page or guess types.
+# The page loads nothing from other hosts, no other page may frame it, and browsers may not guess content types.
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src 'self'; "
@@ -39,12 +37,18 @@ _HEADERS = {
 }
 
 
-def build_app(settings: ServiceSettings, recorder: Recorder, ingest: Ingest, instruments: Instruments) -> FastAPI:
-    """Return the web application over the live state and the store."""
+def build_app(
+    settings: ServiceSettings, recorder: Recorder, instruments: Instruments, is_serving: Callable[[], bool]
+) -> FastAPI:
+    """Return the web application over the live state and the store.
+
+    Args:
+        is_serving: whether the service takes what runs report, and is not stopping.
+    """
     # The interactive documentation loads scripts from elsewhere; the schema itself is served.
     app = FastAPI(title="sparsity-monitor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.middleware("http")(_with_headers)
-    _add_health(app, recorder, ingest)
+    _add_health(app, recorder, is_serving)
     _add_metrics(app, instruments)
     _add_api(app, settings, recorder)
     _add_pages(app, Pages(settings, recorder.live))
@@ -58,14 +62,14 @@ async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[
     return response
 
 
-def _add_health(app: FastAPI, recorder: Recorder, ingest: Ingest) -> None:
+def _add_health(app: FastAPI, recorder: Recorder, is_serving: Callable[[], bool]) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/readyz")
     async def readyz() -> dict[str, str]:
-        if not ingest.serving:
+        if not is_serving():
             raise HTTPException(503, "the service is stopping")
         try:
             await asyncio.wait_for(recorder.ping(), _READY_WITHIN_SECONDS)
@@ -81,7 +85,7 @@ def _add_metrics(app: FastAPI, instruments: Instruments) -> None:
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        # In a thread: a large fleet takes a second to write down, and acknowledgements must not wait for it.
+        # In a thread: the exposition of a large fleet takes a second, and acknowledgements must not wait for it.
         async with one_at_a_time:
             text = await asyncio.to_thread(encode, instruments.registry)
         return Response(text, headers={"Content-Type": content_type})
@@ -94,7 +98,7 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
             raise HTTPException(404, f"run {shortened(run_id)} is not in this store; /api/runs names those that are")
         return run
 
-    # No coroutines: FastAPI calls plain functions in threads, and a run of many groups takes a while to describe.
+    # No coroutines: FastAPI calls plain functions in threads, and the JSON of a run with many groups takes a while.
     @app.get("/api/runs")
     def runs() -> RunsJson:
         now = time.time()
@@ -113,7 +117,7 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
 async def _history(recorder: Recorder, run: LiveRun, step: int) -> HistoryJson:
     observations = []
     after = after_step(step) if step >= 0 else START
-    # Page by page: totals are small, but the observations that they come from are not.
+    # Page by page: totals are small, but the observations that are summed are not.
     while page := await recorder.history(run.run_id, after, _HISTORY_PAGE_ITEMS, "observation"):
         # An attempt may have been registered while the pages are read.
         run = recorder.live.get(run.run_id) or run

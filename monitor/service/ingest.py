@@ -1,4 +1,4 @@
-"""The gRPC face of the service: registrations and items in, acknowledgements and history out."""
+"""The service over gRPC: registrations and items in, acknowledgements and history out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from monitor.service import errors
 from monitor.service.arrivals import Arrivals
 from monitor.service.instruments import Instruments
 from monitor.service.live import LiveRun
-from monitor.service.recorder import Attempt, Recorder, Verdict
-from monitor.service.registration import over_limit, shortened
+from monitor.service.recorder import Attempt, Outcome, Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION
@@ -109,9 +108,9 @@ class Ingest(MonitorServiceServicer):
         try:
             if self._recorder.live.get(request.run_id) is None:
                 raise errors.UnknownRunError(
-                    f"run {shortened(request.run_id)} is not in this store; ListRuns names those that are"
+                    f"run {errors.shortened(request.run_id)} is not in this store; ListRuns names those that are"
                 )
-            # 0 is what a request without after_step says, and a run may end before its first step.
+            # A request without after_step reads as 0, and a run may end before its first step.
             after = after_step(request.after_step) if request.after_step else START
             while page := await self._recorder.history(request.run_id, after, HISTORY_PAGE_ITEMS):
                 for stored in page:
@@ -124,7 +123,7 @@ class Ingest(MonitorServiceServicer):
         limit = "max_request_bytes"
         if (size := request.ByteSize()) > self._settings.max_request_bytes:
             self._instruments.limit_hits.labels(limit).inc()
-            raise over_limit(f"{size} bytes", self._settings.max_request_bytes, limit)
+            raise errors.over_limit(f"{size} bytes", self._settings.max_request_bytes, limit)
 
     def _opened(self, first: list[ReportRequest]) -> Attempt:
         if not first and not self.serving:
@@ -144,9 +143,9 @@ class Ingest(MonitorServiceServicer):
         heartbeats = [request.heartbeat for request in in_turn if request.HasField("heartbeat")]
         items = [request.item for request in in_turn if request.HasField("item")]
         if in_turn:
-            verdicts = await self._recorder.record(attempt, items, heartbeats[-1] if heartbeats else None)
+            outcomes = await self._recorder.record(attempt, items, heartbeats[-1] if heartbeats else None)
             self._instruments.heartbeats.inc(len(heartbeats))
-            for response in answers(verdicts):
+            for response in answers(outcomes):
                 await context.write(response)
         if len(in_turn) < len(batch):
             given = batch[len(in_turn)].WhichOneof("kind") or "an empty request"
@@ -159,17 +158,17 @@ def _is_report(request: ReportRequest) -> bool:
     return request.WhichOneof("kind") in ("item", "heartbeat")
 
 
-def answers(verdicts: Iterable[Verdict]) -> Iterable[ReportResponse]:
+def answers(outcomes: Iterable[Outcome]) -> Iterable[ReportResponse]:
     """Return acknowledgements and rejections in the order of the items; neighbours are acknowledged together."""
     stored = 0
-    for verdict in verdicts:
-        if verdict.rejected is None:
-            stored = max(stored, verdict.sequence)
+    for outcome in outcomes:
+        if outcome.rejected is None:
+            stored = max(stored, outcome.sequence)
             continue
         if stored:
             yield ReportResponse(acknowledgement=Acknowledgement(sequence=stored))
         stored = 0
-        yield ReportResponse(rejection=Rejection(sequence=verdict.sequence, reason=verdict.rejected))
+        yield ReportResponse(rejection=Rejection(sequence=outcome.sequence, reason=outcome.rejected))
     if stored:
         yield ReportResponse(acknowledgement=Acknowledgement(sequence=stored))
 

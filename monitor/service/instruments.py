@@ -13,7 +13,7 @@ class Instruments:
     """Counters of one service process, in a registry of their own."""
 
     def __init__(self) -> None:
-        # When the process started says the same as a creation time per counter, in one series.
+        # One series, the start time of the process, says the same as a creation time per counter.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.items_stored = self._counter("items_stored_total")
@@ -24,7 +24,7 @@ class Instruments:
         self.store_errors = self._counter("store_errors_total")
         self.limit_hits = self._counter("limit_hits_total")
         for limit in LIMITS:
-            # A series that starts at 1 has no rate: the first hit would not show.
+            # Starts each series at 0: rate() does not see the step from no series to 1.
             self.limit_hits.labels(limit)
         streams = family("open_streams")
         self.open_streams = Gauge(streams.name, streams.help, registry=self.registry)
@@ -32,7 +32,7 @@ class Instruments:
         self.store_commits = Histogram(commits.name, commits.help, registry=self.registry, buckets=COMMIT_SECONDS)
 
     def add(self, collector: Collector) -> None:
-        """Export what `collector` collects, too."""
+        """Export also what `collector` collects."""
         self.registry.register(collector)
 
     def _counter(self, name: str) -> Counter:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from monitor.service.counts import COUNTS
-from monitor.service.errors import UnstorableItemError
-from monitor.service.registration import how_to_raise, shortened
+from monitor.service.errors import UnstorableItemError, how_to_raise, shortened
+from monitor.service.families import COUNTS
 from monitor.service.schema import MAX_INTEGER
 from monitor.service.settings import ServiceSettings
 from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
@@ -74,7 +73,7 @@ class ItemCheck:
             _check_amount(name, value)
 
     def _check_training_log(self, log: TrainingLog) -> None:
-        # Values may be NaN or infinite: a loss that is, is what the user needs to see.
+        # NaN and infinity are accepted: a loss that has become one is what the user needs to see.
         _check_when(log.step, "logged_at", log.logged_at)
         allowed = self._settings.max_training_metrics
         if len(log.metrics) > allowed:

@@ -1,4 +1,4 @@
-"""The runs of a service as a table in the terminal, asked for by gRPC."""
+"""The runs of a service as a table in the terminal, queried over gRPC."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def print_runs(target: str) -> None:
         runs = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS).runs
     table = Table(*(Column(name, overflow="fold") for name in _COLUMNS))
     for run in runs:
-        # As plain text: names may hold what Rich takes for markup.
+        # As plain text: names may contain what Rich takes for markup.
         table.add_row(*map(Text, _row(run)))
     Console().print(table if runs else Text(f"{target} knows no run yet"))
 

@@ -88,16 +88,16 @@ class LiveRun:
             return RunState.FINISHED if self.finish.outcome == Finish.OUTCOME_FINISHED else RunState.FAILED
         if now - self.heard_at > settings.lost_after_seconds:
             return RunState.LOST
-        # A resumed run has to load before it can observe: its time starts when it registered.
+        # A resumed run has to load before it can observe: its clock starts at the registration.
         progress_at = max(self.registered_at, self.observation_heard_at or 0.0)
         return RunState.STALLED if now - progress_at > settings.stalled_after_seconds else RunState.RUNNING
 
     def ended_before(self, time: float, now: float, settings: ServiceSettings) -> bool:
-        """Say whether the run has finished, failed or been lost, and was last heard of before `time`."""
+        """Return whether the run has finished, failed or been lost, and was last heard of before `time`."""
         return self.heard_at < time and self.state(now, settings) not in (RunState.RUNNING, RunState.STALLED)
 
     def supersedes(self, position: Position) -> bool:
-        """Say whether a later attempt went on from before this item."""
+        """Return whether a later attempt resumed from before this item."""
         return any(
             attempt > position.attempt and registration.resumed_from_step < position.step
             for attempt, registration in self.registrations.items()

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-import monitor
 from monitor.service.families import FAMILIES, PREFIX
 from monitor.service.labels import criterion_label, group_labels, metric_labels
 from monitor.service.live import LiveRun, LiveRuns, RunState
 from monitor.service.series import GroupArray, group_arrays, roll_up
 from monitor.service.settings import ServiceSettings
+from monitor.version import __version__
 from monitor.wire import PROTOCOL_VERSION
 
 Labels = dict[str, str]
@@ -44,7 +44,7 @@ class LiveCollector(Collector):
         self._add_groups(families, detailed)
         families.add("runs", {}, len(runs))
         families.add("series_budget", {}, self._settings.series_budget)
-        build = {"version": monitor.__version__, "protocol_version": str(PROTOCOL_VERSION)}
+        build = {"version": __version__, "protocol_version": str(PROTOCOL_VERSION)}
         families.add("build_info", build, 1)
         return families.with_series()
 

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from monitor.service.errors import LimitError, StoreError, UnknownRunError, UnstorableItemError
+from monitor.service.errors import LimitError, StoreError, UnknownRunError, UnstorableItemError, shortened
 from monitor.service.instruments import Instruments
 from monitor.service.items import ItemCheck
 from monitor.service.live import LiveRuns, from_store
-from monitor.service.registration import check_registration, shortened
+from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
 from monitor.service.stored import Position, StoredItem
@@ -35,7 +35,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Outcome:
     """What became of an item: stored now or earlier, or rejected for a reason."""
 
     sequence: int
@@ -86,8 +86,8 @@ class Recorder:
             )
         return Attempt(run_id, attempt, ItemCheck(run.registrations[attempt], self._settings))
 
-    async def record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Verdict]:
-        """Record the items in one transaction, and say of each, in their order, what became of it."""
+    async def record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Outcome]:
+        """Record the items in one transaction, and return what became of each, in their order."""
         return await self._in_thread(lambda: self._record(attempt, batch, heartbeat))
 
     async def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
@@ -95,7 +95,7 @@ class Recorder:
         return await self._in_thread(lambda: self._store.history(run_id, after, limit, kind))
 
     async def ping(self) -> None:
-        """Ask the store for a sign of life."""
+        """Query the store, to see that it answers."""
         await self._in_thread(self._store.ping)
 
     async def close(self) -> None:
@@ -120,13 +120,13 @@ class Recorder:
         self._instruments.registrations.inc()
         run = self.live.get(registration.run_id)
         if run is None or registration.attempt not in run.registrations:
-            # It may supersede what was the latest observation.
+            # It may supersede the latest observation.
             self.live.put(from_store(self._store.run(registration.run_id)))
         return last
 
-    def _record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Verdict]:
-        verdicts = [self._judge(attempt, item) for item in batch]
-        good = [item for item, verdict in zip(batch, verdicts, strict=True) if verdict.rejected is None]
+    def _record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Outcome]:
+        outcomes = [self._judge(attempt, item) for item in batch]
+        good = [item for item, outcome in zip(batch, outcomes, strict=True) if outcome.rejected is None]
         now = time.time()
         with self._instruments.store_commits.time():
             new = self._store.add(attempt.run_id, attempt.number, good, heartbeat, now)
@@ -134,19 +134,19 @@ class Recorder:
         stored = [first[sequence] for sequence in sorted(new)]
         observed = any(item.HasField("observation") for item in good)
         self.live.record(attempt.run_id, attempt.number, stored, observed=observed, heartbeat=heartbeat, now=now)
-        self._count(verdicts, good, new)
-        return verdicts
+        self._count(outcomes, good, new)
+        return outcomes
 
-    def _judge(self, attempt: Attempt, item: Item) -> Verdict:
+    def _judge(self, attempt: Attempt, item: Item) -> Outcome:
         try:
             attempt.check.check(item)
         except UnstorableItemError as error:
             if error.limit:
                 self._instruments.limit_hits.labels(error.limit).inc()
-            return Verdict(item.sequence, str(error))
-        return Verdict(item.sequence)
+            return Outcome(item.sequence, str(error))
+        return Outcome(item.sequence)
 
-    def _count(self, verdicts: list[Verdict], good: list[Item], new: set[int]) -> None:
+    def _count(self, outcomes: list[Outcome], good: list[Item], new: set[int]) -> None:
         self._instruments.items_stored.inc(len(new))
         self._instruments.items_duplicate.inc(len(good) - len(new))
-        self._instruments.items_rejected.inc(len(verdicts) - len(good))
+        self._instruments.items_rejected.inc(len(outcomes) - len(good))

@@ -9,7 +9,8 @@ from monitor.service.errors import (
     ContradictingRegistrationError,
     IncomparableAttemptError,
     InvalidRegistrationError,
-    LimitError,
+    over_limit,
+    shortened,
 )
 from monitor.service.schema import MAX_INTEGER
 from monitor.service.settings import ServiceSettings
@@ -19,7 +20,6 @@ VISIBLE_DTYPES = ("bfloat16", "float16", "float32")
 
 # What makes the counts of two attempts comparable.
 _COMPARABLE = ("groups", "criterion", "visible_dtype", "base.fingerprint")
-_SHOWN_CHARACTERS = 80
 _SHOWN_FIELDS = 6
 
 
@@ -92,16 +92,6 @@ def _check_sizes(registration: Registration, settings: ServiceSettings) -> None:
             raise over_limit(
                 f"{shortened(text)} of {len(text)} characters", settings.max_label_length, "max_label_length"
             )
-
-
-def over_limit(given: str, allowed: int, limit: str) -> LimitError:
-    """Return the error for something that is larger than the setting `limit` allows."""
-    return LimitError(f"{given} given; this service allows {allowed}. {how_to_raise(limit)}", limit)
-
-
-def how_to_raise(limit: str) -> str:
-    """Return the sentence that tells what to do about a limit."""
-    return f"Send less, or start the service with a larger --{limit.replace('_', '-')}"
 
 
 def _texts(registration: Registration) -> Iterable[str]:
@@ -206,9 +196,3 @@ def _contrast(field: str, stored: object, new: object) -> str:
         index = next(i for i, (old, young) in enumerate(zip(stored, new, strict=True)) if old != young)
         field, stored, new = f"{field}[{index}]", stored[index], new[index]
     return f"{field} ({shortened(stored)} stored, {shortened(new)} given)"
-
-
-def shortened(value: object) -> str:
-    """Return a value for a message, on one line and not too long."""
-    text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

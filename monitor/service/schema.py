@@ -39,7 +39,7 @@ metadata = MetaData()
 
 schema_version = Table("sparsity_monitor_schema", metadata, Column("version", Integer, nullable=False))
 
-# Times are the service's own clock: those of the sender are inside the serialized messages.
+# Times are by the service's own clock; the sender's are inside the serialized messages.
 attempts = Table(
     "attempts",
     metadata,
@@ -65,7 +65,7 @@ items = Table(
     Column("time", Double, nullable=False),
     Column("item", LargeBinary, nullable=False),
     ForeignKeyConstraint(["run_id", "attempt"], ["attempts.run_id", "attempts.attempt"]),
-    # The first serves the history of a run, the second its latest observation without reading the logs between.
+    # The first index serves a run's history, the second its latest observation without reading the logs in between.
     Index("items_by_step", "run_id", "step", "attempt", "sequence"),
     Index("items_by_kind", "run_id", "kind", "step", "attempt", "sequence"),
 )
@@ -120,7 +120,7 @@ def _prepare(connection: Connection, shown_url: str) -> None:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "postgresql":
-        # Every wait is bounded, so that a database that went away stops neither the service nor its shutdown.
+        # Every wait is bounded, so that a database that is gone blocks neither the service nor its shutdown.
         arguments = {
             "connect_timeout": _WAIT_SECONDS,
             "tcp_user_timeout": _WAIT_SECONDS * 1000,

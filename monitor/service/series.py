@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from monitor.service.counts import COUNTS
+from monitor.service.families import COUNTS
 from monitor.service.live import LiveRun
 
 

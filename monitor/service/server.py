@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
 
-# A request that is too large is answered with what to do about it. gRPC itself drops only what is larger still.
+# The service answers a request that is too large with what to do about it; gRPC refuses only much larger ones.
 _TRANSPORT_FACTOR = 4
 
 
@@ -87,9 +87,9 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
         async with contextlib.AsyncExitStack() as stack:
             http_socket = stack.enter_context(_bound(settings.http_address))
             grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest))
-            app = build_app(settings, recorder, ingest, instruments)
+            app = build_app(settings, recorder, instruments, lambda: ingest.serving)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds))
-            # First of all to happen at the end: /readyz says no, and streams end.
+            # Runs first at the end: /readyz answers 503, and streams end.
             stack.callback(ingest.stop)
             yield Listening(grpc_address, _address_of(http_socket), hide_password(settings.store_url))
     finally:
@@ -120,9 +120,9 @@ async def _grpc_server(settings: ServiceSettings, ingest: Ingest) -> AsyncIterat
 def _grpc_options(settings: ServiceSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", _TRANSPORT_FACTOR * settings.max_request_bytes),
-        # Without it a second service would share the port, and get half of the streams.
+        # Otherwise a second service could bind the same port, and receive half of the streams.
         ("grpc.so_reuseport", 0),
-        # Finds senders that vanished, and keeps a quiet stream open through whatever stands between.
+        # Detects dead senders, and keeps idle streams open through proxies and NAT.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -131,7 +131,7 @@ def _grpc_options(settings: ServiceSettings) -> list[tuple[str, int]]:
 
 
 class _HttpServer(uvicorn.Server):
-    """uvicorn in a loop that is not its own: signals are not its business, and it says when it has started."""
+    """uvicorn in a loop that is not its own: it leaves signals alone, and sets `up` when it has started."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

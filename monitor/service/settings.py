@@ -43,7 +43,7 @@ class ServiceSettings(BaseModel):
         pydantic.ValidationError: a value cannot work; the message says what was given, what was expected, what to do.
     """
 
-    # A validation error would otherwise repeat the store URL with its password.
+    # Otherwise a validation error would show the store URL with its password.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     grpc_address: str = Field("127.0.0.1:50051", description="host:port where training runs report to, by gRPC")
@@ -94,7 +94,7 @@ class ServiceSettings(BaseModel):
     @field_validator("store_url")
     @classmethod
     def _is_store_url(cls, url: str) -> str:
-        # Here, because the command line reads this model for its options, whatever the command.
+        # Imported here: every command reads this model for its options, and only `serve` needs SQLAlchemy.
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import ArgumentError
 

@@ -12,8 +12,8 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.service import history
-from monitor.service.errors import StoreError, TooManyRunsError
-from monitor.service.registration import check_agreement, how_to_raise
+from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
+from monitor.service.registration import check_agreement
 from monitor.service.schema import MAX_INTEGER, attempts, first_line, items, open_engine
 from monitor.service.settings import hide_password
 from monitor.service.stored import Position, StoredItem, StoredRun
@@ -26,7 +26,7 @@ class Store:
     """Items, attempts and heartbeats.
 
     Raises, from every method:
-        StoreError: the database did not do what it was asked; nothing of the call is stored.
+        StoreError: the database failed; nothing of the call is stored.
     """
 
     def __init__(self, url: str) -> None:

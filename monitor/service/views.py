@@ -15,7 +15,8 @@ from monitor.service.api import (
     Sparsities,
     ToleranceJson,
 )
-from monitor.service.counts import COUNTS, Totals, add_up, sparsity
+from monitor.service.counts import Totals, add_up, sparsity
+from monitor.service.families import COUNTS
 from monitor.service.labels import criterion_label, group_labels
 from monitor.service.live import LiveRun
 from monitor.service.settings import ServiceSettings

@@ -60,7 +60,7 @@ class MonitorServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def RegisterRun(self, request, context):
-        """Announce one attempt of a run, before its first item. Sending the same registration again is fine.
+        """Registers one attempt of a run, before its first item. Idempotent: the same registration may be sent again.
         INVALID_ARGUMENT: a field is missing or out of its limits.
         FAILED_PRECONDITION: the protocol versions differ, or the run measured something else in an earlier attempt.
         ALREADY_EXISTS: this attempt is registered with other contents.

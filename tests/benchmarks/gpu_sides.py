@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from monitor.observe.base_mode import free_bytes
+from monitor.observe.base.mode import free_bytes
 from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment
-from monitor.observe.kernels.streamed import StreamedBase
+from monitor.observe.kernels.streamed_base import StreamedBase
 from monitor.observe.observer import UpdateObserver
 from tests.benchmarks.shapes import ARCHITECTURES, Weights
 
@@ -207,7 +207,7 @@ def _interpreted(side: Side) -> Kernel:
 
 
 def _quiet_kernel() -> Kernel:
-    from monitor.observe.kernels.launch import TritonKernel
+    from monitor.observe.kernels.gpu import TritonKernel
 
     kernel = TritonKernel()
 

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from monitor.grafana.managed_rules import DATASOURCE_UID
-from monitor.grafana.provisioning_files import DASHBOARD_DIRECTORY, data_sources
-
-from .test_generated import DEPLOY
+from monitor.grafana.addresses import DATASOURCE_UID
+from monitor.grafana.files.provisioning import DASHBOARD_DIRECTORY, data_sources
+from tests.deploy.test_generated import DEPLOY
 
 TEXT = (DEPLOY / "compose.yaml").read_text("utf-8")
 COMPOSE = yaml.safe_load(TEXT)

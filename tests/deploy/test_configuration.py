@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.deploy.test_generated import DEPLOY
 from tests.grafana.binaries import binary, check
-
-from .test_generated import DEPLOY
 
 
 @pytest.mark.parametrize("name", ["prometheus.yml", "prometheus.bare-metal.yml"])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from monitor.grafana.generate import generated_files
-from monitor.grafana.settings import AlertSettings
-from monitor.grafana.written import COMMAND
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.files.generate import generated_files
+from monitor.grafana.files.text import COMMAND
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 GENERATED = generated_files(AlertSettings())

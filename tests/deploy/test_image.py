@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from .test_generated import DEPLOY
+from tests.deploy.test_generated import DEPLOY
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
 _WITHOUT = """

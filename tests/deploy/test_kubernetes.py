@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from .test_generated import DEPLOY
+from tests.deploy.test_generated import DEPLOY
 
 DIRECTORY = DEPLOY / "kubernetes"
 KUSTOMIZATION = yaml.safe_load((DIRECTORY / "kustomization.yaml").read_text("utf-8"))

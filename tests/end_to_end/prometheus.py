@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.running import eventually
+from tests.eventually import eventually
 
 _CONFIGURATION = """
 global:

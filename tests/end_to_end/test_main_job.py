@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 from monitor import SparsityCallback
 from tests.counting import changed_by_group
 from tests.end_to_end.prometheus import Prometheus
-from tests.service.running import ServiceProcess, eventually
+from tests.eventually import eventually
+from tests.service.running import ServiceProcess
 from tests.tiny import TRAINERS, common_arguments, sft_trainer
 
 # One that imitates, one that prefers, one that explores; tests/matrix goes through all trainers.

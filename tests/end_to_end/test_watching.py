@@ -15,11 +15,12 @@ from transformers import TrainerCallback
 
 from monitor import SparsityCallback
 from monitor.grafana.addresses import RUN_UID
-from monitor.grafana.managed_rules import managed_rules
+from monitor.grafana.rules.managed_rules import managed_rules
 from tests.end_to_end.panel_queries import boards, choices, without_data
 from tests.end_to_end.reported_run import reporting
 from tests.end_to_end.watching import QUICK, Watching, watching
-from tests.service.running import ServiceProcess, eventually
+from tests.eventually import eventually
+from tests.service.running import ServiceProcess
 from tests.tiny import common_arguments, grpo_trainer, sft_trainer
 
 _SECONDS = 60

@@ -17,10 +17,10 @@ import httpx
 import pytest
 import yaml
 
-from monitor.grafana.prometheus_rules import prometheus_rules
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.rules.prometheus_rules import prometheus_rules
 from tests.end_to_end.prometheus import Prometheus, free_port, running_prometheus
-from tests.service.running import eventually
+from tests.eventually import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

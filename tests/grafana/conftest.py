@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .stand_in import StandIn, running
+from tests.grafana.apply.stand_in import StandIn, running
 
 
 @pytest.fixture

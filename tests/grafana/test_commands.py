@@ -8,8 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monitor.grafana.commands import grafana_commands
-
-from .stand_in import ADMIN, StandIn
+from tests.grafana.apply.stand_in import ADMIN, StandIn
 
 
 def _run(*arguments: str) -> tuple[int, str]:

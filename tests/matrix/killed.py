@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback
 
 from monitor import SparsityCallback
 from monitor.report.spool import Spool
-from tests.service.running import eventually
+from tests.eventually import eventually
 from tests.tiny import common_arguments, sft_trainer
 
 STEPS, SAVE_STEPS = 8, 4

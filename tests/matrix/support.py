@@ -1,18 +1,9 @@
-"""What the monitor runs on, each row with the test that proves it: README's table.
-
-`python -m tests.matrix.support` writes the table into README.md.
-"""
+"""What the monitor runs on, each row with the test that proves it: the table of tests/matrix/README.md."""
 
 from __future__ import annotations
 
-import re
+import posixpath
 from dataclasses import dataclass
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent.parent
-README = ROOT / "README.md"
-COMMAND = "python -m tests.matrix.support"
-BEGIN, END = "<!-- support table: begin -->", "<!-- support table: end -->"
 
 # The trainers of tests/tiny.py, as people call them.
 TRAINER_NAMES = {
@@ -48,7 +39,7 @@ class Row:
 
     def markdown(self) -> str:
         file, _ = self.test.split("::")
-        return f"| {self.what} | [{self.answer}]({file}) | {self.why} |"
+        return f"| {self.what} | [{self.answer}]({posixpath.relpath(file, 'tests/matrix')}) | {self.why} |"
 
 
 _TRAINERS = "tests/matrix/test_trainers.py"
@@ -59,7 +50,7 @@ _REFUSED = "tests/matrix/test_refusals.py"
 _PARALLEL = "tests/parallel/test_trainers.py"
 _PLACED = "tests/parallel/test_placement.py"
 _ADAPTED = "tests/test_adapters_training.py"
-_EFFECTIVE = "tests/observe/test_adapters.py"
+_EFFECTIVE = "tests/observe/weights/test_adapters.py"
 _CALLBACK = "tests/test_callback.py"
 
 SECTIONS: dict[str, list[Row]] = {
@@ -337,33 +328,8 @@ SECTIONS: dict[str, list[Row]] = {
 
 
 def as_markdown() -> str:
-    """Return the table, as it is between the two marks in README.md."""
+    """Return the table, with links as they are from tests/matrix."""
     lines = ["| what | | |", "|---|---|---|"]
     for section, rows in SECTIONS.items():
         lines += [f"| **{section}** | | |", *(row.markdown() for row in rows)]
     return "\n".join(lines)
-
-
-def table_in(text: str) -> str:
-    """Return what is between the marks.
-
-    Raises:
-        ValueError: they are not there, once each and in order.
-    """
-    found = re.findall(f"{re.escape(BEGIN)}\n(.*?)\n?{re.escape(END)}", text, re.DOTALL)
-    if len(found) != 1:
-        raise ValueError(f"README.md has {len(found)} places for the support table; expected {BEGIN} and {END} once.")
-    table: str = found[0]
-    return table
-
-
-def write_into(readme: Path) -> None:
-    """Put the table between the marks."""
-    text = readme.read_text()
-    table_in(text)
-    before, rest = text.split(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{as_markdown()}\n{END}{rest.split(END)[1]}")
-
-
-if __name__ == "__main__":
-    write_into(README)

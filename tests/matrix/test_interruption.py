@@ -19,10 +19,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from monitor import Observation, SparsityCallback, UpdateMask
 from monitor.report.spool import Spool
 from tests.counting import bfloat16_bits, changed_by_group
+from tests.eventually import eventually
 from tests.matrix.killed import SAVE_STEPS, STEPS, make_trainer
 from tests.matrix.runs import counts, recording
 from tests.parallel.trainings import train_together
-from tests.service.running import Client, eventually, service_in_thread
+from tests.service.running import Client, service_in_thread
 from tests.tiny import common_arguments, sft_trainer, token_data
 
 

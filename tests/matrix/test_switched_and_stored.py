@@ -9,9 +9,10 @@ import pytest
 from transformers import Trainer
 
 from monitor import SparsityCallback
+from tests.eventually import eventually
 from tests.matrix.models import dense
 from tests.matrix.test_requires_grad import FIRST_LAYER, Switch, make_trainer, without_first_layer
-from tests.service.running import Client, eventually, service_in_thread
+from tests.service.running import Client, service_in_thread
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from monitor.observe.mask import UpdateMask
+from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.observer import UpdateObserver
 from tests.gpu.target import DEVICE, full_or_small, needs_gpu, nobody_waits
 

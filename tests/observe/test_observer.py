@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from monitor.errors import ConfigurationError, MaskMismatchError
-from monitor.observe.mask import MaskMetadata, UpdateMask
+from monitor.observe.masks.mask import MaskMetadata, UpdateMask
 from monitor.observe.observer import UpdateObserver
 
 

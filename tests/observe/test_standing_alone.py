@@ -93,6 +93,6 @@ def test_weights_are_measured_with_torch_triton_and_numpy_alone() -> None:
 def test_tests_of_the_kernel_on_a_gpu_want_pytest_and_hypothesis_beside_these() -> None:
     modules = (
         "tests.gpu.target,tests.observe.kernels.cases,tests.observe.kernels.test_gpu,"
-        "tests.observe.test_beside_training,tests.observe.test_mask_on_gpu,tests.benchmarks.observe"
+        "tests.observe.test_beside_training,tests.observe.masks.test_mask_on_gpu,tests.benchmarks.observe"
     )
     assert alone("torch,triton,numpy,pytest,hypothesis", _TESTS, modules) == "imported\n"

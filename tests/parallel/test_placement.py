@@ -20,16 +20,16 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Partial
 
 from monitor.errors import ConfigurationError, MaskFileError, SparsityMonitorError, UnsupportedModelError
-from monitor.observe import base as base_weights
-from monitor.observe import base_mode
-from monitor.observe.groups import clean_name
-from monitor.observe.mask import UpdateMask
-from monitor.observe.mask_file import MaskFile
-from monitor.observe.measured import MeasuredWeights
+from monitor.observe.base import mode as base_mode
+from monitor.observe.base import weights as base_weights
+from monitor.observe.masks.file import MaskFile
+from monitor.observe.masks.mask import UpdateMask
+from monitor.observe.masks.references import ReferenceMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
-from monitor.observe.references import ReferenceMask
+from monitor.observe.weights.groups import clean_name
+from monitor.observe.weights.measured import MeasuredWeights
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import GROUP_TIMEOUT, run_together
 

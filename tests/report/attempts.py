@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 import torch
@@ -13,7 +16,9 @@ from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
+from monitor.report.spool import Spool, SpooledAttempt
 from monitor.wire import monitor_pb2 as pb
+from tests.eventually import eventually
 from tests.service.running import Client
 
 # A port on which nothing listens: TCP port 1 belongs to a service that no system runs.
@@ -55,6 +60,33 @@ def report_some(reporter: Reporter, observed: ObservedModel, observations: int) 
         reporter.report(observed.train_and_observe())
 
 
+def spooled(reporter: Reporter) -> SpooledAttempt:
+    """What the spool on disk knows of a reporter's attempt now."""
+    with closing(Spool(reporter.directory)) as spool:
+        return spool.attempt(reporter.key)
+
+
+def uploader_of(reporter: Reporter) -> int:
+    """The process id of a reporter's uploader, which the writer thread starts."""
+    eventually(lambda: reporter.uploader_pid is not None)
+    assert reporter.uploader_pid is not None
+    return reporter.uploader_pid
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait for an uploader to end; the writer thread collects its status, now or earlier."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def kill_uploader(reporter: Reporter) -> int:
+    """Kill a reporter's uploader, and return the process id that it had."""
+    pid = uploader_of(reporter)
+    os.kill(pid, signal.SIGKILL)
+    wait_for_end(pid)
+    return pid
+
+
 def steps(client: Client, run_id: str) -> list[int]:
     """The steps of all observations that the service has of a run, in the order in which it gives them."""
     entries = client.history(run_id)
@@ -65,7 +97,8 @@ _SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from monitor.report.reporter import Reporter
-from tests.report.attempts import ObservedModel
+from tests.eventually import eventually
+from tests.report.attempts import ObservedModel, spooled
 
 observed = ObservedModel()
 reporter = Reporter(observed.registration("{run_id}"), Path("{directory}"), "{target}")

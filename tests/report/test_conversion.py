@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from monitor.observe.mask import UpdateMask
+from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.observer import UpdateObserver
 from monitor.report.conversion import criterion_message, numeric_metrics, observation_message
 from monitor.report.registration import registration_message

@@ -4,7 +4,10 @@ import logging
 import math
 import os
 import shutil
-import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,16 +16,26 @@ from monitor.errors import ConfigurationError, ReportingError, SpoolError
 from monitor.report.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.spool import EXIT_NOT_DELIVERED, Spool
+from monitor.report.spool import SPOOL_FILE, Spool
 from monitor.wire import monitor_pb2 as pb
-from tests.report.attempts import NOWHERE, ObservedModel, report_some, run_script, steps
-from tests.service.running import Client, eventually, service_in_thread
+from tests.eventually import eventually
+from tests.report.attempts import (
+    NOWHERE,
+    ObservedModel,
+    kill_uploader,
+    report_some,
+    run_script,
+    spooled,
+    steps,
+    uploader_of,
+    wait_for_end,
+)
+from tests.service.running import Client, service_in_thread
 
 
 def end_uploader(reporter: Reporter) -> None:
     """Kill an uploader that a closed reporter left to go on by itself."""
-    os.kill(reporter._uploader.pid, signal.SIGKILL)
-    os.waitpid(reporter._uploader.pid, 0)
+    os.waitpid(kill_uploader(reporter), 0)
 
 
 def test_what_is_reported_arrives_once_and_in_order(client: Client, observed: ObservedModel, directory: Path) -> None:
@@ -84,7 +97,7 @@ def test_an_unreachable_service_is_told_once_and_nothing_is_lost(
 ) -> None:
     caplog.set_level(logging.WARNING)
     reporter = Reporter(observed.registration(), directory, NOWHERE)
-    eventually(lambda: reporter._spool.attempt(reporter.key).problem != "")
+    eventually(lambda: spooled(reporter).problem != "")
     report_some(reporter, observed, 3)
     reporter.finish(3)
     assert not reporter.close(timeout=0)
@@ -95,16 +108,6 @@ def test_an_unreachable_service_is_told_once_and_nothing_is_lost(
     end_uploader(reporter)
     assert push(directory, client.listening.grpc_address, patience_seconds=10) == 4
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
-
-
-def test_a_problem_is_told_once_whatever_address_of_the_host_was_tried_last(
-    observed: ObservedModel, directory: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    reporter = Reporter(observed.registration(), directory, None)
-    for detail in ("ipv4:127.0.0.1:1: refused", "ipv6:[::1]:1: refused", "ipv4:127.0.0.1:1: refused"):
-        reporter._tell_problem(f"cannot reach the service at localhost:1: {detail}")
-    assert len(caplog.records) == 1
-    reporter.close(timeout=0)
 
 
 def test_what_the_spool_cannot_hold_is_told_but_not_each_time(
@@ -126,8 +129,7 @@ def test_a_directory_that_vanishes_does_not_raise_into_the_training(
     client: Client, observed: ObservedModel, directory: Path
 ) -> None:
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
-    reporter._uploader.kill()
-    reporter._uploader.wait()
+    kill_uploader(reporter)
     shutil.rmtree(directory)
     assert not reporter.close(timeout=0)
 
@@ -137,10 +139,10 @@ def test_a_service_that_starts_later_gets_everything(observed: ObservedModel, di
         address = client.listening.grpc_address
     reporter = Reporter(observed.registration(), directory, address)
     report_some(reporter, observed, 2)
-    eventually(lambda: reporter._spool.attempt(reporter.key).problem != "")
+    eventually(lambda: spooled(reporter).problem != "")
     with service_in_thread(tmp_path / "store.db", grpc_address=address) as client:
         report_some(reporter, observed, 2)
-        eventually(lambda: reporter._spool.attempt(reporter.key).problem == "")
+        eventually(lambda: spooled(reporter).problem == "")
         reporter.finish(4)
         assert reporter.close(timeout=60)
         assert steps(client, reporter.key.run_id) == [1, 2, 3, 4]
@@ -150,8 +152,7 @@ def test_an_uploader_that_is_killed_is_started_again(client: Client, observed: O
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
     report_some(reporter, observed, 1)
     eventually(lambda: client.metric("run_step", run=reporter.key.run_id) == 1)
-    reporter._uploader.kill()
-    reporter._uploader.wait()
+    kill_uploader(reporter)
     report_some(reporter, observed, 2)
     reporter.finish(3)
     assert reporter.close(timeout=60)
@@ -161,8 +162,7 @@ def test_an_uploader_that_is_killed_is_started_again(client: Client, observed: O
 def test_a_killed_training_process_has_delivered_what_it_committed(client: Client, directory: Path) -> None:
     # Killed only once the writer thread has committed: what is being handed over may be missing.
     end = """
-while reporter._spool.attempt(reporter.key).last_sequence < 3:
-    pass
+eventually(lambda: spooled(reporter).last_sequence == 3)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert run_script(end, "killed", directory, client.listening.grpc_address).returncode == -9
@@ -217,7 +217,41 @@ def test_two_processes_do_not_share_a_directory(observed: ObservedModel, client:
     script = run_script("", "second", directory, client.listening.grpc_address)
     assert script.returncode == 1
     assert "another training process reports from" in script.stderr
+    # The lock comes first: no attempt is begun that nobody would report.
+    with closing(Spool(directory)) as spool:
+        assert [attempt.key for attempt in spool.attempts()] == [reporter.key]
     reporter.close(timeout=0)
+
+
+def test_a_spool_that_cannot_be_written_is_one_clear_error_and_leaves_the_directory_free(
+    observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.report.spool._BUSY_SECONDS", 0.01)
+    Spool(directory).close()
+    other = sqlite3.connect(directory / SPOOL_FILE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(SpoolError, match=r"cannot keep observations in .*database is locked.*give another one"):
+        Reporter(observed.registration("locked"), directory, None)
+    assert not lock_is_held(directory)
+    other.close()
+    reporter = Reporter(observed.registration("locked"), directory, None)
+    assert reporter.key.attempt == 1
+    reporter.close(timeout=0)
+
+
+def lock_is_held(directory: Path) -> bool:
+    """Whether this process holds the lock of the directory, as another process sees it."""
+    code = (
+        "import sys, pathlib; from monitor.report.locks import TrainerWatch; "
+        "sys.exit(TrainerWatch(pathlib.Path(sys.argv[1])).is_alive())"
+    )
+    return bool(subprocess.run([sys.executable, "-c", code, str(directory)], check=False).returncode)
+
+
+def test_a_directory_that_cannot_be_made_is_a_clear_error(observed: ObservedModel, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SpoolError, match=r"cannot keep observations in .*file/spool.*directory"):
+        Reporter(observed.registration(), tmp_path / "file" / "spool", None)
 
 
 def test_strict_start_names_an_unreachable_service(observed: ObservedModel, directory: Path) -> None:
@@ -244,8 +278,11 @@ def test_a_contradicting_registration_is_told_and_kept(
         second.wait_until_registered(timeout=60)
     report_some(second, other, 1)
     second.finish(1)
-    assert second._uploader.wait(timeout=60) == EXIT_NOT_DELIVERED
+    refused = uploader_of(second)
+    wait_for_end(refused)
     assert not second.close()
+    # Not started again: it would be refused again.
+    assert second.uploader_pid == refused
     assert Spool(tmp_path / "b").attempt(second.key).unsent == 2
     assert steps(client, first.key.run_id) == [1]
 

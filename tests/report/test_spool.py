@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_what_is_committed_is_there_for_another_process(spool: Spool, tmp_path: 
 
 
 def test_a_batch_is_committed_whole_or_not_at_all(spool: Spool) -> None:
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(SpoolError, match=r"cannot keep observations.*NOT NULL"):
         spool.append(KEY, [(1, b"a"), (2, None)])
     assert spool.unsent(KEY, after=0, limit=9) == []
 
@@ -62,11 +63,41 @@ def test_a_commit_that_finds_the_file_locked_can_be_tried_again(
     reader = sqlite3.connect(tmp_path / SPOOL_FILE)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM attempts").fetchall()
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
+    with pytest.raises(SpoolError, match="locked"):
         spool.append(KEY, [(1, b"a")])
     reader.close()
     spool.append(KEY, [(1, b"a")])
     assert spool.unsent(KEY, after=0, limit=9) == [(1, b"a")]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda spool: spool.latest_attempt("run"),
+        lambda spool: spool.begin(AttemptKey("run", 2), b"registration"),
+        lambda spool: spool.append(KEY, [(1, b"a")]),
+        lambda spool: spool.newest(),
+        lambda spool: spool.attempts(),
+        lambda spool: spool.attempt(KEY),
+        lambda spool: spool.unsent(KEY, after=0, limit=1),
+        lambda spool: spool.larger_than(KEY, 1),
+        lambda spool: spool.acknowledge(KEY, 1),
+        lambda spool: spool.reject(KEY, 1, "malformed"),
+        lambda spool: spool.set_registered(KEY),
+        lambda spool: spool.set_problem(KEY, "away"),
+    ],
+)
+def test_trouble_with_the_file_is_a_spool_error_whatever_is_asked(
+    use: Callable[[Spool], object], spool: Spool, tmp_path: Path
+) -> None:
+    (tmp_path / SPOOL_FILE).write_bytes(b"something else " * 1000)
+    with pytest.raises(SpoolError, match=r"cannot keep observations in .*not a database.*give another one"):
+        use(spool)
+
+
+def test_an_attempt_that_began_elsewhere_is_a_spool_error(spool: Spool) -> None:
+    with pytest.raises(SpoolError, match="does not hold attempt 2 of run 'run'"):
+        spool.attempt(AttemptKey("run", 2))
 
 
 def test_the_training_process_wins_over_its_presumed_end(spool: Spool) -> None:

@@ -11,8 +11,19 @@ from monitor.report.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool import Spool
-from tests.report.attempts import NOWHERE, ObservedModel, report_some, run_script, steps
-from tests.service.running import COMMAND, Client, eventually
+from monitor.report.uploader_process import UPLOADER_LOG
+from tests.eventually import eventually
+from tests.report.attempts import (
+    NOWHERE,
+    ObservedModel,
+    kill_uploader,
+    report_some,
+    run_script,
+    spooled,
+    steps,
+    uploader_of,
+)
+from tests.service.running import COMMAND, Client
 
 
 def test_a_training_that_starts_again_with_another_target_reports_to_that_one(
@@ -20,8 +31,7 @@ def test_a_training_that_starts_again_with_another_target_reports_to_that_one(
 ) -> None:
     """What an uploader does that still tries to reach the wrong service, while its own training is long gone."""
     end = """
-while not reporter._spool.attempt(reporter.key).problem:
-    pass
+eventually(lambda: spooled(reporter).problem != "")
 """
     assert run_script(end, "mistaken", directory, NOWHERE).returncode == 0
     lock = ProcessLock(directory / UPLOADER_LOCK)
@@ -40,7 +50,7 @@ def test_a_later_attempt_in_the_same_process_reports_to_its_own_target(
 ) -> None:
     first = Reporter(observed.registration(), directory, NOWHERE)
     report_some(first, observed, 1)
-    eventually(lambda: first._spool.attempt(first.key).problem != "")
+    eventually(lambda: spooled(first).problem != "")
     first.finish(1)
     assert not first.close(timeout=0)
     again = ObservedModel()
@@ -49,7 +59,7 @@ def test_a_later_attempt_in_the_same_process_reports_to_its_own_target(
     second.finish(1)
     assert second.close(timeout=60)
     assert steps(client, first.key.run_id) == steps(client, second.key.run_id) == [1]
-    os.waitpid(first._uploader.pid, 0)
+    os.waitpid(uploader_of(first), 0)
 
 
 def test_push_ends_when_its_patience_does_although_the_training_goes_on(
@@ -57,7 +67,7 @@ def test_push_ends_when_its_patience_does_although_the_training_goes_on(
 ) -> None:
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 1)
-    eventually(lambda: reporter._spool.attempt(reporter.key).unsent == 1)
+    eventually(lambda: spooled(reporter).unsent == 1)
     pushed = subprocess.run(
         [COMMAND, "push", str(directory), "--target", NOWHERE, "--patience-seconds", "0"],
         capture_output=True,
@@ -76,7 +86,7 @@ def test_push_delivers_what_a_live_training_has_observed_and_leaves_it_alive(
     reporter = Reporter(observed.registration(), directory, None)
     for observations in (2, 1):
         report_some(reporter, observed, observations)
-        eventually(lambda: reporter._spool.attempt(reporter.key).last_sequence == observed.step)
+        eventually(lambda: spooled(reporter).last_sequence == observed.step)
         command = [COMMAND, "push", str(directory), "--target", client.listening.grpc_address]
         pushed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert pushed.stdout.startswith(f"delivered {observations} items"), pushed.stderr
@@ -89,19 +99,19 @@ def test_a_full_disk_does_not_end_the_uploader(client: Client, observed: Observe
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
     report_some(reporter, observed, 1)
     eventually(lambda: client.metric("run_step", run=reporter.key.run_id) == 1)
-    eventually(lambda: reporter._spool.attempt(reporter.key).unsent == 0)
-    uploader = reporter._uploader
-    _soft, hard = resource.prlimit(uploader.pid, resource.RLIMIT_FSIZE)
+    eventually(lambda: spooled(reporter).unsent == 0)
+    uploader = uploader_of(reporter)
+    _soft, hard = resource.prlimit(uploader, resource.RLIMIT_FSIZE)
     # Less than the journal needs that each commit writes.
-    resource.prlimit(uploader.pid, resource.RLIMIT_FSIZE, (4096, hard))
+    resource.prlimit(uploader, resource.RLIMIT_FSIZE, (4096, hard))
     report_some(reporter, observed, 1)
-    eventually(lambda: "the spool in" in (directory / "uploader.log").read_text())
-    resource.prlimit(uploader.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    eventually(lambda: reporter._spool.attempt(reporter.key).unsent == 0, seconds=60)
-    assert reporter._uploader is uploader
-    assert uploader.poll() is None
+    eventually(lambda: "trying again: cannot keep observations" in (directory / UPLOADER_LOG).read_text())
+    resource.prlimit(uploader, resource.RLIMIT_FSIZE, (hard, hard))
+    eventually(lambda: spooled(reporter).unsent == 0, seconds=60)
     reporter.finish(2)
     assert reporter.close(timeout=60)
+    # Still the same one.
+    assert reporter.uploader_pid == uploader
     assert steps(client, reporter.key.run_id) == [1, 2]
 
 
@@ -135,22 +145,20 @@ def test_a_run_id_that_looks_like_an_option_is_delivered(
     assert reporter.close(timeout=60)
 
 
-def _is_started_again(reporter: Reporter, killed: subprocess.Popen[bytes]) -> bool:
+def _is_started_again(reporter: Reporter, killed: int) -> bool:
     # Whether it lives is looked at after each commit.
     reporter.log(0, {"loss": 0})
-    return reporter._uploader is not killed
+    return reporter.uploader_pid != killed
 
 
 def test_an_uploader_that_dies_again_and_again_is_always_started_again(
     client: Client, observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.report.reporter._FIRST_RESTART_SECONDS", 0.001)
+    monkeypatch.setattr("monitor.report.uploader_process._FIRST_RESTART_SECONDS", 0.001)
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
-    killed: list[subprocess.Popen[bytes]] = []
+    killed: list[int] = []
     for _ in range(8):
-        reporter._uploader.kill()
-        reporter._uploader.wait()
-        killed.append(reporter._uploader)
+        killed.append(kill_uploader(reporter))
         report_some(reporter, observed, 1)
         eventually(lambda: _is_started_again(reporter, killed[-1]))
     reporter.finish(8)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from .messages import new_run_id
-from .postgresql import Cluster, running_cluster
-from .running import Client, ServiceProcess, service_in_thread
+from tests.service.messages import new_run_id
+from tests.service.postgresql import Cluster, running_cluster
+from tests.service.running import Client, ServiceProcess, service_in_thread
 
 
 @pytest.fixture(scope="session")

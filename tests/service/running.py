@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,8 +21,7 @@ from monitor.service.server import Listening, serving
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
-
-from .messages import register_request, stream_of
+from tests.service.messages import register_request, stream_of
 
 COMMAND = str(Path(sys.executable).with_name("sparsity-monitor"))
 _LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+) store=(\S+)")
@@ -173,11 +171,3 @@ class ServiceProcess:
             self.process.kill()
         _stdout, stderr = self.process.communicate(timeout=60)
         return str(stderr)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to pass"
-        threading.Event().wait(0.02)

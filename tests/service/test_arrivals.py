@@ -7,8 +7,7 @@ import pytest
 
 from monitor.service.arrivals import Arrivals
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import observed, opening
+from tests.service.messages import observed, opening
 
 
 def _item(sequence: int) -> pb.ReportRequest:

@@ -9,9 +9,8 @@ import pytest
 import monitor
 from monitor.report.spool import AttemptKey, Spool
 from monitor.service.settings import ServiceSettings
-
-from .messages import finished, observed, registration
-from .running import COMMAND, Client, ServiceProcess
+from tests.service.messages import finished, observed, registration
+from tests.service.running import COMMAND, Client, ServiceProcess
 
 
 def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

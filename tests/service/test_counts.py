@@ -4,8 +4,7 @@ import pytest
 
 from monitor.service.counts import ReferenceTotals, add_up, sparsity, total_weights
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import observation, registration
+from tests.service.messages import observation, registration
 
 
 def test_totals_are_the_sums_over_the_groups() -> None:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from monitor.service.families import FAMILIES, PREFIX, family
-
-from .messages import finished, logged, observed, registration
-from .running import Client
+from tests.service.messages import finished, logged, observed, registration
+from tests.service.running import Client
 
 _UNITS = {"second": "seconds", "byte": "bytes", "milliseconds": "seconds", "megabytes": "bytes", "percent": "ratio"}
 

@@ -4,9 +4,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import finished, logged, observed, registration
-from .running import Client
+from tests.service.messages import finished, logged, observed, registration
+from tests.service.running import Client
 
 
 @pytest.fixture

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import Connection, Engine, event
 
 from monitor.service.ingest import answers
-from monitor.service.recorder import Verdict
+from monitor.service.recorder import Outcome
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import (
+from tests.eventually import eventually
+from tests.service.messages import (
     finished,
     heartbeat,
     logged,
@@ -22,7 +24,7 @@ from .messages import (
     registration,
     stream_of,
 )
-from .running import Client, OpenStream, eventually
+from tests.service.running import Client, OpenStream
 
 
 def _refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
@@ -135,8 +137,8 @@ def test_a_bad_item_is_rejected_and_those_around_it_are_stored(client: Client, r
 
 
 def test_nothing_behind_a_rejected_item_is_acknowledged_before_it() -> None:
-    verdicts = [Verdict(1), Verdict(2), Verdict(3, "bad"), Verdict(4, "bad"), Verdict(5), Verdict(6)]
-    assert _answers(list(answers(verdicts))) == [
+    outcomes = [Outcome(1), Outcome(2), Outcome(3, "bad"), Outcome(4, "bad"), Outcome(5), Outcome(6)]
+    assert _answers(list(answers(outcomes))) == [
         ("acknowledgement", 2),
         ("rejection", 3),
         ("rejection", 4),
@@ -152,6 +154,19 @@ def test_gaps_in_the_numbers_are_the_senders_own(client: Client, run_id: str) ->
     assert client.register(registration(run_id)).last_sequence == 7
 
 
+@pytest.fixture
+def slow_disk() -> Iterator[None]:
+    """Stores whose transactions take their time, as on a disk that spins."""
+
+    def take_time(_connection: Connection) -> None:
+        time.sleep(0.02)
+
+    event.listen(Engine, "commit", take_time)
+    yield
+    event.remove(Engine, "commit", take_time)
+
+
+@pytest.mark.usefixtures("slow_disk")
 def test_a_sender_that_catches_up_costs_few_transactions(start: Callable[..., Client]) -> None:
     client = start()
     client.register(registration("run"))
@@ -159,7 +174,8 @@ def test_a_sender_that_catches_up_costs_few_transactions(start: Callable[..., Cl
     commits = client.metric("store_commit_seconds_count")
     assert client.metric("items_stored_total") == 500
     assert commits is not None
-    assert commits < 250
+    # Nine, if each takes as many as it may.
+    assert commits <= 40
 
 
 def test_an_item_over_the_limit_is_rejected_and_the_stream_goes_on(start: Callable[..., Client]) -> None:

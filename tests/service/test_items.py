@@ -8,8 +8,7 @@ from monitor.service.errors import UnstorableItemError
 from monitor.service.items import ItemCheck
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import finished, logged, observed, registration
+from tests.service.messages import finished, logged, observed, registration
 
 SETTINGS = ServiceSettings(max_training_metrics=2, max_label_length=20, max_request_bytes=4096)
 CHECK = ItemCheck(registration(), SETTINGS)

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from monitor.service.labels import criterion_label, group_labels, measured_as, metric_labels
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import registration
+from tests.service.messages import registration
 
 
 def test_layers_are_padded_so_that_they_sort() -> None:

@@ -12,8 +12,7 @@ from monitor.service.live import LiveRun, LiveRuns, RunState, from_store
 from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import changed, finished, logged, observed, registration
+from tests.service.messages import changed, finished, logged, observed, registration
 
 NOW = 1.75e9
 SETTINGS = ServiceSettings(lost_after_seconds=10, stalled_after_seconds=60)

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import finished, logged, observed, registration
-from .running import Client, eventually
+from tests.eventually import eventually
+from tests.service.messages import finished, logged, observed, registration
+from tests.service.running import Client
 
 
 def _promtool() -> str:

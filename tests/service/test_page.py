@@ -7,9 +7,8 @@ import pytest
 
 from monitor.service.page import count, percent, when
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import logged, observed, registration
-from .running import Client
+from tests.service.messages import logged, observed, registration
+from tests.service.running import Client
 
 HOSTILE = "<script>alert('x')</script>\"&"
 

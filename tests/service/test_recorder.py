@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, Engine, event
 
 from monitor.service.errors import StoreError, UnknownRunError
 from monitor.service.instruments import Instruments
-from monitor.service.recorder import Recorder, Verdict
+from monitor.service.recorder import Outcome, Recorder
 from monitor.service.stored import START
-
-from .messages import logged, observed, registration
-from .running import settings_for
+from tests.service.messages import logged, observed, registration
+from tests.service.running import settings_for
 
 
 def _with_recorder(path: Path, use: Callable[[Recorder, Instruments], Awaitable[None]]) -> None:
@@ -33,17 +34,17 @@ def _counted(instruments: Instruments, name: str, **labels: str) -> float | None
     return instruments.registry.get_sample_value(f"sparsity_monitor_{name}", labels)
 
 
-def test_each_item_gets_its_verdict_and_is_counted(tmp_path: Path) -> None:
+def test_each_item_gets_its_outcome_and_is_counted(tmp_path: Path) -> None:
     async def use(recorder: Recorder, instruments: Instruments) -> None:
         await recorder.register(registration())
         attempt = recorder.open("run", 1)
-        verdicts = await recorder.record(attempt, [observed(1), logged(2, a=1, b=2), observed(3)], None)
-        assert [(verdict.sequence, verdict.rejected is None) for verdict in verdicts] == [
+        outcomes = await recorder.record(attempt, [observed(1), logged(2, a=1, b=2), observed(3)], None)
+        assert [(outcome.sequence, outcome.rejected is None) for outcome in outcomes] == [
             (1, True),
             (2, False),
             (3, True),
         ]
-        assert await recorder.record(attempt, [observed(3), observed(4)], None) == [Verdict(3), Verdict(4)]
+        assert await recorder.record(attempt, [observed(3), observed(4)], None) == [Outcome(3), Outcome(4)]
         assert _counted(instruments, "items_stored_total") == 3
         assert _counted(instruments, "items_duplicate_total") == 1
         assert _counted(instruments, "items_rejected_total") == 1
@@ -58,18 +59,22 @@ def test_what_was_committed_is_shown_although_its_sender_went_away(tmp_path: Pat
         await recorder.register(registration())
         storing, gone = threading.Event(), threading.Event()
 
-        @event.listens_for(recorder._store._engine, "commit")
-        def wait_for_the_sender_to_go(_connection: object) -> None:
-            storing.set()
-            gone.wait(60)
+        def wait_for_the_sender_to_go(connection: Connection) -> None:
+            if connection.engine.url.database == str(tmp_path / "store.db"):
+                storing.set()
+                gone.wait(60)
 
-        recording = asyncio.create_task(recorder.record(recorder.open("run", 1), [observed(1)], None))
-        await asyncio.to_thread(storing.wait, 60)
-        recording.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await recording
-        gone.set()
-        assert len(await recorder.history("run", START, 10)) == 1
+        event.listen(Engine, "commit", wait_for_the_sender_to_go)
+        try:
+            recording = asyncio.create_task(recorder.record(recorder.open("run", 1), [observed(1)], None))
+            await asyncio.to_thread(storing.wait, 60)
+            recording.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await recording
+            gone.set()
+            assert len(await recorder.history("run", START, 10)) == 1
+        finally:
+            event.remove(Engine, "commit", wait_for_the_sender_to_go)
         run = recorder.live.get("run")
         assert run is not None
         assert run.step == 1
@@ -81,10 +86,8 @@ def test_what_the_store_did_not_take_is_not_shown(tmp_path: Path) -> None:
     async def use(recorder: Recorder, instruments: Instruments) -> None:
         await recorder.register(registration())
         attempt = recorder.open("run", 1)
-        recorder._store._engine.dispose()
-        for file in tmp_path.glob("store.db*"):
-            file.unlink()
-        (tmp_path / "store.db").mkdir()
+        with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as other:
+            other.execute("DROP TABLE items")
         with pytest.raises(StoreError, match="senders try again"):
             await recorder.record(attempt, [observed(1)], None)
         run = recorder.live.get("run")

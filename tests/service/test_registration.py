@@ -13,8 +13,7 @@ from monitor.service.errors import (
 from monitor.service.registration import check_agreement, check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import groups, registration
+from tests.service.messages import groups, registration
 
 SETTINGS = ServiceSettings(
     max_groups=4, max_references=1, max_tolerances=2, max_labels=3, max_label_length=100, max_request_bytes=4096

@@ -4,8 +4,7 @@ from monitor.service.live import LiveRun, from_store
 from monitor.service.series import group_arrays, roll_up
 from monitor.service.stored import Position, StoredItem, StoredRun
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import changed, observed, registration
+from tests.service.messages import changed, observed, registration
 
 
 def _run(*registrations: pb.Registration, latest: pb.Item | None, attempt: int = 1) -> LiveRun:

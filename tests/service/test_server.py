@@ -19,10 +19,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from monitor.service.errors import AddressUnavailableError
 from monitor.service.server import SERVICE_NAME
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import logged, observed, opening, registration
-from .postgresql import Cluster, running_cluster
-from .running import Client, OpenStream, ServiceProcess, eventually, service_in_thread
+from tests.eventually import eventually
+from tests.service.messages import logged, observed, opening, registration
+from tests.service.postgresql import Cluster, running_cluster
+from tests.service.running import Client, OpenStream, ServiceProcess, service_in_thread
 
 
 def test_health_and_reflection_are_served(client: Client) -> None:

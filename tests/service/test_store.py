@@ -13,8 +13,7 @@ from monitor.service.errors import (
 from monitor.service.store import Store
 from monitor.service.stored import START, Position, after_step
 from monitor.wire import monitor_pb2 as pb
-
-from .messages import finished, logged, observed, registration
+from tests.service.messages import finished, logged, observed, registration
 
 NOW = 1.75e9
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.compare import compare
 from monitor.grafana.dashboards.fleet import fleet
 from monitor.grafana.dashboards.run import run
 from monitor.grafana.dashboards.service_health import service_health
-from monitor.grafana.settings import AlertSettings
 
 
 def all_dashboards(settings: AlertSettings) -> dict[str, dict[str, Any]]:

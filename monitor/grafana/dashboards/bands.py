@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from monitor.grafana.alerts.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.panels import Steps
-from monitor.grafana.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP
-from monitor.grafana.settings import AlertSettings
 
 _CLEAR = "transparent"
 _RL = "rgba(86, 166, 75, 0.18)"

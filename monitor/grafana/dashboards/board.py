@@ -16,10 +16,10 @@ from grafana_foundation_sdk.builders.dashboard import (
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync
 
-from monitor.grafana.alerts import SERVICE
+from monitor.grafana.alerts.catalogue import SERVICE
 from monitor.grafana.dashboards.links import TAG, to_the_others
 from monitor.grafana.dashboards.query import DATASOURCE
-from monitor.grafana.metric import Matchers, braces
+from monitor.grafana.promql.metric import Matchers, braces
 
 _COLUMNS = 24
 _ROW_HEIGHT = 1

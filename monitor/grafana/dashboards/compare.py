@@ -19,8 +19,8 @@ from monitor.grafana.dashboards.panels import (
     said_by_runs,
 )
 from monitor.grafana.dashboards.query import GROUPS, JOB, REFERENCE, SOME_RUNS, Query
-from monitor.grafana.metric import Matchers, metric, told_apart, with_name
-from monitor.grafana.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, Level, Ratio
+from monitor.grafana.promql.metric import Matchers, metric, told_apart, with_name
+from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, Level, Ratio
 
 _LEGEND = "{{name}} ({{run}})"
 _NONE_CHOSEN = "None of the chosen runs has reported this."

@@ -8,7 +8,8 @@ from grafana_foundation_sdk.builders.common import TableSortByFieldState
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
 from monitor.grafana.addresses import FLEET_UID
-from monitor.grafana.alerts import SERVICE
+from monitor.grafana.alerts.catalogue import SERVICE
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import bands, links, states, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import (
@@ -23,9 +24,8 @@ from monitor.grafana.dashboards.panels import (
     states_over_time,
 )
 from monitor.grafana.dashboards.query import JOB, Query
-from monitor.grafana.metric import IDENTITY, Matchers, braces, metric, with_name
-from monitor.grafana.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.promql.metric import IDENTITY, Matchers, braces, metric, with_name
+from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
 
 _NO_RUNS = "No run has reported to this service yet."
 _NO_DATA = "Nothing is scraped: is the service in Prometheus' scrape configuration, and the right data source chosen?"

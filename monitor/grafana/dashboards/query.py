@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import prometheus
 from grafana_foundation_sdk.models.common import DataSourceRef
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from monitor.grafana.metric import Matchers
+from monitor.grafana.promql.metric import Matchers
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monitor.grafana.addresses import RUN_UID
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import bands, states, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import NOT_REPORTED, TEXT, in_series, number, rows, said_by_runs
@@ -12,9 +13,8 @@ from monitor.grafana.dashboards.query import ONE_RUN, Query
 from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
 from monitor.grafana.dashboards.run_overlap import overlap_panels
 from monitor.grafana.dashboards.run_updates import moving_panels, sparsity_panels, where_panels
-from monitor.grafana.metric import metric
-from monitor.grafana.ratios import CUMULATIVE_SPARSITY, HOST_SHARE, STEP_SPARSITY, Level
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.promql.metric import metric
+from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, HOST_SHARE, STEP_SPARSITY, Level
 
 
 def run(settings: AlertSettings) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.panels import lines
 from monitor.grafana.dashboards.query import ONE_RUN, Query
-from monitor.grafana.metric import metric
-from monitor.grafana.ratios import DEVICE_SHARE, HOST_SHARE, Level
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.promql.metric import metric
+from monitor.grafana.promql.ratios import DEVICE_SHARE, HOST_SHARE, Level
 
 
 def training_panels() -> list[Any]:

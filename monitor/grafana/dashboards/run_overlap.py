@@ -6,10 +6,10 @@ from typing import Any
 
 from grafana_foundation_sdk.builders.heatmap import FilterValueRange
 
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.panels import NO_REFERENCE, banded, cells_over_time, lines
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, REFERENCE, Query
-from monitor.grafana.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level
-from monitor.grafana.settings import AlertSettings
+from monitor.grafana.promql.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level
 
 _OF_REFERENCE = {**ONE_RUN, **REFERENCE}
 _METRICS = (

@@ -14,8 +14,8 @@ from monitor.grafana.dashboards.panels import (
     lines,
 )
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, Query
-from monitor.grafana.metric import metric
-from monitor.grafana.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
+from monitor.grafana.promql.metric import metric
+from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
 
 _CHOSEN = {**ONE_RUN, **GROUPS}
 _TOTAL = metric("run_weights", ONE_RUN)

@@ -11,7 +11,7 @@ from monitor.grafana.dashboards import variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import TEXT, lines, number, rows
 from monitor.grafana.dashboards.query import INSTANCE, RATE, Query
-from monitor.grafana.metric import braces, metric
+from monitor.grafana.promql.metric import braces, metric
 
 _NOT_SCRAPED = "The service is not scraped: is it running, and in Prometheus' scrape configuration?"
 _INSTANCE = "{{instance}}"

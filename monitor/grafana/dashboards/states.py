@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monitor.grafana.dashboards.panels import Steps
-from monitor.grafana.metric import Matchers, metric
+from monitor.grafana.promql.metric import Matchers, metric
 
 COLOURS = {"running": "green", "stalled": "orange", "lost": "red", "failed": "dark-red", "finished": "blue"}
 """As in the wire contract: RunSummary.State."""

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import DatasourceVariable, QueryV
 from grafana_foundation_sdk.models.dashboard import VariableHide, VariableOption, VariableRefresh, VariableSort
 
 from monitor.grafana.dashboards.query import DATASOURCE, JOB, ONE_RUN, SOME_RUNS
-from monitor.grafana.metric import Matchers, metric, told_apart
+from monitor.grafana.promql.metric import Matchers, metric, told_apart
 
 _EVERYTHING = VariableOption(selected=True, text="All", value="$__all")
 _RUNS = f"query_result({told_apart(metric('run_info', JOB))})"

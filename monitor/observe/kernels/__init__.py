@@ -10,8 +10,8 @@ from monitor.observe.kernels import numpy_loops, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
 from monitor.observe.kernels.cpu import CpuKernel
 from monitor.observe.kernels.in_pieces import InPieces
-from monitor.observe.kernels.several import SeveralDevices
-from monitor.observe.kernels.streamed import StreamedBase
+from monitor.observe.kernels.several_devices import SeveralDevices
+from monitor.observe.kernels.streamed_base import StreamedBase
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
 
 def _for_gpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
     try:
-        from monitor.observe.kernels.launch import TritonKernel
+        from monitor.observe.kernels.gpu import TritonKernel
 
         kernel = TritonKernel()
         kernel.prepare(segments, rules)

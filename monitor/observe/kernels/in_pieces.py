@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from monitor.observe.kernels.contract import Counts, Kernel, Rules, Segment, floats_of_all
-from monitor.observe.kernels.streamed import cut
+from monitor.observe.kernels.streamed_base import cut
 
 
 class InPieces:

@@ -47,7 +47,7 @@ class Pages:
         return self._templates.get_template("run.html").render(run=detail, now=now)
 
     def missing(self, run_id: str) -> str:
-        """Return the page that says that there is no such run."""
+        """Return the page for a run that does not exist."""
         return self._templates.get_template("missing.html").render(run_id=run_id)
 
 

@@ -11,7 +11,7 @@ from monitor.observe.criterion import Criterion
 from monitor.observe.kernels import numpy_loops, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment, word_count
 from monitor.observe.kernels.cpu import CpuKernel
-from monitor.observe.kernels.streamed import StreamedBase
+from monitor.observe.kernels.streamed_base import StreamedBase
 from tests.observe.kernels.cases import (
     ALL_KINDS,
     DTYPES,

@@ -15,8 +15,8 @@ from monitor.observe.criterion import Criterion
 from monitor.observe.kernels import kernel_for, numpy_loops, reference
 from monitor.observe.kernels.contract import Rules
 from monitor.observe.kernels.cpu import CpuKernel
-from monitor.observe.kernels.several import SeveralDevices
-from monitor.observe.kernels.streamed import StreamedBase
+from monitor.observe.kernels.several_devices import SeveralDevices
+from monitor.observe.kernels.streamed_base import StreamedBase
 from tests.observe.kernels.cases import Case, check_counts, check_state, copied
 
 RULES = Rules(torch.bfloat16, Criterion())
@@ -91,7 +91,7 @@ def test_a_triton_that_fails_does_not_stop_anybody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("triton")
-    from monitor.observe.kernels.launch import TritonKernel
+    from monitor.observe.kernels.gpu import TritonKernel
 
     def fail(*_: object) -> None:
         raise RuntimeError("no C compiler")

@@ -35,7 +35,7 @@ EXAMPLES = full_or_small(300, 6)
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_any_weights_give_what_the_specification_gives(part: int) -> None:
-    from monitor.observe.kernels.launch import TritonKernel
+    from monitor.observe.kernels.gpu import TritonKernel
 
     @seed(part)
     @settings(max_examples=EXAMPLES // PARTS, deadline=None, database=None)
@@ -48,7 +48,7 @@ def test_any_weights_give_what_the_specification_gives(part: int) -> None:
 
 @pytest.mark.parametrize(("stored", "base", "visible"), full_or_small(ALL_KINDS, ALL_KINDS[::6]))
 def test_every_combination_of_dtypes(stored: torch.dtype, base: torch.dtype, visible: torch.dtype) -> None:
-    from monitor.observe.kernels.launch import TritonKernel
+    from monitor.observe.kernels.gpu import TritonKernel
 
     for criterion, references in itertools.product((None, 1e-3), (0, 3)):
         case = Case((*SIZES, full_or_small(1_300_033, 2081)), stored, base, visible, criterion, references=references)
@@ -56,7 +56,7 @@ def test_every_combination_of_dtypes(stored: torch.dtype, base: torch.dtype, vis
 
 
 def test_threads_that_share_a_word_of_a_mask_read_it_before_it_is_written() -> None:
-    from monitor.observe.kernels.launch import TritonKernel
+    from monitor.observe.kernels.gpu import TritonKernel
 
     check_agreement(
         TritonKernel(), Case((full_or_small(30_000_003, 4099),), references=0, observations=6), ROUNDING, DEVICE
@@ -64,7 +64,7 @@ def test_threads_that_share_a_word_of_a_mask_read_it_before_it_is_written() -> N
 
 
 def test_addresses_that_are_not_aligned() -> None:
-    from monitor.observe.kernels.launch import TritonKernel
+    from monitor.observe.kernels.gpu import TritonKernel
 
     segment = on_device(Case((100_003,)).segments(np.random.default_rng(1))[0], DEVICE)
     shifted = replace(segment, current=torch.cat([segment.current[:1], segment.current])[1:])
@@ -101,7 +101,7 @@ def test_stored_dtypes_that_only_torch_can_convert_let_nobody_wait() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tolerances_on_both_sides_of_a_difference(dtype: torch.dtype) -> None:
-    from monitor.observe.kernels.launch import TritonKernel
+    from monitor.observe.kernels.gpu import TritonKernel
 
     check_both_sides_of_a_difference(TritonKernel(), dtype, DEVICE)
 
@@ -131,7 +131,7 @@ def test_more_than_2_to_the_31_weights_in_total() -> None:
 
 def measure_zeros(sizes: list[int], changed: list[int]) -> tuple[Counts, list[Segment]]:
     """Measure tensors of zeros with a few ones in them, that had all changed before."""
-    from monitor.observe.kernels.launch import TritonKernel
+    from monitor.observe.kernels.gpu import TritonKernel
 
     segments = []
     for size in sizes:

@@ -1,0 +1,159 @@
+"""Alerts about watching itself: the run that went quiet, what was lost, what it cost, the service."""
+
+from __future__ import annotations
+
+from monitor.grafana.addresses import FLEET_UID, RUN_UID, SERVICE_UID
+from monitor.grafana.alerts.alert import Alert
+from monitor.grafana.alerts.conditions import about_training_runs, in_state
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.promql.metric import IDENTITY, metric, with_name
+from monitor.grafana.promql.ratios import HOST_SHARE, Level, Reading
+
+_RUN = "Run {{ .Labels.name }} ({{ .Labels.run }})"
+
+
+def running_alerts(settings: AlertSettings) -> list[Alert]:
+    """Return the alerts about runs and service, the gravest first."""
+    return [
+        _service_down(settings),
+        _lost(settings),
+        _stalled(settings),
+        _dropped(settings),
+        _expensive(settings),
+        _series_budget(settings),
+    ]
+
+
+def _service_down(settings: AlertSettings) -> Alert:
+    up = f'up{{job="{settings.job}"}}'
+    return Alert(
+        name="ServiceDown",
+        severity="critical",
+        expr=lambda _: f"{up} == 0 or absent({up})",
+        hold_seconds=settings.down_seconds,
+        panel=(SERVICE_UID, "Up"),
+        summary="The sparsity-monitor service cannot be scraped",
+        description="Prometheus gets no metrics from job {{ .Labels.job }}. Runs go on and keep what they observe on "
+        "their own disk; nobody sees it, and no alert about runs can fire.",
+        meaning="The service is down, cannot be reached, or is not in the scrape configuration.",
+        actions=(
+            "See whether the process runs and what it logged last; `/readyz` says whether its store answers.",
+            "If the disk of the store is full, make room: nothing is acknowledged that was not committed.",
+            "Start it again on the same store. Uploaders connect by themselves and send what is missing.",
+        ),
+    )
+
+
+def _lost(settings: AlertSettings) -> Alert:
+    # Who killed a run on purpose, and never resumes it, is not told for ever.
+    condition = (
+        f"{in_state('lost')}\nand on ({IDENTITY}) (time() - {metric('run_last_heard_timestamp_seconds')} < "
+        f"{settings.lost_seconds})"
+    )
+    return Alert(
+        name="RunLost",
+        severity="critical",
+        expr=lambda _: with_name(f"\n{condition}\n"),
+        hold_seconds=settings.state_hold_seconds,
+        panel=(FLEET_UID, "State of all runs"),
+        summary=f"{_RUN} is lost: nothing is heard of it",
+        description="Neither observations nor signs of life arrive, and the run did not say that it ended. It was "
+        "killed, its machine is gone, or its network is.",
+        meaning="The uploader beside the training process is silent. It outlives a killed trainer, so the machine or "
+        "the network is the first suspect.",
+        actions=(
+            "See whether the training job still runs. If it does, look at the network between it and the service.",
+            "If it is gone: resume it with the same output directory; it goes on as the next attempt of the same run.",
+            "Deliver what is still in its spool with `sparsity-monitor push DIRECTORY`.",
+        ),
+    )
+
+
+def _stalled(settings: AlertSettings) -> Alert:
+    return Alert(
+        name="RunStalled",
+        severity="warning",
+        expr=lambda _: with_name(in_state("stalled")),
+        hold_seconds=settings.state_hold_seconds,
+        panel=(FLEET_UID, "State of all runs"),
+        summary=f"{_RUN} is stalled: alive, but without observations",
+        description="The sender is alive, and no observation has come for longer than the service expects "
+        "(`--stalled-after-seconds`).",
+        meaning="Training makes no steps, or steps take longer than the service expects.",
+        actions=(
+            "Look at the training job: a hanging collective, a dead generation server, a full disk, an endless "
+            "evaluation?",
+            "If steps simply take that long, raise `--stalled-after-seconds`.",
+            "If training goes on and only observations are missing, its log says why the monitor stopped.",
+        ),
+    )
+
+
+def _dropped(settings: AlertSettings) -> Alert:
+    dropped = metric("run_dropped_items")
+    seconds = settings.dropped_seconds
+    # The least, since a new attempt counts from zero again; a run that is seen for the first time does so, too. What
+    # was last known before may lie some scrapes, or an outage of the service, further back.
+    known = f"last_over_time({dropped}[1d] offset {seconds}s)"
+    before = f"min_over_time({dropped}[{seconds}s]) < {known} or {known} or 0 * {dropped}"
+    condition = f"{dropped} - ({before}) > 0"
+    return Alert(
+        name="ObservationsDropped",
+        severity="warning",
+        expr=lambda _: about_training_runs(condition, settings, warm=False),
+        hold_seconds=0,
+        panel=(RUN_UID, "Not delivered"),
+        summary=f"{_RUN} dropped observations",
+        description="{{ .Value | humanize }} items were lost: the spool beside the run was full, its disk too slow, or "
+        "the service refused them. Its history has a gap.",
+        meaning="The service could not be reached for so long that the run's share of the disk filled up; or the disk "
+        "did not keep up with the training; or the service has a limit that items exceed.",
+        actions=(
+            "Look into `uploader.log` beside the run's spool, and the training's log: they say which.",
+            "Bring the service back, or the network to it: the uploader sends what is left by itself.",
+            "Raise `spool_max_bytes`, or `every`, so that an outage of this length fits.",
+        ),
+    )
+
+
+def _expensive(settings: AlertSettings) -> Alert:
+    def expr(reading: Reading) -> str:
+        condition = f"{reading.now(HOST_SHARE, Level.RUN)} > {settings.host_share:g}"
+        return about_training_runs(condition, settings)
+
+    return Alert(
+        name="MonitorTooExpensive",
+        severity="warning",
+        expr=expr,
+        hold_seconds=settings.hold_seconds,
+        panel=(RUN_UID, "Share of training time"),
+        summary=f"{_RUN} spends too much time on being watched",
+        description="Observing takes {{ .Value | humanizePercentage }} of the training thread's time, more than "
+        f"{100 * settings.host_share:g} %.",
+        meaning="Seconds of the training thread per step, times steps per second.",
+        actions=(
+            "Raise `every`, so that not each step is observed; counts stay exact, they are only rarer.",
+            "Leave out tolerances and references that nobody looks at; each is one more pass over the mask.",
+            "On a GPU the pass runs beside the next forward pass: if it does not fit, memory bandwidth is short. "
+            "Compare device seconds and host seconds on the Run dashboard.",
+        ),
+    )
+
+
+def _series_budget(settings: AlertSettings) -> Alert:
+    return Alert(
+        name="SeriesBudgetExceeded",
+        severity="warning",
+        expr=lambda _: f"{metric('rolled_up_runs')} > 0",
+        hold_seconds=settings.hold_seconds,
+        panel=(SERVICE_UID, "Series against the budget"),
+        summary="Runs are shown without their layers, because of the series budget",
+        description="{{ .Value | humanize }} runs have no series per layer and module on {{ .Labels.instance }}: all "
+        "of them together would exceed the series budget. Totals per run are complete.",
+        meaning="More groups are live than the service may export. The largest runs fell back to totals.",
+        actions=(
+            "Raise `--series-budget` if Prometheus has the memory for it: some kilobytes per series.",
+            "Lower `--finished-grace-seconds`, so that finished runs leave sooner.",
+            "The stored history is complete; the service's own page and API show it by layer.",
+        ),
+    )

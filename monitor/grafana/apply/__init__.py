@@ -1,0 +1,1 @@
+"""Puts dashboards and rules into a running Grafana."""

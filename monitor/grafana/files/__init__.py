@@ -1,0 +1,1 @@
+"""Writes dashboards, rules, provisioning and the runbook to `deploy/`."""

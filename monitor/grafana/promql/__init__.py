@@ -1,0 +1,1 @@
+"""The queries: metrics by name, and the ratios made of them."""

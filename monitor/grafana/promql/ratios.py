@@ -1,0 +1,134 @@
+"""The ratios: sparsity always with its kind, overlap with what chance gives. Recorded by Prometheus, or written out.
+
+Dashboards and Grafana-managed alerts write them out, so that they need nothing but the scrape; Prometheus' own alerts
+read what its recording rules have recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from monitor.grafana.promql.metric import NOTHING, Matchers, braces, metric
+
+
+class Level(StrEnum):
+    """What a ratio is about: the labels that it keeps, besides job and instance."""
+
+    RUN = "run"
+    LAYER = "run_layer"
+    MODULE = "run_module"
+    GROUP = "run_layer_module"
+
+
+_ADDED_UP = {Level.LAYER: "module", Level.MODULE: "layer"}
+
+
+def count(level: Level, name: str, matchers: Matchers = NOTHING) -> str:
+    """Return a count at a level; those of layers and modules are added up from the groups.
+
+    >>> count(Level.LAYER, "changed_weights")
+    'sum without (module) (sparsity_monitor_group_changed_weights)'
+    """
+    if level is Level.RUN:
+        return metric(f"run_{name}", matchers)
+    of_groups = metric(f"group_{name}", matchers)
+    return f"sum without ({_ADDED_UP[level]}) ({of_groups})" if level in _ADDED_UP else of_groups
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A formula over counts.
+
+    Attributes:
+        name: in the words of the project.
+        formula: PromQL with the counts in braces, by their names in the metrics.
+    """
+
+    name: str
+    formula: str
+
+    def at(self, level: Level, matchers: Matchers = NOTHING) -> str:
+        """Write the ratio out in PromQL."""
+        return self.formula.format_map(_Counts(level, matchers))
+
+    def record(self, level: Level) -> str:
+        """Return the name under which Prometheus records it: level, metric, operation."""
+        return f"{level}:sparsity_monitor_{self.name}:ratio"
+
+
+class _Counts(dict[str, str]):
+    def __init__(self, level: Level, matchers: Matchers) -> None:
+        self._of = (level, matchers)
+
+    def __missing__(self, name: str) -> str:
+        level, matchers = self._of
+        return count(level, name, matchers)
+
+
+# Counts of the mask itself have no label `reference`; > 0 leaves out what cannot be divided by.
+_PER_MASK = "/ ignoring (reference) group_left () ({changed_weights} > 0)"
+
+CUMULATIVE_SPARSITY = Ratio("cumulative_sparsity", "1 - {changed_weights} / ({weights} > 0)")
+STEP_SPARSITY = Ratio("step_sparsity", "1 - {step_changed_weights} / ({weights} > 0)")
+OVERLAP_O1 = Ratio("reference_overlap_o1", "{reference_intersection_weights} " + _PER_MASK)
+OVERLAP_O2 = Ratio("reference_overlap_o2", "{reference_intersection_weights} / ({reference_weights} > 0)")
+CHANCE_O1 = Ratio("reference_chance_o1", "{reference_expected_intersection_weights} " + _PER_MASK)
+CHANCE_O2 = Ratio("reference_chance_o2", "{reference_expected_intersection_weights} / ({reference_weights} > 0)")
+JACCARD = Ratio(
+    "reference_jaccard",
+    "{reference_intersection_weights} / ({reference_weights} - {reference_intersection_weights} + ignoring "
+    "(reference) group_left () {changed_weights} > 0)",
+)
+LIFT = Ratio("reference_lift", "{reference_intersection_weights} / ({reference_expected_intersection_weights} > 0)")
+
+# Time of the training thread, and of the device, out of all time: seconds per step times steps per second.
+HOST_SHARE = Ratio(
+    "host_share", "avg_over_time({host_seconds}[10m]) / avg_over_time({stride_steps}[10m]) * deriv({step}[10m])"
+)
+DEVICE_SHARE = Ratio(
+    "device_share", "avg_over_time({device_seconds}[10m]) / avg_over_time({stride_steps}[10m]) * deriv({step}[10m])"
+)
+
+_OVERLAPS = (OVERLAP_O1, OVERLAP_O2, CHANCE_O1, CHANCE_O2, JACCARD, LIFT)
+
+RECORDED: Mapping[Ratio, tuple[Level, ...]] = {
+    CUMULATIVE_SPARSITY: tuple(Level),
+    STEP_SPARSITY: tuple(Level),
+    **dict.fromkeys(_OVERLAPS, (Level.RUN, Level.LAYER, Level.MODULE)),
+    HOST_SHARE: (Level.RUN,),
+    DEVICE_SHARE: (Level.RUN,),
+}
+"""What Prometheus records, at which levels."""
+
+
+class Reading(Protocol):
+    """How an alert gets at a ratio."""
+
+    def now(self, ratio: Ratio, level: Level, matchers: Matchers = NOTHING) -> str:
+        """Return an expression of its present value."""
+
+    def over(self, ratio: Ratio, level: Level, seconds: int) -> str:
+        """Return an expression of its values over the time up to now."""
+
+
+class Recorded:
+    """Reads what Prometheus has recorded."""
+
+    def now(self, ratio: Ratio, level: Level, matchers: Matchers = NOTHING) -> str:
+        return ratio.record(level) + braces(matchers)
+
+    def over(self, ratio: Ratio, level: Level, seconds: int) -> str:
+        return f"{ratio.record(level)}[{seconds}s]"
+
+
+class WrittenOut:
+    """Needs no recording rules: the same, from the metrics themselves."""
+
+    def now(self, ratio: Ratio, level: Level, matchers: Matchers = NOTHING) -> str:
+        return f"({ratio.at(level, matchers)})"
+
+    def over(self, ratio: Ratio, level: Level, seconds: int) -> str:
+        return f"({ratio.at(level)})[{seconds}s:]"

@@ -1,0 +1,1 @@
+"""The alerts as Prometheus has them, and as Grafana has them."""

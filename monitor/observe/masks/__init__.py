@@ -1,0 +1,1 @@
+"""One bit per weight: masks in memory, in files, across processes, and those of other runs."""

@@ -1,0 +1,213 @@
+"""Masks in safetensors files: written and read piece by piece, so that nothing is in memory twice."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import torch
+
+from monitor.errors import MaskFileError
+from monitor.observe.bits import pieces
+from monitor.observe.kernels.contract import BITS_PER_WORD, word_count
+
+_FORMAT = "sparsity-monitor mask"
+_FORMAT_VERSION = 1
+_ALIGNMENT = 8
+_WORD_BYTES = BITS_PER_WORD // 8
+
+
+@dataclass(frozen=True)
+class MaskMetadata:
+    """Where a mask comes from.
+
+    Attributes:
+        criterion: "bits" or "atol=…"; empty for a structural mask.
+        visible_dtype: dtype in which weights were compared, such as "bfloat16".
+        base_fingerprint: identity of the base weights, hexadecimal; empty if there is none.
+        step: optimizer step at which the mask was taken.
+        run_id: run that it was taken from; empty if none.
+    """
+
+    criterion: str = ""
+    visible_dtype: str = ""
+    base_fingerprint: str = ""
+    step: int = 0
+    run_id: str = ""
+
+
+def write_mask(
+    path: str | os.PathLike[str],
+    words: Iterable[torch.Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, object],
+) -> None:
+    """Write a mask; the file appears under `path` only when it is complete.
+
+    Args:
+        words: int32 words of each parameter, in the order of `shapes`, on any device. Each is asked for when the one
+            before is written, and comes over from another device piece by piece.
+        shapes: parameter name → shape of the parameter.
+        metadata: where the mask comes from: the fields of MaskMetadata, and what else is to be kept with it.
+
+    Raises:
+        OSError: the file cannot be written; what was at `path` is still there.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(_header(shapes, metadata))
+            for tensor, (name, shape) in zip(words, shapes.items(), strict=True):
+                if tensor.dtype != torch.int32 or tensor.numel() != word_count(math.prod(shape)):
+                    raise ValueError(f"{name} has {tensor.numel()} words of {tensor.dtype} for the shape {list(shape)}")
+                for piece in pieces(tensor):
+                    file.write(tensor[piece].cpu().numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _header(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, object]) -> bytes:
+    header: dict[str, Any] = {
+        "__metadata__": {
+            **{name: str(value) for name, value in metadata.items()},
+            "format": _FORMAT,
+            "format_version": str(_FORMAT_VERSION),
+            "shapes": json.dumps({name: list(shape) for name, shape in shapes.items()}),
+        }
+    }
+    start = 0
+    for name, shape in shapes.items():
+        count = word_count(math.prod(shape))
+        header[name] = {"dtype": "I32", "shape": [count], "data_offsets": [start, start + _WORD_BYTES * count]}
+        start += _WORD_BYTES * count
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+class MaskFile:
+    """A mask on disk; what is not asked for is not read.
+
+    The file stays open, so that it is the same mask even when another file takes its place. `close` it, or use it in a
+    `with` statement.
+
+    Attributes:
+        shapes: parameter name → shape of the parameter.
+        metadata: where the mask comes from.
+        fields: all that `write_mask` was given as metadata, as text.
+
+    Raises:
+        MaskFileError: the file does not exist, is no mask, is damaged, or was written by a newer version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._path = os.fspath(path)
+        try:
+            with safe_open(path, framework="pt") as opened:
+                self.fields = _check_format(opened.metadata() or {})
+                sizes = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+                kinds = {name: (part.get_dtype(), part.get_shape()) for name, part in sizes.items()}
+            self.metadata = _metadata(self.fields)
+            self.shapes = _shapes(self.fields)
+            self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed by close()
+        except (OSError, SafetensorError, ValueError) as error:
+            raise MaskFileError(
+                f"cannot read a mask from {self._path!r}: {error}. Expected a file that UpdateMask.save wrote, as "
+                "the update_mask.safetensors in a run's output directory."
+            ) from error
+        self.close = weakref.finalize(self, self._file.close)
+        for name, shape in self.shapes.items():
+            if kinds.get(name) != ("I32", [word_count(math.prod(shape))]):
+                self.close()
+                raise self._damaged(f"{name} does not hold one bit per weight")
+        self._starts = self._read_starts()
+
+    def _damaged(self, how: str) -> MaskFileError:
+        return MaskFileError(f"the mask {self._path!r} is damaged: {how}. Take another copy of it.")
+
+    def _read_starts(self) -> dict[str, int]:
+        size = int.from_bytes(self._file.read(8), "little")
+        header = json.loads(self._file.read(size))
+        return {name: 8 + size + header[name]["data_offsets"][0] for name in self.shapes}
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """Return the words of a parameter from `first` up to `last`, int32; only these are read.
+
+        Raises:
+            KeyError: the mask does not have the parameter.
+            MaskFileError: the file is damaged.
+        """
+        weights = math.prod(self.shapes[name])
+        total = word_count(weights)
+        last = total if last is None else min(last, total)
+        words = torch.empty(max(last - first, 0), dtype=torch.int32, device="cpu")
+        if not words.numel():
+            return words
+        if self._file.closed:
+            raise MaskFileError(
+                f"the mask {self._path!r} is closed; open it again, or keep its `with` until it is read."
+            )
+        self._file.seek(self._starts[name] + _WORD_BYTES * first)
+        if self._file.readinto(words.numpy()) != _WORD_BYTES * words.numel():  # type: ignore[attr-defined]
+            raise self._damaged(f"it ends within {name}")
+        if last == total and (used := weights % BITS_PER_WORD) and int(words[-1]) & 0xFFFFFFFF >= 1 << used:
+            raise self._damaged(f"it has more ones for {name} than weights")
+        return words
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """Another process, or a deep copy, opens the file again."""
+        return type(self), (self._path,)
+
+
+def _check_format(found: dict[str, str]) -> dict[str, str]:
+    if found.get("format") != _FORMAT:
+        raise ValueError("it is a safetensors file, but not one of a mask")
+    version = found.get("format_version", "")
+    if not version.isdecimal():
+        raise ValueError(f"its format version is {version!r}")
+    if int(version) > _FORMAT_VERSION:
+        raise ValueError(
+            f"it has format version {version}, and this version reads up to {_FORMAT_VERSION}; update sparsity-monitor"
+        )
+    return found
+
+
+def _metadata(found: Mapping[str, str]) -> MaskMetadata:
+    values: dict[str, Any] = {}
+    for name in (field.name for field in fields(MaskMetadata)):
+        if name not in found:
+            raise ValueError(f"it does not say its {name}")
+        values[name] = found[name]
+    if not values["step"].isdecimal():
+        raise ValueError(f"its step is {values['step']!r}")
+    return MaskMetadata(**{**values, "step": int(values["step"])})
+
+
+def _shapes(found: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    try:
+        return {name: tuple(int(size) for size in shape) for name, shape in json.loads(found.get("shapes", "")).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"its shapes cannot be read ({error})") from error

@@ -1,0 +1,121 @@
+"""The uploader's process, as the training process has it: started, woken after each commit, restarted when it dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey
+
+logger = logging.getLogger(__name__)
+
+UPLOADER_LOG = "uploader.log"
+
+# An uploader that died is restarted at once, then after pauses that double: one that crashes at its start must not cost
+# the training a core, and one that crashes now and then, over weeks, must always come back.
+_FIRST_RESTART_SECONDS, _LAST_RESTART_SECONDS = 1.0, 600.0
+
+
+class UploaderProcess:
+    """Keeps an uploader running for one attempt.
+
+    The writer thread starts, wakes and closes it; any thread may ask for `pid` and `has_ended`.
+
+    Args:
+        directory: the spool's.
+        target: gRPC address of the service, host:port. None starts no uploader.
+        key: the attempt.
+    """
+
+    def __init__(self, directory: Path, target: str | None, key: AttemptKey) -> None:
+        self._directory = directory
+        self._target = target
+        self._key = key
+        self._process: subprocess.Popen[bytes] | None = None
+        self._restart_pause = 0.0
+        self._restart_at = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the uploader that was started last; None before the first."""
+        return None if self._process is None else self._process.pid
+
+    def has_ended(self) -> bool:
+        """Return whether an uploader was started and runs no more."""
+        process = self._process
+        return process is not None and process.poll() is not None
+
+    def keep_running(self) -> None:
+        """Start an uploader if there is none or it died, unless it ended because trying again would not help.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        if self._target is None or time.monotonic() < self._restart_at:
+            return
+        status = None if self._process is None else self._process.poll()
+        if self._process is not None and status in (None, 0, EXIT_NOT_DELIVERED):
+            return
+        if status is not None:
+            log = self._directory / UPLOADER_LOG
+            logger.warning("sparsity-monitor: the uploader died (status %d, see %s); starting it again", status, log)
+        self._restart_at = time.monotonic() + self._restart_pause
+        self._restart_pause = min(max(2 * self._restart_pause, _FIRST_RESTART_SECONDS), _LAST_RESTART_SECONDS)
+        self._close_wakeups()
+        self._process = _start(self._directory, self._target, self._key)
+
+    def wake(self) -> None:
+        """Wake the uploader: there is something new in the spool."""
+        if self._process is None or self._process.stdin is None:
+            return
+        try:
+            # The pipe does not block: where it is full of wake-ups already, nothing is written.
+            self._process.stdin.write(b"\0")
+        except BrokenPipeError:
+            logger.info("the uploader ended; the next commit starts it again if it is needed")
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for its end, and return whether it delivered everything."""
+        if self._process is None:
+            return False
+        try:
+            return self._process.wait(timeout) == 0
+        except subprocess.TimeoutExpired:
+            return False
+
+    def close(self) -> None:
+        """Wake it no more. It goes on by itself with what is left to deliver."""
+        self._close_wakeups()
+        if self._process is not None and self._process.poll() is None:
+            # Keeps Popen from warning, when it is garbage collected, that the process still runs: it should.
+            self._process.returncode = 0
+
+    def _close_wakeups(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[bytes]:
+    # -P and PYTHONPATH: imports the same package as this process, whatever lies in the working directory.
+    package_root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    # After "--", since a user's run id may start with a hyphen.
+    arguments = ["--", str(directory), target, str(os.getpid()), key.run_id, str(key.attempt)]
+    with (directory / UPLOADER_LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "monitor.report.uploader", *arguments],
+            stdin=subprocess.PIPE,
+            bufsize=0,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": path},
+            # A session of its own: Ctrl-C in the terminal interrupts the training, not the delivery.
+            start_new_session=True,
+        )
+    if process.stdin is not None:
+        os.set_blocking(process.stdin.fileno(), False)
+    return process

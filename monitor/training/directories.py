@@ -1,0 +1,35 @@
+"""Where the monitor's files are: in the output directory, and in each checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from monitor.report.spool import DIRECTORY
+
+MASK_FILE = "update_mask.safetensors"
+
+
+def output_directory(args: TrainingArguments) -> Path:
+    """Return the trainer's output directory."""
+    return Path(args.output_dir or ".")
+
+
+def own_directory(args: TrainingArguments) -> str:
+    """Return the name of the monitor's directory in the output directory.
+
+    Pushing to a hub uploads everything but names that start with "_". The spool must stay out: it is of no use there,
+    and whoever opens and closes its files in this process gives up the locks on them.
+    """
+    return f"_{DIRECTORY}" if getattr(args, "push_to_hub", False) else DIRECTORY
+
+
+def touched_in(checkpoint: Path) -> Path:
+    """Return where a checkpoint keeps which weights were touched so far."""
+    return checkpoint / DIRECTORY
+
+
+def touched_directory(args: TrainingArguments, step: int) -> Path:
+    """Return where the touched weights are saved with the checkpoint of a step."""
+    return touched_in(output_directory(args) / f"checkpoint-{step}")

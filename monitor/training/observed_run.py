@@ -1,0 +1,202 @@
+"""One training under observation: what is measured is judged, reported, and answered when it is dense."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from monitor.observe.observation import Observation
+from monitor.observe.observer import UpdateObserver
+from monitor.report.reporter import Reporter
+from monitor.training.directories import MASK_FILE
+from monitor.training.on_dense import DenseWatch
+from monitor.training.pace import Pace
+from monitor.training.settings import RunSettings
+from monitor.training.tracker_log import without_tracker_entries
+from monitor.verdict import DenseThresholds, Verdict
+
+logger = logging.getLogger(__name__)
+
+
+class ObservedRun:
+    """Observes a training from its first step to its last.
+
+    Every process of a parallel training has one, and observes; only the first one reports and writes to the log.
+    Without an observer, as before a training begins and after an error, calls do nothing.
+
+    Args:
+        settings: as the user gave them.
+        observer: measures the model.
+        reporter: reports the run; None in every process but the first.
+        writes_log: whether this process writes verdicts to the log.
+
+    Attributes:
+        last_observation: the latest one that is complete, None before the first.
+        last_verdict: what the latest observations mean, None while they are too few or the warm-up lasts.
+        run_id: identity of the run; where nothing is reported, the one that was given.
+        directory: where spool and mask are kept; None where nothing is reported.
+        unfinished_base: fingerprint of the base until the training has ended.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        observer: UpdateObserver | None = None,
+        reporter: Reporter | None = None,
+        *,
+        writes_log: bool = True,
+    ) -> None:
+        self.last_observation: Observation | None = None
+        self.last_verdict: Verdict | None = None
+        self.run_id = settings.run_id if reporter is None else reporter.key.run_id
+        self.directory: Path | None = None if reporter is None else reporter.directory
+        self.unfinished_base = None if observer is None else observer.base_fingerprint
+        self._settings = settings
+        self._observer = observer
+        self._reporter = reporter
+        self._pace = Pace(settings.every, settings.max_overhead)
+        self._dense_watch = DenseWatch(
+            settings.on_dense,
+            settings.dense_thresholds or DenseThresholds(),
+            measured_as=f"{settings.criterion} in {settings.visible_dtype}",
+            writes_log=writes_log,
+            strict=settings.strict,
+        )
+
+    def let_updates_wait(self) -> None:
+        """Let weights stay as they are until an observation that is under way has read them; the host goes on."""
+        if self._observer is not None:
+            with self._giving_up_on_errors(self._observer):
+                self._observer.before_update()
+
+    def follow(self, model: nn.Module) -> None:
+        """Measure the parameters that have become trainable, too, from before their first update."""
+        if self._observer is not None:
+            with self._giving_up_on_errors(self._observer):
+                self._observer.follow(model)
+
+    def end_step(self, step: int, *, must_observe: bool) -> None:
+        """Observe the weights after a step if that is due."""
+        if must_observe or self._pace.is_due(step):
+            self.observe(step)
+        else:
+            # By now, an observation that was made beside the training is complete.
+            self.collect()
+
+    def observe(self, step: int) -> None:
+        """Observe the weights after a step. On CUDA, the observation is collected later."""
+        if self._observer is None:
+            return
+        # The one before is complete by now, in every process alike.
+        self.collect()
+        with self._giving_up_on_errors(self._observer):
+            self._observer.start(step)
+        self._pace.start(step)
+        if not self._observer.beside_training:
+            self.collect()
+
+    def collect(self) -> None:
+        """Judge and report what was started and is not collected yet; waits for it."""
+        if self._observer is None:
+            return
+        with self._giving_up_on_errors(self._observer):
+            complete = self._observer.collect()
+        for observation in complete:
+            self.last_observation = observation
+            # First what every process does alike.
+            self._pace.see(observation)
+            self.last_verdict = self._dense_watch.see(observation)
+            if self._reporter is not None:
+                self._reporter.report(observation)
+
+    def answer_dense_updates(self, **event: Any) -> None:
+        """Do what the user asked for when updates are dense.
+
+        Args:
+            event: `args`, `state`, `control` and the rest of what an event of a TrainerCallback gets.
+        """
+        if self.last_observation is not None:
+            self._dense_watch.answer(self.last_observation, self.last_verdict, **event)
+
+    def log(self, step: int, logs: Mapping[str, object]) -> None:
+        """Report what the trainer logs."""
+        if self._reporter is not None:
+            own = without_tracker_entries(logs)
+            self._reporter.log(step, own)
+            self._dense_watch.remember(own)
+
+    def save_touched(self, directory: Path, step: int) -> None:
+        """Save which weights were touched up to a step, after which the Trainer saves a checkpoint."""
+        if self._observer is None:
+            return
+        if self._observer.last_step < step:
+            # Saved at the end of an epoch, or because a later callback asked for it.
+            self.observe(step)
+        # If starting the last observation failed on one process, the others hear of it here, before they meet again.
+        self.collect()
+        self._observer.save_touched(directory)
+
+    def finish(self, step: int, *, observe: bool) -> None:
+        """Write the mask, and report that the run is finished.
+
+        Args:
+            step: the last one.
+            observe: whether the weights are still those of that step.
+        """
+        try:
+            if observe and self._observer is not None and self._observer.last_step < step:
+                self.observe(step)
+            self.collect()
+            if self._settings.save_mask and self._observer is not None:
+                path = None if self.directory is None else self.directory / MASK_FILE
+                self._observer.save_update_mask(path, self.run_id or "")
+        finally:
+            if self._reporter is not None:
+                self._reporter.finish(step)
+            self._close_reporter()
+            self._observer = None
+            self.unfinished_base = None
+
+    def abandon(self) -> None:
+        """End a training that was left without its end, as with auto_find_batch_size after an out-of-memory error."""
+        try:
+            self.collect()
+        except Exception:
+            logger.exception("the last observation of the training before is lost; training goes on")
+        self._observer = None
+        if self._reporter is not None:
+            self._reporter.finish(step=0, failure="training was started again before it had ended")
+            self._close_reporter()
+        self.last_observation = None
+        self.last_verdict = None
+
+    def _close_reporter(self) -> None:
+        reporter, self._reporter = self._reporter, None
+        target = self._settings.target
+        if reporter is None or reporter.close() or target is None:
+            return
+        logger.warning(
+            "sparsity-monitor: not everything has reached %s yet; the uploader goes on trying for a while. For what is "
+            "left then: sparsity-monitor push %s --target %s",
+            target,
+            reporter.directory,
+            target,
+        )
+
+    @contextmanager
+    def _giving_up_on_errors(self, observer: UpdateObserver) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            # It failed on every process alike: none goes on to wait for the others' counts.
+            self._observer = None
+            with suppress(Exception):
+                # What was queued may still write to the masks, whose memory the training gets back now.
+                observer.before_update()
+            logger.warning("sparsity-monitor observes no more because of an error; training goes on")
+            raise

@@ -1,0 +1,177 @@
+"""The settings of SparsityCallback: the one place that names, explains and checks each, and has its default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.dataclasses import dataclass
+
+from monitor.errors import ConfigurationError
+from monitor.observe.base.mode import parse_base_mode
+from monitor.observe.criterion import Criterion, check_tolerance, parse_visible_dtype
+from monitor.observe.weights.selection import check_patterns
+from monitor.report.spool import DEFAULT_MAX_BYTES
+from monitor.report.target import check_target
+from monitor.training.base_source import BaseSource, check_base
+from monitor.training.on_dense import OnDense, check_on_dense
+from monitor.training.references import References, check_references
+from monitor.verdict import DenseThresholds
+
+if TYPE_CHECKING:
+    Numbers = Sequence[float]
+    Patterns = Sequence[str]
+else:
+    # What is given may be a list, or a set; what is kept cannot change any more.
+    Numbers = tuple[float, ...]
+    Patterns = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, config=ConfigDict(arbitrary_types_allowed=True, use_attribute_docstrings=True))
+class RunSettings:
+    """What can be set about observing and reporting a run; checked when it is given, not while training."""
+
+    target: str | None
+    """gRPC address of the service, host:port. None only records; deliver later with `sparsity-monitor push`."""
+
+    run_name: str | None = None
+    """Name for people; by default the trainer's run_name, else the output directory's name."""
+
+    _: KW_ONLY
+
+    labels: Mapping[str, str] | None = None
+    """Such as {"algorithm": "GRPO", "dataset": "gsm8k", "seed": "0"}; they become labels of the metrics."""
+
+    base: BaseSource | None = Field(default=None, repr=False)
+    """Weights that updates are measured against: a directory or hub id, a frozen module (used in place), or a state
+    dict. By default the weights at the start of training; when resuming, they are read again from the model's
+    `name_or_path`. With adapters it is the frozen weights below them, which the model holds."""
+
+    references: References | None = Field(default=None, repr=False)
+    """Name → update mask of another run, or its file; the overlap with each is counted. Of a file, each process reads
+    what it measures, when training starts."""
+
+    criterion: str = "bits"
+    """What counts as changed: "bits" or "atol=1e-5"."""
+
+    tolerances: Numbers = ()
+    """Absolute tolerances; the changed weights are also counted at each of them."""
+
+    visible_dtype: str = "bfloat16"
+    """The dtype that the trained model will be served in: "bfloat16", "float16" or "float32". Weights are rounded to it
+    before they are compared."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    """Optimizer steps between observations. The last step is always observed."""
+
+    max_overhead: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the training's time that observing may cost, such as 0.01. If it costs more, there are more steps
+    between observations. None for no bound."""
+
+    base_mode: str = "auto"
+    """Where the base is kept: "device", "host", "low_byte"; see BaseMode. "auto" chooses by free memory."""
+
+    include: Patterns | None = None
+    """Regular expressions; only parameters whose name matches one are measured."""
+
+    exclude: Patterns | None = None
+    """Regular expressions; parameters whose name matches one are not measured."""
+
+    step_masks: bool = True
+    """Compare with the previous observation, too."""
+
+    save_mask: bool = True
+    """Write the final update mask to the run's directory."""
+
+    strict: bool = False
+    """Raise into the training when the monitor fails, and refuse to start when the service does not answer."""
+
+    run_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Identity of the run; by default made up, and kept across resumes."""
+
+    directory: str | Path | None = None
+    """Where spool and mask are kept; by default `sparsity_monitor` in the output directory."""
+
+    spool_max_bytes: Annotated[int, Field(ge=1 << 20)] = DEFAULT_MAX_BYTES
+    """Bound on what is kept for a service that cannot be reached; beyond it the oldest is dropped."""
+
+    on_dense: OnDense = "warn"
+    """What to do, once, when updates are dense: "warn" in the log; "stop" the training after this step, with a
+    checkpoint; call a function with (args, state, control, **kwargs), as an event of a TrainerCallback is, where kwargs
+    also hold `observation` and `verdict`. It is called in every process of a parallel training with the same counts,
+    and a flag that it sets in `control` must not depend on more than those. None does nothing. On a GPU, an observation
+    is seen one step later. NaN and infinite weights are not dense: they stop nothing, so no good checkpoint is rotated
+    away."""
+
+    dense_thresholds: DenseThresholds | None = None
+    """When updates are dense; see DenseThresholds, whose defaults hold otherwise."""
+
+    @field_validator("target")
+    @classmethod
+    def _target(cls, value: str | None) -> str | None:
+        return None if value is None else check_target(value)
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels(cls, value: object) -> object:
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"labels is {value!r}; expected {{name: value}}.")
+        return {name: str(text) for name, text in value.items()}
+
+    @field_validator("base", mode="plain")
+    @classmethod
+    def _base(cls, value: object) -> BaseSource | None:
+        return check_base(value)
+
+    @field_validator("references", mode="plain")
+    @classmethod
+    def _references(cls, value: object) -> References | None:
+        return None if value is None else check_references(value)
+
+    @field_validator("criterion")
+    @classmethod
+    def _criterion(cls, value: str) -> str:
+        return str(Criterion.parse(value))
+
+    @field_validator("tolerances")
+    @classmethod
+    def _tolerances(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value):
+            raise ConfigurationError(f"tolerances are {list(value)}; expected each one once.")
+        return tuple(check_tolerance(tolerance, "a tolerance") for tolerance in value)
+
+    @field_validator("visible_dtype")
+    @classmethod
+    def _visible_dtype(cls, value: str) -> str:
+        parse_visible_dtype(value)
+        return value
+
+    @field_validator("base_mode")
+    @classmethod
+    def _base_mode(cls, value: str, info: ValidationInfo) -> str:
+        parse_base_mode(value, parse_visible_dtype(info.data.get("visible_dtype", "bfloat16")))
+        return value
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        check_patterns(value or (), str(info.field_name))
+        return value
+
+    @field_validator("run_id")
+    @classmethod
+    def _run_id(cls, value: str | None) -> str | None:
+        # The service refuses others.
+        if value is not None and (not value.strip() or not value.isprintable() or "/" in value or value in (".", "..")):
+            raise ConfigurationError(f"run_id is {value!r}; expected printable characters without '/'.")
+        return value
+
+    @field_validator("on_dense", mode="before")
+    @classmethod
+    def _on_dense(cls, value: object) -> OnDense:
+        return check_on_dense(value)

@@ -1,0 +1,59 @@
+"""The latest observation in a trainer's own logs, and so in W&B, TensorBoard and Trackio."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from monitor.observe.observation import Observation
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "sparsity/"
+
+
+def add_to_log(trainer: Trainer, latest: Callable[[], Observation | None]) -> None:
+    """Let the trainer log the latest observation whenever it logs a loss.
+
+    By wrapping `Trainer.log`: an entry that a callback adds in `on_log` reaches no tracker.
+    """
+    trainer_log = trainer.log
+
+    def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        # Evaluations and the summary at the end, which have no loss, get nothing.
+        entries = _entries_or_none(latest) if "loss" in logs else {}
+        trainer_log({**logs, **entries}, *args, **kwargs)
+
+    trainer.log = log
+
+
+def without_tracker_entries(logs: Mapping[str, object]) -> dict[str, object]:
+    """Return what the trainer logged of its own."""
+    return {name: value for name, value in logs.items() if not name.startswith(_PREFIX)}
+
+
+def _entries_or_none(latest: Callable[[], Observation | None]) -> dict[str, float]:
+    try:
+        return tracker_entries(latest())
+    except Exception:
+        logger.exception("the sparsities are missing from this log; training goes on")
+        return {}
+
+
+def tracker_entries(observation: Observation | None) -> dict[str, float]:
+    """Return entries for a trainer's log; none before the first observation."""
+    if observation is None:
+        return {}
+    entries = {
+        "cumulative_sparsity": observation.cumulative_sparsity,
+        "step_sparsity": observation.step_sparsity,
+        "update_norm": observation.update_norm,
+    }
+    for name in observation.references:
+        overlap = observation.overlap(name)
+        entries |= {f"overlap_o1/{name}": overlap.o1, f"overlap_lift/{name}": overlap.lift}
+    return {_PREFIX + name: value for name, value in entries.items() if value is not None}

@@ -1,0 +1,60 @@
+"""What trainers do that a measurement depends on: what is refused, warned of, or waited for."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+
+from torch import nn
+from transformers import TrainerState, TrainingArguments
+
+from monitor.errors import ConfigurationError
+from monitor.observe.weights.adapters import has_adapters
+
+logger = logging.getLogger(__name__)
+
+# The training of a model that is observed: a training is known by its state, as `train()` makes a new one.
+_observed: weakref.WeakKeyDictionary[nn.Module, weakref.ref[TrainerState]] = weakref.WeakKeyDictionary()
+
+
+def refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
+    """Note that this training is observed.
+
+    Raises:
+        ConfigurationError: it is observed already.
+    """
+    observed_in = _observed.get(model)
+    if observed_in is not None and observed_in() is state:
+        raise ConfigurationError(
+            f"two SparsityCallbacks observe this training of {type(model).__name__}; expected one. Remove one of "
+            "`callbacks=[…]`, `trainer.add_callback(…)` and `.attach(trainer)`."
+        )
+    _observed[model] = weakref.ref(state)
+
+
+def warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
+    """Warn of a trainer that merges adapters into the weights below them."""
+    if getattr(args, "use_vllm", False) and has_adapters(model):
+        logger.warning(
+            "sparsity-monitor: for vLLM, TRL merges the adapters into the frozen weights and takes them out again, "
+            "which does not restore these bit for bit. Updates are measured against the weights as they are then."
+        )
+
+
+def warn_of_moved_weights() -> None:
+    """Warn that updates are measured against weights that a training has already moved."""
+    logger.warning(
+        "sparsity-monitor: training starts again from weights that it has already moved, and updates are measured "
+        "against them as they are now. Give the original weights as `base`."
+    )
+
+
+def updates_early(args: TrainingArguments) -> bool:
+    """Return whether weights change before `on_pre_optimizer_step`.
+
+    DeepSpeed, LOMO and layerwise optimizers update within the backward pass; for vLLM, TRL merges adapters before it.
+    """
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    by_deepspeed = getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None)
+    in_backward = "lomo" in optimizer or optimizer.endswith("layerwise")
+    return bool(by_deepspeed or in_backward or getattr(args, "use_vllm", False))

@@ -1,0 +1,317 @@
+"""The dashboards as files: the rules of Grafana's dashboard-linter, and what our readers need besides.
+
+That every query returns data is tested end to end, against a real Prometheus.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from monitor.grafana.addresses import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_UID
+from monitor.grafana.alerts.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.dashboards import all_dashboards, states
+from monitor.grafana.files.lint_exceptions import lint_exceptions
+from monitor.grafana.promql.ratios import RECORDED
+from monitor.service.families import FAMILIES
+from monitor.service.live import RunState
+
+DASHBOARDS = {board["title"]: board for board in all_dashboards(AlertSettings()).values()}
+EXCEPTIONS = lint_exceptions(AlertSettings())["exclusions"]
+
+# Panels that exist in Grafana 9.3 and in 13.
+KNOWN_PANELS = {"row", "timeseries", "stat", "table", "heatmap", "state-timeline"}
+KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "ops", "string"}
+# What Prometheus itself knows about a scrape, and about alerts.
+SCRAPED = {"up", "scrape_duration_seconds", "ALERTS"}
+RECORDS = {ratio.record(level) for ratio, levels in RECORDED.items() for level in levels}
+METRIC = r"(?<![\w:-])(?:(?:run\w*:)?sparsity_monitor_\w+(?::ratio)?|up|scrape_duration_seconds|ALERTS)\b"
+HISTOGRAM = ("_bucket", "_count", "_sum")
+
+
+def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    return (panel for panel in board["panels"] if panel["type"] != "row")
+
+
+ALL_PANELS = [
+    pytest.param(board, panel, id=f"{title.split(' / ')[1]}: {panel['title']}")
+    for title, board in DASHBOARDS.items()
+    for panel in panels(board)
+]
+BOARDS = [pytest.param(board, id=title) for title, board in DASHBOARDS.items()]
+
+Board = dict[str, Any]
+Panel = dict[str, Any]
+
+
+def metrics_in(expr: str) -> set[str]:
+    names = re.findall(METRIC, expr)
+    return {re.sub(r"_(bucket|count|sum)$", "", name) if "store_commit" in name else name for name in names}
+
+
+def selectors(expr: str) -> list[str]:
+    """What stands in the braces of each metric of the expression."""
+    return re.findall(METRIC + r"(\{[^}]*\})?", expr)
+
+
+def is_excepted(rule: str, board: Board, panel: Panel | None = None) -> bool:
+    """As the linter compares: an entry names the dashboard, and the panel where the rule is about panels."""
+    entry = {"dashboard": board["title"]} | ({"panel": panel["title"]} if panel else {})
+    return entry in EXCEPTIONS.get(rule, {}).get("entries", [])
+
+
+# ------------------------------------------------------------------------------------- the rules of dashboard-linter
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_template_datasource_rule(board: Board) -> None:
+    (variable,) = [each for each in board["templating"]["list"] if each["type"] == "datasource"]
+    assert (variable["name"], variable["label"], variable["query"]) == ("datasource", "Data source", "prometheus")
+
+
+@pytest.mark.parametrize("name", ["job", "instance"])
+@pytest.mark.parametrize("board", BOARDS)
+def test_template_job_and_instance_rules(board: Board, name: str) -> None:
+    found = [each for each in board["templating"]["list"] if each["name"] == name]
+    if is_excepted(f"template-{name}-rule", board):
+        assert found == [], "the exception is not needed"
+        return
+    (variable,) = found
+    assert variable["type"] == "query"
+    assert variable["datasource"]["uid"] == "${datasource}"
+    assert variable["label"] == name.capitalize()
+    assert variable["multi"] is True
+    assert variable["allValue"] == ".+"
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_template_label_promql_and_reload_rules(board: Board) -> None:
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            assert re.fullmatch(r"(label_values|query_result)\(.+\)", variable["query"]), variable["name"]
+            assert variable["refresh"] == 2, "on time range change"
+
+
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_panel_rules(board: Board, panel: Panel) -> None:
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert panel["title"]
+    assert panel["description"]
+    assert panel["fieldConfig"]["defaults"]["unit"] in KNOWN_UNITS
+    assert panel["targets"]
+
+
+@pytest.mark.parametrize("name", ["job", "instance"])
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_target_job_and_instance_rules(board: Board, panel: Panel, name: str) -> None:
+    for target in panel["targets"]:
+        assert selectors(target["expr"])
+        if not is_excepted(f"target-{name}-rule", board, panel):
+            assert all(f'{name}=~"${name}"' in matcher for matcher in selectors(target["expr"])), target["expr"]
+
+
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_target_rate_interval_and_counter_rules(board: Board, panel: Panel) -> None:
+    for target in panel["targets"]:
+        for function, window in re.findall(r"\b(rate|irate|increase)\([^\[]*\[([^\]]*)\]", target["expr"]):
+            assert window == "$__rate_interval", f"{function} in {target['expr']}"
+        for counter in re.finditer(r"sparsity_monitor_\w+_total", target["expr"]):
+            before = target["expr"][: counter.start()]
+            assert before.endswith(("rate(", "increase(")), target["expr"]
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_uneditable_dashboard_rule(board: Board) -> None:
+    assert board["editable"] is False
+
+
+def test_every_exception_has_a_reason_and_names_dashboards_that_exist() -> None:
+    for exception in EXCEPTIONS.values():
+        assert exception["reason"]
+        assert {entry["dashboard"] for entry in exception["entries"]} < set(DASHBOARDS)
+
+
+# ------------------------------------------------------------------------------------------------- what readers need
+
+
+def test_the_four_dashboards_have_their_addresses() -> None:
+    assert {board["uid"] for board in DASHBOARDS.values()} == {FLEET_UID, RUN_UID, COMPARE_UID, SERVICE_UID}
+    assert all(len(board["uid"]) <= 40 for board in DASHBOARDS.values())
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_variables_that_are_used_exist_and_those_that_exist_are_used(board: Board) -> None:
+    names = {variable["name"] for variable in board["templating"]["list"]}
+    everything = str(
+        [board["panels"], board["annotations"], [each.get("query") for each in board["templating"]["list"]]]
+    )
+    used = set(re.findall(r"\$\{?(?!__)(\w+)", everything)) & (names | {"job", "instance", "run", "layer", "module"})
+    assert used == names
+
+
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_description_names_the_metrics_of_the_panel(board: Board, panel: Panel) -> None:
+    for name in set().union(*(metrics_in(target["expr"]) for target in panel["targets"])):
+        # The names of runs are joined to everything.
+        if name != "sparsity_monitor_run_info":
+            assert re.search(rf"\b{name}\b", panel["description"]), f"{name} is in a query and not in the description"
+
+
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_every_metric_is_one_that_the_service_exports(board: Board, panel: Panel) -> None:
+    known = {family.name for family in FAMILIES} | SCRAPED | RECORDS
+    for target in panel["targets"]:
+        assert metrics_in(target["expr"]) <= known
+    assert metrics_in(panel["description"]) <= known
+
+
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_no_data_is_explained(board: Board, panel: Panel) -> None:
+    assert len(panel["fieldConfig"]["defaults"]["noValue"]) > 20
+
+
+@pytest.mark.parametrize(("board", "panel"), [each for each in ALL_PANELS if each.values[1]["type"] == "table"])
+def test_empty_cells_say_nothing_about_the_table(board: Board, panel: Panel) -> None:
+    of_all, *of_columns = panel["fieldConfig"]["overrides"]
+    assert of_all == {
+        "matcher": {"id": "byRegexp", "options": "/.*/"},
+        "properties": [{"id": "noValue", "value": "–"}],
+    }
+    for properties in ({each["id"]: each["value"] for each in column["properties"]} for column in of_columns):
+        if "custom.cellOptions" in properties:
+            results = {each["options"]["match"]: each["options"]["result"] for each in properties["mappings"]}
+            assert {result["color"] for result in results.values()} == {"transparent"}
+            assert set(results) == {"null+nan", "empty"}
+
+
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_sparsity_and_density_are_named_with_their_kind(board: Board, panel: Panel) -> None:
+    for text in (panel["title"], panel["description"]):
+        bare = re.sub(r"sparsity_monitor_\w+|sparsity-monitor|Bands?: .*?\(arXiv [\d.]+\)\.", "", text)
+        for match in re.finditer(r"sparsity|density", bare, re.IGNORECASE):
+            before = bare[: match.start()].lower()
+            assert before.endswith(("cumulative ", "step ", "cumulative and step ")), bare
+
+
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_panel_is_of_a_kind_that_grafana_9_3_knows(board: Board, panel: Panel) -> None:
+    assert panel["type"] in KNOWN_PANELS
+
+
+@pytest.mark.parametrize(("board", "panel"), [each for each in ALL_PANELS if each.values[1]["type"] == "table"])
+def test_labels_in_tables_are_texts_even_where_they_look_like_numbers(board: Board, panel: Panel) -> None:
+    if panel["fieldConfig"]["defaults"]["unit"] == "string":
+        return
+    units = {
+        override["matcher"]["options"]: each["value"]
+        for override in panel["fieldConfig"]["overrides"]
+        for each in override["properties"]
+        if each["id"] == "unit"
+    }
+    for transformation in panel["transformations"]:
+        if transformation["id"] == "groupingToMatrix":
+            options = transformation["options"]
+            assert units[rf"{options['rowField']}\{options['columnField']}"] == "string"
+            return
+    labels = set().union(
+        *(re.findall(r"\w+", each) for each in re.findall(r"max by \(([^)]*)\)", str(panel["targets"])))
+    )
+    assert {label for label, unit in units.items() if unit == "string"} == labels
+
+
+@pytest.mark.parametrize("title", ["Run", "Compare"])
+def test_table_of_what_is_measured_leaves_out_what_the_scrape_adds(title: str) -> None:
+    (panel,) = [
+        each for each in panels(DASHBOARDS[f"sparsity-monitor / {title}"]) if each["title"] == "What is measured"
+    ]
+    (organize,) = panel["transformations"]
+    assert {"job", "instance", "namespace", "pod"} <= set(organize["options"]["excludeByName"])
+
+
+@pytest.mark.parametrize("panel", [each.values[1] for each in ALL_PANELS if each.values[1]["type"] == "heatmap"])
+def test_heatmap_shows_values_in_old_and_new_versions(panel: Panel) -> None:
+    assert panel["options"]["tooltip"] == {"mode": "single", "show": True}
+
+
+def test_heatmap_of_lift_shows_a_lift_of_nothing() -> None:
+    (panel,) = [
+        each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Lift by layer over time"
+    ]
+    # Grafana hides what is at most this.
+    assert panel["options"]["filterValues"]["le"] < 0
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_panels_have_numbers_of_their_own_and_do_not_overlap(board: Board) -> None:
+    numbers = [panel["id"] for panel in board["panels"]]
+    assert len(set(numbers)) == len(numbers)
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {(place["x"] + column, place["y"] + line) for column in range(place["w"]) for line in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_links_keep_time_and_variables_and_alerts_are_drawn_in(board: Board) -> None:
+    (link,) = board["links"]
+    assert (link["type"], link["keepTime"], link["includeVars"]) == ("dashboards", True, True)
+    assert set(link["tags"]) <= set(board["tags"])
+    (annotation,) = board["annotations"]["list"]
+    assert annotation["expr"].startswith('label_join(ALERTS{job=~"$job"')
+    # Grafana writes the name of a label that is not there; these are.
+    made = {"alertname", *re.findall(r'\}, "(\w+)"', annotation["expr"])}
+    assert set(re.findall(r"\{\{(\w+)\}\}", annotation["titleFormat"] + annotation["textFormat"])) <= made
+    for url in re.findall(r"'url': '([^']+)'", str(board["panels"])):
+        assert url.startswith(f"/d/{RUN_UID}?var-run=")
+        assert "${__url_time_range}" in url
+        assert "${datasource:queryparam}" in url
+
+
+def test_no_link_carries_several_values_to_a_variable_of_one() -> None:
+    variables = [each for board in DASHBOARDS.values() for each in board["templating"]["list"] if "multi" in each]
+    several = {each["name"] for each in variables if each["multi"]}
+    assert several.isdisjoint(each["name"] for each in variables if not each["multi"])
+
+
+def test_every_line_and_row_of_compare_leads_to_its_run() -> None:
+    for panel in panels(DASHBOARDS["sparsity-monitor / Compare"]):
+        is_matrix = "groupingToMatrix" in str(panel.get("transformations"))
+        assert is_matrix or f"/d/{RUN_UID}?var-run=" in str(panel["fieldConfig"]), panel["title"]
+
+
+@pytest.mark.parametrize("title", ["Fleet", "Run", "Compare"])
+@pytest.mark.parametrize(
+    ("sparsity", "sft", "rl"), [("Cumulative", SFT_CUMULATIVE, RL_CUMULATIVE), ("Step", SFT_STEP, RL_STEP)]
+)
+def test_published_bands_are_drawn_in(title: str, sparsity: str, sft: Band, rl: Band) -> None:
+    board = DASHBOARDS[f"sparsity-monitor / {title}"]
+    (panel,) = [
+        each
+        for each in panels(board)
+        if each["type"] == "timeseries" and re.fullmatch(f"{sparsity} sparsity( of all runs)?", each["title"])
+    ]
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults["custom"]["thresholdsStyle"] == {"mode": "area"}
+    edges = [step["value"] for step in defaults["thresholds"]["steps"]]
+    assert edges == [None, *sft[:2], *rl[:2]]
+    assert all(str(band) in panel["description"] for band in (rl, sft))
+
+
+@pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
+def test_series_have_names_for_people(board: Board, panel: Panel) -> None:
+    many = panel["type"] in ("timeseries", "state-timeline") and board["uid"] in (FLEET_UID, COMPARE_UID)
+    for target in panel["targets"]:
+        if many:
+            assert "{{name}}" in target["legendFormat"]
+        assert target["refId"]
+
+
+def test_states_are_those_of_the_service() -> None:
+    assert set(states.COLOURS) == {str(state) for state in RunState}

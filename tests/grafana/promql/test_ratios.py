@@ -1,0 +1,99 @@
+"""The ratios against promtool, with numbers that can be worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, RECORDED, STEP_SPARSITY, Level, Recorded, WrittenOut
+from monitor.grafana.rules.prometheus_rules import prometheus_rules
+from tests.grafana.alerts.rule_cases import RUN, run
+from tests.grafana.binaries import binary, check
+
+# Two layers, two modules: (weights, changed, step-changed, |R|, |M ∩ R|, expected |M ∩ R|).
+_GROUPS = {
+    ("00", "attn"): (100, 10, 1, 20, 6, 2),
+    ("00", "mlp"): (300, 30, 3, 60, 18, 6),
+    ("01", "attn"): (100, 50, 5, 20, 10, 10),
+    ("01", "mlp"): (300, 0, 0, 60, 0, 0),
+    # Parameters of size zero: what cannot be divided has no ratio.
+    ("01", "empty"): (0, 0, 0, 0, 0, 0),
+}
+_NAMES = ("weights", "changed_weights", "step_changed_weights")
+_REFERENCES = tuple(f"reference_{name}weights" for name in ("", "intersection_", "expected_intersection_"))
+
+
+def _series() -> dict[str, str]:
+    series: dict[str, str] = {}
+    for (layer, module), counts in _GROUPS.items():
+        for name, value in zip((*_NAMES, *_REFERENCES), counts, strict=True):
+            labels = {"layer": layer, "module": module} | ({"reference": "R"} if name in _REFERENCES else {})
+            series[run(f"group_{name}", **labels)] = f"{value}x20"
+    for index, name in enumerate((*_NAMES, *_REFERENCES)):
+        labels = {"reference": "R"} if name in _REFERENCES else {}
+        series[run(f"run_{name}", **labels)] = f"{sum(counts[index] for counts in _GROUPS.values())}x20"
+    # Ten steps a minute, of which each costs 0.3 s of the training thread: a twentieth of the time.
+    series |= {run("run_step"): "0+10x20", run("run_stride_steps"): "2x20"}
+    return series | {run("run_host_seconds"): "0.6x20", run("run_device_seconds"): "1.2x20"}
+
+
+EXPECTED: dict[str, dict[tuple[tuple[str, str], ...], float]] = {
+    "run:sparsity_monitor_cumulative_sparsity:ratio": {(): 1 - 90 / 800},
+    "run_layer:sparsity_monitor_cumulative_sparsity:ratio": {
+        (("layer", "00"),): 0.9,
+        (("layer", "01"),): 0.875,
+    },
+    "run_module:sparsity_monitor_cumulative_sparsity:ratio": {
+        (("module", "attn"),): 0.7,
+        (("module", "mlp"),): 0.95,
+    },
+    "run_layer_module:sparsity_monitor_cumulative_sparsity:ratio": {
+        (("layer", layer), ("module", module)): 1 - counts[1] / counts[0]
+        for (layer, module), counts in _GROUPS.items()
+        if counts[0]
+    },
+    "run:sparsity_monitor_step_sparsity:ratio": {(): 1 - 9 / 800},
+    "run:sparsity_monitor_reference_overlap_o1:ratio": {(("reference", "R"),): 34 / 90},
+    "run:sparsity_monitor_reference_overlap_o2:ratio": {(("reference", "R"),): 34 / 160},
+    "run:sparsity_monitor_reference_chance_o1:ratio": {(("reference", "R"),): 18 / 90},
+    "run:sparsity_monitor_reference_chance_o2:ratio": {(("reference", "R"),): 18 / 160},
+    "run:sparsity_monitor_reference_jaccard:ratio": {(("reference", "R"),): 34 / (90 + 160 - 34)},
+    "run:sparsity_monitor_reference_lift:ratio": {(("reference", "R"),): 34 / 18},
+    "run_layer:sparsity_monitor_reference_lift:ratio": {
+        (("layer", "00"), ("reference", "R")): 3.0,
+        (("layer", "01"), ("reference", "R")): 1.0,
+    },
+    "run:sparsity_monitor_host_share:ratio": {(): 0.05},
+    "run:sparsity_monitor_device_share:ratio": {(): 0.1},
+}
+
+
+def _expectation(record: str, expr: str) -> dict[str, Any]:
+    samples = [
+        {
+            "labels": "{" + RUN + "".join(f', {name}="{value}"' for name, value in labels) + "}",
+            "value": round(value, 6),
+        }
+        for labels, value in EXPECTED[record].items()
+    ]
+    # promtool compares numbers exactly.
+    return {"expr": f"round({expr}, 0.000001)", "eval_time": "15m", "exp_samples": samples}
+
+
+@pytest.mark.parametrize("reading", [Recorded(), WrittenOut()], ids=["recorded", "written-out"])
+def test_ratios_are_what_they_are_by_hand(reading: Recorded | WrittenOut, tmp_path: Path) -> None:
+    recorded = {ratio.record(level): (ratio, level) for ratio, levels in RECORDED.items() for level in levels}
+    expectations = [_expectation(record, reading.now(*recorded[record])) for record in EXPECTED]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(prometheus_rules(AlertSettings())))
+    inputs = [{"series": key, "values": value} for key, value in _series().items()]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": expectations}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": [test]}))
+    check(binary("promtool"), "test", "rules", tmp_path / "tests.yml")
+
+
+def test_every_level_of_sparsity_is_recorded() -> None:
+    assert set(RECORDED[CUMULATIVE_SPARSITY]) == set(RECORDED[STEP_SPARSITY]) == set(Level)

@@ -1,0 +1,256 @@
+"""The architecture: which room of the package may import which. The tables below are all of it.
+
+    callback, training → report → observe        cli → everything
+    service → wire                               grafana → service.families        analysis → observe
+
+Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# A file or folder of monitor/ → what it may import besides itself.
+ROOMS = {
+    "version": "",
+    "errors": "",
+    "wire": "",
+    "observe": "errors",
+    "verdict": "errors observe",
+    "report": "errors version wire observe",
+    "training": "errors verdict observe report",
+    "callback": "errors verdict observe report training",
+    "service": "errors version wire",
+    "grafana": "errors service.families",
+    "analysis": "errors observe",
+    "cli": "errors version observe report service grafana analysis",
+    "__init__": "version errors verdict observe callback",
+}
+
+# Of these it may import types only: the uploader and the service run where torch is not.
+TYPES_ONLY = {"report": "observe"}
+
+# A file or folder of monitor/observe/ → what it may import there besides itself. From the bits up to the face.
+OBSERVE = {
+    "chunk_sizes": "",
+    "user_warning": "",
+    "criterion": "",
+    "streams": "",
+    "stopwatch": "",
+    "bits": "chunk_sizes",
+    "kernels": "chunk_sizes bits criterion",
+    "ranks": "kernels",
+    "weights": "user_warning bits ranks",
+    "observation": "weights",
+    "base": "chunk_sizes criterion kernels ranks weights",
+    "masks": "chunk_sizes user_warning bits ranks weights observation",
+    "tally": "kernels weights observation",
+    "state": "kernels weights base masks",
+    "measurement": "kernels weights state",
+    "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement",
+}
+
+# The same of monitor/grafana/.
+GRAFANA = {
+    "addresses": "",
+    "promql": "",
+    "alerts": "addresses promql",
+    "dashboards": "addresses promql alerts",
+    "rules": "addresses promql alerts dashboards",
+    "files": "addresses alerts dashboards rules",
+    "apply": "addresses alerts dashboards rules",
+    "commands": "alerts files apply",
+}
+
+TABLES = {"": ROOMS, "observe": OBSERVE, "grafana": GRAFANA}
+
+# A library → who may import it.
+LIBRARIES = {
+    "torch": "callback training observe analysis",
+    "transformers": "callback training",
+    "trl": "callback training",
+    "accelerate": "callback training",
+    "datasets": "callback training",
+    "deepspeed": "callback training",
+    "peft": "observe.weights.adapters",
+    "numba": "observe.kernels",
+    "triton": "observe.kernels",
+    "sqlite3": "report.spool",
+    # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
+    "grpc": "wire report.delivery report.uploader service cli",
+    "sqlalchemy": "service",
+    "fastapi": "service",
+    "grafana_api": "grafana.apply.client",
+    "grafana_foundation_sdk": "grafana.dashboards",
+}
+
+# Arrows that wait for the last import that needs them to go: (importer, imported).
+NOT_YET = (
+    ("monitor.reference_model", ""),
+    ("monitor.callback", "monitor.reference_model"),
+    ("monitor.observe.bits", "monitor.observe.kernels"),
+    ("monitor.observe.weights", "monitor.observe.kernels"),
+    ("monitor.observe.masks", "monitor.observe.kernels"),
+    ("monitor.observe.state", "monitor.observe.ranks"),
+)
+
+
+class Import(NamedTuple):
+    """One import of a module, both modules in full and with dots.
+
+    Attributes:
+        where: file:line.
+        types_only: it stands under `if TYPE_CHECKING:`.
+    """
+
+    where: str
+    importer: str
+    imported: str
+    types_only: bool
+
+
+def imports_of(root: Path) -> list[Import]:
+    """Every import in the package `monitor` below `root`."""
+    files = {_module(path.relative_to(root)): path for path in sorted((root / "monitor").rglob("*.py"))}
+    found = [
+        Import(f"{path.relative_to(root)}:{line}", module, imported, types_only)
+        for module, path in files.items()
+        for line, imported, types_only in _imports(ast.parse(path.read_text()), files, types_only=False)
+    ]
+    # Several names of one module are one import.
+    return list(dict.fromkeys(found))
+
+
+def _module(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(node: ast.AST, modules: Mapping[str, Path], *, types_only: bool) -> Iterator[tuple[int, str, bool]]:
+    if isinstance(node, ast.Import):
+        yield from ((node.lineno, name.name, types_only) for name in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"line {node.lineno}: a relative import; import absolutely, as everywhere else"
+        for name in node.names:
+            # A name may be a module of the package that is named.
+            module = f"{node.module}.{name.name}"
+            yield node.lineno, module if module in modules else str(node.module), types_only
+    elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        for child in node.body:
+            yield from _imports(child, modules, types_only=True)
+        for child in node.orelse:
+            yield from _imports(child, modules, types_only=types_only)
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _imports(child, modules, types_only=types_only)
+
+
+def _is_in(module: str, rooms: str) -> bool:
+    """Whether a module, given without `monitor.`, is one of these files or lies in one of these folders."""
+    return any(module == room or module.startswith(f"{room}.") for room in rooms.split())
+
+
+def wrong_arrow(each: Import) -> str | None:
+    """What is wrong about an import of one of our modules; None if nothing is."""
+    importer, imported = (name.removeprefix("monitor").lstrip(".") for name in (each.importer, each.imported))
+    folder = ""
+    # Down to where the ways of the two part.
+    while (room := importer.split(".")[0] or "__init__") == imported.split(".")[0]:
+        folder = f"{folder}.{room}".lstrip(".")
+        if folder not in TABLES:
+            return None
+        importer, imported = (name.partition(".")[2] for name in (importer, imported))
+    table = TABLES[folder]
+    above = f"{folder}/" if folder else ""
+    if room not in table:
+        return f"{each.where}: {above}{room} is in no table. Say there what it may import, and who may import it"
+    if not _is_in(imported, table[room]):
+        allowed = ", ".join(table[room].split()) or "nothing"
+        return f"{each.where}: the arrow {above}{room} → {above}{imported} is wrong: {room} may import {allowed}"
+    if not folder and _is_in(imported, TYPES_ONLY.get(room, "")) and not each.types_only:
+        return f"{each.where}: {room} → {imported} is for types only. Import it under `if TYPE_CHECKING:`"
+    return None
+
+
+def imports_the_face(each: Import) -> str | None:
+    """What is wrong about an import of `monitor` itself; None if it is another one."""
+    if each.imported != "monitor":
+        return None
+    return f"{each.where}: imports monitor/__init__.py, which is for users. Import from the module that has the name"
+
+
+def wrong_library(each: Import) -> str | None:
+    """What is wrong about an import of a library; None if nothing is."""
+    library = each.imported.split(".")[0]
+    importer = each.importer.removeprefix("monitor").lstrip(".")
+    if library not in LIBRARIES or _is_in(importer, LIBRARIES[library]):
+        return None
+    return f"{each.where}: {importer or 'monitor'} imports {library}; only {LIBRARIES[library].replace(' ', ', ')} may"
+
+
+def wrong_in(root: Path) -> dict[Import, str]:
+    """The imports below `root` that are wrong, with what is wrong about each."""
+    found = {}
+    for each in imports_of(root):
+        ours = each.imported.split(".")[0] == "monitor"
+        found[each] = imports_the_face(each) or (wrong_arrow(each) if ours else wrong_library(each))
+    return {each: message for each, message in found.items() if message is not None}
+
+
+def is_tolerated(each: Import, importer: str, imported: str) -> bool:
+    return f"{each.importer}.".startswith(f"{importer}.") and each.imported.startswith(imported)
+
+
+def test_imports_go_along_the_arrows_of_the_house() -> None:
+    wrong = [
+        message for each, message in wrong_in(ROOT).items() if not any(is_tolerated(each, *pair) for pair in NOT_YET)
+    ]
+    assert not wrong, "\n".join(["", *wrong])
+
+
+@pytest.mark.parametrize("pair", NOT_YET)
+def test_an_arrow_that_nobody_needs_any_more_is_not_tolerated(pair: tuple[str, str]) -> None:
+    assert any(is_tolerated(each, *pair) for each in wrong_in(ROOT)), (
+        f"take {pair} out of NOT_YET: its imports are gone"
+    )
+
+
+@pytest.mark.parametrize("folder", TABLES)
+def test_no_arrow_runs_back_up(folder: str) -> None:
+    arrows = {room: {name.split(".")[0] for name in allowed.split()} for room, allowed in TABLES[folder].items()}
+    # Raises CycleError, which names the circle.
+    TopologicalSorter(arrows).prepare()
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "message"),
+    [
+        ("service/http.py", "import monitor.observe.bits", r"http\.py:1: the arrow service → observe\.bits is wrong"),
+        ("observe/bits.py", "from monitor.observe import kernels", r"observe/bits → observe/kernels.*may import chunk"),
+        ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.fam"),
+        ("report/uploader.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
+        ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),
+        ("training/start.py", "import monitor", "for users"),
+        ("observe/observer.py", "from transformers import Trainer", "only callback, training may"),
+        ("service/page/__init__.py", "if TYPE_CHECKING:\n    import torch", r"service\.page imports torch"),
+        ("attic.py", "import monitor.errors", "attic is in no table"),
+    ],
+)
+def test_a_wrong_import_is_named_with_its_line_and_its_rule(
+    file: str, source: str, message: str, tmp_path: Path
+) -> None:
+    for name in ("observe/kernels/__init__.py", "service/live.py", file):
+        (tmp_path / "monitor" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "monitor" / name).touch()
+    (tmp_path / "monitor" / file).write_text(source)
+    (found,) = wrong_in(tmp_path).values()
+    assert re.search(message, found), found
