@@ -11,17 +11,18 @@ a bare comparison of the same arrays, and is compared with what these took meanw
 from __future__ import annotations
 
 import argparse
-import copy
 import ctypes
 import gc
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ from monitor.observe.kernels import kernel_for, numpy_loops
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
 from monitor.observe.kernels.cpu import CpuKernel
 from monitor.observe.observer import UpdateObserver
-from tests.benchmarks import methods
+from tests.benchmarks import gpu_sides, methods
 from tests.benchmarks.shapes import ARCHITECTURES, Weights
 
 
@@ -64,14 +65,13 @@ class Observing:
 
 
 class Bound:
-    """Binds as an observer does by itself, and keeps what it bound last."""
+    """Binds as an observer does by itself, and keeps what it was bound to last."""
 
     segments: Sequence[Segment]
-    kernel: Kernel
 
     def __call__(self, segments: Sequence[Segment], rules: Rules) -> Kernel:
-        self.segments, self.kernel = segments, kernel_for(segments, rules)
-        return self.kernel
+        self.segments = segments
+        return kernel_for(segments, rules)
 
 
 def cpu_sides(model_name: str, layers: int | None, rounds: int) -> Iterator[Side]:
@@ -123,59 +123,35 @@ def shared(weights: Weights, before: list[torch.Tensor]) -> torch.nn.Module:
     return base
 
 
-def gpu_rows(model_name: str, rounds: int) -> str:
-    """Return the share of the copy bandwidth that the pass reaches."""
-    weights = Weights(ARCHITECTURES[model_name], torch.bfloat16, "cuda")
-    # Chosen by free memory, it would be the host's on a GPU that holds little more than the weights.
-    bound = Bound()
-    UpdateObserver(weights, base_mode="device", bind=bound)
-    weights.change()
-    room = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(room)
-    times: dict[str, list[float]] = {"copy": [], "pass": []}
-    for _ in range(rounds + 3):
-        for name, work in (("copy", lambda: target.copy_(room)), ("pass", bound.kernel)):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            times[name].append(begin.elapsed_time(end) / 1e3)
-    copy = 2 * room.numel() / statistics.median(times["copy"][3:])
-    # Current and base; previous bytes and two masks, read and written.
-    moved = weights.count * (2 + 2 + 2 * 1 + 4 / 8)
-    measured = moved / statistics.median(times["pass"][3:])
-    return (
-        "| side | GB/s | share of the copy |\n|---|---|---|\n"
-        f"| device-to-device copy | {copy / 1e9:.0f} | 1 |\n"
-        f"| monitor, bfloat16, all defaults | {measured / 1e9:.0f} | {measured / copy:.2f} |"
-    )
-
-
-def memory_rows(model_name: str, device: str, layers: int | None) -> str:
+def memory_rows(model_name: str, device: str, layers: int | None) -> Iterator[str]:
     """Return the bytes per weight that each mode holds, as the system or the allocator sees them."""
-    lines = [
-        "| weights | base | step masks | bytes per weight, measured | as the observer says |",
-        "|---|---|---|---|---|",
-    ]
-    for dtype in ("bfloat16", "float32"):
-        for mode in ("device", "host", "low_byte", "shared"):
-            for steps in (True, False):
-                # Each in a process of its own: one that freed memory before takes it from there.
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    work = pool.submit(bytes_per_weight, model_name, device, layers, dtype, mode, steps)
-                    taken, said = work.result()
-                lines.append(f"| {dtype} | {mode} | {'on' if steps else 'off'} | {taken:.2f} | {said:.2f} |")
-    return "\n".join(lines)
+    measured = (
+        "bytes per weight, measured" if device == "cpu" else "bytes per weight on the GPU | pinned in host memory"
+    )
+    yield f"| weights | base | step masks | {measured} | as the observer says |"
+    yield "|---|---|---|---|---|" if device == "cpu" else "|---|---|---|---|---|---|"
+    chosen = list(product(("bfloat16", "float32"), ("device", "host", "low_byte", "shared"), (True, False)))
+    measure = partial(in_a_process_of_its_own, model_name, device, layers)
+    # A GPU has room for two of them.
+    with ThreadPoolExecutor(2 if device == "cuda" else 1) as pool:
+        for (dtype, mode, steps), taken in zip(chosen, pool.map(measure, *zip(*chosen, strict=True)), strict=True):
+            cells = " | ".join(f"{size:.2f}" for size in taken)
+            yield f"| {dtype} | {mode} | {'on' if steps else 'off'} | {cells} |"
+
+
+def in_a_process_of_its_own(*arguments: Any) -> tuple[float, ...]:
+    """Call bytes_per_weight where nothing was freed before: what was is taken from there, and not seen."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(bytes_per_weight, *arguments).result()
 
 
 def bytes_per_weight(
     model_name: str, device: str, layers: int | None, dtype: str, mode: str, steps: bool
-) -> tuple[float, float]:
-    """Return what an observer holds, as measured and as it says."""
+) -> tuple[float, ...]:
+    """Return what an observer holds, as measured, on a GPU and in host memory apart, and as it says."""
     weights = Weights(ARCHITECTURES[model_name], getattr(torch, dtype), device, layers)
     # A model that is there anyway, as the reference model of a training is.
-    base = copy.deepcopy(weights) if mode == "shared" else None
+    base = weights.frozen() if mode == "shared" else None
     chosen = {"base_mode": mode} if base is None else {}
     # What the kernel and its compiler hold does not grow with the weights.
     small = torch.nn.Linear(32, 32, dtype=torch.bfloat16, device=device).to(getattr(torch, dtype))
@@ -184,35 +160,47 @@ def bytes_per_weight(
     observer = UpdateObserver(weights, base=base, step_masks=steps, **chosen)
     if observer.observe(1).base_mode != mode:
         raise RuntimeError(f"the base is kept as {observer.base_mode}, and not as {mode}")
-    return (held(device) - before) / weights.count, observer.monitor_bytes / weights.count
+    taken = (now - then for now, then in zip(held(device), before, strict=True))
+    return (*(size / weights.count for size in taken), observer.monitor_bytes / weights.count)
 
 
-def held(device: str) -> int:
-    """Return the bytes that this process holds on a device, and in host memory if that is another one."""
+def held(device: str) -> tuple[int, ...]:
+    """Return the bytes that this process holds: resident in host memory, or on a GPU and pinned in host memory."""
     gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated(), torch.cuda.host_memory_stats().get("active_bytes.current", 0)
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/statm") as file:
-        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return resident + (torch.cuda.memory_allocated() if device == "cuda" else 0)
+        return (int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"),)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda", "interpreter"], default="cpu")
     parser.add_argument("--model", choices=list(ARCHITECTURES), default="0.5B")
     parser.add_argument("--layers", type=int, help="measure this many layers only, where memory does not hold all")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--base", choices=gpu_sides.BASE_MODES, help="on a GPU: this way to keep the base only")
+    parser.add_argument("--rounds", type=int, help="by default 5, on a GPU 20")
     parser.add_argument("--memory", action="store_true", help="the bytes per weight only")
     arguments = parser.parse_args()
+    for line in lines(arguments):
+        print(line, flush=True)
+
+
+def lines(arguments: argparse.Namespace) -> Iterator[str]:
+    """Return the lines of the table that is asked for, as they come."""
     if arguments.memory:
-        print(memory_rows(arguments.model, arguments.device, arguments.layers))
-        return
-    if arguments.device == "cuda":
-        print(gpu_rows(arguments.model, arguments.rounds))
+        yield from memory_rows(arguments.model, arguments.device, arguments.layers)
+    elif arguments.device == "cpu":
+        yield HEADER
+        for side in cpu_sides(arguments.model, arguments.layers, arguments.rounds or 5):
+            yield side.row()
     else:
-        print(HEADER, flush=True)
-        for side in cpu_sides(arguments.model, arguments.layers, arguments.rounds):
-            print(side.row(), flush=True)
+        device = "cuda" if arguments.device == "cuda" else "cpu"
+        modes = [arguments.base] if arguments.base else gpu_sides.BASE_MODES
+        yield gpu_sides.HEADER
+        yield from gpu_sides.rows(arguments.model, device, modes, arguments.rounds or 20)
 
 
 if __name__ == "__main__":

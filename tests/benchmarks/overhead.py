@@ -1,7 +1,7 @@
 """What the callback costs a Trainer run: the same run with it at every step and without it, in turns.
 
     python -m tests.benchmarks.overhead --device cpu --steps 24
-    python -m tests.benchmarks.overhead --device cuda --steps 100
+    python -m tests.benchmarks.overhead --device cuda --steps 100 --tokens 512 --bf16
 
 Two runs one after the other cannot be compared on a machine that does other work too: they differ by more than the
 callback costs. So both are under way at once, and only ever one of them goes on: for one step on a CPU; for ten on a
@@ -167,6 +167,7 @@ def train(
                     learning_rate=1e-6,
                     logging_steps=1,
                     use_cpu=arguments.device == "cpu",
+                    bf16=arguments.bf16,
                     report_to=[],
                     save_strategy="no",
                     disable_tqdm=True,
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--sequences", type=int, default=16, help="sequences in a step")
     parser.add_argument("--tokens", type=int, default=128, help="tokens in a sequence")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 by autocast, as TRL does by default")
     arguments = parser.parse_args()
     in_a_row = IN_A_ROW[arguments.device]
     if arguments.steps < (WARM_UP + 3) * in_a_row or arguments.steps % in_a_row:
@@ -223,23 +225,26 @@ def main() -> None:
         ]
         (without, losses), (observed, losses_observed) = [side.result() for side in sides]
     reporting = "recording only" if target is None else "reporting to a service on this machine"
-    print(f"{weights / 1e6:.0f}M weights, {arguments.sequences} × {arguments.tokens} tokens a step, {arguments.device}")
+    computed = ", bfloat16 autocast" if arguments.bf16 else ""
+    size = f"{weights / 1e6:.0f}M weights, {arguments.sequences} × {arguments.tokens} tokens a step"
+    print(f"{size}, {arguments.device}{computed}")
     print(f"{reporting}; losses and gradient norms are {'the same' if losses == losses_observed else 'DIFFERENT'}\n")
     # During the last turn of one run, the other one ends: it writes its mask and delivers.
     counted = slice(WARM_UP, -1)
-    print(table(without[counted], observed[counted], callback.seconds[WARM_UP * in_a_row :]))
+    digits = 3 if arguments.device == "cpu" else 6
+    print(table(without[counted], observed[counted], callback.seconds[WARM_UP * in_a_row :], digits))
 
 
-def table(without: list[float], observed: list[float], in_callback: list[float]) -> str:
+def table(without: list[float], observed: list[float], in_callback: list[float], digits: int) -> str:
     """Return seconds per step, and the share of a step without, of which half of the pairs lie between the last two."""
     ratios = [after / before for before, after in zip(without, observed, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     spent, typical = statistics.median(in_callback), statistics.median(without)
     return (
         "| | seconds per step, median | share of the same step without, median | quartiles |\n|---|---|---|---|\n"
-        f"| without the callback | {typical:.3f} | 1 | |\n"
-        f"| with it | {statistics.median(observed):.3f} | {middle:.4f} | {low:.4f} to {high:.4f} |\n"
-        f"| of this, in the callback | {spent:.4f} | {spent / typical:.4f} | |"
+        f"| without the callback | {typical:.{digits}f} | 1 | |\n"
+        f"| with it | {statistics.median(observed):.{digits}f} | {middle:.4f} | {low:.4f} to {high:.4f} |\n"
+        f"| of this, in the callback | {spent:.{digits + 1}f} | {spent / typical:.4f} | |"
     )
 
 

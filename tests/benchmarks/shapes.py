@@ -25,6 +25,8 @@ class Architecture:
 
 
 ARCHITECTURES = {
+    # To try a benchmark: what it measures says nothing.
+    "tiny": Architecture(1, 64, 16, 96, 256, tied=True),
     "0.5B": Architecture(24, 896, 128, 4864, 151936, tied=True),
     "7B": Architecture(28, 3584, 512, 18944, 152064, tied=False),
 }
@@ -69,6 +71,13 @@ class Weights(nn.Module):
     def count(self) -> int:
         """Number of weights."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def frozen(self) -> nn.Module:
+        """Return a copy of the weights under the same names, as a model that an observer uses where it is."""
+        copied = nn.Module()
+        for name, parameter in self.named_parameters():
+            copied.register_parameter(name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+        return copied
 
     @torch.no_grad()
     def change(self, share: float = CHANGED) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from monitor.observe.masks.mask import UpdateMask
 from tests.observe.masks.masks import SHAPES, random_mask
 
 
@@ -93,16 +92,3 @@ def test_saving_counting_and_loading_160_mb_take_no_second_copy(tmp_path: Path) 
     assert saving < 16
     # What is loaded takes the place of what was freed before.
     assert loading < 32
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_masks_on_a_gpu_combine_and_count_as_on_the_host(tmp_path: Path) -> None:
-    on_host = random_mask(1), random_mask(2)
-    a, b = (UpdateMask({name: words.cuda() for name, words in m.words.items()}, m.shapes, m.metadata) for m in on_host)
-    for found, expected in ((a & b, on_host[0] & on_host[1]), (a - b, on_host[0] - on_host[1])):
-        assert all(words.is_cuda for words in found.words.values())
-        assert found.counts() == expected.counts()
-    assert a.overlap(b) == on_host[0].overlap(on_host[1])
-    a.save(tmp_path / "mask.safetensors")
-    assert (UpdateMask.load(tmp_path / "mask.safetensors") ^ on_host[0]).count() == 0
