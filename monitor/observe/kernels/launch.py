@@ -20,7 +20,10 @@ _KINDS = {
     torch.uint8: triton.LOW_BYTE.value,
 }
 _ALIGNMENT = 16
-_WARPS = 4
+WORDS, BLOCKS = 64, 16
+# By whether all addresses are aligned: where not, a thread has an address and a mask of its own for each weight, and
+# registers for half as many weights.
+WARPS = {True: 4, False: 8}
 
 
 class TritonKernel:
@@ -31,7 +34,7 @@ class TritonKernel:
         blocks: blocks in a tile.
     """
 
-    def __init__(self, words: int = 64, blocks: int = 16) -> None:
+    def __init__(self, words: int = WORDS, blocks: int = BLOCKS) -> None:
         self._words, self._blocks = words, blocks
         self._segments: Sequence[Segment] | None = None
         self._plan: _Plan | None = None
@@ -91,7 +94,7 @@ class TritonKernel:
             WIDE=launch.key.wide,
             WORDS=self._words,
             BLOCKS=self._blocks,
-            num_warps=_WARPS,
+            num_warps=WARPS[launch.key.wide],
             # Said, because its default changes between versions of Triton; only Σ|Δ|² has what could be fused.
             enable_fp_fusion=True,
         )
@@ -150,10 +153,8 @@ class _Plan:
 
     def _launch(self, key: _Key, lines: Sequence[tuple[int, Segment, torch.Tensor]], block: int, tile: int) -> _Launch:
         table = np.array([_line(*line) for line in lines], dtype=np.int64)
-        # What is loaded 16 bytes at a time: full blocks of aligned tensors.
-        full = [current.numel() // block * block if _aligned(segment, current) else 0 for _, segment, current in lines]
-        bounds = ((0, wide) if key.wide else (wide, line[2].numel()) for wide, line in zip(full, lines, strict=True))
-        tiles = np.concatenate([_tiles(i, first, last, tile) for i, (first, last) in enumerate(bounds)])
+        weights = [(current.numel(), _aligned(segment, current)) for _, segment, current in lines]
+        tiles = tiles_of(weights, block, tile, wide=key.wide)
         nothing = np.array([[0, lines[0][2].numel()]], dtype=np.int64)
         tables = (to_device(torch.from_numpy(array), self.device) for array in (tiles, table, nothing))
         return _Launch(key, *tables)
@@ -183,6 +184,22 @@ def _line(row: int, segment: Segment, current: torch.Tensor) -> list[int]:
 def _aligned(segment: Segment, current: torch.Tensor) -> bool:
     read_by_weight = (current, segment.base, segment.previous)
     return all(tensor is None or tensor.data_ptr() % _ALIGNMENT == 0 for tensor in read_by_weight)
+
+
+def tiles_of(
+    weights: Sequence[tuple[int, bool]], block: int, tile: int, *, wide: bool
+) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Return (line, first weight) of the tiles of a launch, as int64 of shape (programs, 2).
+
+    Args:
+        weights: of each line of the table, the number of weights, and whether all addresses are aligned.
+        block: weights in a block.
+        tile: weights in a tile.
+        wide: whether the launch loads 16 bytes at a time, which full blocks of aligned tensors can be; else the rest.
+    """
+    full = [count // block * block if aligned else 0 for count, aligned in weights]
+    bounds = ((0, end) if wide else (end, count) for end, (count, _) in zip(full, weights, strict=True))
+    return np.concatenate([_tiles(line, first, last, tile) for line, (first, last) in enumerate(bounds)])
 
 
 def _tiles(line: int, first: int, last: int, tile: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
