@@ -22,7 +22,10 @@ from monitor.observe.kernels.transfer import to_device
 logger = logging.getLogger(__name__)
 
 _ALIGNMENT = 16
-_WARPS = 4
+WORDS, BLOCKS = 64, 16
+# By whether all addresses are aligned: where not, a thread has an address and a mask of its own for each weight, and
+# registers for half as many weights.
+WARPS = {True: 4, False: 8}
 
 
 class TritonError(Exception):
@@ -42,7 +45,7 @@ class TritonKernel:
         TritonError: the kernel does not compile.
     """
 
-    def __init__(self, segments: Sequence[Segment], rules: Rules, words: int = 64, blocks: int = 16) -> None:
+    def __init__(self, segments: Sequence[Segment], rules: Rules, words: int = WORDS, blocks: int = BLOCKS) -> None:
         self._segments, self._rules = segments, rules
         self._device = segments[0].current.device
         bits = torch.tensor([*rules.tolerances, rules.criterion.tolerance or 0.0], dtype=torch.float32, device="cpu")
@@ -151,11 +154,8 @@ class _Launch:
     def of(cls, variant: _Variant, lines: Sequence[_Line], device: torch.device) -> _Launch:
         table = np.array([line.entries() for line in lines], dtype=np.int64)
         block = variant.words * BITS_PER_WORD
-        # What is loaded 16 bytes at a time: full blocks of aligned tensors.
-        full = [line.count // block * block if line.aligned else 0 for line in lines]
-        bounds = ((0, wide) if variant.wide else (wide, line.count) for wide, line in zip(full, lines, strict=True))
-        tile = block * variant.blocks
-        tiles = np.concatenate([_tiles(i, first, last, tile) for i, (first, last) in enumerate(bounds)])
+        weights = [(line.count, line.aligned) for line in lines]
+        tiles = tiles_of(weights, block, block * variant.blocks, wide=variant.wide)
         return cls(variant, *(to_device(torch.from_numpy(array), device) for array in (tiles, table)))
 
 
@@ -200,7 +200,7 @@ def _measure(launch: _Launch, limits: torch.Tensor, sums: _Sums) -> None:
         WIDE=variant.wide,
         WORDS=variant.words,
         BLOCKS=variant.blocks,
-        num_warps=_WARPS,
+        num_warps=WARPS[variant.wide],
         # Said, because its default changes between versions of Triton; only Σ|Δ|² has what could be fused.
         enable_fp_fusion=True,
     )
@@ -243,6 +243,22 @@ def _variant(segment: Segment, rules: Rules, limit: int, *, wide: bool, words: i
         words=words,
         blocks=blocks,
     )
+
+
+def tiles_of(
+    weights: Sequence[tuple[int, bool]], block: int, tile: int, *, wide: bool
+) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Return (line, first weight) of the tiles of a launch, as int64 of shape (programs, 2).
+
+    Args:
+        weights: of each line of the table, the number of weights, and whether all addresses are aligned.
+        block: weights in a block.
+        tile: weights in a tile.
+        wide: whether the launch loads 16 bytes at a time, which full blocks of aligned tensors can be; else the rest.
+    """
+    full = [count // block * block if aligned else 0 for count, aligned in weights]
+    bounds = ((0, end) if wide else (end, count) for end, (count, _) in zip(full, weights, strict=True))
+    return np.concatenate([_tiles(line, first, last, tile) for line, (first, last) in enumerate(bounds)])
 
 
 def _tiles(line: int, first: int, last: int, tile: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

@@ -6,7 +6,8 @@ registers and are added once to the segment's row.
 
 Bytes per bfloat16 weight: 2 (current) + 2 (base) + 2 × 1/8 (mask), with step masks 2 × 1 (previous) + 2 × 1/8 (touched)
 more, and 1/8 per reference. While these come from the memory of an H100, it has time for about 65 instructions per
-weight, and for half as many on integers; the default case takes 33 to 35, in 90 to 105 registers.
+weight, and for half as many on integers; the default case takes 37 to 40, 23 to 25 of them on integers and the like, in
+at most 112 registers. tests/benchmarks/time_model.py has it for other GPUs.
 """
 
 from __future__ import annotations
@@ -164,6 +165,28 @@ def gather(lanes, WIDE: tl.constexpr):
 
 
 @triton.jit
+def power_of_two(exponent):
+    """Return 2^exponent in float32, for −126 … 127."""
+    return as_float((exponent + 127) << 23)
+
+
+@triton.jit
+def sum_of_squares(sizes, largest):
+    """Add up the squares of float32 along rows of 16, of which `largest` is each row's largest, to a relative 2⁻³⁰.
+
+    In integers, because many GPUs have one unit for float64 where they have 64 for float32: each size as a multiple of
+    2⁻²⁹ of the largest one's power of two, which is exact from 2⁻⁶ of the largest on. The squares fit into 64 bits.
+    """
+    exponent = as_bits(largest) >> 23
+    # Two factors, as one would leave float32 where the largest is below 2⁻⁹⁷.
+    half = exponent // 2
+    scaled = sizes * power_of_two(126 - half)[:, None] * power_of_two(30 + half - exponent)[:, None]
+    multiples = scaled.to(tl.uint32).to(tl.uint64)
+    unit_squared = ((1023 + 2 * (exponent - 156)).to(tl.int64) << 52).to(tl.float64, bitcast=True)
+    return tl.sum(multiples * multiples, axis=1).to(tl.float64) * unit_squared
+
+
+@triton.jit
 def ones(words):
     # Bits added in pairs, fours, eights (Warren, Hacker's Delight, 5-1); what arithmetic shifts drag in is cleared.
     words = words - ((words >> 1) & 0x55555555)
@@ -285,10 +308,15 @@ def measure(
         distance = tl.abs(value - origin)
         # inf − inf is NaN, which is not less either.
         finite = tl.where(distance < float("inf"), distance, 0.0)
-        maximum = tl.maximum(maximum, tl.max(finite, axis=1) if WIDE else finite)
-        # In float64: the square of a small float32 is 0 in float32.
-        exact = finite.to(tl.float64)
-        square += gather(exact * exact, WIDE)
+        if WIDE:
+            most = tl.max(finite, axis=1)
+            square += sum_of_squares(finite, most)
+        else:
+            most = finite
+            # In float64: the square of a small float32 is 0 in float32.
+            exact = finite.to(tl.float64)
+            square += exact * exact
+        maximum = tl.maximum(maximum, most)
         size = tl.where(differs, as_bits(distance), 0)
         if LIMITS > 0:
             for i in tl.static_range(LIMITS):

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,90 +162,3 @@ def test_weights_beyond_what_32_bits_can_count(first: int) -> None:
     assert integers[0, CHANGED] == first + 3
     assert squares[0] == 3.0
     assert mask.tolist() == [1, 2, 0, 0, 0, 0, 0, -(2**31)]
-
-
-_COMPILE = """
-import json, sys
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from monitor.observe.kernels.triton_tiles import measure
-
-types = dict(tiles="*i64", table="*i64", limits="*i32", limit="i32", integers="*i64", squares="*fp64", largest="*i64",
-             table_columns="i32", count_columns="i32")
-names = measure.arg_names
-
-def compiled(constants):
-    source = ASTSource(
-        fn=measure,
-        signature={name: types.get(name, "constexpr") for name in names},
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-    )
-    asm = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True}).asm
-    return {"ptx": asm["ptx"], "ttgir": asm["ttgir"]}
-
-print(json.dumps([compiled(constants) for constants in json.loads(sys.argv[1])]))
-"""
-_DEFAULTS = {"STORED": 0, "KEPT": 0, "VISIBLE": 0, "STEPS": True, "ATOL": False, "LIMITS": 0, "REFERENCES": 0}
-_DEFAULTS |= {"WIDE": True, "WORDS": 64, "BLOCKS": 16}
-_EVERYTHING = {"STORED": 2, "KEPT": 2, "LIMITS": 2, "ATOL": True, "REFERENCES": 3}
-
-
-def compiled(*constants: dict[str, object]) -> list[dict[str, str]]:
-    """Compile ahead of time for compute capability 9.0, and return the intermediate languages by name."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", _COMPILE, json.dumps([_DEFAULTS | some for some in constants])]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if "Cannot find ptxas" in result.stderr or "No module named 'triton.backends" in result.stderr:
-        pytest.skip("this build of Triton brings no compiler for NVIDIA GPUs")
-    assert result.returncode == 0, result.stderr
-    found: list[dict[str, str]] = json.loads(result.stdout)
-    return found
-
-
-def loads(constants: dict[str, object]) -> list[str]:
-    """Return the instructions that load."""
-    return re.findall(r"ld\.global\S*", compiled(constants)[0]["ptx"])
-
-
-def bytes_per_weight(ttgir: str) -> float:
-    """Add up what a block of weights loads and stores. What a program reads once, as addresses, does not count."""
-    blocks = re.findall(r"tt\.(?:load|store) .*: tensor<((?:\d+x)+)!tt\.ptr<i(8|16|32)>", ttgir)
-    moved = sum(math.prod(map(int, sizes.rstrip("x").split("x"))) * int(bits) / 8 for sizes, bits in blocks)
-    return moved / (int(str(_DEFAULTS["WORDS"])) * 32)
-
-
-def test_only_what_is_asked_for_is_paid_for() -> None:
-    """current + base + update mask read and written; previous and touched read and written; 1/8 per reference."""
-    asked: list[tuple[dict[str, object], float]] = [
-        ({"STEPS": False}, 2 + 2 + 2 / 8),
-        ({}, 2 + 2 + 2 / 8 + 2 * 1 + 2 / 8),
-        ({"STEPS": False, "KEPT": 3}, 2 + 1 + 2 / 8),
-        ({"STEPS": False, "STORED": 2}, 4 + 2 + 2 / 8),
-        ({"STEPS": False, "LIMITS": 2, "ATOL": True}, 2 + 2 + 2 / 8),
-        ({"STEPS": False, "REFERENCES": 1}, 2 + 2 + 3 / 8),
-        ({"REFERENCES": 2}, 6.5 + 2 / 8),
-        ({"STORED": 2, "KEPT": 2, "VISIBLE": 2}, 4 + 4 + 2 / 8 + 2 * 4 + 2 / 8),
-    ]
-    moved = [bytes_per_weight(one["ttgir"]) for one in compiled(*(constants for constants, _ in asked))]
-    assert moved == [expected for _, expected in asked]
-
-
-@pytest.mark.parametrize(("constants", "wide_loads"), [({}, 5), (_EVERYTHING, 9), ({"KEPT": 3}, 4)])
-def test_a_gpu_loads_16_bytes_at_a_time(constants: dict[str, object], wide_loads: int) -> None:
-    """Per thread and block 16 weights of each tensor, 16 bytes a load."""
-    found = loads(constants)
-    assert found.count("ld.global.v4.b32") >= wide_loads
-    assert "ld.global.b16" not in found
-
-
-@pytest.mark.parametrize("constants", [{"WIDE": False}, _EVERYTHING | {"WIDE": False, "STEPS": False}])
-def test_what_is_not_aligned_compiles_for_a_gpu(constants: dict[str, object]) -> None:
-    """Sums along rows that are spread over threads crash the compiler of Triton 3.9."""
-    assert loads(constants)
-
-
-def test_no_instruction_takes_subnormals_for_zero() -> None:
-    """What the interpreter cannot tell; PTX calls it `.ftz`."""
-    sides = compiled({}, _EVERYTHING, {"STORED": 1, "KEPT": 1, "VISIBLE": 1}, {"STORED": 2, "KEPT": 2, "VISIBLE": 2})
-    assert [re.findall(r"\S*\.ftz\S*", side["ptx"]) for side in sides] == [[], [], [], []]
