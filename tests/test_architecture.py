@@ -93,16 +93,6 @@ LIBRARIES = {
     "grafana_foundation_sdk": "grafana.dashboards",
 }
 
-# Arrows that wait for the last import that needs them to go: (importer, imported).
-NOT_YET = (
-    ("monitor.reference_model", ""),
-    ("monitor.callback", "monitor.reference_model"),
-    ("monitor.observe.bits", "monitor.observe.kernels"),
-    ("monitor.observe.weights", "monitor.observe.kernels"),
-    ("monitor.observe.masks", "monitor.observe.kernels"),
-    ("monitor.observe.state", "monitor.observe.ranks"),
-)
-
 
 class Import(NamedTuple):
     """One import of a module, both modules in full and with dots.
@@ -206,22 +196,8 @@ def wrong_in(root: Path) -> dict[Import, str]:
     return {each: message for each, message in found.items() if message is not None}
 
 
-def is_tolerated(each: Import, importer: str, imported: str) -> bool:
-    return f"{each.importer}.".startswith(f"{importer}.") and each.imported.startswith(imported)
-
-
 def test_imports_go_along_the_arrows_of_the_house() -> None:
-    wrong = [
-        message for each, message in wrong_in(ROOT).items() if not any(is_tolerated(each, *pair) for pair in NOT_YET)
-    ]
-    assert not wrong, "\n".join(["", *wrong])
-
-
-@pytest.mark.parametrize("pair", NOT_YET)
-def test_an_arrow_that_nobody_needs_any_more_is_not_tolerated(pair: tuple[str, str]) -> None:
-    assert any(is_tolerated(each, *pair) for each in wrong_in(ROOT)), (
-        f"take {pair} out of NOT_YET: its imports are gone"
-    )
+    assert not (wrong := wrong_in(ROOT)), "\n".join(["", *wrong.values()])
 
 
 @pytest.mark.parametrize("folder", TABLES)

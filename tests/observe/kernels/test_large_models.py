@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from monitor.observe.kernels import triton_tiles
 from monitor.observe.kernels.gpu import BLOCKS, WORDS, tiles_of
 
 BLOCK = WORDS * 32
