@@ -11,7 +11,7 @@ from torch import nn
 
 from monitor.errors import BaseMismatchError, name_some
 from monitor.observe.ranks import Ranks
-from monitor.observe.weights.groups import clean_name
+from monitor.observe.weights.names import clean_name
 from monitor.observe.weights.measured import MeasuredWeights
 
 # A reference model or a state dict, under the names of the model that trains.

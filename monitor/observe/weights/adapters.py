@@ -20,7 +20,7 @@ from torch import nn
 
 from monitor.errors import UnsupportedModelError, name_some
 from monitor.observe.user_warning import warn_user
-from monitor.observe.weights.groups import clean_name
+from monitor.observe.weights.names import clean_name
 
 # Initialisations that take out of the base weight what they put into the adapter.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

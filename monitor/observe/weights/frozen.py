@@ -8,7 +8,7 @@ from torch import nn
 
 from monitor.errors import name_some
 from monitor.observe.user_warning import warn_user
-from monitor.observe.weights.groups import clean_name
+from monitor.observe.weights.names import clean_name
 
 
 class FrozenParameters:
