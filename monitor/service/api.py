@@ -83,8 +83,9 @@ class RunJson(Sparsities):
 
 
 class GroupJson(Sparsities):
-    """One module of one layer; `layer` is null outside the layers."""
+    """One module of one layer; `layer` is null outside the layers, `stack` empty in a model of one stack."""
 
+    stack: str
     layer: int | None
     label: str
     module: str

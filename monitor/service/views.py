@@ -127,6 +127,7 @@ def _groups(observation: Observation, registration: Registration) -> list[GroupJ
         sparsities = _sparsities(counts.get("changed"), counts.get("step_changed"), group.weights)
         described.append(
             GroupJson(
+                stack=group.stack,
                 layer=group.layer if group.HasField("layer") else None,
                 label=label,
                 module=module,
