@@ -55,6 +55,10 @@ def test_two_parameters_with_one_name_are_refused_by_both_their_own(case: str) -
     assert "Call the model's own submodule otherwise" in str(refused.value)
 
 
+def _seen_twice(net: nn.Module) -> nn.Module:
+    return Parts(net=net, fast=torch.compile(net))
+
+
 def _tied() -> nn.Module:
     one = linear()
     return Parts(module=one, weight=one.weight)
@@ -67,7 +71,7 @@ ONE_NAME_EACH: dict[str, Callable[[], nn.Module]] = {
     ),
     "one of two compiled": lambda: Parts(first=torch.compile(linear()), second=linear()),
     "one of two checkpointed": lambda: Parts(first=checkpoint_wrapper(linear()), second=linear()),
-    "a compiled view of a module": lambda: (lambda net: Parts(net=net, fast=torch.compile(net)))(linear()),
+    "a compiled view of a module": lambda: _seen_twice(linear()),
     "tied under one name": _tied,
     "below adapters": lambda: adapted(Parts(proj=linear(), head=linear(), module=linear())),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def parameter_names(architecture: str) -> list[str]:
 def path_of_layer(name: str) -> str | None:
     """The module that is a layer of the outermost stack."""
     parts = name.split(".")
-    for place, (part, number) in enumerate(zip(parts, parts[1:], strict=False)):
+    for place, (part, number) in enumerate(pairwise(parts)):
         if part in _CONTAINERS and number.isdigit():
             return ".".join(parts[: place + 2])
     return None
