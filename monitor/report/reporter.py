@@ -152,7 +152,13 @@ def _lock_directory(directory: Path) -> ProcessLock:
         lock = ProcessLock(directory / TRAINER_LOCK)
     except OSError as error:
         raise unusable(directory, error) from error
-    if not _acquire(lock, time.monotonic() + _LOCK_SECONDS):
+    try:
+        acquired = _acquire(lock, time.monotonic() + _LOCK_SECONDS)
+    except OSError as error:
+        # Such as ENOLCK, of a network file system that does not lock.
+        lock.close()
+        raise unusable(directory, error) from error
+    if not acquired:
         lock.close()
         raise SpoolError(
             f"another training process reports from {str(directory)!r}. Give each run its own output directory, or end "

@@ -45,7 +45,7 @@ def cumulative_now(settings: AlertSettings) -> Steps:
 
 
 def step_now(settings: AlertSettings) -> Steps:
-    """Orange where a collapse would be told of."""
+    """Orange where the collapse of step density would alert."""
     return [(None, "orange"), (1 - settings.step_density_floor, "green")]
 
 
