@@ -181,6 +181,11 @@ class UpdateObserver:
         return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._roster.measured}))
 
     @property
+    def measures_adapters(self) -> bool:
+        """Whether some of the measured weights are what adapters make of frozen ones: of these the matrix counts."""
+        return bool(self._roster.computed)
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """The group table: every array of an observation follows its order."""
         return self._roster.table.groups

@@ -65,6 +65,7 @@ class Reporter:
             self._lock.close()
             raise
         self._last_step = registration.resumed_from_step
+        self._groups = tuple(registration.groups)
         self._writer = SpoolWriter(directory, self.key, max_bytes, self._target)
         self._exit_watch = ExitWatch(self._process_ends)
 
@@ -85,7 +86,7 @@ class Reporter:
     def report(self, observation: Observation) -> None:
         """Hand an observation over."""
         self._last_step = observation.step
-        self._writer.put(lambda: pb.Item(observation=observation_message(observation)))
+        self._writer.put(lambda: pb.Item(observation=observation_message(observation, self._groups)))
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:
         """Hand over what the trainer logged at a step; entries that are no numbers are left out."""

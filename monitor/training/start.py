@@ -17,6 +17,7 @@ from monitor.report.reporter import Reporter
 from monitor.training.base_source import Base, find_base
 from monitor.training.directories import output_directory, own_directory
 from monitor.training.observed_run import ObservedRun
+from monitor.training.published import published_about
 from monitor.training.resume import RunIdentity, measured_as, restore_touched
 from monitor.training.settings import RunSettings
 from monitor.training.trainer import warn_of_moved_weights
@@ -66,7 +67,9 @@ def start_run(
     if reporter is not None:
         key = reporter.key
         RunIdentity(key.run_id, key.attempt, observer.base_fingerprint, measured_as(settings)).write(state)
-    return ObservedRun(settings, observer, reporter, writes_log=state.is_world_process_zero)
+    return ObservedRun(
+        settings, observer, reporter, writes_log=state.is_world_process_zero, published=published_about(args)
+    )
 
 
 def make_observer(

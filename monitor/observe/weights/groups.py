@@ -25,12 +25,17 @@ class GroupKey:
 
 @dataclass(frozen=True)
 class Group:
-    """A group with its number of weights, `frozen_weights` of which belong to frozen parameters."""
+    """A group with its number of weights, `frozen_weights` of which belong to parameters that were never trained."""
 
     layer: int | None
     module: str
     weights: int
     frozen_weights: int = 0
+
+    @property
+    def trained_weights(self) -> int:
+        """Number of weights that are measured, because they train or did at some time in this run."""
+        return self.weights - self.frozen_weights
 
 
 def clean_name(name: str) -> str:
