@@ -232,7 +232,8 @@ class Judge:
     def _non_finite(observation: Observation) -> str:
         counts = [int(count) for count in observation.non_finite]
         worst = observation.groups[counts.index(max(counts))]
-        where = worst.module if worst.layer is None else f"{worst.module} of layer {worst.layer}"
+        layer = f"{worst.stack} {worst.layer}".lstrip()
+        where = worst.module if worst.layer is None else f"{worst.module} of layer {layer}"
         return (
             f"{sum(counts):,} of {observation.weights:,} visible weights are NaN or infinite, most of them in {where}. "
             "Sparsity means nothing any more; go back to a checkpoint before this step"

@@ -17,7 +17,13 @@ if TYPE_CHECKING:  # at run time the uploader imports this package, and must not
 def group_messages(groups: Sequence[Group]) -> list[pb.Group]:
     """Return the group table as messages."""
     return [
-        pb.Group(layer=group.layer, module=group.module, weights=group.weights, frozen_weights=group.frozen_weights)
+        pb.Group(
+            layer=group.layer,
+            module=group.module,
+            weights=group.weights,
+            frozen_weights=group.frozen_weights,
+            stack=group.stack,
+        )
         for group in groups
     ]
 

@@ -93,8 +93,9 @@ class RunJson(WholeSparsities):
 
 
 class GroupJson(Sparsities):
-    """One module of one layer; `layer` is null outside the layers."""
+    """One module of one layer; `layer` is null outside the layers, `stack` empty in a model of one stack."""
 
+    stack: str
     layer: int | None
     label: str
     module: str

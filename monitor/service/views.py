@@ -138,6 +138,7 @@ def _groups(observation: Observation, registration: Registration, trained: Seque
         counts = {name: array[index] for name, array in arrays.items()}
         described.append(
             GroupJson(
+                stack=group.stack,
                 layer=group.layer if group.HasField("layer") else None,
                 label=label,
                 module=module,

@@ -84,16 +84,18 @@ class Base(_message.Message):
     def __init__(self, source: _Optional[str] = ..., fingerprint: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("layer", "module", "weights", "frozen_weights")
+    __slots__ = ("layer", "module", "weights", "frozen_weights", "stack")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     MODULE_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     FROZEN_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
     layer: int
     module: str
     weights: int
     frozen_weights: int
-    def __init__(self, layer: _Optional[int] = ..., module: _Optional[str] = ..., weights: _Optional[int] = ..., frozen_weights: _Optional[int] = ...) -> None: ...
+    stack: str
+    def __init__(self, layer: _Optional[int] = ..., module: _Optional[str] = ..., weights: _Optional[int] = ..., frozen_weights: _Optional[int] = ..., stack: _Optional[str] = ...) -> None: ...
 
 class Reference(_message.Message):
     __slots__ = ("name", "weights")

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from monitor.wire import monitor_pb2 as pb
-from tests.service.messages import finished, logged, observed, registration
+from tests.service.messages import finished, logged, observed, registration, stacked_groups
 from tests.service.running import Client
 
 
@@ -63,6 +63,16 @@ def test_a_run_is_shown_with_its_groups(seen: Client, run_id: str) -> None:
         {"name": "other seed", "weights": 40, "intersection": 6, "expected_intersection": 2.0}
     ]
     assert [at["cumulative_sparsity"] for at in run["at_tolerances"]] == [0.98, 0.998]
+
+
+def test_a_layer_is_shown_with_its_stack(client: Client, run_id: str) -> None:
+    client.register(registration(run_id, groups=stacked_groups()))
+    shown = client.http.get(f"/api/runs/{run_id}").json()["groups"]
+    assert [(group["stack"], group["layer"], group["label"]) for group in shown] == [
+        ("", None, "-"),
+        ("encoder", 0, "encoder 00"),
+        ("decoder", 0, "decoder 00"),
+    ]
 
 
 def test_what_json_cannot_say_is_null(seen: Client, run_id: str) -> None:
