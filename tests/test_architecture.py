@@ -83,7 +83,7 @@ LIBRARIES = {
     "peft": "observe.weights.adapters",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
-    "sqlite3": "report.spool",
+    "sqlite3": "report.spool service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
     "grpc": "wire report.delivery report.uploader service cli",
     "sqlalchemy": "service",
