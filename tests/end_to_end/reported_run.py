@@ -20,7 +20,9 @@ _SECONDS_BETWEEN = 0.25
 
 
 class ReportedRun:
-    """Encoder and decoder of two layers with three modules each, and an embedding; ten steps between observations, four observations a second.
+    """Encoder and decoder of two layers with three modules each, and an embedding, observed four times a second.
+
+    There are ten steps between observations.
 
     Attributes:
         cumulative_density, step_density, lift: what the next observations show.

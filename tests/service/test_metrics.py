@@ -47,6 +47,21 @@ def test_groups_are_exported_with_both_components(client: Client, run_id: str) -
     assert client.metric("group_reference_expected_intersection_weights", **with_reference) == 2
 
 
+def test_weights_that_started_to_train_are_frozen_no_more(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    embedding = {"run": run_id, "layer": "-", "module": "embed_tokens"}
+    client.send(run_id, [observed(1)])
+    assert (client.metric("group_frozen_weights", **embedding), client.metric("run_frozen_weights", run=run_id)) == (
+        1000,
+        1000,
+    )
+    client.send(run_id, [observed(2, trained=[1000, 600, 400], changed=[990, 30, 20])])
+    assert (client.metric("group_frozen_weights", **embedding), client.metric("run_frozen_weights", run=run_id)) == (
+        0,
+        0,
+    )
+
+
 def test_layers_of_different_stacks_are_different_layers(client: Client, run_id: str) -> None:
     client.register(registration(run_id, groups=stacked_groups()))
     client.send(run_id, [observed(1)])

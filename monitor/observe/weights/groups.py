@@ -26,7 +26,7 @@ class GroupKey:
 
 @dataclass(frozen=True)
 class Group:
-    """A group with its number of weights, `frozen_weights` of which belong to frozen parameters.
+    """A group with its number of weights, `frozen_weights` of which belong to parameters that were never trained.
 
     Attributes:
         layer: its number in the stack; None outside the layers.
@@ -39,6 +39,11 @@ class Group:
     weights: int
     frozen_weights: int = 0
     stack: str = ""
+
+    @property
+    def trained_weights(self) -> int:
+        """Number of weights that are measured, because they train or did at some time in this run."""
+        return self.weights - self.frozen_weights
 
 
 @dataclass(frozen=True)
