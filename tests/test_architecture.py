@@ -56,7 +56,9 @@ OBSERVE = {
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
     "measurement": "kernels weights state",
-    "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement",
+    "comparison": "kernels weights observation state measurement",
+    "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement "
+    "comparison",
 }
 
 # The same of monitor/grafana/.

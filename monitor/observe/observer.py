@@ -15,6 +15,7 @@ from monitor.observe.base.fingerprint import fingerprint
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.base.weights import GivenBase, differing, find
+from monitor.observe.comparison import Comparison, MaskAside
 from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
 from monitor.observe.kernels.contract import Bind, Rules
 from monitor.observe.masks.file import MaskMetadata
@@ -24,12 +25,13 @@ from monitor.observe.masks.touched_files import read_shards, write_shards
 from monitor.observe.masks.whole import save_whole_mask, whole_mask
 from monitor.observe.measurement import Measurement
 from monitor.observe.observation import IntArray, Observation
-from monitor.observe.ranks import Ranks
+from monitor.observe.ranks import NOTES, Ranks
 from monitor.observe.state import MonitorState
 from monitor.observe.stopwatch import Stopwatch
 from monitor.observe.streams import Pass, stream_for
 from monitor.observe.tally import Tally
 from monitor.observe.weights.groups import Group
+from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
 
 
@@ -167,6 +169,16 @@ class UpdateObserver:
         return self._roster.shapes
 
     @property
+    def ranks(self) -> Ranks:
+        """The processes that train together."""
+        return self._ranks
+
+    @property
+    def measured(self) -> list[MeasuredWeights]:
+        """What this process measures."""
+        return self._roster.measured
+
+    @property
     def base_mode(self) -> BaseMode:
         """How the base is kept."""
         return self._state.base.mode
@@ -247,17 +259,40 @@ class UpdateObserver:
             step=self._last_step,
         )
 
-    def save_update_mask(self, path: Path | None, run_id: str = "") -> None:
+    def compare(self, step: int, given: Mapping[str, torch.Tensor] | None = None) -> Comparison:
+        """Compare weights with the base, and leave the masks and counts of the observations as they are.
+
+        Among several processes all must call it. It waits for the device.
+
+        Args:
+            step: optimizer step that the weights belong to.
+            given: parameter name → whole weights to be compared; None for those that the model holds now.
+        """
+        self.before_update()
+        aside = self._ranks.all_or_none(lambda: MaskAside(self._roster, self._state, self.rules, self._bind))
+        nothing = torch.zeros(NOTES, dtype=torch.int64, device="cpu")
+        sent = self._ranks.send(lambda: aside.measure(given), nothing, *aside.shape)
+        counts, _ = self._ranks.receive(sent.cpu(), *aside.shape)
+        as_observed = self._ranks.all_say(aside.is_as_observed())
+        return Comparison(step, self.groups, self._tally.changed(counts), as_observed, aside.words)
+
+    def save_update_mask(self, path: Path | None, run_id: str = "", of: Comparison | None = None) -> None:
         """Write the update mask of the whole model to a file that `UpdateMask.load` reads, parameter by parameter.
 
         Among several processes all must call it. The first one writes, and only there `path` matters.
+
+        Args:
+            path: the file.
+            run_id: to be kept with the mask.
+            of: weights that were compared, whose mask is written; None for those of the latest observation.
 
         Raises:
             OSError: the file cannot be written.
         """
         self.before_update()
-        metadata = replace(self._metadata, run_id=run_id)
-        save_whole_mask(path, self._state.masks, self._roster.measured, metadata, self._ranks)
+        words, step = (self._state.masks, self._last_step) if of is None else (of.words, of.step)
+        metadata = replace(self._metadata, step=step, run_id=run_id)
+        save_whole_mask(path, words, self._roster.measured, metadata, self._ranks)
 
     def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
         self.before_update()
