@@ -61,10 +61,10 @@ def describe_final(final: Comparison, observed: Observation | None) -> str:
         )
     if observed is not None and not final.as_observed:
         return (
-            f"the weights at the end, of step {final.step}, are not those observed there: {_changed(final)} differ from "
-            f"the base, and {int(observed.changed.sum()):,} did when they were observed. The update mask is of the "
-            "weights at the end. A schedule-free optimizer exchanges weights for evaluation; a callback that changes "
-            "weights after a step is observed with it where SparsityCallback comes last, as with attach()"
+            f"the weights at the end, of step {final.step}, are not those observed there: {_changed(final)} differ "
+            f"from the base, and {int(observed.changed.sum()):,} did when they were observed. The update mask is of "
+            "the weights at the end. A schedule-free optimizer exchanges weights for evaluation; what a callback does "
+            "to weights after a step is observed where SparsityCallback comes last, as with attach()"
         )
     return f"at the end, at step {final.step}, {_changed(final)} differ from the base. The update mask is theirs"
 

@@ -99,9 +99,9 @@ class ObservedRun:
         self._versions, self.changes_come_late = None, True
         if self._writes_log:
             logger.warning(
-                "sparsity-monitor: weights are changed after they were observed at step %d, as by a callback that comes "
-                "later, and observations are of the weights before. Put SparsityCallback last, or use attach(), which "
-                "does. Masks and counts of what is saved are right.",
+                "sparsity-monitor: weights are changed after they were observed at step %d, as by a later callback, "
+                "and observations are of the weights before. Put SparsityCallback last, or use attach(), which does. "
+                "The update mask is of the weights at the end all the same.",
                 self._observer.last_step,
             )
 
@@ -170,7 +170,7 @@ class ObservedRun:
         self.collect()
 
     def checkpoint(self, directory: Path, step: int) -> None:
-        """Save with a checkpoint which weights were touched up to its step, and compare what was saved with the base."""
+        """Save with a checkpoint which weights were touched up to its step, and count what it holds."""
         # Not yet where a later callback asked for the checkpoint.
         self.observe_unless_done(step)
         if self._observer is None:
