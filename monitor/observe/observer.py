@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from monitor.errors import ConfigurationError
@@ -79,14 +80,18 @@ class UpdateObserver:
         base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
             and uses a module where it is.
         first_step: step that the current weights belong to.
-        ranks: the processes that train together; by default all of the default process group.
+        process_group: the processes that train together, of torch.distributed; by default all of the default group.
+            All of them must make the observer, at the same point, and call the same methods with the same steps in the
+            same order; `is_first` tells which one reports. Give it where only some processes train, as beside those
+            that generate: on these only. Nothing else may use it at the same time as the observer.
+        ranks: the same, where they have been joined.
         bind: makes what measures the weights; by default the fastest that there is where they are.
 
     Attributes:
         base_fingerprint: 32 hexadecimal digits that name the visible base weights.
 
     Raises:
-        ConfigurationError: a setting has a value that cannot work.
+        ConfigurationError: a setting has a value that cannot work, or not all processes make the observer.
         BaseMismatchError: the base lacks a parameter, or has another shape.
         MaskMismatchError: a reference mask lacks a parameter, or has another shape.
         UnsupportedModelError: the model holds weights in a way that cannot be measured rightly.
@@ -106,12 +111,13 @@ class UpdateObserver:
         step_masks: bool = True,
         base_mode: str = "auto",
         first_step: int = 0,
+        process_group: dist.ProcessGroup | None = None,
         ranks: Ranks | None = None,
         bind: Bind | None = None,
     ) -> None:
         self.rules = _rules(visible_dtype, criterion, tolerances)
         mode = parse_base_mode(base_mode, self.rules.visible_dtype)
-        roster = Roster.of_model(model, include, exclude, ranks)
+        roster = Roster.of_model(model, include, exclude, ranks, process_group)
         if base is not None and (moved := differing(base, roster.frozen, roster.ranks)):
             # Frozen now, but not always, as after a resume.
             roster = roster.with_late(moved)
@@ -172,6 +178,11 @@ class UpdateObserver:
     def ranks(self) -> Ranks:
         """The processes that train together."""
         return self._ranks
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first of the processes that train together: the one that reports."""
+        return self._ranks.rank == 0
 
     @property
     def measured(self) -> list[MeasuredWeights]:
@@ -271,7 +282,7 @@ class UpdateObserver:
         self.before_update()
         aside = self._ranks.all_or_none(lambda: MaskAside(self._roster, self._state, self.rules, self._bind))
         nothing = torch.zeros(NOTES, dtype=torch.int64, device="cpu")
-        sent = self._ranks.send(lambda: aside.measure(given), nothing, *aside.shape)
+        sent = self._ranks.send(lambda: aside.measure(given), nothing, *aside.shape, step)
         counts, _ = self._ranks.receive(sent.cpu(), *aside.shape)
         as_observed = self._ranks.all_say(aside.is_as_observed())
         return Comparison(step, self.groups, self._tally.changed(counts), as_observed, aside.words)
@@ -360,7 +371,7 @@ class UpdateObserver:
             if self._stream.beside_training:
                 # Made on the pass's own stream: made on the training's, it would be reused before it is read.
                 there = notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)
-            return self._ranks.send(measurement.measure, there, *measurement.shape)
+            return self._ranks.send(measurement.measure, there, *measurement.shape, step)
 
         observed_at = time.time()
         with self._stopwatch:
