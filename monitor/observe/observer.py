@@ -137,6 +137,9 @@ class UpdateObserver:
         self._last_start: float | None = None
         self._last_cost = 0.0
         self._looked_for_new_after = first_step - 1
+        if self._stream.beside_training:
+            # What `compare` measures with is compiled now, not at the first checkpoint.
+            self._ranks.all_or_none(lambda: MaskAside(roster, self._state, self.rules, bind))
         if base is not None:
             # What differs from it already has not moved at the first observation.
             self._ranks.all_or_none(self._measurement.measure)
@@ -155,7 +158,9 @@ class UpdateObserver:
             if thawed := self._roster.thawed():
                 # A pass that is under way still reads the tables that are made anew here.
                 self._stream.hold_training()
-                self._take_up(thawed)
+        if thawed:
+            # Not a cost of this step, as the start is none: it may compile for half a minute.
+            self._take_up(thawed)
 
     def _take_up(self, thawed: Sequence[str]) -> None:
         roster = self._roster.with_late(thawed)

@@ -110,12 +110,18 @@ class AverageFromTheEvaluationOn(MovingAverage):
 
 
 class Clip(TrainerCallback):
-    """Clips the weights after each step."""
+    """Clips the weights after each step, to a distance from where they began that is less than a step."""
+
+    def __init__(self) -> None:
+        self.bounds: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bounds = [(w.detach() - 2e-5, w.detach() + 2e-5) for w in kwargs["model"].parameters()]
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for w in kwargs["model"].parameters():
-            w.clamp_(-0.02, 0.02)
+        for w, (least, most) in zip(kwargs["model"].parameters(), self.bounds, strict=True):
+            w.clamp_(least, most)
 
 
 def trainer_of(
