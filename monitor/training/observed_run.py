@@ -180,12 +180,14 @@ class ObservedRun:
         if saved is None:
             return
         if not saved.as_observed and self.last_observation is not None:
-            self._keep_mask_of(saved, self.last_observation, touched_in(directory) / MASK_FILE)
+            self._keep_mask_of(saved, self.last_observation, directory)
         self.kept = replace(saved, words={})
 
-    def _keep_mask_of(self, saved: Comparison, observed: Observation, path: Path) -> None:
+    def _keep_mask_of(self, saved: Comparison, observed: Observation, checkpoint: Path) -> None:
+        path = touched_in(checkpoint) / MASK_FILE
         if self._observer is not None:
-            self._observer.save_update_mask(path, self.run_id or "", saved)
+            # A hyperparameter search saves elsewhere, and a directory that is made here would be taken for its own.
+            self._observer.save_update_mask(path if checkpoint.is_dir() else None, self.run_id or "", saved)
         if self._reporter is not None:
             self._reporter.log(saved.step, {SAVED_CHANGED: int(saved.changed.sum())})
         if self._writes_log:

@@ -300,3 +300,19 @@ def test_a_save_changes_nothing_in_the_observations(model: Path, tmp_path: Path)
         weights.append(bfloat16_bits(tmp_path / name / "final"))
     assert observations[0] == observations[1]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_the_best_adapter_is_counted_as_its_step_was_observed(model: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    callback = recording()
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    trainer = trainer_of(model, tmp_path, [callback], **best, **EVALUATED, learning_rate=1e-2)
+    adapted = peft.get_peft_model(trainer.model, peft.LoraConfig(target_modules=["q_proj"], r=2))
+    trainer = Trainer(
+        adapted, trainer.args, train_dataset=token_data(16), eval_dataset=token_data(4), callbacks=[callback]
+    )
+    trainer.train()
+    observed = {o.step: list(o.changed) for o in spooled(callback, "observation")}
+    assert observed[2] != observed[STEPS]
+    assert callback.kept.step == trainer.state.best_global_step == 2
+    assert callback.kept.changed.tolist() == observed[2]

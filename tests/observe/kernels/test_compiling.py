@@ -90,7 +90,8 @@ def train(model: nn.Module, observer: UpdateObserver, step: int) -> float:
     observer.follow(model)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.5)
+            if parameter.requires_grad:
+                parameter.add_(0.5)
     return observer.observe(step).host_seconds
 
 
