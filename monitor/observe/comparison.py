@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from monitor.observe.kernels import kernel_for
 from monitor.observe.kernels.contract import Bind, Counts, Rules
 from monitor.observe.measurement import Measurement
 from monitor.observe.observation import IntArray
@@ -51,6 +52,7 @@ class MaskAside:
     def __init__(self, roster: Roster, state: MonitorState, rules: Rules, bind: Bind | None) -> None:
         self._roster, self._observed = roster, state
         self._state = state.aside(roster.measured)
+        self._rules, self._bind = rules, bind or kernel_for
         self._measurement = Measurement(roster, self._state, rules, bind)
         self.shape = self._measurement.shape
         self.words = self._state.masks
@@ -59,13 +61,16 @@ class MaskAside:
         """Compare the weights that the model holds, or others of the same names and shapes, with the base."""
         if given is None:
             return self._measurement.measure()
-        return self._measurement.measure_others(lambda weights: _of(weights, given))
+        # One after the other: never are two of them on the device.
+        parts = [self._measure_given(weights, given) for weights in self._roster.measured]
+        return Counts(torch.cat([part.integers for part in parts]), torch.cat([part.floats for part in parts]))
+
+    def _measure_given(self, weights: MeasuredWeights, given: Mapping[str, torch.Tensor]) -> Counts:
+        current = weights.of_whole(given[weights.name]).to(weights.source.device)
+        counts = self._bind([self._state.segment(weights, current)], self._rules)()
+        return Counts(counts.integers.cpu(), counts.floats.cpu())
 
     def is_as_observed(self) -> bool:
         """Return whether the mask is that of the latest observation."""
         observed = self._observed.masks
         return all(torch.equal(words, observed[name]) for name, words in self.words.items())
-
-
-def _of(weights: MeasuredWeights, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return weights.of_whole(given[weights.name]).to(weights.source.device)

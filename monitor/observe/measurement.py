@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
@@ -43,12 +43,12 @@ class Measurement:
         if not self._computed:
             return self._measure_stored()
         parts = [self._measure_stored()] if self._stored else []
-        parts += (self._measure_alone(weights, weights.live()) for weights in self._computed)
-        return _joined(parts)
-
-    def measure_others(self, current: Callable[[MeasuredWeights], torch.Tensor]) -> Counts:
-        """Measure other weights in the place of those that the model holds, one parameter after the other."""
-        return _joined([self._measure_alone(w, current(w)) for w in (*self._stored, *self._computed)])
+        parts += (self._measure_computed(weights) for weights in self._computed)
+        device = parts[0].integers.device
+        return Counts(
+            torch.cat([counts.integers.to(device) for counts in parts]),
+            torch.cat([counts.floats.to(device) for counts in parts]),
+        )
 
     def _measure_stored(self) -> Counts:
         # Wrappers exchange a parameter's storage (`parameter.data = …`); what was bound once then looks elsewhere.
@@ -56,9 +56,9 @@ class Measurement:
             self._addresses, self._kernel = addresses, self._bind_stored()
         return self._kernel()
 
-    def _measure_alone(self, weights: MeasuredWeights, current: torch.Tensor) -> Counts:
+    def _measure_computed(self, weights: MeasuredWeights) -> Counts:
         # Bound for this pass alone: a kernel keeps the weights alive that it is bound to.
-        return self._bind([self._state.segment(weights, current)], self._rules)()
+        return self._bind([self._state.segment(weights, weights.live())], self._rules)()
 
     def _bind_stored(self) -> Kernel:
         return self._bind([self._state.segment(weights, weights.live()) for weights in self._stored], self._rules)
@@ -68,14 +68,6 @@ class Measurement:
         samples = [self._state.segment(w, w.of_whole(w.source)) for w in _smallest_of_each_kind(self._computed)]
         if samples:
             self._bind(samples, self._rules)
-
-
-def _joined(parts: Sequence[Counts]) -> Counts:
-    device = parts[0].integers.device
-    return Counts(
-        torch.cat([counts.integers.to(device) for counts in parts]),
-        torch.cat([counts.floats.to(device) for counts in parts]),
-    )
 
 
 def _addresses(stored: Iterable[MeasuredWeights]) -> list[int]:
