@@ -18,19 +18,22 @@ from monitor.observe.observation import Observation
 GRADIENT_NORM = "grad_norm"
 """What trainers log the gradient norm as."""
 
-# Weights next to zero move at any learning rate, so inert is not zero. The sparsest published GRPO moves 0.002 of the
-# weights with each step (arXiv 2602.03839).
-_INERT_STEP_DENSITY = 1e-5
-# What has moved before and now rests is at the end of its learning-rate schedule.
-_INERT_CUMULATIVE_DENSITY = 1e-3
+# So many hidden weights to each visible one that moved are inert. Published RL with SGD earns its full reward with
+# 0.02 % of the weights changed (arXiv 2602.07729): were all others hidden, that would be 5,000 to one.
+INERT_HIDDEN_FACTOR = 10_000
+# Sparser than any published RL with AdamW, which changes 0.04 of the weights or more.
+_VERY_SPARSE_DENSITY = 1e-3
 
 
 @dataclass(frozen=True)
 class DenseThresholds:
-    """When updates count as dense. Sparsities are shares from 0 to 1 of the visible weights; 0 switches one off.
+    """When updates count as dense. Sparsities are shares from 0 to 1 of the trained visible weights; 0 is off.
+
+    Frozen weights are left out, since the published runs that these figures come from train all: a run that trains a
+    tenth of its weights is dense when most of that tenth has changed.
 
     Attributes:
-        cumulative: dense when a smaller share of the weights equals the base. No published RL checkpoint is below 0.363
+        cumulative: dense when a smaller share of them equals the base. No published RL checkpoint is below 0.363
             (arXiv 2511.08567, bits in bfloat16); published supervised fine-tuning ends at 0.006–0.19.
         step: dense when a smaller share equals the previous observation, `observations` times in a row. Published RL
             changes at most 0.109 of the weights within 10 updates, with float32 master weights; supervised fine-tuning
@@ -67,6 +70,7 @@ class Kind(StrEnum):
     """What updates look like."""
 
     INERT = "inert"
+    VERY_SPARSE = "very sparse"
     SPARSE = "sparse"
     DENSIFYING = "densifying"
     DENSE = "dense (looks like SFT)"
@@ -95,11 +99,22 @@ class Judge:
     Args:
         thresholds: when updates count as dense.
         measured_as: criterion and dtype of the changed weights, such as "bits in bfloat16", for the wording.
+        trained: what the trained weights are where not all are, for the wording.
+        published: what is published of such trainings, for the wording.
     """
 
-    def __init__(self, thresholds: DenseThresholds, measured_as: str) -> None:
+    def __init__(
+        self,
+        thresholds: DenseThresholds,
+        measured_as: str,
+        *,
+        trained: str = "",
+        published: str = "",
+    ) -> None:
         self.thresholds = thresholds
         self.measured_as = measured_as
+        self._trained = trained
+        self._published = published
         self._recent: deque[Observation] = deque(maxlen=thresholds.observations)
 
     def judge(self, observation: Observation, logged: Mapping[str, object] | None = None) -> Verdict | None:
@@ -124,21 +139,47 @@ class Judge:
                 return self._non_finite(observation)
             case Kind.INERT:
                 return self._inert(observation, logged)
+            case Kind.VERY_SPARSE:
+                return self._about(observation, self._why_so_few(observation))
             case Kind.DENSIFYING:
-                return f"{self._sparsities(observation)}; {self._pace(observation)}"
+                return self._about(observation, self._pace(observation))
             case Kind.DENSE:
-                return f"{self._sparsities(observation)}; {self._crossed(observation)}"
+                return self._about(observation, self._crossed(observation))
             case Kind.SPARSE:
-                return self._sparsities(observation)
+                return self._about(observation)
+
+    def _about(self, observation: Observation, why: str = "") -> str:
+        parts = (self._sparsities(observation), self._share_that_trains(observation), why, self._published)
+        return "; ".join(part for part in parts if part)
 
     def _sparsities(self, observation: Observation) -> str:
         text = (
-            f"{percent(observation.cumulative_sparsity)} of {observation.weights:,} weights equal the base (cumulative "
-            f"sparsity, {self.measured_as})"
+            f"{percent(observation.cumulative_sparsity)} of {observation.trained_weights:,} trained weights equal the "
+            f"base (cumulative sparsity, {self.measured_as})"
         )
         if observation.step_sparsity is None:
             return text
         return f"{text}, {percent(observation.step_sparsity)} equal {_predecessor(observation)} (step sparsity)"
+
+    def _share_that_trains(self, observation: Observation) -> str:
+        trained, weights = observation.trained_weights, observation.weights
+        if trained == weights:
+            return ""
+        return (
+            f"{trained:,} of {weights:,} weights train ({percent(trained / weights)}"
+            f"{f': {self._trained}' if self._trained else ''}), and "
+            f"{percent(observation.whole_model_cumulative_sparsity)} of all equal the base (whole-model cumulative "
+            "sparsity)"
+        )
+
+    @staticmethod
+    def _why_so_few(observation: Observation) -> str:
+        text = (
+            "fewer change than in any published RL run with AdamW; with SGD, RL learns with 0.02 % (arXiv 2602.07729)"
+        )
+        if observation.hidden.any():
+            return text
+        return f"{text}. If nothing is learned, the learning rate is too small for the dtype that weights are stored in"
 
     def _crossed(self, observation: Observation) -> str:
         limits = self.thresholds
@@ -162,8 +203,8 @@ class Judge:
         steps = sum(recent.stride for recent in self._recent)
         most = max(moved(recent) for recent in self._recent)
         return (
-            f"{f'at most {most:,}' if most else 'not one'} of {observation.weights:,} visible weights moved at any "
-            f"observation of the last {steps} steps ({self.measured_as})"
+            f"{f'at most {most:,}' if most else 'not one'} of {observation.trained_weights:,} trained visible weights "
+            f"moved at any observation of the last {steps} steps ({self.measured_as})"
             f"{self._why_inert(int(observation.hidden.sum()), logged)}"
         )
 
@@ -172,7 +213,10 @@ class Judge:
         norm, rate = logged.get(GRADIENT_NORM), logged.get("learning_rate")
         at_rate = f", {rate:g}," if isinstance(rate, int | float) else ""
         if hidden:
-            return f"; {hidden:,} stored weights differ from the base, by less than the visible dtype shows"
+            return (
+                f"; {hidden:,} stored weights differ from the base, by less than the visible dtype shows: what is "
+                "served is as good as the base until they add up, or the learning rate is raised"
+            )
         if not isinstance(norm, int | float):
             return "; the gradient norm is not known yet"
         if norm == 0:
@@ -188,7 +232,8 @@ class Judge:
     def _non_finite(observation: Observation) -> str:
         counts = [int(count) for count in observation.non_finite]
         worst = observation.groups[counts.index(max(counts))]
-        where = worst.module if worst.layer is None else f"{worst.module} of layer {worst.layer}"
+        layer = f"{worst.stack} {worst.layer}".lstrip()
+        where = worst.module if worst.layer is None else f"{worst.module} of layer {layer}"
         return (
             f"{sum(counts):,} of {observation.weights:,} visible weights are NaN or infinite, most of them in {where}. "
             "Sparsity means nothing any more; go back to a checkpoint before this step"
@@ -196,7 +241,7 @@ class Judge:
 
 
 def judge(recent: Sequence[Observation], thresholds: DenseThresholds) -> Kind | None:
-    """Say what updates look like, from the last few observations; None where they are too few.
+    """Say what updates look like, from the last few observations; None where they are too few, or nothing is trained.
 
     Args:
         recent: the observations after the warm-up, the latest last, at most `thresholds.observations` of them.
@@ -204,14 +249,20 @@ def judge(recent: Sequence[Observation], thresholds: DenseThresholds) -> Kind | 
     latest = recent[-1]
     if latest.non_finite.any():
         return Kind.NON_FINITE
+    if not latest.trained_weights:
+        return None
     if latest.cumulative_sparsity < thresholds.cumulative:
         return Kind.DENSE
-    if len(recent) < thresholds.observations:
-        return None
+    return _pattern(recent, thresholds) if len(recent) == thresholds.observations else None
+
+
+def _pattern(recent: Sequence[Observation], thresholds: DenseThresholds) -> Kind:
     if all(seen.step_sparsity is not None and seen.step_sparsity < thresholds.step for seen in recent):
         return Kind.DENSE
     if _is_inert(recent):
         return Kind.INERT
+    if _is_very_sparse(recent):
+        return Kind.VERY_SPARSE
     return Kind.DENSIFYING if _soon_dense(recent, thresholds) else Kind.SPARSE
 
 
@@ -239,8 +290,14 @@ def percent(share: float) -> str:
 
 def _is_inert(recent: Sequence[Observation]) -> bool:
     most = max(moved(observation) for observation in recent)
-    weights, changed = recent[-1].weights, int(recent[-1].changed.sum())
-    return most == 0 or (most < _INERT_STEP_DENSITY * weights and changed < _INERT_CUMULATIVE_DENSITY * weights)
+    # Stored weights that moved are the proof that there are gradients.
+    hidden = int(recent[-1].hidden.sum())
+    return most == 0 or hidden >= INERT_HIDDEN_FACTOR * max(most, int(recent[-1].changed.sum()))
+
+
+def _is_very_sparse(recent: Sequence[Observation]) -> bool:
+    most = max(moved(observation) for observation in recent)
+    return max(most, int(recent[-1].changed.sum())) < _VERY_SPARSE_DENSITY * recent[-1].trained_weights
 
 
 def _soon_dense(recent: Sequence[Observation], thresholds: DenseThresholds) -> bool:

@@ -1,7 +1,7 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
-    callback, training → report → observe        cli → everything
-    service → wire                               grafana → service.families        analysis → observe
+    callback, training → report → observe        service → wire        grafana → service.families
+    cli → report, service, grafana
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -31,8 +31,7 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "service": "errors version wire",
     "grafana": "errors service.families",
-    "analysis": "errors observe",
-    "cli": "errors version observe report service grafana analysis",
+    "cli": "errors version report service grafana",
     "__init__": "version errors verdict observe callback",
 }
 
@@ -78,7 +77,7 @@ TABLES = {"": ROOMS, "observe": OBSERVE, "grafana": GRAFANA}
 
 # A library → who may import it.
 LIBRARIES = {
-    "torch": "callback training observe analysis",
+    "torch": "callback training observe",
     "transformers": "callback training",
     "trl": "callback training",
     "accelerate": "callback training",
@@ -87,7 +86,7 @@ LIBRARIES = {
     "peft": "observe.weights.adapters",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
-    "sqlite3": "report.spool",
+    "sqlite3": "report.spool service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
     "grpc": "wire report.delivery report.uploader service cli",
     "sqlalchemy": "service",

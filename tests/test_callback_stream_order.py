@@ -21,7 +21,7 @@ from tests.observe.mutation import mutate
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the real one is there")
 STEPS = 5
-WAIT = "self._let_the_update_wait()"
+WAIT = "self._run.let_updates_wait()"
 
 
 class Loop:

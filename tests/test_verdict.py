@@ -231,7 +231,11 @@ def test_non_finite_goes_before_everything_and_needs_no_warm_up() -> None:
     )
     (verdict,) = verdicts([observed(1, non_finite=(5, 2))])
     assert verdict is not None
-    assert "mlp.up_proj of layer 0" in verdict.reason
+    assert "mlp.up_proj of layer 0." in verdict.reason
+    stacks = tuple(Group(3, "mlp.up_proj", 5_000, stack=stack) for stack in ("encoder", "decoder"))
+    (verdict,) = verdicts([observed(1, groups=stacks, non_finite=(1, 2))])
+    assert verdict is not None
+    assert "mlp.up_proj of layer decoder 3." in verdict.reason
 
 
 def test_what_the_trainer_logged_changes_no_kind() -> None:

@@ -28,7 +28,7 @@ FINGERPRINT_ON_GPU = 1 << 22
 # Words of a mask that are combined or counted on a GPU: the temporaries take some hundred MB.
 WORDS_ON_GPU = 1 << 24
 # Words that are packed or unpacked. An int32 for each of their bits takes 2 MB: masks of a whole model are packed, too.
-# Pieces of 16 MB, that the C library takes from the system one by one, pile up in its heap to ten times that.
+# Chunks of 16 MB, which the C library takes from the system one by one, pile up in its heap to ten times that.
 WORDS_UNPACKED = 1 << 14
 # Words that are read from a mask file to be counted: 4 MB.
 WORDS_OF_A_FILE = 1 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,18 @@ def check_tolerance(tolerance: float, setting: str) -> float:
             f"{setting} is {tolerance!r}; expected a finite number ≥ 0, such as 1e-5 (arXiv 2505.11711)."
         )
     return value
+
+
+def check_tolerances(tolerances: Sequence[float]) -> tuple[float, ...]:
+    """Return the tolerances, each as `check_tolerance` does.
+
+    Raises:
+        ConfigurationError: one is no tolerance, or is there twice.
+    """
+    checked = tuple(check_tolerance(tolerance, "a tolerance") for tolerance in tolerances)
+    if len(set(checked)) < len(checked):
+        raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
+    return checked
 
 
 @dataclass(frozen=True)

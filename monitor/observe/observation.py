@@ -18,7 +18,7 @@ class Overlap:
     """How far an update mask M and a reference mask R coincide, with what chance would give.
 
     Attributes:
-        weights: n, the trainable weights: a mask covers no others.
+        weights: n, the trained weights: a mask covers no others.
         changed: |M|.
         reference: |R|.
         intersection: |M ∩ R|.
@@ -83,6 +83,10 @@ class ReferenceCounts:
 class Observation:
     """The counts of every group at one optimizer step. Arrays have one entry per group, in the order of `groups`.
 
+    Ratios are of the *trained* weights: those that require gradients, or did at some time in this run, and with
+    adapters the weights of the matrices that these change. Frozen weights cannot move, so they would make anything
+    look sparse; published figures are of runs that train every weight.
+
     Attributes:
         step: optimizer step.
         stride: steps since the previous observation.
@@ -134,14 +138,27 @@ class Observation:
         return sum(group.weights for group in self.groups)
 
     @property
+    def trained_weights(self) -> int:
+        """Number of weights that train or did at some time in this run: what the ratios are of."""
+        return sum(group.trained_weights for group in self.groups)
+
+    @property
     def cumulative_sparsity(self) -> float:
-        """Share of the visible weights that equal the base, 0 to 1."""
+        """Share of the trained visible weights that equal the base, 0 to 1; NaN where none are trained."""
+        return 1.0 - _ratio(int(self.changed.sum()), self.trained_weights)
+
+    @property
+    def whole_model_cumulative_sparsity(self) -> float:
+        """Share of all visible weights, frozen ones included, that equal the base, 0 to 1."""
         return 1.0 - _ratio(int(self.changed.sum()), self.weights)
 
     @property
     def step_sparsity(self) -> float | None:
-        """Share of the visible weights that equal the previous observation, 0 to 1; None when step masks are off."""
-        return None if self.step_changed is None else 1.0 - _ratio(int(self.step_changed.sum()), self.weights)
+        """Share of the trained visible weights that equal the previous observation, 0 to 1.
+
+        None when step masks are off, NaN where no weights are trained.
+        """
+        return None if self.step_changed is None else 1.0 - _ratio(int(self.step_changed.sum()), self.trained_weights)
 
     @property
     def update_norm(self) -> float:
@@ -156,7 +173,7 @@ class Observation:
         """
         counts = self.references[reference]
         return Overlap(
-            weights=sum(group.weights - group.frozen_weights for group in self.groups),
+            weights=self.trained_weights,
             changed=int(self.changed.sum()),
             reference=int(counts.weights.sum()),
             intersection=int(counts.intersection.sum()),

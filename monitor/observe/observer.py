@@ -11,13 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from monitor.errors import ConfigurationError
 from monitor.observe.base.fingerprint import fingerprint
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.base.weights import GivenBase, differing, find
 from monitor.observe.comparison import Comparison, MaskAside
-from monitor.observe.criterion import Criterion, check_tolerance, dtype_name, parse_visible_dtype
+from monitor.observe.criterion import Criterion, check_tolerances, dtype_name, parse_visible_dtype
 from monitor.observe.kernels.contract import Bind, Rules
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import UpdateMask
@@ -208,6 +207,11 @@ class UpdateObserver:
     def stored_dtypes(self) -> tuple[str, ...]:
         """dtypes that the measured weights are stored in, sorted by name."""
         return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._roster.measured}))
+
+    @property
+    def measures_adapters(self) -> bool:
+        """Whether some of the measured weights are what adapters make of frozen ones: of these the matrix counts."""
+        return bool(self._roster.computed)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -407,8 +411,4 @@ class UpdateObserver:
 
 
 def _rules(visible_dtype: str | torch.dtype, criterion: str | Criterion, tolerances: Sequence[float]) -> Rules:
-    checked = tuple(check_tolerance(tolerance, "a tolerance") for tolerance in tolerances)
-    rules = Rules(parse_visible_dtype(visible_dtype), Criterion.parse(criterion), checked)
-    if len(set(checked)) < len(checked):
-        raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
-    return rules
+    return Rules(parse_visible_dtype(visible_dtype), Criterion.parse(criterion), check_tolerances(tolerances))

@@ -17,7 +17,13 @@ if TYPE_CHECKING:  # at run time the uploader imports this package, and must not
 def group_messages(groups: Sequence[Group]) -> list[pb.Group]:
     """Return the group table as messages."""
     return [
-        pb.Group(layer=group.layer, module=group.module, weights=group.weights, frozen_weights=group.frozen_weights)
+        pb.Group(
+            layer=group.layer,
+            module=group.module,
+            weights=group.weights,
+            frozen_weights=group.frozen_weights,
+            stack=group.stack,
+        )
         for group in groups
     ]
 
@@ -34,8 +40,14 @@ def criterion_message(criterion: Criterion) -> pb.Criterion:
     return pb.Criterion(atol=pb.Criterion.Atol(tolerance=criterion.tolerance))
 
 
-def observation_message(observation: Observation) -> pb.Observation:
-    """Return the observation as a message; what was not measured stays empty."""
+def observation_message(observation: Observation, registered: Sequence[pb.Group] = ()) -> pb.Observation:
+    """Return the observation as a message; what was not measured stays empty.
+
+    Args:
+        observation: what was counted.
+        registered: the group table of the attempt's registration. What trains is sent where it differs from that.
+    """
+    trained = [group.trained_weights for group in observation.groups]
     return pb.Observation(
         step=observation.step,
         observed_at=observation.observed_at,
@@ -60,6 +72,7 @@ def observation_message(observation: Observation) -> pb.Observation:
         host_seconds=observation.host_seconds,
         device_seconds=observation.device_seconds,
         monitor_bytes=observation.monitor_bytes,
+        trained=trained if trained != [group.weights - group.frozen_weights for group in registered] else [],
     )
 
 

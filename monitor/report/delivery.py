@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 
-Stream: TypeAlias = "grpc.aio.StreamStreamCall[pb.ReportRequest, pb.ReportResponse]"
+ReportStream: TypeAlias = "grpc.aio.StreamStreamCall[pb.ReportRequest, pb.ReportResponse]"
 
 _BATCH = 64
 _REGISTER_TIMEOUT_SECONDS = 10.0
@@ -102,7 +102,7 @@ class Delivery:
             logger.error("item %d of %s is never sent: %s", sequence, self._key, reason)
             self._spool.reject(self._key, sequence, reason)
 
-    async def _send(self, stream: Stream, receiver: asyncio.Task[None]) -> None:
+    async def _send(self, stream: ReportStream, receiver: asyncio.Task[None]) -> None:
         await stream.write(pb.ReportRequest(open=pb.Open(run_id=self._key.run_id, attempt=self._number)))
         last_heartbeat = 0.0
         while True:
@@ -140,12 +140,12 @@ class Delivery:
         item = pb.Item(sequence=sequence, finish=finish)
         self._spool.append(self._key, [(sequence, item.SerializeToString())], finished=True)
 
-    async def _send_heartbeat(self, stream: Stream) -> None:
+    async def _send_heartbeat(self, stream: ReportStream) -> None:
         attempt = self._spool.attempt(self._key)
         heartbeat = pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
         await stream.write(pb.ReportRequest(heartbeat=heartbeat))
 
-    async def _send_unsent(self, stream: Stream) -> bool:
+    async def _send_unsent(self, stream: ReportStream) -> bool:
         rows = self._spool.unsent(self._key, self._sent, _BATCH)
         for sequence, item in rows:
             await stream.write(pb.ReportRequest(item=pb.Item.FromString(item)))
@@ -163,7 +163,7 @@ class Delivery:
             receiver.result()
             raise ConnectionResetError("the service ended the stream")
 
-    async def _receive(self, stream: Stream) -> None:
+    async def _receive(self, stream: ReportStream) -> None:
         async for response in stream:
             match response.WhichOneof("kind"):
                 case "acknowledgement":

@@ -66,6 +66,7 @@ class Reporter:
             self._lock.close()
             raise
         self._last_step = registration.resumed_from_step
+        self._groups = tuple(registration.groups)
         self._writer = SpoolWriter(directory, self.key, max_bytes, self._target)
         self._exit_watch = ExitWatch(self._process_ends)
 
@@ -86,7 +87,7 @@ class Reporter:
     def report(self, observation: Observation) -> None:
         """Hand an observation over."""
         self._last_step = observation.step
-        self._writer.put(lambda: pb.Item(observation=observation_message(observation)))
+        self._writer.put(lambda: pb.Item(observation=observation_message(observation, self._groups)))
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:
         """Hand over what the trainer logged at a step; entries that are no numbers are left out."""
@@ -153,7 +154,13 @@ def _lock_directory(directory: Path) -> ProcessLock:
         lock = ProcessLock(directory / TRAINER_LOCK)
     except OSError as error:
         raise unusable(directory, error) from error
-    if not _acquire(lock, time.monotonic() + _LOCK_SECONDS):
+    try:
+        acquired = _acquire(lock, time.monotonic() + _LOCK_SECONDS)
+    except OSError as error:
+        # Such as ENOLCK, of a network file system that does not lock.
+        lock.close()
+        raise unusable(directory, error) from error
+    if not acquired:
         lock.close()
         raise SpoolError(
             f"another training process reports from {str(directory)!r}. Of the processes that train together, only the "

@@ -70,7 +70,7 @@ class UploaderProcess:
 
     def wake(self) -> None:
         """Wake the uploader: there is something new in the spool."""
-        if self._process is None or self._process.stdin is None:
+        if self._process is None or self._process.stdin is None or self._process.stdin.closed:
             return
         try:
             # The pipe does not block: where it is full of wake-ups already, nothing is written.

@@ -31,7 +31,10 @@ else:
 
 
 class Sparsities(_Json):
-    """From 0 to 1. Cumulative: against the base; step: against the previous observation. null was not measured."""
+    """From 0 to 1, of the trained weights. Cumulative: against the base; step: against the previous observation.
+
+    null was not measured, or nothing is trained.
+    """
 
     cumulative_sparsity: float | None
     step_sparsity: float | None
@@ -54,7 +57,13 @@ class ToleranceJson(_Json):
     cumulative_sparsity: float | None
 
 
-class RunJson(Sparsities):
+class WholeSparsities(Sparsities):
+    """With the share of all weights, frozen ones included, that equal the base, from 0 to 1."""
+
+    whole_model_cumulative_sparsity: float | None
+
+
+class RunJson(WholeSparsities):
     """One run as it stands now. Times are in seconds since 1970-01-01 UTC."""
 
     run_id: str
@@ -80,16 +89,19 @@ class RunJson(Sparsities):
     dropped_items: int
     unsent_items: int
     weights: int
+    trained_weights: int
 
 
 class GroupJson(Sparsities):
-    """One module of one layer; `layer` is null outside the layers."""
+    """One module of one layer; `layer` is null outside the layers, `stack` empty in a model of one stack."""
 
+    stack: str
     layer: int | None
     label: str
     module: str
     weights: int
     frozen_weights: int
+    trained_weights: int
     counts: Counts
     references: list[ReferenceJson]
 
@@ -106,13 +118,14 @@ class RunDetailJson(RunJson):
     groups: list[GroupJson]
 
 
-class ObservationJson(Sparsities):
+class ObservationJson(WholeSparsities):
     """One observation over all groups."""
 
     attempt: int
     step: int
     stride: int
     observed_at: float
+    trained_weights: int
     counts: Counts
     at_tolerances: list[ToleranceJson]
     references: list[ReferenceJson]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from monitor.service.families import COUNTS
@@ -25,6 +25,7 @@ class Totals:
 
     Attributes:
         counts: name of the count → weights.
+        trained: weights per group that are trained: what ratios are of.
         changed_at: one entry per tolerance of the registration.
         references: one entry per reference mask of the registration.
         update_norm: Euclidean norm of the visible update.
@@ -32,15 +33,38 @@ class Totals:
     """
 
     counts: Mapping[str, int]
+    trained: tuple[int, ...]
     changed_at: tuple[int | None, ...]
     references: tuple[ReferenceTotals, ...]
     update_norm: float | None
     update_max_abs: float | None
 
+    @property
+    def trained_weights(self) -> int:
+        """Weights that are trained, over all groups."""
+        return sum(self.trained)
+
 
 def total_weights(registration: Registration) -> int:
     """Return the number of weights of the model, frozen ones included."""
     return sum(group.weights for group in registration.groups)
+
+
+def trained_by_group(observation: Observation, registration: Registration) -> tuple[int, ...]:
+    """Return the weights of each group that are trained at an observation: they train, or did at some time before."""
+    if observation.trained:
+        return tuple(observation.trained)
+    registered = [(group.weights, group.weights - group.frozen_weights) for group in registration.groups]
+    # Senders that do not say what trains now show it by more changes than the registration allows for.
+    most = [max(counts) for counts in zip(*_that_need_training(observation), strict=True)] or [0] * len(registered)
+    return tuple(
+        trained if count <= trained else weights for (weights, trained), count in zip(registered, most, strict=True)
+    )
+
+
+def _that_need_training(observation: Observation) -> list[Sequence[int]]:
+    arrays = (observation.changed, observation.step_changed, observation.touched, observation.hidden)
+    return [array for array in arrays if array]
 
 
 def add_up(observation: Observation, registration: Registration) -> Totals:
@@ -49,6 +73,7 @@ def add_up(observation: Observation, registration: Registration) -> Totals:
     at_tolerance = [sum(counts.weights) if counts.weights else None for counts in observation.changed_at]
     return Totals(
         counts={name: sum(array) for name, array in arrays.items() if array},
+        trained=trained_by_group(observation, registration),
         changed_at=tuple(at_tolerance or [None] * len(registration.tolerances)),
         references=_references(observation, registration),
         update_norm=math.sqrt(sum(observation.squared_norm)) if observation.squared_norm else None,
@@ -75,7 +100,8 @@ def _references(observation: Observation, registration: Registration) -> tuple[R
 def sparsity(changed: int | None, weights: int) -> float | None:
     """Return 1 − changed ÷ weights, from 0 to 1; None where it was not measured or there are no weights.
 
-    Cumulative if `changed` counts against the base, step if against the previous observation.
+    Cumulative if `changed` counts against the base, step if against the previous observation. Of the trained weights,
+    unless it is named as the whole model's.
 
     >>> sparsity(25, 100)
     0.75

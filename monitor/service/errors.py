@@ -23,6 +23,14 @@ class StoreVersionError(StoreError):
     """The store was written by a newer version of this program."""
 
 
+class StoreInUseError(StoreError):
+    """Another process serves the store."""
+
+
+class ForeignStoreError(StoreError):
+    """What is there belongs to another program, or is no store at all. It was left as it is."""
+
+
 class ProtocolVersionError(ServiceError):
     """The sender speaks another version of the wire contract."""
 

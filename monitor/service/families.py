@@ -52,7 +52,11 @@ def _counts(level: str, labels: tuple[str, ...], of_what: str) -> list[Family]:
     reference = (*labels, "reference")
     return [
         _gauge(f"{level}_weights", labels, f"Weights of {of_what}, frozen ones included."),
-        _gauge(f"{level}_frozen_weights", labels, f"Weights of {of_what} that are not trained."),
+        _gauge(
+            f"{level}_frozen_weights",
+            labels,
+            f"Weights of {of_what} that were not trained so far. All others are: what ratios are of.",
+        ),
         *(_gauge(f"{level}_{name}_weights", labels, text) for name, text in COUNTS.items()),
         _gauge(f"{level}_reference_weights", reference, "Weights in the reference mask R."),
         _gauge(f"{level}_reference_intersection_weights", reference, "Weights in both update mask and reference mask."),

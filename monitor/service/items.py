@@ -47,8 +47,9 @@ class ItemCheck:
 
     def _check_observation(self, observation: Observation) -> None:
         _check_when(observation.step, "observed_at", observation.observed_at)
+        _check_counts("trained", observation.trained, self._weights)
         for name in COUNTS:
-            _check_counts(name, getattr(observation, name), self._weights)
+            _check_counts(name, getattr(observation, name), observation.trained or self._weights)
         self._check_measures(observation)
         if observation.changed_at:
             _check_length("changed_at", len(observation.changed_at), len(self._tolerances), "tolerance")

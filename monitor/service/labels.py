@@ -9,14 +9,26 @@ from monitor.wire.monitor_pb2 import Criterion, Group, Registration
 
 
 def group_labels(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """Return (layer, module) of each group; layers are zero-padded so that they sort, "-" stands for no layer.
+    """Return (layer, module) of each group: its stack, if it has one, and its number, padded so that layers sort.
+
+    "-" stands for no layer.
 
     >>> group_labels([Group(layer=7, module="mlp"), Group(module="norm")])
     [('07', 'mlp'), ('-', 'norm')]
+    >>> group_labels([Group(layer=7, module="mlp", stack="decoder")])
+    [('decoder 07', 'mlp')]
     """
-    largest = max((group.layer for group in groups if group.HasField("layer")), default=0)
-    width = max(2, len(str(largest)))
-    return [(f"{group.layer:0{width}d}" if group.HasField("layer") else "-", group.module) for group in groups]
+    largest: dict[str, int] = {}
+    for group in groups:
+        largest[group.stack] = max(group.layer, largest.get(group.stack, 0))
+    widths = {stack: max(2, len(str(layer))) for stack, layer in largest.items()}
+    return [(_layer_label(group, widths[group.stack]), group.module) for group in groups]
+
+
+def _layer_label(group: Group, width: int) -> str:
+    if not group.HasField("layer"):
+        return "-"
+    return f"{group.stack} {group.layer:0{width}d}".lstrip()
 
 
 def criterion_label(criterion: Criterion) -> str:

@@ -82,6 +82,11 @@ class LiveRun:
         """Step of the latest observation, 0 if none yet."""
         return self.latest.position.step if self.latest else 0
 
+    @property
+    def totals(self) -> Totals:
+        """The latest observation over all groups; before the first, one that measured nothing."""
+        return self.latest.totals if self.latest else add_up(Observation(), self.registration)
+
     def state(self, now: float, settings: ServiceSettings) -> RunState:
         """Return the state at `now`, in seconds since 1970-01-01 UTC."""
         if self.finish is not None:

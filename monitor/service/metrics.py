@@ -94,7 +94,7 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     registration = run.registration
     families.add("run_info", _info(run), 1)
     families.add("run_weights", labels, run.weights)
-    families.add("run_frozen_weights", labels, sum(group.frozen_weights for group in registration.groups))
+    families.add("run_frozen_weights", labels, run.weights - run.totals.trained_weights)
     families.add("run_attempt", labels, registration.attempt)
     families.add("run_observations", labels, run.observations)
     families.add("run_dropped_items", labels, run.dropped_items)

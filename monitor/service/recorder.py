@@ -57,6 +57,7 @@ class Recorder:
         """
         self._settings = settings
         self._instruments = instruments
+        self._uncertain: set[str] = set()
         self._store = Store(settings.store_url)
         try:
             self.live = LiveRuns(self._store.run(run_id) for run_id in self._store.run_ids())
@@ -94,8 +95,12 @@ class Recorder:
         """Return at most `limit` items behind `after`, see `Store.history`."""
         return await self._in_thread(lambda: self._store.history(run_id, after, limit, kind))
 
+    async def announce(self, grpc_address: str, http_address: str) -> None:
+        """Let others who want the store know where it is served."""
+        await self._in_thread(lambda: self._store.announce(grpc_address, http_address))
+
     async def ping(self) -> None:
-        """Query the store, to see that it answers."""
+        """Write to the store, to see that it takes anything."""
         await self._in_thread(self._store.ping)
 
     async def close(self) -> None:
@@ -129,13 +134,24 @@ class Recorder:
         good = [item for item, outcome in zip(batch, outcomes, strict=True) if outcome.rejected is None]
         now = time.time()
         with self._instruments.store_commits.time():
-            new = self._store.add(attempt.run_id, attempt.number, good, heartbeat, now)
+            new = self._add(attempt, good, heartbeat, now)
         first = {item.sequence: item for item in reversed(good)}
         stored = [first[sequence] for sequence in sorted(new)]
         observed = any(item.HasField("observation") for item in good)
         self.live.record(attempt.run_id, attempt.number, stored, observed=observed, heartbeat=heartbeat, now=now)
+        if attempt.run_id in self._uncertain:
+            self.live.put(from_store(self._store.run(attempt.run_id)))
+            self._uncertain.remove(attempt.run_id)
         self._count(outcomes, good, new)
         return outcomes
+
+    def _add(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None, now: float) -> set[int]:
+        try:
+            return self._store.add(attempt.run_id, attempt.number, batch, heartbeat, now)
+        except StoreError:
+            # It may be stored after all, and then it is not new when it comes again.
+            self._uncertain.add(attempt.run_id)
+            raise
 
     def _judge(self, attempt: Attempt, item: Item) -> Outcome:
         try:

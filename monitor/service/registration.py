@@ -50,7 +50,7 @@ def check_agreement(new: Registration, stored: Sequence[Registration]) -> None:
                 f"attempt {new.attempt} of run {new.run_id!r} is registered already, with other contents: "
                 f"{_both_values(other, new, fields)}. Use the next attempt number, or a new run id"
             )
-        if other.attempt != new.attempt and (fields := _differing(_unfrozen(other), _unfrozen(new), _COMPARABLE)):
+        if other.attempt != new.attempt and (fields := _differing(_as_measured(other), _as_measured(new), _COMPARABLE)):
             raise IncomparableAttemptError(
                 f"attempt {new.attempt} of run {new.run_id!r} measures something else than attempt {other.attempt}: "
                 f"{_both_values(other, new, fields)}. The counts would not be comparable: use a new run id"
@@ -99,6 +99,7 @@ def _texts(registration: Registration) -> Iterable[str]:
     yield from (registration.run_id, registration.name, registration.model, registration.visible_dtype)
     yield from (registration.base.source, registration.base.fingerprint, registration.base.mode)
     yield from (group.module for group in registration.groups)
+    yield from (group.stack for group in registration.groups)
     yield from (reference.name for reference in registration.references)
     yield from registration.stored_dtypes
     for mapping in (registration.labels, registration.library_versions):
@@ -111,10 +112,14 @@ def _check_groups(registration: Registration) -> None:
         raise InvalidRegistrationError("no groups were given; expected at least one: there is nothing to count")
     seen = set()
     for group in registration.groups:
-        key = (group.layer if group.HasField("layer") else None, group.module)
+        key = (group.stack, group.layer if group.HasField("layer") else None, group.module)
         if not group.module or key in seen:
             raise InvalidRegistrationError(
-                f"group {key} was given twice or has no module; expected each (layer, module) once"
+                f"group {key} was given twice or has no module; expected each (stack, layer, module) once"
+            )
+        if group.stack != group.stack.strip() or (group.stack and not group.HasField("layer")):
+            raise InvalidRegistrationError(
+                f"group {key} has the stack {group.stack!r}; expected a layer of it, and no spaces around the name"
             )
         seen.add(key)
         if not group.frozen_weights <= group.weights:
@@ -158,12 +163,16 @@ def _check_comparison(registration: Registration) -> None:
         )
 
 
-def _unfrozen(registration: Registration) -> Registration:
-    """Leave out what is frozen: layers may be switched on between two attempts, and the counts mean the same."""
+def _as_measured(registration: Registration) -> Registration:
+    """Leave out what two attempts may differ in although their counts mean the same.
+
+    Layers may be frozen and thawed in between, and earlier senders did not name stacks.
+    """
     compared = Registration()
     compared.CopyFrom(registration)
     for group in compared.groups:
         group.ClearField("frozen_weights")
+        group.ClearField("stack")
     return compared
 
 

@@ -25,9 +25,10 @@ class GroupArray(NamedTuple):
 def group_arrays(run: LiveRun) -> list[GroupArray]:
     """Return everything that is known per group. What was not measured is left out."""
     groups = run.registration.groups
+    frozen = [group.weights - trained for group, trained in zip(groups, run.totals.trained, strict=True)]
     arrays = [
         GroupArray("group_weights", None, [group.weights for group in groups]),
-        GroupArray("group_frozen_weights", None, [group.frozen_weights for group in groups]),
+        GroupArray("group_frozen_weights", None, frozen),
     ]
     if run.latest is not None:
         for name in COUNTS:

@@ -91,7 +91,9 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds))
             # Runs first at the end: /readyz answers 503, and streams end.
             stack.callback(ingest.stop)
-            yield Listening(grpc_address, _address_of(http_socket), hide_password(settings.store_url))
+            http_address = _address_of(http_socket)
+            await recorder.announce(grpc_address, http_address)
+            yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
         await recorder.close()
 

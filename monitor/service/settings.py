@@ -103,8 +103,9 @@ class ServiceSettings(BaseModel):
         except ArgumentError:
             parsed = None
         kind = parsed.get_backend_name() if parsed is not None else ""
-        in_memory = kind == "sqlite" and parsed is not None and parsed.database in (None, "", ":memory:")
-        if kind not in ("sqlite", "postgresql") or in_memory:
+        database = (parsed.database if parsed is not None else "") or ":memory:"
+        no_file = kind == "sqlite" and database.startswith((":memory:", "file:"))
+        if kind not in ("sqlite", "postgresql") or no_file:
             raise ValueError(
                 f"{hide_password(url)!r} was given; expected sqlite:///FILE (three slashes before a relative path, "
                 "four before an absolute one) or postgresql://USER:PASSWORD@HOST/DATABASE"

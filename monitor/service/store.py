@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,8 +14,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from monitor.service import history
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.registration import check_agreement
-from monitor.service.schema import MAX_INTEGER, attempts, first_line, items, open_engine
+from monitor.service.schema import (
+    MAX_INTEGER,
+    attempts,
+    cannot_open,
+    file_of,
+    first_line,
+    items,
+    open_engine,
+    schema_version,
+)
 from monitor.service.settings import hide_password
+from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
+from monitor.service.sqlite_file.place import Key
 from monitor.service.stored import Position, StoredItem, StoredRun
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration, TrainingLog
 
@@ -30,17 +41,40 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
+        """Open the store.
+
+        Raises:
+            StoreError: it cannot be opened, another service has it, or it belongs to another program.
+        """
         self._shown_url = hide_password(url)
-        self._engine = open_engine(url)
+        self._held = _held(url)
+        self._newest: Key | None = None
+        try:
+            self._engine = open_engine(url)
+        except StoreError:
+            self._held.close()
+            raise
         self._insert = insert_postgresql if self._engine.dialect.name == "postgresql" else insert_sqlite
+        try:
+            self._held.opened(self._engine, self._touch)
+            self._newest = self._newest_item()
+        except StoreError:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._engine.dispose()
+        self._held.close()
+
+    def announce(self, grpc_address: str, http_address: str) -> None:
+        """Let others who want the store know where it is served."""
+        self._held.announce(grpc_address, http_address)
 
     def ping(self) -> None:
-        """Ask the database for a sign of life."""
-        with self._transaction() as connection:
-            connection.execute(select(1))
+        """Find out whether the store takes anything."""
+        self._held.hold(self._newest)
+        self._touch()
+        self._held.confirm()
 
     def register(self, registration: Registration, now: float, max_runs: int) -> int:
         """Store an attempt, and return its highest stored sequence number, 0 if none.
@@ -50,7 +84,7 @@ class Store:
             TooManyRunsError: it is a new run, and there are `max_runs`.
         """
         run_id, attempt = registration.run_id, registration.attempt
-        with self._transaction() as connection:
+        with self._change() as connection:
             stored = self._registrations(connection, run_id)
             check_agreement(registration, stored)
             if not stored:
@@ -76,12 +110,17 @@ class Store:
             heard["unsent_items"] = min(heartbeat.unsent_items, MAX_INTEGER)
             heard["dropped_items"] = min(heartbeat.dropped_items, MAX_INTEGER)
         of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
-        with self._transaction() as connection:
-            connection.execute(update(attempts).where(*of_attempt).values(heard))
-            if not rows:
-                return set()
+        with self._change() as connection:
+            if not connection.execute(update(attempts).where(*of_attempt).values(heard)).rowcount:
+                raise StoreError(
+                    f"attempt {attempt} of run {run_id} was taken out of the store {self._shown_url} by another "
+                    "program. Nothing of this was stored: restart the service, and the run registers again"
+                )
             statement = self._insert(items).on_conflict_do_nothing().returning(items.c.sequence)
-            return set(connection.execute(statement, rows).scalars())
+            new = set(connection.execute(statement, rows).scalars()) if rows else set()
+        if new:
+            self._newest = (run_id, attempt, max(new))
+        return new
 
     def run_ids(self) -> list[str]:
         """Return the ids of all runs."""
@@ -113,6 +152,29 @@ class Store:
         with self._transaction() as connection:
             return history.page(connection, run_id, after, limit, kind)
 
+    def _touch(self) -> None:
+        """Write something that changes nothing, and ask for every table."""
+        with self._transaction() as connection:
+            connection.execute(update(schema_version).values(version=schema_version.c.version))
+            for table in (attempts, items):
+                connection.execute(select(table.c.attempt).limit(1))
+
+    def _newest_item(self) -> Key | None:
+        if self._engine.dialect.name != "sqlite":
+            return None
+        key = (items.c.run_id, items.c.attempt, items.c.sequence)
+        with self._transaction() as connection:
+            row = connection.execute(select(*key).order_by(literal_column("rowid").desc()).limit(1)).first()
+        return tuple(row) if row else None
+
+    @contextmanager
+    def _change(self) -> Iterator[Connection]:
+        """A transaction that counts when it is done: what it wrote is where the next process will look for it."""
+        self._held.hold(self._newest)
+        with self._transaction() as connection:
+            yield connection
+        self._held.confirm()
+
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         try:
@@ -136,6 +198,16 @@ class Store:
             raise TooManyRunsError(
                 f"{runs} runs are stored, and this service allows {max_runs}. {how_to_raise('max_runs')}", "max_runs"
             )
+
+
+def _held(url: str) -> Held:
+    path = file_of(url)
+    if path is None:
+        return HeldByServer()
+    try:
+        return HeldFile(path, schema_version.name)
+    except OSError as error:
+        raise cannot_open(url, error.strerror or str(error)) from error
 
 
 def _attempt_row(registration: Registration, now: float) -> dict[str, object]:

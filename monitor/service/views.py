@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from monitor.service.api import (
@@ -14,6 +14,7 @@ from monitor.service.api import (
     RunJson,
     Sparsities,
     ToleranceJson,
+    WholeSparsities,
 )
 from monitor.service.counts import Totals, add_up, sparsity
 from monitor.service.families import COUNTS
@@ -29,7 +30,7 @@ T = TypeVar("T")
 def run_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunJson:
     """Describe a run as it stands at `now`."""
     registration, latest = run.registration, run.latest
-    counts = latest.totals.counts if latest else {}
+    totals = run.totals
     return RunJson(
         run_id=run.run_id,
         name=registration.name,
@@ -54,7 +55,8 @@ def run_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunJson:
         dropped_items=run.dropped_items,
         unsent_items=run.unsent_items,
         weights=run.weights,
-        **_sparsities(counts.get("changed"), counts.get("step_changed"), run.weights).model_dump(),
+        trained_weights=totals.trained_weights,
+        **_whole_sparsities(totals, run.weights).model_dump(),
     )
 
 
@@ -62,22 +64,22 @@ def run_detail_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunD
     """Describe a run with its groups."""
     registration = (run.latest or run).registration
     observation = run.latest.observation if run.latest else Observation()
-    totals = run.latest.totals if run.latest else add_up(observation, registration)
+    totals = run.totals
     return RunDetailJson(
         **run_json(run, now, settings).model_dump(),
         counts=Counts(**totals.counts),
-        at_tolerances=_at_tolerances(totals, registration, run.weights),
+        at_tolerances=_at_tolerances(totals, registration),
         references=_references(totals, registration),
         update_norm=totals.update_norm,
         update_max_abs=totals.update_max_abs,
         training_metrics={name: metric.value for name, metric in run.training_metrics.items()},
-        groups=_groups(observation, registration),
+        groups=_groups(observation, registration, totals.trained),
     )
 
 
 def observation_json(stored: StoredItem, run: LiveRun) -> ObservationJson:
     """Describe one observation of a run over all groups."""
-    registration, weights = run.registrations[stored.position.attempt], run.weights
+    registration = run.registrations[stored.position.attempt]
     observation = stored.item.observation
     totals = add_up(observation, registration)
     return ObservationJson(
@@ -85,20 +87,30 @@ def observation_json(stored: StoredItem, run: LiveRun) -> ObservationJson:
         step=observation.step,
         stride=observation.stride,
         observed_at=observation.observed_at,
+        trained_weights=totals.trained_weights,
         counts=Counts(**totals.counts),
-        at_tolerances=_at_tolerances(totals, registration, weights),
+        at_tolerances=_at_tolerances(totals, registration),
         references=_references(totals, registration),
         update_norm=totals.update_norm,
         update_max_abs=totals.update_max_abs,
-        **_sparsities(totals.counts.get("changed"), totals.counts.get("step_changed"), weights).model_dump(),
+        **_whole_sparsities(totals, run.weights).model_dump(),
     )
 
 
-def _sparsities(changed: int | None, step_changed: int | None, weights: int) -> Sparsities:
-    return Sparsities(cumulative_sparsity=sparsity(changed, weights), step_sparsity=sparsity(step_changed, weights))
+def _sparsities(counts: Mapping[str, int], trained: int) -> Sparsities:
+    changed, step_changed = counts.get("changed"), counts.get("step_changed")
+    return Sparsities(cumulative_sparsity=sparsity(changed, trained), step_sparsity=sparsity(step_changed, trained))
 
 
-def _at_tolerances(totals: Totals, registration: Registration, weights: int) -> list[ToleranceJson]:
+def _whole_sparsities(totals: Totals, weights: int) -> WholeSparsities:
+    return WholeSparsities(
+        **_sparsities(totals.counts, totals.trained_weights).model_dump(),
+        whole_model_cumulative_sparsity=sparsity(totals.counts.get("changed"), weights),
+    )
+
+
+def _at_tolerances(totals: Totals, registration: Registration) -> list[ToleranceJson]:
+    weights = totals.trained_weights
     pairs = zip(registration.tolerances, totals.changed_at, strict=True)
     return [
         ToleranceJson(tolerance=tolerance, changed=changed, cumulative_sparsity=sparsity(changed, weights))
@@ -118,23 +130,24 @@ def _references(totals: Totals, registration: Registration) -> list[ReferenceJso
     ]
 
 
-def _groups(observation: Observation, registration: Registration) -> list[GroupJson]:
+def _groups(observation: Observation, registration: Registration, trained: Sequence[int]) -> list[GroupJson]:
     arrays = {name: array for name in COUNTS if (array := getattr(observation, name))}
     labels = group_labels(registration.groups)
     described = []
     for index, (group, (label, module)) in enumerate(zip(registration.groups, labels, strict=True)):
         counts = {name: array[index] for name, array in arrays.items()}
-        sparsities = _sparsities(counts.get("changed"), counts.get("step_changed"), group.weights)
         described.append(
             GroupJson(
+                stack=group.stack,
                 layer=group.layer if group.HasField("layer") else None,
                 label=label,
                 module=module,
                 weights=group.weights,
-                frozen_weights=group.frozen_weights,
+                frozen_weights=group.weights - trained[index],
+                trained_weights=trained[index],
                 counts=Counts(**counts),
                 references=_references_of_group(index, observation, registration),
-                **sparsities.model_dump(),
+                **_sparsities(counts, trained[index]).model_dump(),
             )
         )
     return described

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Among what the trainer logs, where weights that are kept differ from those that were observed.
 SAVED_CHANGED = "saved_changed_weights"
+_OF_ADAPTERS = "the matrices that adapters change, and what trains directly"
 
 
 class ObservedRun:
@@ -40,6 +41,7 @@ class ObservedRun:
         observer: measures the model.
         reporter: reports the run; None in every process but the first.
         writes_log: whether this process writes verdicts to the log.
+        published: what is published of such trainings, for the verdicts' wording.
 
     Attributes:
         last_observation: the latest one that is complete, None before the first.
@@ -58,6 +60,7 @@ class ObservedRun:
         reporter: Reporter | None = None,
         *,
         writes_log: bool = True,
+        published: str = "",
     ) -> None:
         self.last_observation: Observation | None = None
         self.last_verdict: Verdict | None = None
@@ -79,6 +82,8 @@ class ObservedRun:
             measured_as=f"{settings.criterion} in {settings.visible_dtype}",
             writes_log=writes_log,
             strict=settings.strict,
+            trained=_OF_ADAPTERS if observer is not None and observer.measures_adapters else "",
+            published=published,
         )
 
     def let_updates_wait(self) -> None:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 OnDense = Literal["warn", "stop"] | Callable[..., object] | None
 
 # Logged only once they last.
-_CALM = (Kind.SPARSE, Kind.DENSIFYING)
+_CALM = (Kind.VERY_SPARSE, Kind.SPARSE, Kind.DENSIFYING)
 
 
 def check_on_dense(value: object) -> OnDense:
@@ -41,16 +41,25 @@ class DenseWatch:
         measured_as: criterion and dtype of the changed weights, for the wording.
         writes_log: whether this process writes to the log. Every process of a parallel training decides; one writes.
         strict: raise what the user's function raises.
+        trained, published: see Judge.
     """
 
     def __init__(
-        self, on_dense: OnDense, thresholds: DenseThresholds, measured_as: str, *, writes_log: bool, strict: bool
+        self,
+        on_dense: OnDense,
+        thresholds: DenseThresholds,
+        measured_as: str,
+        *,
+        writes_log: bool,
+        strict: bool,
+        trained: str = "",
+        published: str = "",
     ) -> None:
         self._on_dense = on_dense
         self._writes_log = writes_log
         self._strict = strict
         self._patience = thresholds.observations
-        self._judge = Judge(thresholds, measured_as)
+        self._judge = Judge(thresholds, measured_as, trained=trained, published=published)
         self._trainer_logs: dict[str, object] = {}
         self._logged_kind: Kind | None = None
         self._latest_kind: Kind | None = None
@@ -111,7 +120,7 @@ class DenseWatch:
         return logged_without and GRADIENT_NORM in self._trainer_logs and not observation.hidden.any()
 
     def _level(self, kind: Kind) -> int:
-        if kind is Kind.SPARSE:
+        if kind in (Kind.SPARSE, Kind.VERY_SPARSE):
             return logging.INFO
         if kind in (Kind.DENSIFYING, Kind.DENSE) and (self._on_dense is None or self._answered):
             return logging.INFO

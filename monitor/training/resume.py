@@ -54,15 +54,11 @@ class RunIdentity:
         """Put the identity into a trainer's state, which is saved with every checkpoint."""
         state.stateful_callbacks[STATE_KEY] = {"args": {}, "attributes": asdict(self)}
 
-    def check(self, settings: RunSettings, observer: UpdateObserver, base_source: str) -> None:
-        """Check that the run goes on being measured as it was, and against the same base.
-
-        Args:
-            base_source: where the observer's base comes from, for the message.
+    def check_settings(self, settings: RunSettings) -> None:
+        """Check that the run goes on being measured as it was.
 
         Raises:
             ConfigurationError: a setting differs; the message names it.
-            BaseMismatchError: the base differs.
         """
         different = [
             f"{name} is {now!r} instead of {self.measured_as[name]!r}"
@@ -74,9 +70,19 @@ class RunIdentity:
                 f"run {self.run_id} was measured otherwise before: {'; '.join(different)}. Resume it with what it was "
                 f"started with, or {_HOW_TO_START_ANEW}."
             )
+
+    def check_base(self, observer: UpdateObserver, source: str) -> None:
+        """Check that the run goes on being measured against the same base.
+
+        Args:
+            source: where the observer's base comes from, for the message.
+
+        Raises:
+            BaseMismatchError: the base differs.
+        """
         if self.base_fingerprint not in ("", observer.base_fingerprint):
             raise BaseMismatchError(
-                f"the base read from {base_source!r} is not the one that run {self.run_id} started from (fingerprint "
+                f"the base read from {source!r} is not the one that run {self.run_id} started from (fingerprint "
                 f"{observer.base_fingerprint} instead of {self.base_fingerprint}). Give the original weights as "
                 f"`base`, or {_HOW_TO_START_ANEW}."
             )

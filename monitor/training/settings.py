@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from monitor.errors import ConfigurationError
 from monitor.observe.base.mode import parse_base_mode
-from monitor.observe.criterion import Criterion, check_tolerance, parse_visible_dtype
+from monitor.observe.criterion import Criterion, check_tolerances, parse_visible_dtype
 from monitor.observe.weights.selection import check_patterns
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.report.target import check_target
@@ -141,9 +141,7 @@ class RunSettings:
     @field_validator("tolerances")
     @classmethod
     def _tolerances(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(value)) < len(value):
-            raise ConfigurationError(f"tolerances are {list(value)}; expected each one once.")
-        return tuple(check_tolerance(tolerance, "a tolerance") for tolerance in value)
+        return check_tolerances(value)
 
     @field_validator("visible_dtype")
     @classmethod

@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
-from monitor.errors import ReportingError
 from monitor.observe.masks.references import ReferenceMask
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Ranks, join_ranks
@@ -18,6 +17,7 @@ from monitor.report.reporter import Reporter
 from monitor.training.base_source import Base, find_base
 from monitor.training.directories import output_directory, own_directory
 from monitor.training.observed_run import ObservedRun
+from monitor.training.published import published_about
 from monitor.training.resume import RunIdentity, measured_as, restore_touched
 from monitor.training.settings import RunSettings
 from monitor.training.trainer import warn_of_moved_weights
@@ -50,13 +50,16 @@ def start_run(
     ranks = join_ranks(next(model.parameters()).device)
     resumed = state.global_step > 0
     earlier = RunIdentity.of(state) if resumed else None
+    if earlier is not None:
+        # First, because another `include` asks more of the base than it may have.
+        earlier.check_settings(settings)
     base = ranks.all_or_none(partial(find_base, model, settings.base, reference_model, ranks, resumed=resumed))
     observer = make_observer(settings, model, base=base, references=references, step=state.global_step, ranks=ranks)
     moved = base.weights is None and unfinished_base not in (None, observer.base_fingerprint)
     if moved and state.is_world_process_zero:
         warn_of_moved_weights()
     if earlier is not None:
-        earlier.check(settings, observer, base.source)
+        earlier.check_base(observer, base.source)
     if resumed:
         restore_touched(observer, args, state)
     start = partial(start_reporter, settings, observer, model, args, earlier=earlier, base_source=base.source)
@@ -64,7 +67,9 @@ def start_run(
     if reporter is not None:
         key = reporter.key
         RunIdentity(key.run_id, key.attempt, observer.base_fingerprint, measured_as(settings)).write(state)
-    return ObservedRun(settings, observer, reporter, writes_log=state.is_world_process_zero)
+    return ObservedRun(
+        settings, observer, reporter, writes_log=state.is_world_process_zero, published=published_about(args)
+    )
 
 
 def make_observer(
@@ -129,7 +134,7 @@ def start_reporter(
     if settings.strict and settings.target is not None:
         try:
             reporter.wait_until_registered(_REGISTER_SECONDS)
-        except ReportingError:
+        except BaseException:
             reporter.close(timeout=0.0)
             raise
     return reporter

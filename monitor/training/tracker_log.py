@@ -50,6 +50,7 @@ def tracker_entries(observation: Observation | None) -> dict[str, float]:
         return {}
     entries = {
         "cumulative_sparsity": observation.cumulative_sparsity,
+        "whole_model_cumulative_sparsity": observation.whole_model_cumulative_sparsity,
         "step_sparsity": observation.step_sparsity,
         "update_norm": observation.update_norm,
     }

@@ -84,16 +84,18 @@ class Base(_message.Message):
     def __init__(self, source: _Optional[str] = ..., fingerprint: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("layer", "module", "weights", "frozen_weights")
+    __slots__ = ("layer", "module", "weights", "frozen_weights", "stack")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     MODULE_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     FROZEN_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
     layer: int
     module: str
     weights: int
     frozen_weights: int
-    def __init__(self, layer: _Optional[int] = ..., module: _Optional[str] = ..., weights: _Optional[int] = ..., frozen_weights: _Optional[int] = ...) -> None: ...
+    stack: str
+    def __init__(self, layer: _Optional[int] = ..., module: _Optional[str] = ..., weights: _Optional[int] = ..., frozen_weights: _Optional[int] = ..., stack: _Optional[str] = ...) -> None: ...
 
 class Reference(_message.Message):
     __slots__ = ("name", "weights")
@@ -150,7 +152,7 @@ class Item(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., training_log: _Optional[_Union[TrainingLog, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes")
+    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "trained")
     STEP_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_AT_FIELD_NUMBER: _ClassVar[int]
     STRIDE_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +170,7 @@ class Observation(_message.Message):
     HOST_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MONITOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_FIELD_NUMBER: _ClassVar[int]
     step: int
     observed_at: float
     stride: int
@@ -185,7 +188,8 @@ class Observation(_message.Message):
     host_seconds: float
     device_seconds: float
     monitor_bytes: int
-    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ...) -> None: ...
+    trained: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ..., trained: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("weights",)

@@ -11,7 +11,8 @@ from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, heartbeat, opening, registration
 from tests.service.running import Client, OpenStream
 
-LAYERS = ("q_proj", "k_proj", "mlp")
+MODULES = ("q_proj", "k_proj", "mlp")
+_STACKS = {"encoder": "encoder.", "decoder": ""}
 _GROUP_WEIGHTS = 10_000
 _REFERENCE_WEIGHTS = 2_000
 _STEPS = 10
@@ -19,7 +20,9 @@ _SECONDS_BETWEEN = 0.25
 
 
 class ReportedRun:
-    """Four layers of three modules, and an embedding; ten steps between observations, four observations a second.
+    """Encoder and decoder of two layers with three modules each, and an embedding, observed four times a second.
+
+    There are ten steps between observations.
 
     Attributes:
         cumulative_density, step_density, lift: what the next observations show.
@@ -32,7 +35,12 @@ class ReportedRun:
         self.lift = 2.0
         self._groups = [
             pb.Group(module="embed_tokens", weights=_GROUP_WEIGHTS),
-            *(pb.Group(layer=layer, module=module, weights=_GROUP_WEIGHTS) for layer in range(4) for module in LAYERS),
+            *(
+                pb.Group(layer=layer, module=path + module, weights=_GROUP_WEIGHTS, stack=stack)
+                for stack, path in _STACKS.items()
+                for layer in range(2)
+                for module in MODULES
+            ),
         ]
         count = len(self._groups)
         reference = pb.Reference(name="other seed", weights=[_REFERENCE_WEIGHTS] * count)

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from monitor import SparsityCallback
 from tests.counting import changed_by_group
 from tests.end_to_end.prometheus import Prometheus
+from tests.end_to_end.reported_run import reporting
 from tests.eventually import eventually
 from tests.service.running import ServiceProcess
 from tests.tiny import TRAINERS, common_arguments, sft_trainer
@@ -111,7 +112,9 @@ def test_a_service_killed_in_the_middle_has_every_observation_once(model: Path, 
     trainer = sft_trainer(model, arguments, [callback, AtSteps(step_3=some_are_stored, step_4=kill, step_8=restart)])
     trainer.train()
     client = services[1].client
-    eventually(lambda: client.run(callback.run_id).observations == 12, seconds=60)
+    # Until then an uploader has something to deliver, and would look for the service after its end.
+    eventually(lambda: client.is_over(callback.run_id))
+    assert client.run(callback.run_id).observations == 12
     history = client.history(callback.run_id)
     assert [entry.item.observation.step for entry in history if entry.item.HasField("observation")] == [*range(1, 13)]
     sequences = [entry.item.sequence for entry in history]
@@ -121,7 +124,9 @@ def test_a_service_killed_in_the_middle_has_every_observation_once(model: Path, 
 
 
 def test_promtool_accepts_the_metrics(service: ServiceProcess, prometheus: Prometheus) -> None:
-    metrics = service.client.http.get("/metrics").text
+    with reporting(service.client, "checked") as run:
+        eventually(lambda: service.client.metric("run_step", run=run.run_id) is not None)
+        metrics = service.client.http.get("/metrics").text
     assert "sparsity_monitor_group_changed_weights{" in metrics
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=metrics, capture_output=True, text=True, check=False

@@ -17,7 +17,7 @@ from monitor import SparsityCallback
 from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.rules.managed_rules import managed_rules
 from tests.end_to_end.panel_queries import boards, choices, without_data
-from tests.end_to_end.reported_run import reporting
+from tests.end_to_end.reported_run import MODULES, reporting
 from tests.end_to_end.watching import QUICK, Watching, watching
 from tests.eventually import eventually
 from tests.service.running import ServiceProcess
@@ -103,8 +103,10 @@ def _assert_variables_offer(watched: Watching, run_id: str, name: str) -> None:
     variables = {each["name"]: each for each in board["templating"]["list"] if each["type"] == "query"}
     offered = {name: choices(watched.prometheus, each, {"run": run_id}) for name, each in variables.items()}
     assert (f"{name} · {run_id}", run_id) in offered["run"]
-    assert offered["layer"] == {(layer, layer) for layer in ("-", "00", "01", "02", "03")}
-    assert {value for _, value in offered["module"]} == {"embed_tokens", "q_proj", "k_proj", "mlp"}
+    layers = {f"{stack} {number}" for stack in ("encoder", "decoder") for number in ("00", "01")}
+    assert offered["layer"] == {(layer, layer) for layer in {"-", *layers}}
+    modules = {f"{path}{module}" for path in ("encoder.", "") for module in MODULES}
+    assert {value for _, value in offered["module"]} == {"embed_tokens", *modules}
     assert offered["reference"] == {("other seed", "other seed")}
     assert {value for _, value in offered["metric"]} == {"loss", "reward"}
     assert offered["job"] == {("sparsity-monitor", "sparsity-monitor")}

@@ -31,14 +31,18 @@ WANTED = {
 # In a process of its own: one that has looked at the GPU holds some of its memory.
 _LOOK = """
 import json, sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 versions, missing, card, why = {}, {}, "", ""
 for module, package in json.loads(sys.argv[1]).items():
     try:
         if find_spec(module) is None:
             raise ModuleNotFoundError(f"no module named {module}")
-        versions[package] = version(package)
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            # Importable, from a distribution of another name.
+            versions[package] = "unknown"
     except Exception as error:
         missing[module] = str(error)
 if "torch" in versions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class Results:
         self._heading = heading
         self._machine = list(machine)
         self._runs = runs
+        # A stage's lines are read by a thread of its own.
+        self._writing = threading.Lock()
 
     def write(self) -> None:
         """Write what is known by now."""
@@ -75,8 +78,9 @@ class Results:
                 lines += ["", f"## {section}", "", "```bash", *(as_text(run.stage) for run in there), "```", ""]
                 lines += _merged(run.lines for run in there)
         partial = self._path.with_suffix(".partial")
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(partial, self._path)
+        with self._writing:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            os.replace(partial, self._path)
 
     def _section(self, run: Run) -> int:
         sections = [each.stage.section for each in self._runs]

@@ -32,8 +32,8 @@ from monitor.observe.masks.references import ReferenceMask
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import join_ranks
-from monitor.observe.weights.groups import clean_name
 from monitor.observe.weights.measured import MeasuredWeights
+from monitor.observe.weights.names import clean_name
 from monitor.observe.weights.shard import Shard
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import GROUP_TIMEOUT, run_together

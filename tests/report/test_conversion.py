@@ -26,6 +26,16 @@ def test_counts_travel_in_the_order_of_the_group_table(observed: ObservedModel) 
     assert message.step == 1
 
 
+def test_layers_travel_with_their_stack() -> None:
+    towers = nn.ModuleDict({name: nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2)])}) for name in "ab"})
+    observer = UpdateObserver(towers)
+    message = registration_message(observer, run_id="run", name="a run")
+    assert [(group.stack, group.layer, group.module) for group in message.groups] == [
+        ("a", 0, "a"),
+        ("b", 0, "b"),
+    ]
+
+
 def test_what_was_not_measured_is_absent() -> None:
     model = nn.Linear(4, 4, bias=False)
     observer = UpdateObserver(model, step_masks=False)

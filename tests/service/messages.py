@@ -52,6 +52,16 @@ def groups() -> list[pb.Group]:
     ]
 
 
+def stacked_groups() -> list[pb.Group]:
+    """The same groups, where the layers are of two stacks that each have one."""
+    embedding, first, last = groups()
+    return [
+        embedding,
+        changed(first, stack="encoder", module="encoder.mlp"),
+        changed(last, stack="decoder", layer=0),
+    ]
+
+
 def changed(message: M, **changes: Any) -> M:
     """The message with other fields; a list or a mapping replaces the one that was there."""
     for name in changes:

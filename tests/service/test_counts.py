@@ -33,8 +33,25 @@ def test_what_was_not_measured_is_not_zero() -> None:
     assert totals.update_max_abs is None
 
 
-def test_the_denominator_holds_the_frozen_weights() -> None:
+def test_all_weights_and_those_that_are_trained() -> None:
     assert total_weights(registration()) == 2000
+    assert add_up(observation(), registration()).trained_weights == 1000
+
+
+def test_what_an_observation_says_of_what_trains_goes_before_the_registration() -> None:
+    totals = add_up(observation(trained=[700, 600, 400]), registration())
+    assert (totals.trained, totals.trained_weights) == ((700, 600, 400), 1700)
+
+
+@pytest.mark.parametrize("count", ["changed", "step_changed", "touched", "hidden"])
+def test_a_sender_that_does_not_say_what_started_to_train_gives_no_ratio_below_zero(count: str) -> None:
+    # The embedding was frozen when the run registered.
+    totals = add_up(pb.Observation(step=1, **{count: [900, 30, 20]}), registration())
+    assert totals.trained == (1000, 600, 400)
+
+
+def test_before_it_measures_anything_a_run_trains_what_it_registered() -> None:
+    assert add_up(pb.Observation(), registration()).trained == (0, 600, 400)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from monitor.wire import monitor_pb2 as pb
-from tests.service.messages import finished, logged, observed, registration
+from tests.service.messages import finished, logged, observed, registration, stacked_groups
 from tests.service.running import Client
 
 
@@ -38,8 +38,10 @@ def test_metrics_come_as_openmetrics_where_that_is_asked_for(seen: Client, run_i
 
 def test_runs_are_listed_with_both_sparsities_and_how_they_were_measured(seen: Client, run_id: str) -> None:
     run = next(run for run in seen.http.get("/api/runs").json()["runs"] if run["run_id"] == run_id)
-    assert run["cumulative_sparsity"] == pytest.approx(1 - 50 / 2000)
-    assert run["step_sparsity"] == pytest.approx(1 - 10 / 2000)
+    assert run["cumulative_sparsity"] == pytest.approx(1 - 50 / 1000)
+    assert run["whole_model_cumulative_sparsity"] == pytest.approx(1 - 50 / 2000)
+    assert run["step_sparsity"] == pytest.approx(1 - 10 / 1000)
+    assert run["trained_weights"] == 1000
     assert (run["criterion"], run["visible_dtype"]) == ("bits", "bfloat16")
     assert (run["state"], run["step"], run["attempt"], run["weights"]) == ("running", 1, 1, 2000)
     assert run["labels"] == {"algorithm": "grpo", "seed": "1"}
@@ -51,7 +53,8 @@ def test_a_run_is_shown_with_its_groups(seen: Client, run_id: str) -> None:
     assert run["counts"]["changed"] == 50
     assert run["update_norm"] == pytest.approx(5)
     embedding, _first, last = run["groups"]
-    assert (embedding["layer"], embedding["label"], embedding["cumulative_sparsity"]) == (None, "-", 1.0)
+    assert (embedding["layer"], embedding["label"], embedding["cumulative_sparsity"]) == (None, "-", None)
+    assert (embedding["weights"], embedding["frozen_weights"], embedding["trained_weights"]) == (1000, 1000, 0)
     assert (last["layer"], last["label"], last["module"]) == (1, "01", "mlp")
     assert last["counts"]["changed"] == 20
     assert last["cumulative_sparsity"] == pytest.approx(0.95)
@@ -59,7 +62,17 @@ def test_a_run_is_shown_with_its_groups(seen: Client, run_id: str) -> None:
     assert last["references"] == [
         {"name": "other seed", "weights": 40, "intersection": 6, "expected_intersection": 2.0}
     ]
-    assert [at["cumulative_sparsity"] for at in run["at_tolerances"]] == [0.99, 0.999]
+    assert [at["cumulative_sparsity"] for at in run["at_tolerances"]] == [0.98, 0.998]
+
+
+def test_a_layer_is_shown_with_its_stack(client: Client, run_id: str) -> None:
+    client.register(registration(run_id, groups=stacked_groups()))
+    shown = client.http.get(f"/api/runs/{run_id}").json()["groups"]
+    assert [(group["stack"], group["layer"], group["label"]) for group in shown] == [
+        ("", None, "-"),
+        ("encoder", 0, "encoder 00"),
+        ("decoder", 0, "decoder 00"),
+    ]
 
 
 def test_what_json_cannot_say_is_null(seen: Client, run_id: str) -> None:
@@ -72,9 +85,9 @@ def test_what_was_not_measured_is_null(client: Client, run_id: str) -> None:
     assert run["cumulative_sparsity"] is None
     assert run["counts"]["changed"] is None
     assert run["last_observed_at"] is None
-    client.send(run_id, [pb.Item(sequence=1, observation=pb.Observation(step=1, changed=[1, 2, 3]))])
+    client.send(run_id, [pb.Item(sequence=1, observation=pb.Observation(step=1, changed=[0, 2, 3]))])
     run = client.http.get(f"/api/runs/{run_id}").json()
-    assert run["cumulative_sparsity"] == 1 - 6 / 2000
+    assert run["cumulative_sparsity"] == 1 - 5 / 1000
     assert run["step_sparsity"] is None
     assert run["groups"][1]["step_sparsity"] is None
 
@@ -88,7 +101,8 @@ def test_history_holds_the_totals_of_each_observation(client: Client, run_id: st
     history = client.http.get(f"/api/runs/{run_id}/history").json()
     assert (history["criterion"], history["visible_dtype"], history["weights"]) == ("bits", "bfloat16", 2000)
     assert [(each["step"], each["attempt"]) for each in history["observations"]] == [(10, 1), (20, 2)]
-    assert [each["cumulative_sparsity"] for each in history["observations"]] == [0.975, 0.95]
+    assert [each["cumulative_sparsity"] for each in history["observations"]] == [0.95, 0.9]
+    assert [each["whole_model_cumulative_sparsity"] for each in history["observations"]] == [0.975, 0.95]
     assert [len(each["references"]) for each in history["observations"]] == [1, 0]
     after = client.http.get(f"/api/runs/{run_id}/history", params={"after_step": 10}).json()
     assert [each["step"] for each in after["observations"]] == [20]

@@ -12,6 +12,17 @@ def test_layers_are_padded_so_that_they_sort() -> None:
     assert [layer for layer, _ in group_labels(layers)] == ["000", "007", "010", "100"]
 
 
+def test_layers_of_different_stacks_have_different_labels() -> None:
+    layers = {"encoder": (0, 11), "decoder": (0, 100), "": (0, 7)}
+    groups = [pb.Group(layer=n, module="m", stack=stack) for stack, numbers in layers.items() for n in numbers]
+    groups.append(pb.Group(module="m"))
+    assert [layer for layer, _ in group_labels(groups)] == [
+        *("encoder 00", "encoder 11"),
+        *("decoder 000", "decoder 100"),
+        *("00", "07", "-"),
+    ]
+
+
 def test_layer_zero_is_not_outside_the_layers() -> None:
     assert group_labels([pb.Group(layer=0, module="m"), pb.Group(module="m")]) == [("00", "m"), ("-", "m")]
 

@@ -5,14 +5,15 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
-from tests.service.messages import finished, logged, observed, registration
-from tests.service.running import Client
+from tests.service.messages import finished, logged, observed, registration, stacked_groups
+from tests.service.running import Client, service_in_thread
 
 
 def _promtool() -> str:
@@ -44,6 +45,51 @@ def test_groups_are_exported_with_both_components(client: Client, run_id: str) -
     assert client.metric("group_reference_weights", **with_reference) == 40
     assert client.metric("group_reference_intersection_weights", **with_reference) == 6
     assert client.metric("group_reference_expected_intersection_weights", **with_reference) == 2
+
+
+def test_weights_that_started_to_train_are_frozen_no_more(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    embedding = {"run": run_id, "layer": "-", "module": "embed_tokens"}
+    client.send(run_id, [observed(1)])
+    assert (client.metric("group_frozen_weights", **embedding), client.metric("run_frozen_weights", run=run_id)) == (
+        1000,
+        1000,
+    )
+    client.send(run_id, [observed(2, trained=[1000, 600, 400], changed=[990, 30, 20])])
+    assert (client.metric("group_frozen_weights", **embedding), client.metric("run_frozen_weights", run=run_id)) == (
+        0,
+        0,
+    )
+
+
+def test_layers_of_different_stacks_are_different_layers(client: Client, run_id: str) -> None:
+    client.register(registration(run_id, groups=stacked_groups()))
+    client.send(run_id, [observed(1)])
+    of_run = re.compile(r'group_changed_weights{.*layer="(.+?)".*} (\S+)')
+    lines = (line for line in client.http.get("/metrics").text.splitlines() if f'run="{run_id}"' in line)
+    layers = [found.groups() for line in lines if (found := of_run.search(line))]
+    assert layers == [("-", "0.0"), ("encoder 00", "30.0"), ("decoder 00", "20.0")]
+
+
+def test_a_run_of_an_earlier_sender_goes_on_with_names_of_stacks(tmp_path: Path, run_id: str) -> None:
+    """Its store, too, was written before there were stacks."""
+    before = [pb.Group.FromString(group.SerializeToString()) for group in stacked_groups()]
+    for group in before:
+        group.ClearField("stack")
+    with service_in_thread(tmp_path / "store.db") as client:
+        client.register(registration(run_id, groups=before))
+        client.send(run_id, [observed(1), observed(2)])
+    with service_in_thread(tmp_path / "store.db") as client:
+        encoder, decoder = {"run": run_id, "module": "encoder.mlp"}, {"run": run_id, "module": "mlp"}
+        assert client.metric("group_changed_weights", layer="00", **encoder) == 30
+        assert client.metric("group_changed_weights", layer="00", **decoder) == 20
+        client.register(registration(run_id, attempt=2, groups=stacked_groups(), resumed_from_step=1))
+        assert client.metric("group_changed_weights", layer="encoder 00", **encoder) == 30
+        client.send(run_id, [observed(1, step=2, changed=[0, 31, 21])], attempt=2)
+        assert client.metric("group_changed_weights", layer="encoder 00", **encoder) == 31
+        assert client.metric("group_changed_weights", layer="decoder 00", **decoder) == 21
+        assert client.metric("group_changed_weights", layer="00", **decoder) is None
+        assert [(each.attempt, each.item.observation.step) for each in client.history(run_id)] == [(1, 1), (2, 2)]
 
 
 def test_a_run_is_exported_as_a_whole(client: Client, run_id: str) -> None:

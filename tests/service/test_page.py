@@ -7,7 +7,7 @@ import pytest
 
 from monitor.service.page import count, percent, when
 from monitor.wire import monitor_pb2 as pb
-from tests.service.messages import logged, observed, registration
+from tests.service.messages import logged, observed, registration, stacked_groups
 from tests.service.running import Client
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -26,8 +26,9 @@ def test_runs_are_shown_with_both_sparsities_and_how_they_were_measured(client: 
     page = client.http.get("/").text
     row = next(row for row in page.split("<tr>") if f"name of {run_id}<" in row)
     assert f'href="/runs/{run_id}"' in row
-    assert "97.50 %" in row
-    assert "99.50 %" in row
+    assert "95.00 %" in row
+    assert "99.00 %" in row
+    assert "1 000 of 2 000" in row
     assert "bits, bfloat16" in row
     assert "running" in row
     assert 'href="/metrics"' in page
@@ -40,10 +41,22 @@ def test_a_run_is_shown_layer_by_layer(client: Client, run_id: str) -> None:
     page = client.http.get(f"/runs/{run_id}").text
     assert "cumulative sparsity (bits, bfloat16)" in page
     assert "step sparsity (bits, bfloat16)" in page
+    assert "<dt>whole-model cumulative sparsity</dt><dd>97.50 %</dd>" in page
+    assert next(row for row in page.split("<tr>") if "embed_tokens" in row).count("not trained") == 2
     row = next(row for row in page.split("<tr>") if "<td>01</td>" in row)
     assert "95.00 %" in row
     assert "99.00 %" in row
     assert f'href="/api/runs/{run_id}"' in page
+
+
+def test_layers_of_different_stacks_are_shown_apart(client: Client, run_id: str) -> None:
+    client.register(registration(run_id, groups=stacked_groups()))
+    client.send(run_id, [observed(1)])
+    rows = client.http.get(f"/runs/{run_id}").text.split("<tr>")
+    (encoder,) = (row for row in rows if "<td>encoder 00</td>" in row)
+    (decoder,) = (row for row in rows if "<td>decoder 00</td>" in row)
+    assert ">30<" in encoder
+    assert ">20<" in decoder
 
 
 def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:

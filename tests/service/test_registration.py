@@ -39,6 +39,9 @@ def test_a_complete_registration_is_accepted() -> None:
         ({"groups": []}, "no groups"),
         ({"groups": [pb.Group(weights=1)]}, "no module"),
         ({"groups": [pb.Group(module="a", weights=1)] * 2}, "given twice"),
+        ({"groups": [pb.Group(layer=0, module="a", stack="encoder")] * 2}, "'encoder', 0, 'a'. was given twice"),
+        ({"groups": [pb.Group(module="a", stack="encoder")]}, "has the stack 'encoder'; expected a layer of it"),
+        ({"groups": [pb.Group(layer=0, module="a", stack=" encoder")]}, "no spaces around the name"),
         ({"groups": [pb.Group(module="a", weights=1, frozen_weights=2)]}, "2 frozen weights of 1"),
         ({"groups": [pb.Group(module="a", weights=2**63)], "references": []}, "a model that exists"),
         ({"references": [pb.Reference(name="", weights=[1, 1, 1])]}, "not empty"),
@@ -74,6 +77,7 @@ def test_a_wrong_field_is_refused_with_what_was_expected(changes: dict[str, Any]
         ({"base": pb.Base(fingerprint="x" * 101)}, "max_label_length"),
         ({"base": pb.Base(mode="x" * 101)}, "max_label_length"),
         ({"groups": [pb.Group(module="x" * 101, weights=1)]}, "max_label_length"),
+        ({"groups": [pb.Group(layer=0, module="x", stack="x" * 101)]}, "max_label_length"),
         ({"references": [pb.Reference(name="x" * 101, weights=[1, 1, 1])]}, "max_label_length"),
     ],
 )
@@ -82,6 +86,11 @@ def test_what_is_too_large_is_refused_with_the_option_that_allows_it(changes: di
         check_registration(registration(**changes), SETTINGS)
     assert refused.value.limit == limit
     assert f"--{limit.replace('_', '-')}" in str(refused.value)
+
+
+def test_modules_of_the_same_name_in_two_stacks_are_two_groups() -> None:
+    stacks = [pb.Group(layer=0, module="mlp", weights=1, stack=stack) for stack in ("encoder", "decoder")]
+    check_registration(registration(groups=stacks, references=[]), SETTINGS)
 
 
 def test_the_same_registration_twice_agrees() -> None:
@@ -141,3 +150,18 @@ def test_an_attempt_may_differ_in_what_leaves_counts_comparable() -> None:
         started_at=1.8e9,
     )
     check_agreement(other, [registration()])
+
+
+def test_attempts_of_senders_with_and_without_stacks_are_of_one_run() -> None:
+    named = [pb.Group.FromString(group.SerializeToString()) for group in groups()]
+    for group in named[1:]:
+        group.stack = "decoder"
+    check_agreement(registration(attempt=2, groups=named), [registration()])
+    check_agreement(registration(attempt=3), [registration(attempt=2, groups=named)])
+
+
+def test_an_attempt_that_tells_apart_what_was_one_group_needs_a_new_run_id() -> None:
+    before = [pb.Group(layer=0, module="mlp", weights=2)]
+    now = [pb.Group(layer=0, module=f"{stack}.mlp", weights=1, stack=stack) for stack in ("encoder", "decoder")]
+    with pytest.raises(IncomparableAttemptError, match=r"groups \(1 entries stored, 2 given\).*use a new run id"):
+        check_agreement(registration(attempt=2, groups=now, references=[]), [registration(groups=before)])

@@ -42,8 +42,14 @@ def test_each_group_has_its_counts() -> None:
     }
 
 
+def test_what_started_to_train_is_not_frozen() -> None:
+    thawed = observed(1, trained=[1000, 600, 0])
+    arrays = {array.family: list(array.values) for array in group_arrays(_run(registration(), latest=thawed))}
+    assert (arrays["group_weights"], arrays["group_frozen_weights"]) == ([1000, 600, 400], [0, 0, 400])
+
+
 def test_what_was_not_measured_has_no_series() -> None:
-    measured = pb.Item(sequence=1, observation=pb.Observation(step=1, changed=[1, 2, 3]))
+    measured = pb.Item(sequence=1, observation=pb.Observation(step=1, changed=[0, 2, 3]))
     families = {array.family for array in group_arrays(_run(registration(), latest=measured))}
     known = {"group_weights", "group_frozen_weights", "group_reference_weights"}
     assert families == known | {"group_changed_weights"}

@@ -28,6 +28,9 @@ RL_CUMULATIVE = Band(0.36, 0.96, "ProRL-v2 36.3 % (arXiv 2511.08567) to Eurus KT
 SFT_CUMULATIVE = Band(0.006, 0.19, "Klear-SFT 0.6 % to UniReason-SFT 18.8 % (arXiv 2511.08567)")
 """Cumulative sparsity of published checkpoints after supervised fine-tuning."""
 
+DISTILLATION_CUMULATIVE = Band(0.516, 0.516, "arXiv 2606.07082")
+"""Cumulative sparsity, by bits, of the published checkpoint after on-policy distillation."""
+
 RL_STEP = Band(0.989, 0.998, "S₁ of GRPO in pure bfloat16 (arXiv 2602.03839)")
 """Step sparsity of reinforcement learning, one step apart."""
 

@@ -45,7 +45,7 @@ def _service_down(settings: AlertSettings) -> Alert:
 
 
 def _lost(settings: AlertSettings) -> Alert:
-    # Who killed a run on purpose, and never resumes it, is not told for ever.
+    # Bounded, so that a run that was killed on purpose and is never resumed does not alert for ever.
     condition = (
         f"{in_state('lost')}\nand on ({IDENTITY}) (time() - {metric('run_last_heard_timestamp_seconds')} < "
         f"{settings.lost_seconds})"

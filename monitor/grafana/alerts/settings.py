@@ -86,7 +86,7 @@ class AlertSettings(BaseModel):
         0.001,
         ge=0,
         le=1,
-        description="Modules with a smaller share of the weights, such as norms, are too small to judge.",
+        description="Modules with a smaller share of the trained weights, such as norms, are too small to judge.",
     )
 
     lift_chance: float = Field(
@@ -104,6 +104,12 @@ class AlertSettings(BaseModel):
 
     inert_seconds: int = Field(
         7200, ge=1, description="Nothing visible moved for this long. A step at 1e-7 changes 0 % (arXiv 2602.03839)."
+    )
+    inert_hidden_factor: int = Field(
+        10_000,
+        ge=1,
+        description="So many hidden weights to each visible one that moved are inert, too. RL with SGD changes 0.02 % "
+        "of the weights and learns (arXiv 2602.07729): at most 5,000 to one.",
     )
     inert_observations: int = Field(5, ge=1, description="It takes so many observations in that time to say so.")
 

@@ -8,7 +8,7 @@ from monitor.grafana.alerts.conditions import about_training_runs, settled_histo
 from monitor.grafana.alerts.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.promql.metric import IDENTITY, metric
-from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, Level, Ratio, Reading
+from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, TRAINED, Level, Reading
 
 _RUN = "Run {{ .Labels.name }} ({{ .Labels.run }})"
 _PERCENT = "{{ .Value | humanizePercentage }}"
@@ -63,13 +63,16 @@ def _cumulative_critical(settings: AlertSettings) -> Alert:
         hold_seconds=settings.hold_seconds,
         panel=(RUN_UID, "Cumulative sparsity"),
         summary=f"{_RUN} is denser than any published RL run",
-        description=f"Cumulative sparsity is {_PERCENT} ({_MEASURED}), below {100 * limit:g} %. Published RL "
-        f"checkpoints keep {RL_CUMULATIVE}, supervised fine-tuning {SFT_CUMULATIVE}.",
-        meaning="Most weights differ from the base. No published RL checkpoint is like this; supervised fine-tuning "
-        "is.",
+        description=f"Cumulative sparsity is {_PERCENT} of the trained weights ({_MEASURED}), below {100 * limit:g} %. "
+        f"Published RL checkpoints keep {RL_CUMULATIVE}, supervised fine-tuning {SFT_CUMULATIVE}.",
+        meaning="Most trained weights differ from the base; frozen ones do not count. No published RL checkpoint is "
+        "like this; supervised fine-tuning is.",
         actions=(
             "Is this supervised fine-tuning? Then it is what to expect: silence it by its label `run`, or route all "
             "whose `name` says so to nobody.",
+            "Does it train adapters, or a few layers? Published runs train all weights. Few that train with a learning "
+            "rate of their own (LoRA often 1e-4) change more, each; the Run dashboard shows the share of the whole "
+            "model beside it.",
             "Compare the learning rate with what you meant: raising it makes the sparsity largely disappear (arXiv "
             "2511.08567). RL usually runs at 1e-6 or below.",
             "Check the base: measured against other weights than the run started from, everything has changed. The "
@@ -88,9 +91,9 @@ def _cumulative_low(settings: AlertSettings) -> Alert:
         expr=lambda reading: _below(reading, limit, settings),
         hold_seconds=settings.hold_seconds,
         panel=(RUN_UID, "Cumulative sparsity"),
-        summary=f"{_RUN} has changed more than {100 * (1 - limit):g} % of its weights",
-        description=f"Cumulative sparsity is {_PERCENT} ({_MEASURED}), below {100 * limit:g} %. Published RL "
-        f"checkpoints keep {RL_CUMULATIVE}.",
+        summary=f"{_RUN} has changed more than {100 * (1 - limit):g} % of its trained weights",
+        description=f"Cumulative sparsity is {_PERCENT} of the trained weights ({_MEASURED}), below {100 * limit:g} %. "
+        f"Published RL checkpoints keep {RL_CUMULATIVE}.",
         meaning="The update is on its way to be dense. Whether that is unusual depends on the criterion: of published "
         "RL checkpoints, one of ten is below 70 % at tolerance 1e-5 (arXiv 2505.11711), seven of eight are by bits "
         "(arXiv 2511.08567).",
@@ -122,7 +125,7 @@ def _step_collapsed(settings: AlertSettings) -> Alert:
         hold_seconds=settings.hold_seconds,
         panel=(RUN_UID, "Step sparsity"),
         summary=f"{_RUN} suddenly moves far more weights per observation",
-        description=f"{_PERCENT} of the visible weights change from one observation to the next, more than "
+        description=f"{_PERCENT} of the trained visible weights change from one observation to the next, more than "
         f"{settings.step_density_factor:g} times as many as this run's own recent median (step sparsity, {{{{ "
         ".Labels.visible_dtype }}).",
         meaning="Step density, which is 1 − step sparsity, rose far above the run's own median of the hours before.",
@@ -158,9 +161,9 @@ def _far_denser(settings: AlertSettings, level: Level) -> Alert:
 
 
 def _outliers(reading: Reading, level: Level, settings: AlertSettings) -> str:
-    """Density of the parts that are far above the median part of their run. Frozen ones are no measure for others."""
+    """Density of the parts that are far above the median part of their run. Frozen ones have no density."""
     layers = {"layer": '!="-"'} if level is Level.LAYER else {}
-    density = f"(1 - {reading.now(CUMULATIVE_SPARSITY, level, layers)} and {_TRAINED.at(level, layers)})"
+    density = f"(1 - {reading.now(CUMULATIVE_SPARSITY, level, layers)})"
     median = f"quantile by (job, instance, run) (0.5, {density})"
     condition = (
         f"{density} > on (job, instance, run) group_left () {settings.outlier_factor:g} * {median}\nand {density} > "
@@ -171,11 +174,7 @@ def _outliers(reading: Reading, level: Level, settings: AlertSettings) -> str:
     return about_training_runs(condition, settings)
 
 
-_TRAINED = Ratio("trained", "{weights} - {frozen_weights} > 0")
-
-_SHARE_OF_MODULE = Ratio(
-    "module_share", f"{{weights}} / on (job, instance, run) group_left () {metric('run_weights')}"
-).at(Level.MODULE)
+_SHARE_OF_MODULE = f"{TRAINED.at(Level.MODULE)} / on ({IDENTITY}) group_left () {TRAINED.at(Level.RUN)}"
 
 
 def _overlap_at_chance(settings: AlertSettings) -> Alert:
@@ -208,8 +207,10 @@ def _overlap_at_chance(settings: AlertSettings) -> Alert:
 
 def _inert(settings: AlertSettings) -> Alert:
     seconds = settings.inert_seconds
+    most, hidden = f"max_over_time({metric('run_step_changed_weights')}[{seconds}s])", metric("run_hidden_weights")
     condition = (
-        f"max_over_time({metric('run_step_changed_weights')}[{seconds}s]) == 0\nand "
+        f"({most} == 0 or ({hidden} >= {settings.inert_hidden_factor} * {most} and {hidden} >= "
+        f"{settings.inert_hidden_factor} * {metric('run_changed_weights')}))\nand "
         f"changes({metric('run_step')}[{seconds}s]) >= {settings.inert_observations}\n"
         # A younger run may still be raising its learning rate.
         f"and on ({IDENTITY}) ({started_before(seconds)})"
@@ -221,10 +222,11 @@ def _inert(settings: AlertSettings) -> Alert:
         hold_seconds=settings.hold_seconds,
         panel=(RUN_UID, "Hidden"),
         summary=f"{_RUN} trains, but no visible weight moves",
-        description="Steps go on, and not one visible weight ({{ .Labels.visible_dtype }}) has changed between "
-        "observations for as long as this alert looks back.",
+        description="Steps go on, and for as long as this alert looks back, not one visible weight ({{ "
+        ".Labels.visible_dtype }}) has changed between observations, or next to none while the stored ones move.",
         meaning="Every update is smaller than what the visible dtype can show, or there is none. A bfloat16 weight "
-        "moves only when its update exceeds about 0.2–0.4 % of it (arXiv 2602.03839).",
+        "moves only when its update exceeds about 0.2–0.4 % of it (arXiv 2602.03839). A run that moves few weights is "
+        "not inert: RL with SGD earns its reward with 0.02 % of them (arXiv 2602.07729).",
         actions=(
             "Look at hidden weights on the Run dashboard: if there are many, the master weights move and the "
             "rounding hides it; they show later, or with a higher learning rate.",

@@ -37,7 +37,7 @@ class Wish:
         datasource_uid: a Prometheus data source that exists there; None if ours is to be made.
         prometheus_url: where Grafana reaches Prometheus; with it, a data source of our own is made.
         webhook_url: where Grafana-managed alerts go; None leaves contact points and policies as they are.
-        alerts: whether Grafana manages the alerts. Not where Prometheus and Alertmanager do: all would be told twice.
+        alerts: whether Grafana manages the alerts. Not where Prometheus and Alertmanager do: each would fire twice.
     """
 
     datasource_uid: str | None = None

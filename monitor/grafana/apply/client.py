@@ -62,7 +62,7 @@ class Grafana:
             url_path_prefix=f"{prefix}/" if prefix else "",
             timeout=_SECONDS,
         ).api
-        # Followed, it would turn what creates something into a question, whose answer looks like success.
+        # Following a redirect turns a POST into a GET, whose 200 looks like success.
         self._api.s.hooks["response"].append(self._refuse_redirect)
 
     def get(self, *path: str, query: str = "") -> Any:

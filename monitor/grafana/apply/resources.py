@@ -51,7 +51,7 @@ class Folder:
         try:
             grafana.post({"uid": FOLDER_UID, "title": FOLDER_TITLE}, "folders")
         except GrafanaError as error:
-            # Refused is also a title that another folder has.
+            # Grafana also refuses a title that another folder has.
             if error.status not in _IS_THERE or self._read(grafana, unknown=True) is None:
                 raise
 
@@ -59,14 +59,14 @@ class Folder:
         """Nothing is ever to be replaced."""
 
     def delete(self, grafana: Grafana) -> None:
-        # Refused where it holds rules of other people.
+        # Grafana refuses this where the folder holds other people's rules.
         grafana.delete("folders", FOLDER_UID, query="?forceDeleteRules=false")
 
     def _read(self, grafana: Grafana, unknown: Any) -> Any:
         try:
             return grafana.get("folders", FOLDER_UID)
         except GrafanaError as error:
-            # An Editor hears the same of a folder that does not exist.
+            # Grafana answers an Editor with 403 for a folder that does not exist, too.
             if error.status == 403:
                 return unknown
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitor.grafana.alerts.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP
+from monitor.grafana.alerts.published import DISTILLATION_CUMULATIVE, RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.panels import Steps
 
@@ -19,7 +19,8 @@ CUMULATIVE: Steps = [
 ]
 CUMULATIVE_MEANING = (
     f"Bands: published RL checkpoints {RL_CUMULATIVE} in green, {RL_CUMULATIVE.source}; published SFT "
-    f"{SFT_CUMULATIVE} in orange, {SFT_CUMULATIVE.source}."
+    f"{SFT_CUMULATIVE} in orange, {SFT_CUMULATIVE.source}; all of them train every weight. On-policy distillation kept "
+    f"{100 * DISTILLATION_CUMULATIVE.low:g} %, {DISTILLATION_CUMULATIVE.source}."
 )
 
 STEP: Steps = [
@@ -45,7 +46,7 @@ def cumulative_now(settings: AlertSettings) -> Steps:
 
 
 def step_now(settings: AlertSettings) -> Steps:
-    """Orange where a collapse would be told of."""
+    """Orange where the collapse of step density would alert."""
     return [(None, "orange"), (1 - settings.step_density_floor, "green")]
 
 

@@ -100,7 +100,7 @@ def _laid_out(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def _plain_panel(builder: Any) -> dict[str, Any]:
     panel = _plain(builder)
     if panel["type"] == "heatmap":
-        # How Grafana before 10.3 says what `mode` says, and without it, nothing is shown there.
+        # Grafana before 10.3 reads `show` instead of `mode`, and shows no tooltip without it.
         panel["options"]["tooltip"]["show"] = True
     return panel
 

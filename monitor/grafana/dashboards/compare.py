@@ -20,7 +20,7 @@ from monitor.grafana.dashboards.panels import (
 )
 from monitor.grafana.dashboards.query import GROUPS, JOB, REFERENCE, SOME_RUNS, Query
 from monitor.grafana.promql.metric import Matchers, metric, told_apart, with_name
-from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, Level, Ratio
+from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, TRANSIENT, Level, Ratio
 
 _LEGEND = "{{name}} ({{run}})"
 _NONE_CHOSEN = "None of the chosen runs has reported this."
@@ -52,17 +52,18 @@ def _named(ratio: Ratio, matchers: Matchers = SOME_RUNS) -> str:
 def _sparsity() -> list[Any]:
     cumulative = lines(
         "Cumulative sparsity",
-        "Visible weights that equal the base, out of all, by each run's own criterion: compare only runs that are "
-        f"measured alike. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
-        "sparsity_monitor_run_weights.",
+        "Visible weights that equal the base, out of those that are trained, by each run's own criterion: compare only "
+        f"runs that are measured alike. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
+        "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
         "percentunit",
         Query(_named(CUMULATIVE_SPARSITY), _LEGEND),
         no_data=_NONE_CHOSEN,
     )
     step = lines(
         "Step sparsity",
-        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} Metrics: "
-        "sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        f"Visible weights that equal the previous observation, out of those that are trained. {bands.STEP_MEANING} "
+        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights, "
+        "sparsity_monitor_run_frozen_weights.",
         "percentunit",
         Query(_named(STEP_SPARSITY), _LEGEND),
         no_data=_NONE_CHOSEN,
@@ -78,8 +79,9 @@ def _matrix(label: str, level: Level) -> Any:
     density = with_name(f"1 - ({CUMULATIVE_SPARSITY.at(level, _CHOSEN)})", JOB)
     return matrix(
         f"Cumulative density, {label} × run",
-        f"Share of the visible weights of each {label} that differ from the base (1 − cumulative sparsity), one "
-        "column per run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights.",
+        f"Share of the trained visible weights of each {label} that differ from the base (1 − cumulative sparsity), "
+        "one column per run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights, "
+        "sparsity_monitor_group_frozen_weights.",
         f"max by ({label}, name) ({told_apart(density)})",
         down=label,
         along="name",
@@ -88,15 +90,14 @@ def _matrix(label: str, level: Level) -> Any:
 
 
 def _moving() -> list[Any]:
-    touched, changed = metric("run_touched_weights", SOME_RUNS), metric("run_changed_weights", SOME_RUNS)
     panels = [
         lines(
             "Transient",
-            "Weights that changed at some observation and are back at the base, out of all. Metrics: "
-            "sparsity_monitor_run_touched_weights, sparsity_monitor_run_changed_weights, "
-            "sparsity_monitor_run_weights.",
+            "Weights that changed at some observation and are back at the base, out of those that are trained. "
+            "Metrics: sparsity_monitor_run_touched_weights, sparsity_monitor_run_changed_weights, "
+            "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
-            Query(with_name(f"({touched} - {changed}) / {metric('run_weights', SOME_RUNS)}", JOB), _LEGEND),
+            Query(_named(TRANSIENT), _LEGEND),
             width=8,
             no_data=_NONE_CHOSEN,
         ),

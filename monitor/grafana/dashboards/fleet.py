@@ -122,10 +122,10 @@ def _runs(settings: AlertSettings) -> Any:
         "One row per run, the one in most trouble first: 10 for each critical alert, 1 for each warning, as "
         "Prometheus evaluates them; and 5 if failed or lost, 2 if stalled, or, in training, 10 or 1 if cumulative "
         f"sparsity is below {settings.cumulative_sparsity_critical:g} or {settings.cumulative_sparsity_warning:g}. "
-        "Cumulative and step sparsity are those of the latest observation, by the criterion "
+        "Cumulative and step sparsity are those of the trained weights at the latest observation, by the criterion "
         "and in the dtype of the row. A click on a run shows it. Metrics: ALERTS, sparsity_monitor_run_state, "
         "sparsity_monitor_run_changed_weights, sparsity_monitor_run_step_changed_weights, "
-        "sparsity_monitor_run_weights, sparsity_monitor_run_step, "
+        "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights, sparsity_monitor_run_step, "
         "sparsity_monitor_run_last_observation_timestamp_seconds, sparsity_monitor_run_info.",
         "none",
         *(Query(expr, table=True) for expr in columns.values()),
@@ -158,8 +158,9 @@ def _runs(settings: AlertSettings) -> Any:
 def _cumulative() -> Any:
     panel = lines(
         "Cumulative sparsity of all runs",
-        f"Visible weights that equal the base, out of all, by each run's own criterion. {bands.CUMULATIVE_MEANING} "
-        "Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+        f"Visible weights that equal the base, out of those that are trained, by each run's own criterion. "
+        f"{bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, "
+        "sparsity_monitor_run_frozen_weights.",
         "percentunit",
         Query(with_name(CUMULATIVE_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}} ({{run}})"),
         no_data=_NO_RUNS,
@@ -170,8 +171,9 @@ def _cumulative() -> Any:
 def _step() -> Any:
     panel = lines(
         "Step sparsity of all runs",
-        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} Metrics: "
-        "sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        f"Visible weights that equal the previous observation, out of those that are trained. {bands.STEP_MEANING} "
+        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights, "
+        "sparsity_monitor_run_frozen_weights.",
         "percentunit",
         Query(with_name(STEP_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}} ({{run}})"),
         no_data=_NO_RUNS,

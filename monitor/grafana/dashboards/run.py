@@ -14,7 +14,15 @@ from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
 from monitor.grafana.dashboards.run_overlap import overlap_panels
 from monitor.grafana.dashboards.run_updates import moving_panels, sparsity_panels, where_panels
 from monitor.grafana.promql.metric import metric
-from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, HOST_SHARE, STEP_SPARSITY, Level
+from monitor.grafana.promql.ratios import (
+    CUMULATIVE_SPARSITY,
+    HIDDEN,
+    HOST_SHARE,
+    STEP_SPARSITY,
+    TRAINED_SHARE,
+    WHOLE_MODEL_CUMULATIVE_SPARSITY,
+    Level,
+)
 
 
 def run(settings: AlertSettings) -> dict[str, Any]:
@@ -26,7 +34,7 @@ def run(settings: AlertSettings) -> dict[str, Any]:
         "the trainer logged, and what watching cost.",
         variables=variables.of_run(),
         rows=[
-            Row("Now", [*_now(settings), _measured_as()]),
+            Row("Now", [*_now(settings), *_of_the_whole_model(), _measured_as()]),
             Row("Is it still sparse?", sparsity_panels()),
             Row("Where do updates land?", where_panels()),
             Row("What moves?", moving_panels()),
@@ -49,27 +57,28 @@ def _now(settings: AlertSettings) -> list[Any]:
         ),
         number(
             "Cumulative sparsity",
-            "Visible weights that equal the base, out of all. Red: below what the critical alert allows. Orange: "
-            "below what the warning allows. Metrics: sparsity_monitor_run_changed_weights, "
-            "sparsity_monitor_run_weights.",
+            "Visible weights that equal the base, out of those that are trained. Red: below what the critical alert "
+            "allows. Orange: below what the warning allows. Metrics: sparsity_monitor_run_changed_weights, "
+            "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
             Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
             bands.cumulative_now(settings),
         ),
         number(
             "Step sparsity",
-            "Visible weights that equal the previous observation, out of all. Orange: denser than published RL "
-            "within 32 steps. Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+            "Visible weights that equal the previous observation, out of those that are trained. Orange: denser than "
+            "published RL within 32 steps. Metrics: sparsity_monitor_run_step_changed_weights, "
+            "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
             Query(STEP_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
             bands.step_now(settings),
         ),
         number(
             "Hidden",
-            "Weights whose stored value moved while the visible one did not, out of all. Metrics: "
-            "sparsity_monitor_run_hidden_weights, sparsity_monitor_run_weights.",
+            "Weights whose stored value moved while the visible one did not, out of those that are trained. Metrics: "
+            "sparsity_monitor_run_hidden_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
-            Query(f"{metric('run_hidden_weights', ONE_RUN)} / {metric('run_weights', ONE_RUN)}", now=True),
+            Query(HIDDEN.at(Level.RUN, ONE_RUN), now=True),
         ),
         number(
             "Non-finite weights",
@@ -98,6 +107,26 @@ def _now(settings: AlertSettings) -> list[Any]:
     ]
 
 
+def _of_the_whole_model() -> list[Any]:
+    return [
+        number(
+            "Trained weights",
+            "Weights that train, or did at some time in this run, out of all; with adapters, those of the matrices "
+            "that they change. All other ratios are of them. Metrics: sparsity_monitor_run_frozen_weights, "
+            "sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(TRAINED_SHARE.at(Level.RUN, ONE_RUN), now=True),
+        ),
+        number(
+            "Whole-model cumulative sparsity",
+            "Visible weights that equal the base, out of all: frozen ones, which always do, are counted. Metrics: "
+            "sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(WHOLE_MODEL_CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
+        ),
+    ]
+
+
 def _state() -> Any:
     panel = number(
         "State",
@@ -117,6 +146,7 @@ def _measured_as() -> Any:
         "without it. The user's labels follow. Metric: sparsity_monitor_run_info.",
         TEXT,
         Query(metric("run_info", ONE_RUN), table=True),
+        width=18,
         height=4,
         no_data=NOT_REPORTED,
     )

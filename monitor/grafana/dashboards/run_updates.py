@@ -15,31 +15,43 @@ from monitor.grafana.dashboards.panels import (
 )
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, Query
 from monitor.grafana.promql.metric import metric
-from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
+from monitor.grafana.promql.ratios import (
+    CHANGED,
+    CUMULATIVE_SPARSITY,
+    CUMULATIVE_SPARSITY_AT_TOLERANCE,
+    HIDDEN,
+    STEP_SPARSITY,
+    TOUCHED,
+    TRANSIENT,
+    WHOLE_MODEL_CUMULATIVE_SPARSITY,
+    Level,
+)
 
 _CHOSEN = {**ONE_RUN, **GROUPS}
-_TOTAL = metric("run_weights", ONE_RUN)
-_OF_GROUPS = "Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights."
+_OF_GROUPS = (
+    "Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights, "
+    "sparsity_monitor_group_frozen_weights."
+)
 
 
 def sparsity_panels() -> list[Any]:
     """Cumulative and step sparsity, with what published runs show."""
     cumulative = lines(
         "Cumulative sparsity",
-        "Visible weights that equal the base, out of all; also at each absolute tolerance. "
-        f"{bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
-        "sparsity_monitor_run_changed_at_tolerance_weights, sparsity_monitor_run_weights.",
+        "Visible weights that equal the base, out of those that are trained; also at each absolute tolerance, and out "
+        f"of the whole model. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
+        "sparsity_monitor_run_changed_at_tolerance_weights, sparsity_monitor_run_weights, "
+        "sparsity_monitor_run_frozen_weights.",
         "percentunit",
         Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), "by the run's criterion"),
-        Query(
-            f"1 - {metric('run_changed_at_tolerance_weights', ONE_RUN)} / ignoring (tolerance) group_left () {_TOTAL}",
-            "atol={{tolerance}}",
-        ),
+        Query(CUMULATIVE_SPARSITY_AT_TOLERANCE.at(Level.RUN, ONE_RUN), "atol={{tolerance}}"),
+        Query(WHOLE_MODEL_CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), "of the whole model"),
     )
     step = lines(
         "Step sparsity",
-        f"Visible weights that equal the previous observation, out of all. {bands.STEP_MEANING} Metrics: "
-        "sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights.",
+        f"Visible weights that equal the previous observation, out of those that are trained. {bands.STEP_MEANING} "
+        "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights, "
+        "sparsity_monitor_run_frozen_weights.",
         "percentunit",
         Query(STEP_SPARSITY.at(Level.RUN, ONE_RUN), "step sparsity"),
     )
@@ -52,28 +64,29 @@ def where_panels() -> list[Any]:
         _matrix(),
         cells_over_time(
             "Cumulative density by layer over time",
-            "One row per layer, from no change (empty) to dense. Cumulative density is 1 − cumulative sparsity. "
-            f"{_OF_GROUPS}",
+            "One row per layer, from no change (empty) to dense. Cumulative density is 1 − cumulative sparsity, "
+            f"both of the trained weights; frozen layers have no row. {_OF_GROUPS}",
             "percentunit",
             Query(f"1 - ({CUMULATIVE_SPARSITY.at(Level.LAYER, _CHOSEN)})", "{{layer}}"),
         ),
         cells_over_time(
             "Step density by layer over time",
-            "One row per layer: the share of its visible weights that changed since the previous observation. "
-            "Metrics: sparsity_monitor_group_step_changed_weights, sparsity_monitor_group_weights.",
+            "One row per layer: the share of its trained visible weights that changed since the previous observation. "
+            "Metrics: sparsity_monitor_group_step_changed_weights, sparsity_monitor_group_weights, "
+            "sparsity_monitor_group_frozen_weights.",
             "percentunit",
             Query(f"1 - ({STEP_SPARSITY.at(Level.LAYER, _CHOSEN)})", "{{layer}}"),
         ),
         lines(
             "Cumulative sparsity by layer",
-            f"Visible weights of each layer that equal the base, over the chosen modules. {_OF_GROUPS}",
+            f"Trained visible weights of each layer that equal the base, over the chosen modules. {_OF_GROUPS}",
             "percentunit",
             Query(CUMULATIVE_SPARSITY.at(Level.LAYER, _CHOSEN), "layer {{layer}}"),
             no_data=NO_GROUPS,
         ),
         lines(
             "Cumulative sparsity by module",
-            f"Visible weights of each module that equal the base, over the chosen layers. {_OF_GROUPS}",
+            f"Trained visible weights of each module that equal the base, over the chosen layers. {_OF_GROUPS}",
             "percentunit",
             Query(CUMULATIVE_SPARSITY.at(Level.MODULE, _CHOSEN), "{{module}}"),
             no_data=NO_GROUPS,
@@ -84,8 +97,9 @@ def where_panels() -> list[Any]:
 def _matrix() -> Any:
     return matrix(
         "Cumulative density, layer × module",
-        "Share of the visible weights that differ from the base (1 − cumulative sparsity), one row per layer, one "
-        f"column per module. The darkest red is denser than any published RL run. {_OF_GROUPS}",
+        "Share of the trained visible weights that differ from the base (1 − cumulative sparsity), one row per layer, "
+        "one column per module; what is frozen stays empty. The darkest red is denser than any published RL run. "
+        f"{_OF_GROUPS}",
         f"max by (layer, module) (1 - ({CUMULATIVE_SPARSITY.at(Level.GROUP, _CHOSEN)}))",
         down="layer",
         along="module",
@@ -110,23 +124,20 @@ def moving_panels() -> list[Any]:
         lines(
             "Touched and transient",
             "Touched: changed at some observation so far. Transient: touched, and now back at the base. Changed: "
-            "differs from the base now. All out of all weights. Metrics: sparsity_monitor_run_touched_weights, "
-            "sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights.",
+            "differs from the base now. All out of the trained weights. Metrics: sparsity_monitor_run_touched_weights, "
+            "sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
-            Query(f"{metric('run_touched_weights', ONE_RUN)} / {_TOTAL}", "touched"),
-            Query(f"{metric('run_changed_weights', ONE_RUN)} / {_TOTAL}", "changed"),
-            Query(
-                f"({metric('run_touched_weights', ONE_RUN)} - {metric('run_changed_weights', ONE_RUN)}) / {_TOTAL}",
-                "transient",
-            ),
+            Query(TOUCHED.at(Level.RUN, ONE_RUN), "touched"),
+            Query(CHANGED.at(Level.RUN, ONE_RUN), "changed"),
+            Query(TRANSIENT.at(Level.RUN, ONE_RUN), "transient"),
         ),
         lines(
             "Hidden",
             "Weights whose stored value differs from the base while the visible one does not: what moves below the "
-            "resolution of the visible dtype. Metrics: sparsity_monitor_run_hidden_weights, "
-            "sparsity_monitor_run_weights.",
+            "resolution of the visible dtype; out of the trained weights. Metrics: "
+            "sparsity_monitor_run_hidden_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
-            Query(f"{metric('run_hidden_weights', ONE_RUN)} / {_TOTAL}", "hidden"),
+            Query(HIDDEN.at(Level.RUN, ONE_RUN), "hidden"),
             width=8,
         ),
         lines(

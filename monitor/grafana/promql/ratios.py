@@ -1,5 +1,7 @@
 """The ratios: sparsity always with its kind, overlap with what chance gives. Recorded by Prometheus, or written out.
 
+Of the trained weights, unless the name says otherwise: frozen ones cannot move, and would make anything look sparse.
+
 Dashboards and Grafana-managed alerts write them out, so that they need nothing but the scrape; Prometheus' own alerts
 read what its recording rules have recorded.
 """
@@ -71,8 +73,24 @@ class _Counts(dict[str, str]):
 # Counts of the mask itself have no label `reference`; > 0 leaves out what cannot be divided by.
 _PER_MASK = "/ ignoring (reference) group_left () ({changed_weights} > 0)"
 
-CUMULATIVE_SPARSITY = Ratio("cumulative_sparsity", "1 - {changed_weights} / ({weights} > 0)")
-STEP_SPARSITY = Ratio("step_sparsity", "1 - {step_changed_weights} / ({weights} > 0)")
+# From two metrics that every version of the service exports: charts reach back to before it was updated.
+_TRAINED = "({weights} - {frozen_weights} > 0)"
+
+TRAINED = Ratio("trained", _TRAINED)
+"""No ratio but what they are of: the number of trained weights, nothing where there are none."""
+
+CUMULATIVE_SPARSITY = Ratio("cumulative_sparsity", f"1 - {{changed_weights}} / {_TRAINED}")
+STEP_SPARSITY = Ratio("step_sparsity", f"1 - {{step_changed_weights}} / {_TRAINED}")
+CUMULATIVE_SPARSITY_AT_TOLERANCE = Ratio(
+    "cumulative_sparsity_at_tolerance",
+    f"1 - {{changed_at_tolerance_weights}} / ignoring (tolerance) group_left () {_TRAINED}",
+)
+WHOLE_MODEL_CUMULATIVE_SPARSITY = Ratio("whole_model_cumulative_sparsity", "1 - {changed_weights} / ({weights} > 0)")
+CHANGED = Ratio("changed", f"{{changed_weights}} / {_TRAINED}")
+TOUCHED = Ratio("touched", f"{{touched_weights}} / {_TRAINED}")
+TRANSIENT = Ratio("transient", f"({{touched_weights}} - {{changed_weights}}) / {_TRAINED}")
+HIDDEN = Ratio("hidden", f"{{hidden_weights}} / {_TRAINED}")
+TRAINED_SHARE = Ratio("trained_share", "1 - {frozen_weights} / ({weights} > 0)")
 OVERLAP_O1 = Ratio("reference_overlap_o1", "{reference_intersection_weights} " + _PER_MASK)
 OVERLAP_O2 = Ratio("reference_overlap_o2", "{reference_intersection_weights} / ({reference_weights} > 0)")
 CHANCE_O1 = Ratio("reference_chance_o1", "{reference_expected_intersection_weights} " + _PER_MASK)
@@ -97,6 +115,7 @@ _OVERLAPS = (OVERLAP_O1, OVERLAP_O2, CHANCE_O1, CHANCE_O2, JACCARD, LIFT)
 RECORDED: Mapping[Ratio, tuple[Level, ...]] = {
     CUMULATIVE_SPARSITY: tuple(Level),
     STEP_SPARSITY: tuple(Level),
+    WHOLE_MODEL_CUMULATIVE_SPARSITY: (Level.RUN,),
     **dict.fromkeys(_OVERLAPS, (Level.RUN, Level.LAYER, Level.MODULE)),
     HOST_SHARE: (Level.RUN,),
     DEVICE_SHARE: (Level.RUN,),

@@ -11,8 +11,8 @@ from torch import nn
 
 from monitor.errors import BaseMismatchError, name_some
 from monitor.observe.ranks import Ranks
-from monitor.observe.weights.groups import clean_name
 from monitor.observe.weights.measured import MeasuredWeights
+from monitor.observe.weights.names import by_clean_name, clean_name
 
 # A reference model or a state dict, under the names of the model that trains.
 GivenBase: TypeAlias = nn.Module | Mapping[str, torch.Tensor]
@@ -49,6 +49,7 @@ def find(source: GivenBase | None, measured: Sequence[MeasuredWeights]) -> BaseW
 
     Raises:
         BaseMismatchError: a parameter is missing or has another shape, or a module is the model that trains.
+        UnsupportedModelError: two of the source have the same clean name.
     """
     if source is None:
         return BaseWeights({w.name: _held_by_model(w) for w in measured if w.dequantised is None})
@@ -93,7 +94,7 @@ def _holds(tensor: torch.Tensor, weights: MeasuredWeights) -> bool:
 
 def _named(source: GivenBase) -> dict[str, torch.Tensor]:
     given = dict(source.named_parameters(remove_duplicate=False)) if isinstance(source, nn.Module) else source
-    return {clean_name(name): tensor.detach() for name, tensor in given.items()}
+    return {name: tensor.detach() for name, tensor in by_clean_name(given.items()).items()}
 
 
 def _held_by_model(weights: MeasuredWeights) -> torch.Tensor:
@@ -117,7 +118,7 @@ def holds_the_same(candidate: nn.Module, model: nn.Module) -> bool:
 
     Never so under FSDP1 and ZeRO-3, which leave something else than the weights in the parameters' place.
     """
-    found = {clean_name(name): tensor for name, tensor in candidate.named_parameters(remove_duplicate=False)}
+    found = by_clean_name(candidate.named_parameters(remove_duplicate=False))
     return not _hides_parameters(model) and all(
         (other := found.get(clean_name(name))) is not None
         and other.shape == parameter.shape

@@ -1,4 +1,4 @@
-"""For weights in host memory: loops over chunks of weights, by two plain threads.
+"""For weights in host memory: loops over chunks of weights, on two threads.
 
 The loops are numba_loops.py's, or where that cannot be had numpy_loops.py's. Reads per bfloat16 weight 2 + 2 bytes, and
 with step masks 1 more; writes 1 and the masks' bits.

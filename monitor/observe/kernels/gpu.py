@@ -77,7 +77,11 @@ class TritonKernel:
     def _compile(self) -> None:
         columns = column_count(self._segments, self._rules)
         for launch in self._launches:
-            if reason := _why_not(launch.variant, columns, self._device):
+            try:
+                reason = _why_not(launch.variant, columns, self._device)
+            except (torch.OutOfMemoryError, OSError) as error:
+                raise TritonError(repr(error)) from error
+            if reason:
                 raise TritonError(reason)
 
     def __call__(self) -> Counts:
@@ -201,7 +205,7 @@ def _measure(launch: _Launch, limits: torch.Tensor, sums: _Sums) -> None:
         WORDS=variant.words,
         BLOCKS=variant.blocks,
         num_warps=WARPS[variant.wide],
-        # Said, because its default changes between versions of Triton; only Σ|Δ|² has what could be fused.
+        # Explicit, because its default changes between versions of Triton; only Σ|Δ|² has what could be fused.
         enable_fp_fusion=True,
     )
 
@@ -212,6 +216,9 @@ def _why_not(variant: _Variant, columns: int, device: torch.device) -> str:
 
     Returns:
         why that fails, and "" where it does not. Kept, so that what fails is not tried again for each adapter.
+
+    Raises:
+        OutOfMemoryError, OSError: what may be otherwise the next time, and is not kept.
     """
     tiles = torch.zeros(1, 2, dtype=torch.int64, device=device)
     table = torch.zeros(1, triton_tiles.REFERENCE.value + variant.references, dtype=torch.int64, device=device)
@@ -220,6 +227,8 @@ def _why_not(variant: _Variant, columns: int, device: torch.device) -> str:
     try:
         with _on(device):
             _measure(_Launch(variant, tiles, table), limits, sums)
+    except (torch.OutOfMemoryError, OSError):
+        raise
     except Exception as error:
         logger.debug("triton fails", exc_info=True)
         return repr(error)

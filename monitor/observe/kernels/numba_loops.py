@@ -5,7 +5,7 @@ vector instructions; what they hand to each other stays in the first-level cache
 once. Every intermediate is cast back to its width, because numba computes with 64 bits otherwise.
 
 Numba's cache on disk keeps the numbers imported here, and is thrown away for changes of this file only: change it, too,
-where contract.py or kinds.py gets other columns or kinds.
+where contract.py, kinds.py or chunk_sizes.py gets other columns, kinds or sizes.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ def measure(
     reverted = tl.zeros([WORDS], tl.int32)
     stepped = tl.zeros([WORDS], tl.int32)
     ever = tl.zeros([WORDS], tl.int32)
-    # Registers decide how many blocks are on their way from memory.
+    # Register pressure bounds occupancy, hence loads in flight.
     hidden = gather(tl.zeros([2 * WORDS, 16], tl.int32), WIDE)
     non_finite = gather(tl.zeros([2 * WORDS, 16], tl.int32), WIDE)
     square = gather(tl.zeros([2 * WORDS, 16], tl.float64), WIDE)

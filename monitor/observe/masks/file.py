@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from monitor.errors import MaskFileError
+from monitor.errors import MaskFileError, MissingLibraryError
 from monitor.observe.bits import BITS_PER_WORD, chunks, word_count
 
 _FORMAT = "sparsity-monitor mask"
@@ -116,14 +115,11 @@ class MaskFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
         try:
-            with safe_open(path, framework="pt") as opened:
-                self.fields = _check_format(opened.metadata() or {})
-                sizes = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
-                kinds = {name: (part.get_dtype(), part.get_shape()) for name, part in sizes.items()}
+            self.fields, kinds = _read_header(self._path)
             self.metadata = _metadata(self.fields)
             self.shapes = _shapes(self.fields)
             self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed by close()
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise MaskFileError(
                 f"cannot read a mask from {self._path!r}: {error}. Expected a file that UpdateMask.save wrote, as "
                 "the update_mask.safetensors in a run's output directory."
@@ -180,6 +176,24 @@ class MaskFile:
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         """Another process, or a deep copy, opens the file again."""
         return type(self), (self._path,)
+
+
+def _read_header(path: str) -> tuple[dict[str, str], dict[str, tuple[str, list[int]]]]:
+    """Return the metadata of a mask file, and tensor name → dtype and shape."""
+    try:
+        # Here, because weights are measured without it, too.
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError(
+            "mask files are read with safetensors, which is not installed: pip install safetensors", name=error.name
+        ) from None
+    try:
+        with safe_open(path, framework="pt") as opened:
+            found = _check_format(opened.metadata() or {})
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+            return found, {name: (each.get_dtype(), each.get_shape()) for name, each in slices.items()}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _check_format(found: dict[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch import nn
 
 from monitor.errors import UnsupportedModelError, name_some
 from monitor.observe.user_warning import warn_user
-from monitor.observe.weights.groups import clean_name
+from monitor.observe.weights.names import by_clean_name, clean_name
 
 # Initialisations that take out of the base weight what they put into the adapter.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -68,10 +68,11 @@ def served_by(model: nn.Module) -> Served:
     here are named in a warning and left out.
 
     Raises:
-        UnsupportedModelError: the adapters are of a kind whose effective weights are not computed here.
+        UnsupportedModelError: the adapters are of a kind whose effective weights are not computed here, or two
+            parameters have the same clean name.
     """
     if not has_adapters(model):
-        return Served({clean_name(name): parameter for name, parameter in model.named_parameters()})
+        return Served(by_clean_name(model.named_parameters()))
     _refuse_sharded(model)
     return _Reading(model).served()
 
@@ -105,11 +106,13 @@ class _Reading:
     def __init__(self, model: nn.Module) -> None:
         self._served = Served({})
         self._names: dict[int, str] = {}
+        self._added: list[tuple[str, nn.Parameter]] = []
         self._layers: dict[str, list[Any]] = {}
         self._started_elsewhere: set[str] = set()
         self._left_out: list[str] = []
         self._changing = _base_changing_adapters(model)
         self._walk(model, "")
+        by_clean_name(self._added)
 
     def served(self) -> Served:
         if self._left_out:
@@ -150,11 +153,11 @@ class _Reading:
             self._add(_join(path, name), parameter)
 
     def _add(self, path: str, parameter: nn.Parameter) -> None:
-        self._served.parameters[self._name(path, parameter)] = parameter
-
-    def _name(self, path: str, parameter: nn.Parameter) -> str:
         """Tied parameters go by their first name."""
-        return self._names.setdefault(id(parameter), clean_name(path))
+        if id(parameter) not in self._names:
+            self._names[id(parameter)] = clean_name(path)
+            self._added.append((path, parameter))
+        self._served.parameters[self._names[id(parameter)]] = parameter
 
     def _name_in(self, layer: Any, path: str, attribute: str) -> str:
         """Name a parameter of an adapted layer, which some quantised layers do not have."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from monitor.errors import name_some
 from monitor.observe.user_warning import warn_user
-from monitor.observe.weights.groups import clean_name
+from monitor.observe.weights.names import clean_name
 
 
 class FrozenParameters:
@@ -48,10 +48,12 @@ class FrozenParameters:
     def warn_of_new(self, model: nn.Module) -> None:
         """Name, once, the parameters that were added to the model since measuring started: they are not counted."""
         # By their own names first: this is done at every observation, and cleaning a name takes longer than the rest.
-        new = [name for name, _ in model.named_parameters() if name not in self._known]
+        names = [name for name, _ in model.named_parameters()]
+        new = [name for name in names if name not in self._known]
+        # What was wrapped since has another name, and has lost the one it had.
+        wrapped = {clean_name(name) for name in self._known.difference(names)} if new else set()
         self._known.update(new)
-        cleaned = {clean_name(name) for name in self._known.difference(new)} if new else set()
-        if added := [name for name in map(clean_name, new) if name not in cleaned]:
+        if added := [name for name in map(clean_name, new) if name not in wrapped]:
             warn_user(
                 f"added to the model after monitoring started, so neither measured nor counted: {name_some(added)}. "
                 "Add parameters before training starts."

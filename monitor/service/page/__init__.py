@@ -28,6 +28,7 @@ class Pages:
         )
         self._templates.filters |= {
             "percent": percent,
+            "of_trained": of_trained,
             "count": count,
             "when": when,
             "path": lambda text: quote(text, ""),
@@ -49,6 +50,15 @@ class Pages:
     def missing(self, run_id: str) -> str:
         """Return the page for a run that does not exist."""
         return self._templates.get_template("missing.html").render(run_id=run_id)
+
+
+def of_trained(share: float | None, trained_weights: int) -> str:
+    """Return a share of the trained weights for people.
+
+    >>> of_trained(None, 0)
+    'not trained'
+    """
+    return percent(share) if trained_weights else "not trained"
 
 
 def percent(share: float | None) -> str:

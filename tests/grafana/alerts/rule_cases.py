@@ -49,6 +49,7 @@ HEALTHY: Series = {
     run("run_host_seconds"): always(0.001),
     run("run_device_seconds"): always(0.01),
     run("run_weights"): always(800),
+    run("run_frozen_weights"): always(0),
     run("run_changed_weights"): always(160),
     run("run_step_changed_weights"): always(8),
     run("run_non_finite_weights"): always(0),
@@ -59,6 +60,9 @@ HEALTHY: Series = {
     **_groups(),
 }
 """80 % cumulative sparsity, 99 % step sparsity, twice chance, ten steps a minute."""
+
+ADAPTERS: Series = {run("run_weights"): always(80_000), run("run_frozen_weights"): always(79_200)}
+"""The same trained weights in a model of which 99 % are frozen, as with LoRA on one projection."""
 
 FINISHED: Series = {run("run_state", state="running"): always(0), run("run_state", state="finished"): always(1)}
 WARMING_UP: Series = {run("run_step"): always(19)}
@@ -130,6 +134,15 @@ _AT_CHANCE_SINCE_WARMUP = {
     run("run_reference_intersection_weights", reference="seed"): "_x100 80x5 42x195",
 }
 _INERT = {run("run_step_changed_weights"): always(0)}
+# Float32 master weights, nearly all of which moved by less than bfloat16 shows.
+_HIDDEN = {
+    run("run_weights"): always(10_000_000),
+    run("run_hidden_weights"): always(9_000_000),
+    run("run_changed_weights"): always(900),
+    run("run_step_changed_weights"): always(50),
+}
+# As RL with SGD is published to learn, arXiv 2602.07729.
+_LIKE_SGD = {**_HIDDEN, run("run_hidden_weights"): always(9_998_000), run("run_changed_weights"): always(2_000)}
 _DROPPED = {run("run_dropped_items"): "0x110 5x190"}
 _EXPENSIVE = {run("run_host_seconds"): always(0.6)}
 _NAN = {run("run_non_finite_weights"): "0x119 3x190"}
@@ -152,27 +165,55 @@ CASES = [
         "critical",
         MEASURED_AS,
         f"{_RUN} is denser than any published RL run",
-        f"Cumulative sparsity is 25% {_MEASURED}, below 35 %. Published RL checkpoints keep 36–96 %, supervised "
-        "fine-tuning 0.6–19 %.",
+        f"Cumulative sparsity is 25% of the trained weights {_MEASURED}, below 35 %. Published RL checkpoints keep "
+        "36–96 %, supervised fine-tuning 0.6–19 %.",
         _CRITICAL,
-        _without(_CRITICAL, merely_low=_LOW),
+        _without(_CRITICAL, merely_low=_LOW, mostly_frozen_and_sparse=ADAPTERS),
+    ),
+    Case(
+        "CumulativeSparsityCritical",
+        "critical",
+        MEASURED_AS,
+        f"{_RUN} is denser than any published RL run",
+        f"Cumulative sparsity is 25% of the trained weights {_MEASURED}, below 35 %. Published RL checkpoints keep "
+        "36–96 %, supervised fine-tuning 0.6–19 %.",
+        {**_CRITICAL, **ADAPTERS},
     ),
     Case(
         "CumulativeSparsityLow",
         "warning",
         MEASURED_AS,
-        f"{_RUN} has changed more than 30 % of its weights",
-        f"Cumulative sparsity is 60% {_MEASURED}, below 70 %. Published RL checkpoints keep 36–96 %.",
+        f"{_RUN} has changed more than 30 % of its trained weights",
+        f"Cumulative sparsity is 60% of the trained weights {_MEASURED}, below 70 %. Published RL checkpoints keep "
+        "36–96 %.",
         _LOW,
-        _without(_LOW, short={run("run_changed_weights"): "160x117 320x190"}),
+        _without(_LOW, short={run("run_changed_weights"): "160x117 320x190"}, mostly_frozen_and_sparse=ADAPTERS),
+    ),
+    Case(
+        "CumulativeSparsityLow",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} has changed more than 30 % of its trained weights",
+        f"Cumulative sparsity is 60% of the trained weights {_MEASURED}, below 70 %. Published RL checkpoints keep "
+        "36–96 %.",
+        {**_LOW, **ADAPTERS},
     ),
     Case(
         "StepSparsityCollapsed",
         "warning",
         MEASURED_AS,
         f"{_RUN} suddenly moves far more weights per observation",
-        "10% of the visible weights change from one observation to the next, more than 4 times as many as this run's "
-        "own recent median (step sparsity, bfloat16).",
+        "10% of the trained visible weights change from one observation to the next, more than 4 times as many as this "
+        "run's own recent median (step sparsity, bfloat16).",
+        {**_COLLAPSED, **ADAPTERS},
+    ),
+    Case(
+        "StepSparsityCollapsed",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} suddenly moves far more weights per observation",
+        "10% of the trained visible weights change from one observation to the next, more than 4 times as many as this "
+        "run's own recent median (step sparsity, bfloat16).",
         _COLLAPSED,
         _without(
             _COLLAPSED,
@@ -219,8 +260,19 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} trains, but no visible weight moves",
-        "Steps go on, and not one visible weight (bfloat16) has changed between observations for as long as this "
-        "alert looks back.",
+        "Steps go on, and for as long as this alert looks back, not one visible weight (bfloat16) has changed between "
+        "observations, or next to none while the stored ones move.",
+        _HIDDEN,
+        _without(_HIDDEN, as_with_SGD=_LIKE_SGD),
+        minute=126,
+    ),
+    Case(
+        "UpdatesInert",
+        "warning",
+        MEASURED_AS,
+        f"{_RUN} trains, but no visible weight moves",
+        "Steps go on, and for as long as this alert looks back, not one visible weight (bfloat16) has changed between "
+        "observations, or next to none while the stored ones move.",
         _INERT,
         _without(
             _INERT,

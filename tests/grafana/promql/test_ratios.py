@@ -14,16 +14,17 @@ from monitor.grafana.rules.prometheus_rules import prometheus_rules
 from tests.grafana.alerts.rule_cases import RUN, run
 from tests.grafana.binaries import binary, check
 
-# Two layers, two modules: (weights, changed, step-changed, |R|, |M ∩ R|, expected |M ∩ R|).
+# Two layers, two modules: (weights, frozen, changed, step-changed, |R|, |M ∩ R|, expected |M ∩ R|).
 _GROUPS = {
-    ("00", "attn"): (100, 10, 1, 20, 6, 2),
-    ("00", "mlp"): (300, 30, 3, 60, 18, 6),
-    ("01", "attn"): (100, 50, 5, 20, 10, 10),
-    ("01", "mlp"): (300, 0, 0, 60, 0, 0),
-    # Parameters of size zero: what cannot be divided has no ratio.
-    ("01", "empty"): (0, 0, 0, 0, 0, 0),
+    ("00", "attn"): (100, 0, 10, 1, 20, 6, 2),
+    ("00", "mlp"): (400, 100, 30, 3, 60, 18, 6),
+    ("01", "attn"): (100, 0, 50, 5, 20, 10, 10),
+    ("01", "mlp"): (300, 0, 0, 0, 60, 0, 0),
+    # What cannot be divided has no ratio: parameters of size zero, and those that are frozen.
+    ("01", "empty"): (0, 0, 0, 0, 0, 0, 0),
+    ("01", "frozen"): (1000, 1000, 0, 0, 0, 0, 0),
 }
-_NAMES = ("weights", "changed_weights", "step_changed_weights")
+_NAMES = ("weights", "frozen_weights", "changed_weights", "step_changed_weights")
 _REFERENCES = tuple(f"reference_{name}weights" for name in ("", "intersection_", "expected_intersection_"))
 
 
@@ -52,10 +53,11 @@ EXPECTED: dict[str, dict[tuple[tuple[str, str], ...], float]] = {
         (("module", "mlp"),): 0.95,
     },
     "run_layer_module:sparsity_monitor_cumulative_sparsity:ratio": {
-        (("layer", layer), ("module", module)): 1 - counts[1] / counts[0]
+        (("layer", layer), ("module", module)): 1 - counts[2] / (counts[0] - counts[1])
         for (layer, module), counts in _GROUPS.items()
-        if counts[0]
+        if counts[0] > counts[1]
     },
+    "run:sparsity_monitor_whole_model_cumulative_sparsity:ratio": {(): 1 - 90 / 1900},
     "run:sparsity_monitor_step_sparsity:ratio": {(): 1 - 9 / 800},
     "run:sparsity_monitor_reference_overlap_o1:ratio": {(("reference", "R"),): 34 / 90},
     "run:sparsity_monitor_reference_overlap_o2:ratio": {(("reference", "R"),): 34 / 160},

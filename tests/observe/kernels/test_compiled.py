@@ -12,6 +12,8 @@ pytest.importorskip("triton")
 from monitor.observe.kernels.kinds import BFLOAT16, FLOAT16, FLOAT32, LOW_BYTE
 from tests.observe.kernels.machine_code import MI300, NVIDIA, MachineCode, Target, Variant, compiled
 
+# All variants are compiled once, for all tests.
+pytestmark = pytest.mark.xdist_group("compiled")
 # A T4 trains too little to be looked at closely: one variant of it is enough.
 T4, *NEWER = NVIDIA
 TARGETS = (*NEWER, MI300)

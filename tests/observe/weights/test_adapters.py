@@ -20,7 +20,7 @@ from monitor.observe.bits import word_count
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.weights.adapters import served_by
-from monitor.observe.weights.groups import group_key
+from monitor.observe.weights.groups import group_keys
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
 from tests.parallel.processes import run_together
@@ -110,8 +110,7 @@ Group = tuple[int | None, str]
 
 def changed_by_group(names: Iterable[str], before: dict[str, Any], after: dict[str, Any]) -> dict[Group, int]:
     counts: dict[Group, int] = {}
-    for name in names:
-        key = group_key(name)
+    for name, key in group_keys(names).items():
         differ = int((before[name].bfloat16() != after[name].bfloat16()).sum())
         counts[key.layer, key.module] = counts.get((key.layer, key.module), 0) + differ
     return counts

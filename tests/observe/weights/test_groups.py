@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.observe.weights.groups import GroupKey, GroupTable, clean_name, group_key
+from monitor.observe.weights.groups import Group, GroupKey, GroupTable, group_keys
 
 _LINE = re.compile(r"   (\S+) \(")
 
@@ -25,8 +25,9 @@ def published_names() -> dict[str, list[str]]:
 def test_every_parameter_of_an_architecture_has_a_group(architecture: str) -> None:
     names = published_names()[architecture]
     assert len(names) > 5
-    for name in names:
-        key = group_key(name.replace("#", "11"))
+    keys = group_keys(name.replace("#", "11") for name in names)
+    for name, key in zip(names, keys.values(), strict=True):
+        assert key.stack == "", "it has one stack, and is called what it was before stacks had names"
         assert (key.layer == 11) == ("#" in name), name
         assert key.module, name
         # The module is the real name inside the layer: nothing of the containers, no number, no ".weight".
@@ -53,11 +54,56 @@ def test_every_parameter_of_an_architecture_has_a_group(architecture: str) -> No
     ],
 )
 def test_groups_carry_the_layer_and_the_real_module_name(name: str, layer: int | None, module: str) -> None:
-    assert group_key(name) == GroupKey(layer, module)
+    assert group_keys([name]) == {name: GroupKey(layer, module)}
 
 
-def test_a_module_that_is_called_module_inside_a_name_is_no_wrapper() -> None:
-    assert clean_name("model.submodule.weight") == "model.submodule.weight"
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        pytest.param(
+            ["encoder.block.0.layer.0.wo.weight", "decoder.block.0.layer.0.wo.weight", "decoder.block.0.layer.1.wo"],
+            [
+                GroupKey(0, "encoder.layer.0.wo", "encoder"),
+                GroupKey(0, "layer.0.wo", "decoder"),
+                GroupKey(0, "layer.1.wo", "decoder"),
+            ],
+            id="encoder and decoder",
+        ),
+        pytest.param(
+            ["decoder.layers.0.mlp.weight", "model.language_model.layers.0.mlp.weight"],
+            [GroupKey(0, "decoder.layers.mlp", "decoder"), GroupKey(0, "model.language_model.layers.mlp", "model")],
+            id="trunks of two models",
+        ),
+        pytest.param(
+            ["model.layers.0.mlp.weight", "model.blocks.0.mlp.weight"],
+            [GroupKey(0, "model.layers.mlp", "layers"), GroupKey(0, "model.blocks.mlp", "blocks")],
+            id="two stacks in one module",
+        ),
+        pytest.param(
+            ["a.layers.0.b.c.weight", "a.b.layers.0.c.weight"],
+            [GroupKey(0, "a.layers.b.c", "a"), GroupKey(0, "a.b.layers.c", "b")],
+            id="paths that differ in the place of the number",
+        ),
+        pytest.param(
+            ["experts.0.layers.0.mlp.weight", "experts.1.layers.0.mlp.weight"],
+            [GroupKey(0, "experts.0.mlp", "experts.0"), GroupKey(0, "experts.1.mlp", "experts.1")],
+            id="experts that are stacks",
+        ),
+        pytest.param(
+            ["layers.0.blocks.0.mlp.weight", "layers.0.blocks.1.mlp.weight", "layers.1.blocks.0.mlp.weight"],
+            [GroupKey(0, "blocks.0.mlp"), GroupKey(0, "blocks.1.mlp"), GroupKey(1, "blocks.0.mlp")],
+            id="blocks inside layers",
+        ),
+        pytest.param(
+            ["decoder.norm.weight", "model.norm.weight", "norm2.weight"],
+            [GroupKey(None, "decoder.norm"), GroupKey(None, "model.norm"), GroupKey(None, "norm2")],
+            id="outside the layers",
+        ),
+    ],
+)
+def test_modules_of_different_stacks_have_different_groups(names: list[str], expected: list[GroupKey]) -> None:
+    assert list(group_keys(names).values()) == expected
+    assert len({(key.layer, key.module) for key in expected}) == len(names), "a service of before refuses them"
 
 
 def test_weight_and_bias_share_a_group_and_frozen_weights_are_told_apart() -> None:
@@ -68,8 +114,5 @@ def test_weight_and_bias_share_a_group_and_frozen_weights_are_told_apart() -> No
             ("model.norm.weight", 5, False),
         ]
     )
-    assert [(g.layer, g.module, g.weights, g.frozen_weights) for g in table.groups] == [
-        (0, "q_proj", 110, 10),
-        (None, "norm", 5, 0),
-    ]
+    assert table.groups == (Group(0, "q_proj", 110, 10), Group(None, "norm", 5, 0))
     assert table.index["model.layers.0.q_proj.bias"] == 0

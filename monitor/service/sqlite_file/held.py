@@ -1,0 +1,118 @@
+"""The file of a store as the store uses it: its own, under its name, before and after each change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Engine
+
+from monitor.service.errors import StoreError
+from monitor.service.sqlite_file.kind import check_kind
+from monitor.service.sqlite_file.owner import Owner
+from monitor.service.sqlite_file.place import Key, Place
+
+
+class Held(Protocol):
+    """What a store has to itself, beside its connection."""
+
+    def opened(self, engine: Engine, touch: Callable[[], None]) -> None:
+        """Begin to watch; `touch` changes something in the database, in a transaction of its own."""
+
+    def hold(self, newest: Key | None) -> None:
+        """Before a change: make sure that it goes where the next process will look."""
+
+    def confirm(self) -> None:
+        """After a change: make sure that it did."""
+
+    def announce(self, grpc_address: str, http_address: str) -> None:
+        """Let others know where the store is served."""
+
+    def close(self) -> None:
+        """Give it back. The connection is to be closed before."""
+
+
+class HeldFile(Held):
+    """The file of a SQLite store.
+
+    Raises, from every method:
+        StoreError: nothing may be written, or what was written is not where it belongs.
+    """
+
+    def __init__(self, path: Path, schema_table: str) -> None:
+        """Take the file, before it is opened.
+
+        Raises:
+            ForeignStoreError: something of another program is there.
+            StoreInUseError: another process has it.
+            OSError: it cannot be looked at, or nothing can be written beside it.
+        """
+        check_kind(path, schema_table)
+        self._path = path
+        self._owner = Owner(Path(os.path.realpath(path)))
+        self._place = Place(path)
+
+    def opened(self, engine: Engine, touch: Callable[[], None]) -> None:
+        self._engine, self._touch = engine, touch
+        with self._explained():
+            self._remember()
+
+    def hold(self, newest: Key | None) -> None:
+        with self._explained():
+            self._stay()
+            self._place.check_contents(newest)
+
+    def confirm(self) -> None:
+        with self._explained():
+            self._stay()
+            self._place.wrote()
+
+    def announce(self, grpc_address: str, http_address: str) -> None:
+        with self._explained():
+            self._owner.announce(gRPC=grpc_address, HTTP=http_address)
+
+    def close(self) -> None:
+        with self._explained():
+            self._owner.close()
+
+    def _stay(self) -> None:
+        if self._place.hold(self._engine):
+            self._remember()
+        self._owner.keep()
+
+    def _remember(self) -> None:
+        # The log of a connection is there from its first change on.
+        self._touch()
+        self._place.remember()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the store {self._path} cannot be kept: {error}. Nothing is acknowledged meanwhile, and what runs "
+                "report waits in their spools"
+            ) from error
+
+
+class HeldByServer(Held):
+    """A store in a database server: its connection holds all there is to hold."""
+
+    def opened(self, engine: Engine, touch: Callable[[], None]) -> None:
+        """Nothing to watch."""
+
+    def hold(self, newest: Key | None) -> None:
+        """Nothing can be elsewhere."""
+
+    def confirm(self) -> None:
+        """Nothing can be elsewhere."""
+
+    def announce(self, grpc_address: str, http_address: str) -> None:
+        """Others ask the server."""
+
+    def close(self) -> None:
+        """Nothing is left."""
