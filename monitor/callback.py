@@ -15,16 +15,23 @@ from typing import Any, TypeVar, cast
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.training.arguments import takes
 from monitor.training.base_source import frozen_reference_model, refuse_a_moving_base
-from monitor.training.directories import touched_directory
+from monitor.training.directories import checkpoint_directory, step_of
 from monitor.training.observed_run import ObservedRun
 from monitor.training.references import open_references
 from monitor.training.settings import RunSettings
 from monitor.training.start import start_run
 from monitor.training.tracker_log import add_to_log
-from monitor.training.trainer import refuse_a_second_callback, updates_early, warn_of_merging
+from monitor.training.trainer import (
+    may_save_after_evaluating,
+    move_to_the_end,
+    refuse_a_second_callback,
+    updates_early,
+    warn_of_merging,
+)
 from monitor.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -69,6 +76,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self.settings = settings
         self._references = open_references(settings.references or {})
         self._find_reference_model: Callable[[], nn.Module | None] = lambda: None
+        self._become_the_last: Callable[[], None] = lambda: None
         self._run = ObservedRun(settings)
 
     @property
@@ -89,8 +97,17 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     @property
     def last_observation(self) -> Observation | None:
-        """The latest observation, None before the first."""
+        """The latest observation, None before the first: of the weights that train, as its step left them."""
         return self._run.last_observation
+
+    @property
+    def kept(self) -> Comparison | None:
+        """How the weights that are kept differ from the base, None before any are.
+
+        They are those of the latest checkpoint, and when training has ended, those that the model holds then, which may
+        be of the best step. `update_mask.safetensors` is the mask of these.
+        """
+        return self._run.kept
 
     @property
     def last_verdict(self) -> Verdict | None:
@@ -100,7 +117,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def attach(self, trainer: Trainer) -> SparsityCallback:
         """Add this callback to a trainer and show `sparsity/…` in its own logs, so in W&B, TensorBoard, Trackio.
 
-        A reference model that the trainer holds anyway is used as the base, without a copy, if nothing updates it.
+        A reference model that the trainer holds anyway is used as the base, without a copy, if nothing updates it. The
+        callback becomes the last one, so that what others do to the weights after a step is observed with it.
 
         Returns:
             this callback.
@@ -108,6 +126,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         trainer.add_callback(self)
         # Asked when training starts: callbacks that update it may be added until then.
         self._find_reference_model = partial(frozen_reference_model, trainer)
+        self._become_the_last = partial(move_to_the_end, trainer, self)
         add_to_log(trainer, lambda: self.last_observation)
         return self
 
@@ -121,6 +140,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         refuse_a_second_callback(model, state)
         refuse_a_moving_base(self.settings.base, args)
         warn_of_merging(args, model)
+        self._become_the_last()
         self._run.abandon()
         self._run = start_run(
             self.settings,
@@ -136,9 +156,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look for parameters that have become trainable."""
+        """Look for parameters that have become trainable, and for weights that changed after they were observed."""
         if updates_early(args):
             self._run.let_updates_wait()
+        self._run.look_for_late_changes()
         self._run.follow(kwargs["model"])
 
     @_never_disturbs
@@ -154,9 +175,12 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Observe, every `every` steps and where a checkpoint is saved, and answer dense updates."""
         # At a checkpoint, because a run that is resumed from it compares its first step with these weights.
         # At the last step, because the Trainer may load other weights before `on_train_end`.
-        must_observe = control.should_save or control.should_training_stop
+        must_observe = control.should_save or control.should_training_stop or may_save_after_evaluating(args, control)
         try:
             self._run.end_step(state.global_step, must_observe=must_observe)
+            if control.should_evaluate or control.should_save or self._run.changes_come_late:
+                # Schedule-free optimizers exchange the weights for it, and callbacks for saving.
+                self._run.expect_changes()
         finally:
             # Even if observing failed: every process must answer the observation before, as the others do.
             self._run.answer_dense_updates(args=args, state=state, control=control, **kwargs)
@@ -165,7 +189,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Hold back what may come next: the Trainer loads its best model."""
+        """Observe where a checkpoint is saved, and hold back what may come next: the Trainer loads its best model."""
+        # Not in `on_save`: the evaluation between may exchange the weights.
+        if control.should_save or may_save_after_evaluating(args, control):
+            self._run.observe_unless_done(state.global_step)
         self._run.let_updates_wait()
 
     @_never_disturbs
@@ -183,14 +210,13 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     @_never_disturbs
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save which weights were touched so far beside the checkpoint."""
-        self._run.save_touched(touched_directory(args, state.global_step), state.global_step)
+        """Save which weights were touched so far beside the checkpoint, and see what it holds."""
+        self._run.checkpoint(checkpoint_directory(args, state.global_step), state.global_step)
 
     @_never_disturbs
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Observe the last step, write the mask, and report that the run is finished."""
-        # The best model's weights are those of an earlier step.
-        exchanged = args.load_best_model_at_end and state.best_model_checkpoint is not None
-        self._run.finish(state.global_step, observe=not exchanged)
+        """Observe the last step, write the mask of the weights that are left, and report that the run is finished."""
+        loaded = state.best_model_checkpoint if args.load_best_model_at_end else None
+        self._run.finish(state.global_step, best=None if loaded is None else step_of(loaded))

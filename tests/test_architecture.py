@@ -47,7 +47,8 @@ OBSERVE = {
     "stopwatch": "",
     "bits": "chunk_sizes",
     "kernels": "chunk_sizes bits criterion",
-    "ranks": "kernels",
+    "meeting": "",
+    "ranks": "kernels meeting",
     "weights": "user_warning bits ranks",
     "observation": "weights",
     "base": "chunk_sizes criterion kernels ranks weights",
@@ -55,7 +56,9 @@ OBSERVE = {
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
     "measurement": "kernels weights state",
-    "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement",
+    "comparison": "kernels weights observation state measurement",
+    "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement "
+    "comparison",
 }
 
 # The same of monitor/grafana/.

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from monitor.observe.base.fingerprint import fingerprint
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.base.weights import GivenBase, differing, find
+from monitor.observe.comparison import Comparison, MaskAside
 from monitor.observe.criterion import Criterion, check_tolerances, dtype_name, parse_visible_dtype
 from monitor.observe.kernels.contract import Bind, Rules
 from monitor.observe.masks.file import MaskMetadata
@@ -23,12 +25,13 @@ from monitor.observe.masks.touched_files import read_shards, write_shards
 from monitor.observe.masks.whole import save_whole_mask, whole_mask
 from monitor.observe.measurement import Measurement
 from monitor.observe.observation import IntArray, Observation
-from monitor.observe.ranks import Ranks
+from monitor.observe.ranks import NOTES, Ranks
 from monitor.observe.state import MonitorState
 from monitor.observe.stopwatch import Stopwatch
 from monitor.observe.streams import Pass, stream_for
 from monitor.observe.tally import Tally
 from monitor.observe.weights.groups import Group
+from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
 
 
@@ -76,14 +79,18 @@ class UpdateObserver:
         base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
             and uses a module where it is.
         first_step: step that the current weights belong to.
-        ranks: the processes that train together; by default all of the default process group.
+        process_group: the processes that train together, of torch.distributed; by default all of the default group.
+            All of them must make the observer, at the same point, and call the same methods with the same steps in the
+            same order; `is_first` tells which one reports. Give it where only some processes train, as beside those
+            that generate: on these only. Nothing else may use it at the same time as the observer.
+        ranks: the same, where they have been joined.
         bind: makes what measures the weights; by default the fastest that there is where they are.
 
     Attributes:
         base_fingerprint: 32 hexadecimal digits that name the visible base weights.
 
     Raises:
-        ConfigurationError: a setting has a value that cannot work.
+        ConfigurationError: a setting has a value that cannot work, or not all processes make the observer.
         BaseMismatchError: the base lacks a parameter, or has another shape.
         MaskMismatchError: a reference mask lacks a parameter, or has another shape.
         UnsupportedModelError: the model holds weights in a way that cannot be measured rightly.
@@ -103,12 +110,13 @@ class UpdateObserver:
         step_masks: bool = True,
         base_mode: str = "auto",
         first_step: int = 0,
+        process_group: dist.ProcessGroup | None = None,
         ranks: Ranks | None = None,
         bind: Bind | None = None,
     ) -> None:
         self.rules = _rules(visible_dtype, criterion, tolerances)
         mode = parse_base_mode(base_mode, self.rules.visible_dtype)
-        roster = Roster.of_model(model, include, exclude, ranks)
+        roster = Roster.of_model(model, include, exclude, ranks, process_group)
         if base is not None and (moved := differing(base, roster.frozen, roster.ranks)):
             # Frozen now, but not always, as after a resume.
             roster = roster.with_late(moved)
@@ -128,6 +136,9 @@ class UpdateObserver:
         self._last_start: float | None = None
         self._last_cost = 0.0
         self._looked_for_new_after = first_step - 1
+        if self._stream.beside_training:
+            # What `compare` measures with is compiled now, not at the first checkpoint.
+            self._ranks.all_or_none(lambda: MaskAside(roster, self._state, self.rules, bind))
         if base is not None:
             # What differs from it already has not moved at the first observation.
             self._ranks.all_or_none(self._measurement.measure)
@@ -146,7 +157,9 @@ class UpdateObserver:
             if thawed := self._roster.thawed():
                 # A pass that is under way still reads the tables that are made anew here.
                 self._stream.hold_training()
-                self._take_up(thawed)
+        if thawed:
+            # Not a cost of this step, as the start is none: it may compile for half a minute.
+            self._take_up(thawed)
 
     def _take_up(self, thawed: Sequence[str]) -> None:
         roster = self._roster.with_late(thawed)
@@ -164,6 +177,21 @@ class UpdateObserver:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of each parameter that is measured; masks have the same ones, in the same order."""
         return self._roster.shapes
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together."""
+        return self._ranks
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first of the processes that train together: the one that reports."""
+        return self._ranks.rank == 0
+
+    @property
+    def measured(self) -> list[MeasuredWeights]:
+        """What this process measures."""
+        return self._roster.measured
 
     @property
     def base_mode(self) -> BaseMode:
@@ -251,17 +279,40 @@ class UpdateObserver:
             step=self._last_step,
         )
 
-    def save_update_mask(self, path: Path | None, run_id: str = "") -> None:
+    def compare(self, step: int, given: Mapping[str, torch.Tensor] | None = None) -> Comparison:
+        """Compare weights with the base, and leave the masks and counts of the observations as they are.
+
+        Among several processes all must call it. It waits for the device.
+
+        Args:
+            step: optimizer step that the weights belong to.
+            given: parameter name → whole weights to be compared; None for those that the model holds now.
+        """
+        self.before_update()
+        aside = self._ranks.all_or_none(lambda: MaskAside(self._roster, self._state, self.rules, self._bind))
+        nothing = torch.zeros(NOTES, dtype=torch.int64, device="cpu")
+        sent = self._ranks.send(lambda: aside.measure(given), nothing, *aside.shape, step)
+        counts, _ = self._ranks.receive(sent.cpu(), *aside.shape)
+        as_observed = self._ranks.all_say(aside.is_as_observed())
+        return Comparison(step, self.groups, self._tally.changed(counts), as_observed, aside.words)
+
+    def save_update_mask(self, path: Path | None, run_id: str = "", of: Comparison | None = None) -> None:
         """Write the update mask of the whole model to a file that `UpdateMask.load` reads, parameter by parameter.
 
         Among several processes all must call it. The first one writes, and only there `path` matters.
+
+        Args:
+            path: the file.
+            run_id: to be kept with the mask.
+            of: weights that were compared, whose mask is written; None for those of the latest observation.
 
         Raises:
             OSError: the file cannot be written.
         """
         self.before_update()
-        metadata = replace(self._metadata, run_id=run_id)
-        save_whole_mask(path, self._state.masks, self._roster.measured, metadata, self._ranks)
+        words, step = (self._state.masks, self._last_step) if of is None else (of.words, of.step)
+        metadata = replace(self._metadata, step=step, run_id=run_id)
+        save_whole_mask(path, words, self._roster.measured, metadata, self._ranks)
 
     def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
         self.before_update()
@@ -329,7 +380,7 @@ class UpdateObserver:
             if self._stream.beside_training:
                 # Made on the pass's own stream: made on the training's, it would be reused before it is read.
                 there = notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)
-            return self._ranks.send(measurement.measure, there, *measurement.shape)
+            return self._ranks.send(measurement.measure, there, *measurement.shape, step)
 
         observed_at = time.time()
         with self._stopwatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,12 +12,19 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from monitor.errors import SparsityMonitorError
+from monitor.errors import ConfigurationError, SparsityMonitorError
 from monitor.observe.kernels.contract import Counts, floats_of_all
+from monitor.observe.meeting import meet
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 # Numbers that each process sends beside its counts.
 NOTES = 2
+# How long a process waits for the others' counts before it says so.
+_PATIENCE = timedelta(seconds=30)
+# In the place of a step.
+_FAILED = -1
 
 
 class Ranks(ABC):
@@ -39,11 +47,14 @@ class Ranks(ABC):
         """Raise `error`; where it is None, raise the news that another process has one, or return if none has."""
 
     @abstractmethod
-    def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
+    def send(
+        self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int, step: int
+    ) -> torch.Tensor:
         """Return what all processes counted, as one int64 tensor for `receive`, without waiting for the device.
 
         Args:
             measure: counts on this process: integers of shape (segments, columns), floats of shape (segments, 2).
+            step: from 0, the same on all processes.
             notes: int64 of shape (NOTES,), which are added up over the processes.
         """
 
@@ -52,7 +63,7 @@ class Ranks(ABC):
         """Return the counts of all processes together, and the sums of their notes, from what `send` returned.
 
         Raises:
-            SparsityMonitorError: measuring failed on another process.
+            SparsityMonitorError: measuring failed on another process, or is at another step there.
         """
 
     def all_or_none(self, work: Callable[[], Result]) -> Result:
@@ -100,7 +111,9 @@ class Alone(Ranks):
         if error is not None:
             raise error
 
-    def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
+    def send(
+        self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int, step: int
+    ) -> torch.Tensor:
         """Return notes, integers and the bits of the floats, one after the other."""
         counts = measure()
         bits = counts.floats.view(torch.int64)
@@ -114,38 +127,81 @@ class Alone(Ranks):
 
 
 class Together(Ranks):
-    """All processes of the default process group, over a group of their own.
+    """The processes of a process group, over a group of their own where that is the default one.
 
     A group of its own, because a collective of the training that is still under way must not be mixed with ours. It has
     the default group's timeout: a process that is stuck holds the others up for as long as in the training itself.
+
+    Args:
+        device: where the weights are.
+        group: the processes that train together, which all make this; None for all of the default group.
+
+    Raises:
+        ConfigurationError: this process is not in the group, or some of its processes have not come.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.rank = dist.get_rank()
-        self.world = dist.get_world_size()
-        self._device = device
-        self._group = dist.new_group(backend="gloo" if device.type == "cpu" else None, timeout=_timeout(device))
+    def __init__(self, device: torch.device, group: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
+        if self.rank < 0:
+            raise ConfigurationError(
+                f"rank {dist.get_rank()} is not in the process_group that is given. Make the observer where it is."
+            )
+        self._members: list[int] = dist.get_process_group_ranks(group or dist.group.WORLD)
+        timeout = _timeout(device)
+        meet(self._members, timeout)
+        self._device, self._group = device, group
+        if group is None:
+            self._group = dist.new_group(backend="gloo" if device.type == "cpu" else None, timeout=timeout)
+        elif device.type not in (kinds := [kind.type for kind in group._device_types]):
+            # Weights in host memory, and a group that only knows GPUs.
+            self._device = torch.device(kinds[0])
 
     def sum(self, counts: torch.Tensor) -> torch.Tensor:
         """Return the sum over all processes of an int64 tensor, in place on the training's device."""
         here = counts.to(self._device)
-        dist.all_reduce(here, op=dist.ReduceOp.SUM, group=self._group)
+        work = dist.all_reduce(here, op=dist.ReduceOp.SUM, group=self._group, async_op=True)
+        if self._device.type == "cpu":
+            self._wait_and_tell(work)
+        else:
+            # The stream waits, not the host.
+            work.wait()
         return here
+
+    def _wait_and_tell(self, work: dist.Work) -> None:
+        try:
+            work.wait(_PATIENCE)
+        except RuntimeError:
+            if work.is_completed():
+                raise
+            logger.warning(
+                "sparsity-monitor: rank %d has waited %.0f s for the other processes of %s. What observes on several "
+                "processes has to be called on all of them, in the same order: observe(step), update_mask(), "
+                "save_touched(), and the rest.",
+                self._members[self.rank],
+                _PATIENCE.total_seconds(),
+                self._members,
+            )
+            work.wait()
 
     def raise_on_all(self, error: Exception | None) -> None:
         """Raise `error`, or which processes have one, after all have told the others."""
-        failed = torch.zeros(self.world, dtype=torch.int64, device="cpu")
-        failed[self.rank] = int(error is not None)
-        self._raise(self.sum(failed), error)
+        states = torch.zeros(self.world, dtype=torch.int64, device="cpu")
+        states[self.rank] = _FAILED if error is not None else 0
+        self._raise(self.sum(states).tolist(), error)
 
-    def _raise(self, failed: torch.Tensor, error: Exception | None) -> None:
+    def _raise(self, states: list[int], error: Exception | None) -> None:
         if error is not None:
             raise error
-        if ranks := failed.nonzero().flatten().tolist():
-            raise SparsityMonitorError(f"the monitor failed on ranks {ranks}; their logs say why")
+        if failed := [self._members[i] for i, state in enumerate(states) if state == _FAILED]:
+            raise SparsityMonitorError(f"the monitor failed on ranks {failed}; their logs say why")
+        if len(set(states)) > 1:
+            at = ", ".join(f"{step} on rank {self._members[i]}" for i, step in enumerate(states))
+            raise SparsityMonitorError(f"the processes observe at different steps: {at}. Expected the same one on all.")
 
-    def send(self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int) -> torch.Tensor:
-        """Return failures, notes, integers and the bits of the floats, summed over all processes.
+    def send(
+        self, measure: Callable[[], Counts], notes: torch.Tensor, segments: int, columns: int, step: int
+    ) -> torch.Tensor:
+        """Return steps or failures, notes, integers and the bits of the floats, summed over all processes.
 
         One all-reduce carries everything. Sums of floats would depend on the order in which they meet, so that each
         process puts the bits of its own into a row of zeros, and everybody adds up the same rows in the same order.
@@ -159,13 +215,13 @@ class Together(Ranks):
             counts = measure()
         except Exception as failure:  # noqa: BLE001 - raised below, after the others have heard of it
             error = failure
-        failed = torch.zeros(self.world, dtype=torch.int64, device=self._device)
-        # `failed[self.rank] = …` copies a number from the host, which waits for the whole pass then.
-        failed[self.rank].fill_(int(error is not None))
+        states = torch.zeros(self.world, dtype=torch.int64, device=self._device)
+        # `states[self.rank] = …` copies a number from the host, which waits for the whole pass then.
+        states[self.rank].fill_(step if error is None else _FAILED)
         floats = torch.zeros(self.world, segments, 2, dtype=torch.float64, device=self._device)
         floats[self.rank] = counts.floats.to(self._device)
         integers = counts.integers.to(self._device).reshape(-1)
-        sent = [failed, notes.to(self._device), integers, floats.view(torch.int64).reshape(-1)]
+        sent = [states, notes.to(self._device), integers, floats.view(torch.int64).reshape(-1)]
         together = self.sum(torch.cat(sent))
         if error is not None:
             raise error
@@ -174,8 +230,8 @@ class Together(Ranks):
     def receive(self, sent: torch.Tensor, segments: int, columns: int) -> tuple[Counts, list[int]]:
         """Take apart what `send` returned, and add up the floats of all processes."""
         sizes = [self.world, NOTES, segments * columns, self.world * segments * 2]
-        failed, notes, integers, bits = torch.split(sent, sizes)
-        self._raise(failed, None)
+        states, notes, integers, bits = torch.split(sent, sizes)
+        self._raise(states.tolist(), None)
         rows = bits.view(torch.float64).view(self.world, segments, 2)
         return Counts(integers.view(segments, columns), floats_of_all(rows)), notes.tolist()
 
@@ -199,8 +255,16 @@ def _timeout(device: torch.device) -> timedelta | None:
     return None
 
 
-def join_ranks(device: torch.device) -> Ranks:
-    """Return the processes that train together. With several of them, all must call this at the same point."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return Together(device)
+def join_ranks(device: torch.device, group: dist.ProcessGroup | None = None) -> Ranks:
+    """Return the processes that train together. With several of them, all must call this at the same point.
+
+    Args:
+        device: where the weights are.
+        group: the processes that train together; None for all of the default process group.
+
+    Raises:
+        ConfigurationError: this process is not in the group, or some of its processes have not come.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size(group) != 1:
+        return Together(device, group)
     return Alone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 
@@ -57,6 +58,13 @@ class MonitorState:
         self._begin(late)
         self.references.take_up(late)
         self.held_bytes = self._count_bytes()
+
+    def aside(self, measured: Sequence[MeasuredWeights]) -> MonitorState:
+        """Return what holds an update mask of its own against the same base, and no step masks."""
+        beside = copy(self)
+        beside.masks = zero_masks(measured)
+        beside.touched = beside._previous = None
+        return beside
 
     def segment(self, weights: MeasuredWeights, current: torch.Tensor) -> Segment:
         """Return what a kernel wants to know of one parameter whose weights are now `current`."""

@@ -48,6 +48,10 @@ class Tally:
         }
         self.reference_weights = {name: _by_group_of(table, ones) for name, ones in reference_ones.items()}
 
+    def changed(self, counts: Counts) -> IntArray:
+        """Return the changed weights of each group."""
+        return self._by_group(counts.integers.numpy()[:, contract.CHANGED])
+
     def observation(
         self,
         counts: Counts,

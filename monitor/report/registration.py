@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from monitor.errors import ConfigurationError
 from monitor.report.conversion import criterion_message, group_messages, reference_messages
 from monitor.version import __version__
 from monitor.wire import monitor_pb2 as pb
@@ -51,7 +52,16 @@ def registration_message(
         labels: such as algorithm, dataset, seed.
         attempt: 1 for the first start; the reporter raises it above the attempts it knows.
         resumed_from_step: step that this attempt goes on from.
+
+    Raises:
+        ConfigurationError: this is not the first of the processes that train together, and another one reports.
     """
+    if not observer.is_first:
+        raise ConfigurationError(
+            f"this is process {observer.ranks.rank} of the {observer.ranks.world} that train together, and the first "
+            "one reports for all. Make the registration and the Reporter there only: `if observer.is_first: …`; "
+            "observe on every one, with the same steps."
+        )
     return pb.Registration(
         run_id=run_id,
         attempt=attempt,

@@ -34,6 +34,7 @@ DELIVER_SECONDS = 10.0
 class Reporter:
     """Reports one attempt of a run.
 
+    Of several processes that train together, the first makes one, and reports for all: `observer.is_first` tells.
     Nothing raises or waits after construction, except `close`. A `with` block calls `finish` and `close` at its end: an
     exception that leaves it is the failure.
 
@@ -162,8 +163,9 @@ def _lock_directory(directory: Path) -> ProcessLock:
     if not acquired:
         lock.close()
         raise SpoolError(
-            f"another training process reports from {str(directory)!r}. Give each run its own output directory, or end "
-            "the other process."
+            f"another training process reports from {str(directory)!r}. Of the processes that train together, only the "
+            "first makes a Reporter (observer.is_first). Give each run its own output directory, or end the other "
+            "process."
         )
     return lock
 

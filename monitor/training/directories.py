@@ -30,6 +30,20 @@ def touched_in(checkpoint: Path) -> Path:
     return checkpoint / DIRECTORY
 
 
+def checkpoint_directory(args: TrainingArguments, step: int) -> Path:
+    """Return where the Trainer saves the checkpoint of a step."""
+    return output_directory(args) / f"checkpoint-{step}"
+
+
+def step_of(checkpoint: str) -> int:
+    """Return the step that a checkpoint is of.
+
+    >>> step_of("runs/first/checkpoint-40")
+    40
+    """
+    return int(Path(checkpoint).name.rpartition("-")[2])
+
+
 def touched_directory(args: TrainingArguments, step: int) -> Path:
     """Return where the touched weights are saved with the checkpoint of a step."""
-    return touched_in(output_directory(args) / f"checkpoint-{step}")
+    return touched_in(checkpoint_directory(args, step))

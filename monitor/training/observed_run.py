@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.reporter import Reporter
-from monitor.training.directories import MASK_FILE
+from monitor.training.directories import MASK_FILE, touched_in
+from monitor.training.kept import compare_saved, describe_final, describe_saved
 from monitor.training.on_dense import DenseWatch
 from monitor.training.pace import Pace
 from monitor.training.settings import RunSettings
@@ -22,6 +25,8 @@ from monitor.verdict import DenseThresholds, Verdict
 
 logger = logging.getLogger(__name__)
 
+# Among what the trainer logs, where weights that are kept differ from those that were observed.
+SAVED_CHANGED = "saved_changed_weights"
 _OF_ADAPTERS = "the matrices that adapters change, and what trains directly"
 
 
@@ -41,6 +46,8 @@ class ObservedRun:
     Attributes:
         last_observation: the latest one that is complete, None before the first.
         last_verdict: what the latest observations mean, None while they are too few or the warm-up lasts.
+        kept: how the weights that were saved last, or are left at the end, differ from the base; None before.
+        changes_come_late: whether weights were seen to change between an observation and the next step.
         run_id: identity of the run; where nothing is reported, the one that was given.
         directory: where spool and mask are kept; None where nothing is reported.
         unfinished_base: fingerprint of the base until the training has ended.
@@ -57,12 +64,17 @@ class ObservedRun:
     ) -> None:
         self.last_observation: Observation | None = None
         self.last_verdict: Verdict | None = None
+        self.kept: Comparison | None = None
+        self.changes_come_late = False
         self.run_id = settings.run_id if reporter is None else reporter.key.run_id
         self.directory: Path | None = None if reporter is None else reporter.directory
         self.unfinished_base = None if observer is None else observer.base_fingerprint
         self._settings = settings
         self._observer = observer
         self._reporter = reporter
+        self._writes_log = writes_log
+        self._said_that_others_are_saved = False
+        self._versions: int | None = None
         self._pace = Pace(settings.every, settings.max_overhead)
         self._dense_watch = DenseWatch(
             settings.on_dense,
@@ -79,6 +91,24 @@ class ObservedRun:
         if self._observer is not None:
             with self._giving_up_on_errors(self._observer):
                 self._observer.before_update()
+
+    def expect_changes(self) -> None:
+        """Let weights stay as they are until an observation has read them, and take changes from then on for known."""
+        self.let_updates_wait()
+        self._versions = None
+
+    def look_for_late_changes(self) -> None:
+        """Say, once, that weights were written between their observation and the next step, by a later callback."""
+        if self._observer is None or self._versions is None or self._versions == _versions(self._observer):
+            return
+        self._versions, self.changes_come_late = None, True
+        if self._writes_log:
+            logger.warning(
+                "sparsity-monitor: weights are changed after they were observed at step %d, as by a later callback, "
+                "and observations are of the weights before. Put SparsityCallback last, or use attach(), which does. "
+                "The update mask is of the weights at the end all the same.",
+                self._observer.last_step,
+            )
 
     def follow(self, model: nn.Module) -> None:
         """Measure the parameters that have become trainable, too, from before their first update."""
@@ -102,6 +132,7 @@ class ObservedRun:
         self.collect()
         with self._giving_up_on_errors(self._observer):
             self._observer.start(step)
+        self._versions = None if self.changes_come_late else _versions(self._observer)
         self._pace.start(step)
         if not self._observer.beside_training:
             self.collect()
@@ -136,37 +167,72 @@ class ObservedRun:
             self._reporter.log(step, own)
             self._dense_watch.remember(own)
 
-    def save_touched(self, directory: Path, step: int) -> None:
-        """Save which weights were touched up to a step, after which the Trainer saves a checkpoint."""
-        if self._observer is None:
-            return
-        if self._observer.last_step < step:
-            # Saved at the end of an epoch, or because a later callback asked for it.
+    def observe_unless_done(self, step: int) -> None:
+        """Observe the weights after a step if they have not been, and wait for that."""
+        if self._observer is not None and self._observer.last_step < step:
             self.observe(step)
         # If starting the last observation failed on one process, the others hear of it here, before they meet again.
         self.collect()
-        self._observer.save_touched(directory)
 
-    def finish(self, step: int, *, observe: bool) -> None:
-        """Write the mask, and report that the run is finished.
+    def checkpoint(self, directory: Path, step: int) -> None:
+        """Save with a checkpoint which weights were touched up to its step, and count what it holds."""
+        # Not yet where a later callback asked for the checkpoint.
+        self.observe_unless_done(step)
+        if self._observer is None:
+            return
+        self._observer.save_touched(touched_in(directory))
+        saved = compare_saved(self._observer, directory, step, writes_log=self._writes_log)
+        if saved is None:
+            return
+        if not saved.as_observed and self.last_observation is not None:
+            self._keep_mask_of(saved, self.last_observation, directory)
+        self.kept = replace(saved, words={})
+
+    def _keep_mask_of(self, saved: Comparison, observed: Observation, checkpoint: Path) -> None:
+        path = touched_in(checkpoint) / MASK_FILE
+        if self._observer is not None:
+            # A hyperparameter search saves elsewhere, and a directory that is made here would be taken for its own.
+            self._observer.save_update_mask(path if checkpoint.is_dir() else None, self.run_id or "", saved)
+        if self._reporter is not None:
+            self._reporter.log(saved.step, {SAVED_CHANGED: int(saved.changed.sum())})
+        if self._writes_log:
+            # Once is a warning; it will be so at each checkpoint.
+            level = logging.INFO if self._said_that_others_are_saved else logging.WARNING
+            self._said_that_others_are_saved = True
+            logger.log(level, "sparsity-monitor: %s.", describe_saved(saved, observed, path))
+
+    def finish(self, step: int, *, best: int | None) -> None:
+        """Write the mask of the weights that are left, and report that the run is finished.
 
         Args:
             step: the last one.
-            observe: whether the weights are still those of that step.
+            best: the step whose weights the Trainer has loaded at the end; None for those of the last one.
         """
         try:
-            if observe and self._observer is not None and self._observer.last_step < step:
-                self.observe(step)
+            if best is None:
+                self.observe_unless_done(step)
             self.collect()
-            if self._settings.save_mask and self._observer is not None:
-                path = None if self.directory is None else self.directory / MASK_FILE
-                self._observer.save_update_mask(path, self.run_id or "")
+            if self._observer is not None:
+                self._keep_final(self._observer, step if best is None else best)
         finally:
             if self._reporter is not None:
                 self._reporter.finish(step)
             self._close_reporter()
             self._observer = None
             self.unfinished_base = None
+
+    def _keep_final(self, observer: UpdateObserver, step: int) -> None:
+        final = observer.compare(step)
+        if self._settings.save_mask:
+            path = None if self.directory is None else self.directory / MASK_FILE
+            observer.save_update_mask(path, self.run_id or "", final)
+        self.kept = replace(final, words={})
+        differs = self.last_observation is not None and not final.as_observed
+        if differs and self._reporter is not None:
+            self._reporter.log(step, {SAVED_CHANGED: int(final.changed.sum())})
+        if self._writes_log:
+            level = logging.WARNING if differs and step == observer.last_step else logging.INFO
+            logger.log(level, "sparsity-monitor: %s.", describe_final(final, self.last_observation))
 
     def abandon(self) -> None:
         """End a training that was left without its end, as with auto_find_batch_size after an out-of-memory error."""
@@ -180,6 +246,7 @@ class ObservedRun:
             self._close_reporter()
         self.last_observation = None
         self.last_verdict = None
+        self.kept = None
 
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
@@ -206,3 +273,8 @@ class ObservedRun:
                 observer.before_update()
             logger.warning("sparsity-monitor observes no more because of an error; training goes on")
             raise
+
+
+def _versions(observer: UpdateObserver) -> int:
+    """Return a number that rises with every write to the weights, but for those through `.data`."""
+    return sum(weights.source._version for weights in observer.measured)

@@ -6,7 +6,7 @@ import logging
 import weakref
 
 from torch import nn
-from transformers import TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from monitor.errors import ConfigurationError
 from monitor.observe.weights.adapters import has_adapters
@@ -58,3 +58,15 @@ def updates_early(args: TrainingArguments) -> bool:
     by_deepspeed = getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None)
     in_backward = "lomo" in optimizer or optimizer.endswith("layerwise")
     return bool(by_deepspeed or in_backward or getattr(args, "use_vllm", False))
+
+
+def may_save_after_evaluating(args: TrainingArguments, control: TrainerControl) -> bool:
+    """Return whether a checkpoint is saved if the evaluation that comes next finds the best weights so far."""
+    return bool(control.should_evaluate and getattr(args.save_strategy, "value", args.save_strategy) == "best")
+
+
+def move_to_the_end(trainer: Trainer, callback: TrainerCallback) -> None:
+    """Let the trainer call a callback after all others from its next event on."""
+    handler = trainer.callback_handler
+    # Another list: the present one may be gone through just now.
+    handler.callbacks = [*(each for each in handler.callbacks if each is not callback), callback]

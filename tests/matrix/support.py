@@ -52,6 +52,8 @@ _PLACED = "tests/parallel/test_placement.py"
 _ADAPTED = "tests/test_adapters_training.py"
 _EFFECTIVE = "tests/observe/weights/test_adapters.py"
 _CALLBACK = "tests/test_callback.py"
+_KEPT = "tests/training/test_kept.py"
+_MEETING = "tests/parallel/test_meeting.py"
 
 SECTIONS: dict[str, list[Row]] = {
     "Trainers": [
@@ -78,6 +80,12 @@ SECTIONS: dict[str, list[Row]] = {
             "works",
             "the policy is observed",
             "tests/examples/test_prime.py::test_what_a_run_reports_is_what_it_trained",
+        ),
+        Row(
+            "a schedule-free optimizer, `load_best_model_at_end`, callbacks that change weights after a step or to save",
+            "works",
+            "what is saved is counted, whatever was observed, and named by its step",
+            f"{_KEPT}::test_mask_and_counts_are_those_of_what_is_saved",
         ),
     ],
     "Parallel training": [
@@ -116,6 +124,18 @@ SECTIONS: dict[str, list[Row]] = {
             "refused",
             "each process has the parameters of its stage alone; leave the monitor out",
             f"{_PLACED}::test_pipeline_stages_are_refused_by_name",
+        ),
+        Row(
+            "a part of the processes trains, as actors beside rollout workers",
+            "works",
+            "in a loop of your own: `UpdateObserver(model, process_group=actors)` on these alone",
+            f"{_MEETING}::test_a_part_of_the_world_trains_and_observes",
+        ),
+        Row(
+            "some of the processes observe, and the others do not",
+            "refused",
+            "named after two minutes; a first warning comes after 20 seconds",
+            f"{_MEETING}::test_processes_that_do_not_observe_are_named_in_seconds",
         ),
         Row(
             "processes with weights of their own under one name, as in expert parallelism",

@@ -20,10 +20,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"))
 
 
-def counts(observation: object) -> dict[tuple[str, str], int]:
+def counts(compared: object) -> dict[tuple[str, str], int]:
     return {
         ("-" if group.layer is None else f"{group.layer:02d}", group.module): int(changed)
-        for group, changed in zip(observation.groups, observation.changed, strict=True)
+        for group, changed in zip(compared.groups, compared.changed, strict=True)
     }
 
 
@@ -31,11 +31,12 @@ def counts(observation: object) -> dict[tuple[str, str], int]:
 def test_counts_are_those_of_the_saved_weights(how: str, model: Path, tmp_path: Path) -> None:
     if how.startswith("zero"):
         pytest.importorskip("deepspeed")
-    results = train_together(2, how, str(model), str(tmp_path))
+    results = train_together(2, how, str(model), str(tmp_path), save_steps=2)
     expected = changed_by_group(model, tmp_path / "final")
     assert sum(expected.values()) > 0
     for result in results:
-        assert counts(result["last"]) == expected
+        assert counts(result["last"]) == counts(result["kept"]) == expected
+        assert result["kept"].as_observed
 
 
 def test_dense_updates_stop_every_process_at_the_same_step_with_a_checkpoint(model: Path, tmp_path: Path) -> None:

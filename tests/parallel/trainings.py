@@ -85,6 +85,7 @@ def train(how: str, model: str, output: str, settings: dict[str, Any]) -> dict[s
     trainer.save_model(f"{output}/final")
     return {
         "last": callback.last_observation if callback else None,
+        "kept": callback.kept if callback else None,
         "run_id": callback.run_id if callback else None,
         "step": trainer.state.global_step,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],

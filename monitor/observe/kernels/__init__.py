@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
@@ -15,6 +16,8 @@ from monitor.observe.kernels.several_devices import SeveralDevices
 from monitor.observe.kernels.streamed_base import StreamedBase
 
 logger = logging.getLogger(__name__)
+
+_LONG_SECONDS = 2.0
 
 
 def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
@@ -61,8 +64,10 @@ def _loops_for(widths: frozenset[Widths]) -> Loops:
     try:
         from monitor.observe.kernels import numba_loops
 
+        started = time.perf_counter()
         for each in widths:
             compile_loops(numba_loops, each)
+        _say_that_it_took_long(time.perf_counter() - started, numba_loops.measure.stats.cache_path)
     except ImportError:
         logger.info("sparsity-monitor measures several times faster on the CPU with numba: the extra `fast`")
         return numpy_loops
@@ -71,3 +76,19 @@ def _loops_for(widths: frozenset[Widths]) -> Loops:
         logger.warning("sparsity-monitor measures without numba, which fails here", exc_info=True)
         return numpy_loops
     return numba_loops
+
+
+def _say_that_it_took_long(seconds: float, cache: str | None) -> None:
+    if seconds < _LONG_SECONDS:
+        return
+    if cache is not None:
+        logger.info(
+            "sparsity-monitor has compiled what measures on the CPU, once, in %.0f s; kept in %s", seconds, cache
+        )
+    else:
+        logger.warning(
+            "sparsity-monitor has compiled what measures on the CPU in %.0f s, and will again at each start: neither "
+            "the package's directory nor a cache in the home directory can be written. Set NUMBA_CACHE_DIR to a "
+            "directory that can.",
+            seconds,
+        )

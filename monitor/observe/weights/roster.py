@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import torch.distributed as dist
 from torch import nn
 
 from monitor.observe.ranks import Ranks, join_ranks
@@ -62,21 +63,27 @@ class Roster:
 
     @classmethod
     def of_model(
-        cls, model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str] | None, ranks: Ranks | None
+        cls,
+        model: nn.Module,
+        include: Sequence[str] | None,
+        exclude: Sequence[str] | None,
+        ranks: Ranks | None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> Roster:
         """Return what is measured of a model as it is now.
 
         Args:
             model: the model that trains.
             include, exclude: as for `select_parameters`.
-            ranks: the processes that train together; None for all of the default process group.
+            ranks: the processes that train together; None for those of the process group.
+            process_group: None for the default one.
 
         Raises:
             ConfigurationError: a pattern cannot work, or nothing trainable is left.
             UnsupportedModelError: the model holds weights in a way that cannot be measured rightly.
         """
         selection = select_parameters(model, include, exclude)
-        ranks = ranks or join_ranks(selection.device)
+        ranks = ranks or join_ranks(selection.device, process_group)
         placed = {weights.name: weights for weights in place(model, selection, ranks)}
         watch = FrozenParameters(model, selection.frozen)
         return cls(ranks, placed, list(selection.trainable), [], watch)
