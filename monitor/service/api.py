@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, PlainSerializer, create_model
 
 from monitor.service.families import COUNTS
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+# JSON knows neither NaN nor infinity: null. Said here, because FastAPI before 0.129 writes JSON of Python's own, and fails
+# on them. The pages show them as they are.
+Number = Annotated[float | None, PlainSerializer(_finite, return_type=float | None, when_used="json")]
+
+
 class _Json(BaseModel):
-    # JSON knows neither NaN nor infinity: pydantic writes null.
     model_config = ConfigDict(frozen=True)
 
 
@@ -33,8 +42,8 @@ else:
 class Sparsities(_Json):
     """From 0 to 1. Cumulative: against the base; step: against the previous observation. null was not measured."""
 
-    cumulative_sparsity: float | None
-    step_sparsity: float | None
+    cumulative_sparsity: Number
+    step_sparsity: Number
 
 
 class ReferenceJson(_Json):
@@ -43,7 +52,7 @@ class ReferenceJson(_Json):
     name: str
     weights: int
     intersection: int | None
-    expected_intersection: float | None
+    expected_intersection: Number
 
 
 class ToleranceJson(_Json):
@@ -51,7 +60,7 @@ class ToleranceJson(_Json):
 
     tolerance: float
     changed: int | None
-    cumulative_sparsity: float | None
+    cumulative_sparsity: Number
 
 
 class RunJson(Sparsities):
@@ -74,7 +83,7 @@ class RunJson(Sparsities):
     state: str
     reason: str
     step: int
-    last_observed_at: float | None
+    last_observed_at: Number
     last_heard_at: float
     observations: int
     dropped_items: int
@@ -95,14 +104,14 @@ class GroupJson(Sparsities):
 
 
 class RunDetailJson(RunJson):
-    """One run with its groups."""
+    """One run with its groups. A training metric that is NaN or infinite is null."""
 
     counts: Counts
     at_tolerances: list[ToleranceJson]
     references: list[ReferenceJson]
-    update_norm: float | None
-    update_max_abs: float | None
-    training_metrics: dict[str, float]
+    update_norm: Number
+    update_max_abs: Number
+    training_metrics: dict[str, Number]
     groups: list[GroupJson]
 
 
@@ -116,8 +125,8 @@ class ObservationJson(Sparsities):
     counts: Counts
     at_tolerances: list[ToleranceJson]
     references: list[ReferenceJson]
-    update_norm: float | None
-    update_max_abs: float | None
+    update_norm: Number
+    update_max_abs: Number
 
 
 class RunsJson(_Json):

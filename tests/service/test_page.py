@@ -46,6 +46,12 @@ def test_a_run_is_shown_layer_by_layer(client: Client, run_id: str) -> None:
     assert f'href="/api/runs/{run_id}"' in page
 
 
+def test_a_loss_that_has_become_nan_is_shown(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1), logged(2, loss=float("nan"))])
+    assert '<th scope="row">loss</th><td>nan</td>' in client.http.get(f"/runs/{run_id}").text
+
+
 def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
     client.send(run_id, [observed(1)])
