@@ -14,8 +14,8 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-# JSON knows neither NaN nor infinity: null. Said here, because FastAPI before 0.129 writes JSON of Python's own, and fails
-# on them. The pages show them as they are.
+# JSON knows neither NaN nor infinity: null. Said here, because FastAPI before 0.129 writes the fields with Python's own
+# json, which fails on them. The pages show them as they are.
 Number = Annotated[float | None, PlainSerializer(_finite, return_type=float | None, when_used="json")]
 
 
