@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import os
-
-import torch
+from importlib.util import find_spec
 
 # Before transformers is imported: no hub, no telemetry, and TRL's experimental trainers without their banner.
 os.environ.update(
@@ -13,6 +12,10 @@ os.environ.update(
     TRL_EXPERIMENTAL_SILENCE="1",
     CI="1",
 )
-# Before the Triton kernel is imported, by whichever test or doctest is first: without a GPU it is interpreted.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+# Before the Triton kernel is imported, by whichever test or doctest is first: without a GPU it is interpreted. Without
+# torch, only the service's tests can run; see tests/floors.
+if find_spec("torch"):
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, PlainSerializer, create_model
 
 from monitor.service.families import COUNTS
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+# JSON knows neither NaN nor infinity: null. Said here, because FastAPI before 0.129 writes the fields with Python's own
+# json, which fails on them. The pages show them as they are.
+Number = Annotated[float | None, PlainSerializer(_finite, return_type=float | None, when_used="json")]
+
+
 class _Json(BaseModel):
-    # JSON knows neither NaN nor infinity: pydantic writes null.
     model_config = ConfigDict(frozen=True)
 
 
@@ -36,8 +45,8 @@ class Sparsities(_Json):
     null was not measured, or nothing is trained.
     """
 
-    cumulative_sparsity: float | None
-    step_sparsity: float | None
+    cumulative_sparsity: Number
+    step_sparsity: Number
 
 
 class ReferenceJson(_Json):
@@ -46,7 +55,7 @@ class ReferenceJson(_Json):
     name: str
     weights: int
     intersection: int | None
-    expected_intersection: float | None
+    expected_intersection: Number
 
 
 class ToleranceJson(_Json):
@@ -54,7 +63,7 @@ class ToleranceJson(_Json):
 
     tolerance: float
     changed: int | None
-    cumulative_sparsity: float | None
+    cumulative_sparsity: Number
 
 
 class WholeSparsities(Sparsities):
@@ -83,7 +92,7 @@ class RunJson(WholeSparsities):
     state: str
     reason: str
     step: int
-    last_observed_at: float | None
+    last_observed_at: Number
     last_heard_at: float
     observations: int
     dropped_items: int
@@ -107,14 +116,14 @@ class GroupJson(Sparsities):
 
 
 class RunDetailJson(RunJson):
-    """One run with its groups."""
+    """One run with its groups. A training metric that is NaN or infinite is null."""
 
     counts: Counts
     at_tolerances: list[ToleranceJson]
     references: list[ReferenceJson]
-    update_norm: float | None
-    update_max_abs: float | None
-    training_metrics: dict[str, float]
+    update_norm: Number
+    update_max_abs: Number
+    training_metrics: dict[str, Number]
     groups: list[GroupJson]
 
 
@@ -129,8 +138,8 @@ class ObservationJson(WholeSparsities):
     counts: Counts
     at_tolerances: list[ToleranceJson]
     references: list[ReferenceJson]
-    update_norm: float | None
-    update_max_abs: float | None
+    update_norm: Number
+    update_max_abs: Number
 
 
 class RunsJson(_Json):

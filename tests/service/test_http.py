@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import math
+from typing import Any
+
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -75,8 +79,42 @@ def test_a_layer_is_shown_with_its_stack(client: Client, run_id: str) -> None:
     ]
 
 
-def test_what_json_cannot_say_is_null(seen: Client, run_id: str) -> None:
-    assert seen.http.get(f"/api/runs/{run_id}").json()["training_metrics"] == {"loss": None, "reward": 2}
+@pytest.mark.parametrize("beyond_json", [math.nan, math.inf, -math.inf])
+def test_a_metric_that_json_cannot_say_is_null(client: Client, run_id: str, beyond_json: float) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1), logged(2, loss=beyond_json, reward=2)])
+    assert _strictly(client, f"/api/runs/{run_id}")["training_metrics"] == {"loss": None, "reward": 2}
+
+
+def test_a_sum_beyond_float64_is_null(client: Client, run_id: str) -> None:
+    """Each amount is finite, as the service demands; what they add up to need not be."""
+    client.register(registration(run_id))
+    overlap = pb.ReferenceCounts(intersection=[1, 2, 3], expected_intersection=[1e308] * 3)
+    client.send(run_id, [observed(1, squared_norm=[1e308] * 3, references=[overlap])])
+    detail = _strictly(client, f"/api/runs/{run_id}")
+    (past,) = _strictly(client, f"/api/runs/{run_id}/history")["observations"]
+    for shown in (detail, past):
+        assert shown["update_norm"] is None
+        assert shown["references"][0]["expected_intersection"] is None
+    assert detail["groups"][0]["references"][0]["expected_intersection"] == 1e308
+    assert client.http.get(f"/runs/{run_id}").status_code == 200
+
+
+def test_the_schema_says_which_numbers_may_be_null(client: Client) -> None:
+    schemas = client.http.get("/api/openapi.json").json()["components"]["schemas"]
+    metrics = schemas["RunDetailJson"]["properties"]["training_metrics"]
+    assert {"type": "null"} in metrics["additionalProperties"]["anyOf"]
+
+
+def _strictly(client: Client, path: str) -> dict[str, Any]:
+    """Return the JSON of an answer, as parsers read it that take no NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    answer = client.http.get(path)
+    assert answer.status_code == 200
+    return json.loads(answer.text, parse_constant=refuse)  # type: ignore[no-any-return]
 
 
 def test_what_was_not_measured_is_null(client: Client, run_id: str) -> None:

@@ -59,6 +59,12 @@ def test_layers_of_different_stacks_are_shown_apart(client: Client, run_id: str)
     assert ">20<" in decoder
 
 
+def test_a_loss_that_has_become_nan_is_shown(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1), logged(2, loss=float("nan"))])
+    assert '<th scope="row">loss</th><td>nan</td>' in client.http.get(f"/runs/{run_id}").text
+
+
 def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
     client.send(run_id, [observed(1)])

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
+from torch.torch_version import TorchVersion
+
 from monitor.observe.chunk_sizes import WEIGHTS_IN_REFERENCE
 from monitor.observe.kernels import numpy_loops, reference
 from monitor.observe.kernels.contract import Kernel, Rules, Segment
@@ -18,6 +20,9 @@ from monitor.observe.kernels.streamed_base import StreamedBase
 logger = logging.getLogger(__name__)
 
 _LONG_SECONDS = 2.0
+# The interpreter of 3.2 miscounts: what it sums up in int32 stays int64, and is stored over the words that follow. What
+# 3.2 compiles for GPUs nobody has compared with the specification.
+LOWEST_TRITON = "3.3"
 
 
 def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
@@ -38,9 +43,16 @@ def kernel_for(segments: Sequence[Segment], rules: Rules) -> Kernel:
 
 def _for_gpu(segments: Sequence[Segment], rules: Rules) -> Kernel:
     try:
-        from monitor.observe.kernels.gpu import TritonKernel
+        import triton
 
-        return TritonKernel(segments, rules)
+        if TorchVersion(triton.__version__) >= LOWEST_TRITON:
+            from monitor.observe.kernels.gpu import TritonKernel
+
+            return TritonKernel(segments, rules)
+        _warn_once(
+            f"sparsity-monitor measures many times slower, as it does not trust triton {triton.__version__} to count. "
+            f"Install triton {LOWEST_TRITON} or newer; torch brings one from 2.7 on"
+        )
     except ImportError:
         _warn_once("sparsity-monitor measures many times slower without triton; install the extra `triton`")
     except Exception as error:

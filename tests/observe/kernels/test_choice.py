@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ from monitor.observe.criterion import Criterion
 from monitor.observe.kernels import kernel_for, numpy_loops, reference
 from monitor.observe.kernels.contract import Rules
 from monitor.observe.kernels.cpu import CpuKernel
+from monitor.observe.kernels.in_chunks import ReferenceInChunks
 from monitor.observe.kernels.several_devices import SeveralDevices
 from monitor.observe.kernels.streamed_base import StreamedBase
 from tests.observe.kernels.cases import Case, check_counts, check_state, copied
 
+ROOT = Path(__file__).parents[3]
 RULES = Rules(torch.bfloat16, Criterion())
 
 _OBSERVE = """
@@ -110,6 +114,36 @@ def test_a_triton_that_fails_does_not_stop_anybody(
         check_counts(kernels._for_gpu(segments, RULES)(), reference.measure(expected, RULES), 1e-12)
     assert "as triton fails here" in caplog.text
     assert len(tries) == 1, "what failed is not tried again for each pass over an adapter's weights"
+
+
+@pytest.mark.parametrize("version", ["3.2.0", "3.2.0+git0d4682f0", "3.1.0", "2.3.1"])
+def test_a_triton_that_miscounts_is_not_used(
+    version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton, "__version__", version)
+    kernels._warn_once.cache_clear()
+    segments = Case((33, 4097)).segments(np.random.default_rng(0))
+    expected = [copied(segment) for segment in segments]
+    kernel = kernels._for_gpu(segments, RULES)
+    assert isinstance(kernel, ReferenceInChunks)
+    check_counts(kernel(), reference.measure(expected, RULES), 1e-12)
+    assert f"does not trust triton {version} to count. Install triton 3.3 or newer" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["3.3.0", "3.3.1", "3.10.0", "4.0.0+git1234"])
+def test_a_triton_that_counts_right_is_used(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = pytest.importorskip("triton")
+    from monitor.observe.kernels import gpu
+
+    monkeypatch.setattr(triton, "__version__", version)
+    monkeypatch.setattr(gpu.TritonKernel, "_compile", lambda self: None)
+    assert isinstance(kernels._for_gpu(Case((33,)).segments(np.random.default_rng(0)), RULES), gpu.TritonKernel)
+
+
+def test_the_extra_asks_for_the_triton_that_is_used() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["triton"] == [f"triton>={kernels.LOWEST_TRITON}; sys_platform == 'linux'"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""What pyproject.toml promises to work with does: the lowest versions it allows, and the newest on a newer Python."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from functools import cache
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.floors.environments import ROOT, Environment
+from tests.floors.pythons import at_least
+
+# One worker makes an environment and uses it.
+pytestmark = pytest.mark.xdist_group("floors")
+
+# Wheels of numpy 1.26 and its contemporaries end here.
+LAST_FOR_LOWEST = (3, 12)
+NEWER = (3, 13)
+KERNELS = "tests/observe/kernels"
+
+
+@cache
+def lowest() -> Environment:
+    if sys.version_info[:2] > LAST_FOR_LOWEST:
+        pytest.skip("the lowest versions have no wheels for a Python as new as the one that runs the tests")
+    return Environment("lowest", sys.executable)
+
+
+@cache
+def newest() -> Environment:
+    python = at_least(*NEWER)
+    if python is None:
+        pytest.skip(f"no Python {'.'.join(map(str, NEWER))} or newer was found on the PATH, or among those of pyenv")
+    return Environment("newest", python)
+
+
+@pytest.fixture(params=[lowest, newest])
+def environment(request: pytest.FixtureRequest) -> Environment:
+    made: Environment = request.param()
+    return made
+
+
+@pytest.fixture
+def with_torch(environment: Environment) -> Environment:
+    if not environment.torch:
+        pytest.skip("the Python that was found has no torch to lend; one for CUDA has gigabytes")
+    return environment
+
+
+def test_the_service_and_the_command_work(environment: Environment) -> None:
+    line = environment.pytest("tests/service/test_http.py", "tests/service/test_cli.py")
+    assert "skipped" not in line
+
+
+def test_trainings_report_to_the_service(with_torch: Environment) -> None:
+    assert with_torch.pytest("tests/floors/trainings.py").startswith("2 passed")
+
+
+def test_kernels_agree_with_the_specification(with_torch: Environment) -> None:
+    line = with_torch.pytest(
+        f"{KERNELS}/test_agreement.py::test_tensors_of_several_chunks",
+        f"{KERNELS}/test_agreement.py::test_the_same_list_of_segments_under_other_rules",
+        f"{KERNELS}/test_triton_tiles.py::test_tensors_of_several_tiles_and_a_rest",
+    )
+    assert "skipped" not in line
+
+
+def test_the_lowest_environment_has_the_floors() -> None:
+    """Each `>=` of what users install is a version that the tests above ran with, torch's excepted."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: needs for name, needs in project["optional-dependencies"].items() if name != "dev"}
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "tests/floors/lowest.txt").read_text(), re.MULTILINE))
+    for text in [*project["dependencies"], *(each for needs in extras.values() for each in needs)]:
+        needed = Requirement(text)
+        if needed.name != "torch":
+            floors = [Version(bound.version) for bound in needed.specifier if bound.operator in (">=", "==")]
+            assert floors == [Version(pins[canonicalize_name(needed.name)])], text
