@@ -59,8 +59,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     Use `callbacks=[SparsityCallback("localhost:50051")]`, or `SparsityCallback("localhost:50051").attach(trainer)`,
     which also shows the sparsities in the trainer's own logs. On several processes each one has the callback, and the
-    first one reports. The arguments are those of RunSettings in
-    monitor/training/settings.py, which explains them.
+    first one reports. The arguments are those of RunSettings in monitor/training/settings.py, which explains them.
 
     Attributes:
         settings: the arguments, as RunSettings.
