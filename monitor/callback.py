@@ -58,8 +58,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     """Observes how sparse the weight updates of a Trainer run are, and reports them to the service.
 
     Use `callbacks=[SparsityCallback("localhost:50051")]`, or `SparsityCallback("localhost:50051").attach(trainer)`,
-    which also shows the sparsities in the trainer's own logs. The arguments are those of RunSettings in
-    monitor/training/settings.py, which explains them.
+    which also shows the sparsities in the trainer's own logs. On several processes each one has the callback, and the
+    first one reports. The arguments are those of RunSettings in monitor/training/settings.py, which explains them.
 
     Attributes:
         settings: the arguments, as RunSettings.

@@ -82,7 +82,7 @@ SECTIONS: dict[str, list[Row]] = {
             "tests/examples/test_prime.py::test_what_a_run_reports_is_what_it_trained",
         ),
         Row(
-            "a schedule-free optimizer, `load_best_model_at_end`, callbacks that change weights at a step or save",
+            "a schedule-free optimizer, `load_best_model_at_end`, callbacks that change weights",
             "works",
             "what is saved is counted, whatever was observed, and named by its step",
             f"{_KEPT}::test_mask_and_counts_are_those_of_what_is_saved",
