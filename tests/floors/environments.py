@@ -84,9 +84,7 @@ def _make(directory: Path, base: str, requirements: Path, lent: list[Path]) -> N
 
 def _uv(*arguments: str | Path) -> None:
     """Run uv, and skip the test where no package index can be reached."""
-    environment = _environment(
-        UV_PYTHON_DOWNLOADS="never", UV_LINK_MODE="copy" if sys.platform == "win32" else "hardlink"
-    )
+    environment = _environment(UV_PYTHON_DOWNLOADS="never")
     done = subprocess.run(
         [find_uv_bin(), "--quiet", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

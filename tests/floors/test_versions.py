@@ -53,7 +53,11 @@ def with_torch(environment: Environment) -> Environment:
 
 
 def test_the_service_and_the_command_work(environment: Environment) -> None:
-    line = environment.pytest("tests/service/test_http.py", "tests/service/test_cli.py")
+    line = environment.pytest(
+        "tests/service/test_http.py",
+        "tests/service/test_page.py",
+        "tests/service/test_cli.py::test_every_setting_has_an_option_and_a_variable",
+    )
     assert "skipped" not in line
 
 
