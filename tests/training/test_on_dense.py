@@ -115,7 +115,7 @@ def test_stop_lets_a_sparse_training_finish(model: Path, tmp_path: Path, caplog:
     assert not list(tmp_path.glob("checkpoint-*"))
     ((level, verdict),) = said(caplog)
     assert level == "INFO"
-    assert re.match(r"sparsity-monitor: sparse at step 3: 9\d\.\d+ % of [\d,]+ weights equal the base", verdict)
+    assert re.match(r"sparsity-monitor: sparse at step 3: 9\d\.\d+ % of [\d,]+ trained weights equal the base", verdict)
 
 
 def test_warn_warns_once_and_training_goes_on(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
