@@ -103,8 +103,9 @@ def test_low_cumulative_sparsity_is_dense_at_once() -> None:
     (verdict,) = verdicts([observed(1, 6_501, 10)])
     assert verdict is not None
     assert str(verdict) == (
-        "dense (looks like SFT) at step 1: 35.0 % of 10,000 trained weights equal the base (cumulative sparsity, bits in "
-        "bfloat16), 99.90 % equal the step before (step sparsity); cumulative sparsity is below its threshold of 35.0 %"
+        "dense (looks like SFT) at step 1: 35.0 % of 10,000 trained weights equal the base (cumulative sparsity, bits "
+        "in bfloat16), 99.90 % equal the step before (step sparsity); cumulative sparsity is below its threshold of "
+        "35.0 %"
     )
     assert verdicts([observed(1, 6_500, 10)]) == [None]
 

@@ -26,6 +26,20 @@ def test_counts_travel_in_the_order_of_the_group_table(observed: ObservedModel) 
     assert message.step == 1
 
 
+def test_what_trains_is_sent_where_the_registration_says_otherwise() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(3, 2, bias=False))
+    model[0].requires_grad_(False)
+    observer = UpdateObserver(model)
+    registered = registration_message(observer, run_id="r", name="r").groups
+    assert list(observation_message(observer.observe(1), registered).trained) == []
+    model[0].requires_grad_(True)
+    observer.follow(model)
+    assert list(observation_message(observer.observe(2), registered).trained) == [4, 6]
+    model[0].requires_grad_(False)
+    observer.follow(model)
+    assert list(observation_message(observer.observe(3), registered).trained) == [4, 6]
+
+
 def test_what_was_not_measured_is_absent() -> None:
     model = nn.Linear(4, 4, bias=False)
     observer = UpdateObserver(model, step_masks=False)

@@ -165,8 +165,8 @@ CASES = [
         "critical",
         MEASURED_AS,
         f"{_RUN} is denser than any published RL run",
-        f"Cumulative sparsity is 25% of the trained weights {_MEASURED}, below 35 %. Published RL checkpoints keep 36–96 %, supervised "
-        "fine-tuning 0.6–19 %.",
+        f"Cumulative sparsity is 25% of the trained weights {_MEASURED}, below 35 %. Published RL checkpoints keep "
+        "36–96 %, supervised fine-tuning 0.6–19 %.",
         _CRITICAL,
         _without(_CRITICAL, merely_low=_LOW, mostly_frozen_and_sparse=ADAPTERS),
     ),
