@@ -34,10 +34,10 @@ def test_what_trains_is_sent_where_the_registration_says_otherwise() -> None:
     assert list(observation_message(observer.observe(1), registered).trained) == []
     model[0].requires_grad_(True)
     observer.follow(model)
-    assert list(observation_message(observer.observe(2), registered).trained) == [4, 6]
+    assert list(observation_message(observer.observe(2), registered).trained) == [6, 4]
     model[0].requires_grad_(False)
     observer.follow(model)
-    assert list(observation_message(observer.observe(3), registered).trained) == [4, 6]
+    assert list(observation_message(observer.observe(3), registered).trained) == [6, 4]
 
 
 def test_what_was_not_measured_is_absent() -> None:
