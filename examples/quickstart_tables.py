@@ -64,10 +64,10 @@ def _in_layer(observation: Observation, layer: int | None) -> np.ndarray:
 
 
 def _shares(observation: Observation, selected: np.ndarray) -> dict[str, float]:
-    """Shares of the weights in the selected groups, from 0 to 1."""
+    """Shares of the trained weights in the selected groups, from 0 to 1."""
     assert observation.step_changed is not None
     assert observation.touched is not None
-    weights = np.array([group.weights for group in observation.groups])[selected].sum()
+    weights = np.array([group.trained_weights for group in observation.groups])[selected].sum()
     return {
         "cumulative sparsity": 1 - observation.changed[selected].sum() / weights,
         "step sparsity, last step": 1 - observation.step_changed[selected].sum() / weights,

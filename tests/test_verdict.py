@@ -103,8 +103,9 @@ def test_low_cumulative_sparsity_is_dense_at_once() -> None:
     (verdict,) = verdicts([observed(1, 6_501, 10)])
     assert verdict is not None
     assert str(verdict) == (
-        "dense (looks like SFT) at step 1: 35.0 % of 10,000 weights equal the base (cumulative sparsity, bits in "
-        "bfloat16), 99.90 % equal the step before (step sparsity); cumulative sparsity is below its threshold of 35.0 %"
+        "dense (looks like SFT) at step 1: 35.0 % of 10,000 trained weights equal the base (cumulative sparsity, bits "
+        "in bfloat16), 99.90 % equal the step before (step sparsity); cumulative sparsity is below its threshold of "
+        "35.0 %"
     )
     assert verdicts([observed(1, 6_500, 10)]) == [None]
 
@@ -133,7 +134,7 @@ def test_without_step_masks_step_sparsity_is_neither_judged_nor_named() -> None:
 
 @pytest.mark.parametrize(
     ("moves", "kind"),
-    [({}, Kind.INERT), ({"newly_changed": 1}, Kind.SPARSE), ({"reverted": 1}, Kind.SPARSE)],
+    [({}, Kind.INERT), ({"newly_changed": 1}, Kind.VERY_SPARSE), ({"reverted": 1}, Kind.VERY_SPARSE)],
 )
 def test_without_step_masks_inert_means_that_the_mask_stays(moves: dict[str, int], kind: Kind) -> None:
     assert kinds(observed(step, 5, None, **moves) for step in (1, 2, 3))[-1] is kind
@@ -144,7 +145,7 @@ def inert_reason(logged: dict[str, object] | None, hidden: int = 0) -> str:
     assert verdict is not None
     assert verdict.kind is Kind.INERT
     assert verdict.reason.startswith(
-        "not one of 10,000 visible weights moved at any observation of the last 15 steps (bits in bfloat16)"
+        "not one of 10,000 trained visible weights moved at any observation of the last 15 steps (bits in bfloat16)"
     )
     return verdict.reason
 
@@ -180,27 +181,97 @@ MILLIONS = (Group(0, "mlp.up_proj", 6_000_000), Group(None, "embed_tokens", 4_00
 
 
 @pytest.mark.parametrize(
-    ("moved", "changed", "kind"),
+    ("moved", "changed", "hidden", "kind"),
     [
-        (99, 150, Kind.INERT),  # weights next to zero
-        (101, 150, Kind.SPARSE),
-        (99, 10_000, Kind.SPARSE),  # the end of a learning-rate schedule
-        (0, 10_000, Kind.INERT),  # the gradient has gone
+        (1, 1, 0, Kind.VERY_SPARSE),
+        (50, 2_000, 0, Kind.VERY_SPARSE),  # RL with SGD at full reward, arXiv 2602.07729
+        (50, 2_000, 9_998_000, Kind.VERY_SPARSE),  # the same with float32 master weights
+        (99, 9_999, 0, Kind.VERY_SPARSE),
+        (99, 10_000, 0, Kind.SPARSE),  # the end of a learning-rate schedule
+        (10_000, 9_999, 0, Kind.SPARSE),  # what moves comes back
+        (20_000, 60_000, 9_900_000, Kind.SPARSE),  # GRPO with float32 master weights
+        (0, 10_000, 0, Kind.INERT),  # the gradient has gone
+        (0, 0, 9_000_000, Kind.INERT),
+        (99, 150, 9_000_000, Kind.INERT),  # what moves visibly lies next to zero
+        (150, 99, 9_000_000, Kind.INERT),
     ],
 )
-def test_weights_next_to_zero_do_not_hide_that_a_run_is_inert(moved: int, changed: int, kind: Kind) -> None:
-    history = [observed(step, changed, moved, groups=MILLIONS) for step in (101, 102, 103)]
+def test_few_moves_are_inert_only_where_they_hide(moved: int, changed: int, hidden: int, kind: Kind) -> None:
+    history = [observed(step, changed, moved, hidden=hidden, groups=MILLIONS) for step in (101, 102, 103)]
     verdict = verdicts(history)[-1]
     assert verdict is not None
     assert verdict.kind is kind
     if kind is Kind.INERT and moved:
-        assert verdict.reason.startswith("at most 99 of 10,000,000 visible weights moved at any")
+        assert verdict.reason.startswith(f"at most {moved} of 10,000,000 trained visible weights moved at any")
+
+
+def test_very_sparse_blames_no_learning_rate_unless_nothing_is_learned() -> None:
+    def reason(hidden: int) -> str:
+        history = [observed(step, 2_000, 50, hidden=hidden, groups=MILLIONS) for step in (101, 102, 103)]
+        verdict = verdicts(history, logged={"grad_norm": 1.0, "learning_rate": 1e-6})[-1]
+        assert verdict is not None
+        return verdict.reason
+
+    assert "with SGD, RL learns with 0.02 % (arXiv 2602.07729). If nothing is learned" in reason(hidden=0)
+    assert reason(hidden=9_000_000).endswith("with SGD, RL learns with 0.02 % (arXiv 2602.07729)")
+
+
+# 1,000 weights of 10,000 train.
+MOSTLY_FROZEN = (Group(0, "mlp.up_proj", 6_000, 5_000), Group(None, "embed_tokens", 4_000, 4_000))
+
+
+@pytest.mark.parametrize(
+    ("changed", "moved", "kind"),
+    [(1_000, 1_000, Kind.DENSE), (651, 10, Kind.DENSE), (300, 300, Kind.DENSE), (300, 10, Kind.SPARSE)],
+)
+def test_frozen_weights_make_nothing_sparse(changed: int, moved: int, kind: Kind) -> None:
+    assert kinds(observed(step, changed, moved, groups=MOSTLY_FROZEN) for step in (101, 102, 103))[-1] is kind
+
+
+def test_frozen_weights_do_not_hide_that_updates_get_denser() -> None:
+    pace = (observed(step, 400 + 5 * (step - 100), 6, groups=MOSTLY_FROZEN) for step in (98, 99, 100))
+    assert kinds(pace)[-1] is Kind.DENSIFYING
+
+
+def test_a_layer_that_starts_to_train_changes_the_denominator_and_not_what_was_seen() -> None:
+    thawed = (Group(0, "mlp.up_proj", 6_000), Group(None, "embed_tokens", 4_000, 4_000))
+    history = [observed(step, 600, 10, groups=MOSTLY_FROZEN) for step in (1, 2)]
+    history.append(observed(3, 600, 10, groups=thawed))
+    assert [each.cumulative_sparsity for each in history] == [0.4, 0.4, 0.9]
+    assert kinds(history)[-1] is Kind.SPARSE
+
+
+def test_what_the_ratios_are_of_is_said_where_not_all_weights_train() -> None:
+    judge = Judge(NO_WARMUP, "bits in bfloat16", trained="the matrices that adapters change")
+    verdict = judge.judge(observed(1, 900, 10, groups=MOSTLY_FROZEN))
+    assert verdict is not None
+    assert verdict.reason.startswith(
+        "10.0 % of 1,000 trained weights equal the base (cumulative sparsity, bits in bfloat16), 99.0 % equal the step "
+        "before (step sparsity); 1,000 of 10,000 weights train (10.0 %: the matrices that adapters change), and 91.0 % "
+        "of all equal the base (whole-model cumulative sparsity); cumulative sparsity is below"
+    )
+
+
+def test_where_nothing_trains_there_is_no_ratio_and_no_verdict() -> None:
+    frozen = (Group(0, "mlp.up_proj", 6_000, 6_000), Group(None, "embed_tokens", 4_000, 4_000))
+    history = [observed(step, 0, 0, groups=frozen) for step in (1, 2, 3)]
+    assert math.isnan(history[-1].cumulative_sparsity)
+    assert math.isnan(history[-1].step_sparsity or 0.0)
+    assert history[-1].whole_model_cumulative_sparsity == 1.0
+    assert kinds(history) == [None, None, None]
+
+
+def test_what_is_published_of_such_trainings_is_named_with_the_numbers() -> None:
+    judge = Judge(NO_WARMUP, "bits in bfloat16", published="published distillation keeps 51.6 %")
+    verdict = [judge.judge(observed(step, 5_000, 10)) for step in (1, 2, 3)][-1]
+    assert verdict is not None
+    assert verdict.reason.endswith("; published distillation keeps 51.6 %")
 
 
 def test_one_observation_that_moved_is_enough_not_to_be_inert() -> None:
     assert kinds(observed(step, 0, moved) for step, moved in ((1, 0), (2, 1), (3, 0), (4, 0), (5, 0)))[2:] == [
-        Kind.SPARSE,
-        Kind.SPARSE,
+        Kind.VERY_SPARSE,
+        Kind.VERY_SPARSE,
         Kind.INERT,
     ]
 

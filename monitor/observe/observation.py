@@ -23,6 +23,7 @@ class Overlap:
         reference: |R|.
         intersection: |M ∩ R|.
         expected_intersection: what chance gives when ones are spread evenly within each matrix: Σ|Mᵢ||Rᵢ|/nᵢ.
+        reference_in_trained: of |R|, what lies in trained weights, where M can meet it; None where all does.
 
     Ratios are NaN where their denominator is 0. Source: arXiv 2505.11711 (o₁, o₂), arXiv 2511.08567 (Jaccard).
     """
@@ -32,26 +33,31 @@ class Overlap:
     reference: int
     intersection: int
     expected_intersection: float
+    reference_in_trained: int | None = None
 
     @property
     def o1(self) -> float:
-        """Share of the changed weights that lie in the reference, 0 to 1; chance gives |R|/n."""
+        """Share of the changed weights that lie in the reference, 0 to 1."""
         return _ratio(self.intersection, self.changed)
 
     @property
     def o2(self) -> float:
-        """Share of the reference that changed, 0 to 1; chance gives |M|/n."""
+        """Share of the reference that changed, 0 to 1."""
         return _ratio(self.intersection, self.reference)
 
     @property
     def expected_o1(self) -> float:
-        """o₁ that chance gives over all weights, |R|/n."""
-        return _ratio(self.reference, self.weights)
+        """o₁ that chance gives over all trained weights, |R|/n of the part of R that lies in them."""
+        return _ratio(self._reachable, self.weights)
 
     @property
     def expected_o2(self) -> float:
-        """o₂ that chance gives over all weights, |M|/n."""
-        return _ratio(self.changed, self.weights)
+        """o₂ that chance gives over all trained weights, |M|/n, or less where a part of R is frozen."""
+        return _ratio(self.changed, self.weights) * _ratio(self._reachable, self.reference)
+
+    @property
+    def _reachable(self) -> int:
+        return self.reference if self.reference_in_trained is None else self.reference_in_trained
 
     @property
     def jaccard(self) -> float:
@@ -70,11 +76,13 @@ class ReferenceCounts:
 
     Attributes:
         weights: |R|.
+        trained: of these, what lies in trained weights.
         intersection: |M ∩ R|.
         expected_intersection: Σ|Mᵢ||Rᵢ|/nᵢ over the matrices of the group.
     """
 
     weights: IntArray
+    trained: IntArray
     intersection: IntArray
     expected_intersection: FloatArray
 
@@ -178,6 +186,7 @@ class Observation:
             reference=int(counts.weights.sum()),
             intersection=int(counts.intersection.sum()),
             expected_intersection=float(counts.expected_intersection.sum()),
+            reference_in_trained=int(counts.trained.sum()),
         )
 
 

@@ -46,6 +46,11 @@ class Tally:
             name: np.array([ones[weights.name] for weights in measured]) / np.maximum(sizes, 1)
             for name, ones in reference_ones.items()
         }
+        names = {weights.name for weights in measured}
+        self._reference_in_trained = {
+            name: _by_group_of(table, {each: count for each, count in ones.items() if each in names})
+            for name, ones in reference_ones.items()
+        }
         self.reference_weights = {name: _by_group_of(table, ones) for name, ones in reference_ones.items()}
 
     def changed(self, counts: Counts) -> IntArray:
@@ -90,6 +95,7 @@ class Tally:
             references={
                 name: ReferenceCounts(
                     weights=self.reference_weights[name],
+                    trained=self._reference_in_trained[name],
                     intersection=by_group[:, first_reference + i],
                     expected_intersection=self._by_group(integers[:, contract.CHANGED] * density),
                 )

@@ -92,6 +92,19 @@ def test_overlap_with_a_reference_mask_and_what_chance_gives() -> None:
     assert overlap.lift == 3 / 2
 
 
+def test_chance_meets_a_reference_mask_only_in_what_trains() -> None:
+    """As with a mask of full fine-tuning, and adapters on one matrix: chance is no more than everything."""
+    model = Weights(a=torch.zeros(8), b=torch.zeros(40))
+    model.get_parameter("b").requires_grad_(False)
+    everywhere = {"a": torch.tensor([True] * 4 + [False] * 4), "b": torch.ones(40, dtype=torch.bool)}
+    observer = UpdateObserver(model, references={"full": UpdateMask.from_bools(everywhere)})
+    model.set("a", [1.0, 1.0, 0, 0, 0, 0, 0, 0])
+    overlap = observer.observe(1).overlap("full")
+    assert (overlap.weights, overlap.reference, overlap.o1, overlap.o2) == (8, 44, 1.0, 2 / 44)
+    assert overlap.expected_o1 == 4 / 8
+    assert overlap.expected_o2 == pytest.approx(overlap.expected_intersection / 44)
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [

@@ -36,6 +36,20 @@ def test_layers_travel_with_their_stack() -> None:
     ]
 
 
+def test_what_trains_is_sent_where_the_registration_says_otherwise() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(3, 2, bias=False))
+    model[0].requires_grad_(False)
+    observer = UpdateObserver(model)
+    registered = registration_message(observer, run_id="r", name="r").groups
+    assert list(observation_message(observer.observe(1), registered).trained) == []
+    model[0].requires_grad_(True)
+    observer.follow(model)
+    assert list(observation_message(observer.observe(2), registered).trained) == [6, 4]
+    model[0].requires_grad_(False)
+    observer.follow(model)
+    assert list(observation_message(observer.observe(3), registered).trained) == [6, 4]
+
+
 def test_what_was_not_measured_is_absent() -> None:
     model = nn.Linear(4, 4, bias=False)
     observer = UpdateObserver(model, step_masks=False)

@@ -21,6 +21,7 @@ CHECK = ItemCheck(registration(), SETTINGS)
         observed(2**63 - 1, step=2**63 - 1),
         pb.Item(sequence=1, observation=pb.Observation(step=1, observed_at=1)),
         observed(1, changed=[1000, 600, 400]),
+        observed(1, trained=[1000, 600, 400], changed=[1000, 600, 400]),
         observed(1, changed_at=[], references=[], squared_norm=[], max_abs=[]),
         observed(1, changed_at=[pb.Counts(), pb.Counts(weights=[1, 2, 3])]),
         observed(1, references=[pb.ReferenceCounts()]),
@@ -68,6 +69,9 @@ def test_no_group_has_more_changed_weights_than_weights(name: str) -> None:
         ({"device_seconds": float("nan")}, "device_seconds holds nan"),
         ({"observed_at": float("nan")}, "observed_at nan"),
         ({"observed_at": -1.0}, "observed_at -1"),
+        ({"trained": [0, 600]}, "trained has 2 entries; expected one per group .*, 3"),
+        ({"trained": [0, 601, 400]}, "trained of group 1 is 601; expected at most 600"),
+        ({"trained": [0, 29, 400]}, "changed of group 1 is 30; expected at most 29"),
         ({"step": 2**63}, "step 9223372036854775808 was given"),
     ],
 )

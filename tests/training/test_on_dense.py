@@ -87,6 +87,20 @@ def test_stop_ends_a_dense_training_with_a_checkpoint(
     assert callback.last_verdict.kind is Kind.DENSE
 
 
+def test_stop_ends_a_training_of_one_layer_once_that_is_dense(model: Path, tmp_path: Path) -> None:
+    """A fifth of the weights train: as a share of all of them, the model would stay sparse for ever."""
+
+    callback = watching(on_dense="stop")
+    arguments = common_arguments(tmp_path, max_steps=4, gradient_accumulation_steps=1, learning_rate=LARGE)
+    trainer = sft_trainer(model, arguments, [callback])
+    for name, parameter in trainer.model.named_parameters():
+        parameter.requires_grad_("layers.1.self_attn" in name)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert callback.last_observation.whole_model_cumulative_sparsity > 0.7
+    assert callback.last_observation.cumulative_sparsity < 0.1
+
+
 def test_what_is_made_beside_the_training_is_answered_one_step_later(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +129,7 @@ def test_stop_lets_a_sparse_training_finish(model: Path, tmp_path: Path, caplog:
     assert not list(tmp_path.glob("checkpoint-*"))
     ((level, verdict),) = said(caplog)
     assert level == "INFO"
-    assert re.match(r"sparsity-monitor: sparse at step 3: 9\d\.\d+ % of [\d,]+ weights equal the base", verdict)
+    assert re.match(r"sparsity-monitor: sparse at step 3: 9\d\.\d+ % of [\d,]+ trained weights equal the base", verdict)
 
 
 def test_warn_warns_once_and_training_goes_on(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

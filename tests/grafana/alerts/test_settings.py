@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from monitor.errors import ConfigurationError
 from monitor.grafana.alerts.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.grafana.alerts.settings import AlertSettings
-from monitor.verdict import DenseThresholds
+from monitor.verdict import INERT_HIDDEN_FACTOR, DenseThresholds
 
 
 def test_thresholds_lie_where_published_runs_say() -> None:
@@ -21,6 +21,10 @@ def test_thresholds_lie_where_published_runs_say() -> None:
 def test_alert_and_callback_call_the_same_thing_dense() -> None:
     assert AlertSettings().cumulative_sparsity_critical == DenseThresholds().cumulative
     assert AlertSettings().warmup_steps == DenseThresholds().warmup_steps
+
+
+def test_alert_and_callback_call_the_same_thing_inert() -> None:
+    assert AlertSettings().inert_hidden_factor == INERT_HIDDEN_FACTOR
 
 
 @pytest.mark.parametrize("setting", [{"cumulative_sparsity_warning": 70}, {"outlier_factor": 1}, {"typo": 1}])
