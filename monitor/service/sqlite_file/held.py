@@ -79,9 +79,10 @@ class HeldFile(Held):
             self._owner.close()
 
     def _stay(self) -> None:
+        self._place.check_directory()
+        self._owner.keep()
         if self._place.hold(self._engine):
             self._remember()
-        self._owner.keep()
 
     def _remember(self) -> None:
         # The log of a connection is there from its first change on.

@@ -97,10 +97,10 @@ class Place:
             "that is there now; or move that away, and the service writes its own there again, whole"
         )
 
-    def _write_again(self, engine: Engine) -> None:
-        real = Path(os.path.realpath(self._path))
+    def check_directory(self) -> None:
+        """Make sure that there is a directory, on the same file system."""
         try:
-            device = real.parent.stat().st_dev
+            device = self._real.parent.stat().st_dev
         except FileNotFoundError as error:
             raise StoreError(
                 f"the directory of the store {self._path} is gone. Nothing is acknowledged, and what runs report waits "
@@ -112,7 +112,14 @@ class Place:
                 "is acknowledged, and what runs report waits in their spools: mount the file system again, or restart "
                 "the service to begin a store where it is now"
             )
-        self._copy_to(real, engine)
+
+    def _write_again(self, engine: Engine) -> None:
+        if _identity(self._real) == self._database:
+            raise StoreError(
+                f"{self._path} does not lead to the store any more, which is at {self._real}. Nothing is acknowledged, "
+                "and what runs report waits in their spools: make the link again"
+            )
+        self._copy_to(Path(os.path.realpath(self._path)), engine)
         engine.dispose()
         logger.error(
             "the store %s was deleted or moved away while it was served. It was written there again, whole: nothing is "

@@ -231,6 +231,26 @@ def test_a_symbolic_link_that_is_turned_elsewhere_is_noticed_and_turned_back(tmp
         _goes_on_whole(client, store, tmp_path)
 
 
+def test_a_symbolic_link_that_was_deleted_is_asked_for(tmp_path: Path, store: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(store)
+    with service_in_thread(link) as client:
+        client.register(registration())
+        client.send("run", [observed(1), observed(2)])
+        link.unlink()
+        assert f"which is at {store}" in _reason_for_refusing(client)
+        link.symlink_to(store)
+        _goes_on_whole(client, store, tmp_path)
+
+
+def test_what_was_deleted_is_there_again_when_the_service_ends(tmp_path: Path, store: Path) -> None:
+    with service_in_thread(store) as client:
+        client.register(registration())
+        client.send("run", [observed(1), observed(2)])
+        store.unlink()
+    assert _found_by_the_next_process(store, tmp_path) == [1, 2]
+
+
 def _truncate(store: Path) -> None:
     subprocess.run(["truncate", "-s", "0", store], check=True)
 
