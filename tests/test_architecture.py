@@ -23,16 +23,17 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "version": "",
     "errors": "",
+    "terminal": "",
     "wire": "",
     "observe": "errors",
     "verdict": "errors observe",
     "report": "errors version wire observe",
     "training": "errors verdict observe report",
     "callback": "errors verdict observe report training",
-    "service": "errors version wire",
-    "grafana": "errors service.families",
+    "service": "errors terminal version wire",
+    "grafana": "errors terminal service.families",
     "analysis": "errors observe",
-    "cli": "errors version observe report service grafana analysis",
+    "cli": "errors terminal version observe report service grafana analysis",
     "__init__": "version errors verdict observe callback",
 }
 
