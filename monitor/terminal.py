@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return the same of a message whose lines are meant."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def print_anything() -> None:
     """Let standard output escape what its encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):

@@ -63,7 +63,7 @@ def _in_ascii(character: str) -> str:
     if character.isascii():
         return character if character.isalnum() else "_"
     # A letter and its accents.
-    letter, *accents = unicodedata.normalize("NFKD", character)
+    letter, *accents = list(unicodedata.normalize("NFKD", character))
     if letter.isascii() and letter.isalnum() and all(map(unicodedata.combining, accents)):
         return letter
     return f"u{ord(character):04x}"
