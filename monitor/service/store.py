@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 from sqlalchemy import Connection, func, insert, literal_column, select, update
@@ -68,10 +69,11 @@ class Store:
 
     def close(self) -> None:
         """Close the store, under its name."""
-        try:
-            self._held.hold(self._newest)
-        except StoreError as error:
-            logger.error("at the end: %s", error)  # noqa: TRY400 - its words are for people
+        for step in (partial(self._held.hold, self._newest), self._held.save):
+            try:
+                step()
+            except StoreError as error:
+                logger.error("at the end: %s", error)  # noqa: TRY400 - its words are for people
         self._engine.dispose()
         self._held.close()
 

@@ -213,7 +213,29 @@ def test_into_what_took_the_name_nothing_is_written(
     assert "Restart the service" in reason
     assert "move that away" in reason
     assert (store.read_bytes() if store.is_file() else b"") == before
+    assert not store.with_name("store.db-wal").exists(), "whoever opens the file would write it into that"
     store.rename(tmp_path / "away")
+    _goes_on_whole(client, store, tmp_path)
+
+
+def test_what_was_served_is_left_beside_what_took_its_name(store: Path, tmp_path: Path) -> None:
+    with service_in_thread(store) as client:
+        client.register(registration())
+        client.send("run", [observed(1), observed(2)])
+        store.unlink()
+        _another_store(tmp_path).rename(store)
+    (saved,) = [path for path in store.parent.iterdir() if path.name.startswith("store.db.saved-")]
+    assert _found_by_the_next_process(saved, tmp_path) == [1, 2]
+    there = Store(f"sqlite:///{store}")
+    assert there.run_ids() == ["other"]
+    there.close()
+
+
+def test_what_was_moved_away_and_back_goes_on(client: Client, store: Path, tmp_path: Path) -> None:
+    store.rename(tmp_path / "own.db")
+    _another_store(tmp_path).rename(store)
+    _reason_for_refusing(client)
+    (tmp_path / "own.db").rename(store)
     _goes_on_whole(client, store, tmp_path)
 
 
