@@ -9,11 +9,12 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from sqlalchemy import Engine, event
 
 from monitor.service.store import Store
 from monitor.service.stored import START
@@ -236,6 +237,40 @@ def test_what_was_moved_away_and_back_goes_on(client: Client, store: Path, tmp_p
     _another_store(tmp_path).rename(store)
     _reason_for_refusing(client)
     (tmp_path / "own.db").rename(store)
+    _goes_on_whole(client, store, tmp_path)
+
+
+@contextmanager
+def _at_the_next_commit(deed: Callable[[], object]) -> Iterator[None]:
+    """Do something once, after what the service makes sure of before a change."""
+    left = [deed]
+
+    def commit(_connection: object) -> None:
+        if left:
+            left.pop()()
+
+    event.listen(Engine, "commit", commit)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "commit", commit)
+    assert not left
+
+
+def test_what_loses_its_name_while_it_is_written_is_not_lost(client: Client, store: Path, tmp_path: Path) -> None:
+    with _at_the_next_commit(store.unlink):
+        assert client.send("run", [observed(3)])[-1].acknowledgement.sequence == 3
+    _goes_on_whole(client, store, tmp_path)
+
+
+def test_what_is_replaced_while_it_is_written_is_not_acknowledged_and_not_lost(
+    client: Client, store: Path, tmp_path: Path
+) -> None:
+    another = _another_store(tmp_path)
+    with _at_the_next_commit(lambda: another.replace(store)):
+        assert "is another file" in _reason_for_refusing(client)
+    store.rename(another)
+    # It comes again, and is stored already: it counts once, and is shown.
     _goes_on_whole(client, store, tmp_path)
 
 
