@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from monitor.terminal import print_anything, printable, printable_lines
+
 if TYPE_CHECKING:
     import typer
     from pydantic_core import ErrorDetails
@@ -16,6 +18,7 @@ _MORE = 'This command needs more than the training side does, {}: pip install "s
 
 def main() -> None:
     """Run the command line. Where the libraries of the `service` extra are missing, `push` works nevertheless."""
+    print_anything()
     try:
         import typer
     except ModuleNotFoundError as error:
@@ -96,7 +99,7 @@ def _serve(settings: dict[str, Any]) -> None:
     except ValidationError as error:
         sys.exit("\n".join(_explained(each) for each in error.errors()))
     except ServiceError as error:
-        sys.exit(str(error))
+        sys.exit(printable_lines(str(error)))
 
 
 def _explained(error: "ErrorDetails") -> str:
@@ -110,8 +113,10 @@ def _add_runs(app: "typer.Typer") -> None:
     import typer
 
     @app.command()
-    def runs(target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")]) -> None:
-        """List the runs that a service knows."""
+    def runs(
+        target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")] = _DEFAULT_TARGET,
+    ) -> None:
+        """List the runs that a service knows: for people in a terminal, with tabs between the fields in a pipe."""
         import grpc
 
         from monitor.service.listing import print_runs
@@ -120,7 +125,8 @@ def _add_runs(app: "typer.Typer") -> None:
             print_runs(target)
         except grpc.RpcError as error:
             sys.exit(
-                f"{target} did not list its runs: {error.details()}. Expected the gRPC address of a service, host:port"
+                f"{target} did not list its runs: {printable(str(error.details()))}. "
+                "Expected the gRPC address of a service, host:port"
             )
 
 
@@ -157,7 +163,7 @@ def _push(directory: Path, target: str, patience_seconds: float) -> None:
     try:
         count = push(directory, target, patience_seconds)
     except SparsityMonitorError as error:
-        sys.exit(str(error))
+        sys.exit(printable_lines(str(error)))
     print(f"delivered {count} items to {target}")
 
 

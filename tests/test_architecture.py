@@ -23,15 +23,16 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "version": "",
     "errors": "",
+    "terminal": "",
     "wire": "",
     "observe": "errors",
     "verdict": "errors observe",
     "report": "errors version wire observe",
     "training": "errors verdict observe report",
     "callback": "errors verdict observe report training",
-    "service": "errors version wire",
-    "grafana": "errors service.families",
-    "cli": "errors version report service grafana",
+    "service": "errors terminal version wire",
+    "grafana": "errors terminal service.families",
+    "cli": "errors terminal version report service grafana",
     "__init__": "version errors verdict observe callback",
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monitor.errors import SparsityMonitorError
+from monitor.terminal import printable, printable_lines
 
 if TYPE_CHECKING:
     from monitor.grafana.apply.apply import Step
@@ -83,9 +84,9 @@ def generate(
 def _telling(dry_run: bool) -> Callable[[Step], None]:
     def tell(step: Step) -> None:
         would = "would " if dry_run and step.action != "keep" else ""
-        print(f"{would}{step.action} {step.title}")
+        print(f"{would}{step.action} {printable(step.title)}")
         for change in step.changes:
-            print(f"    {change}")
+            print(f"    {printable(change)}")
 
     return tell
 
@@ -99,4 +100,4 @@ def _failing_clearly() -> Iterator[None]:
             sys.exit('Dashboards and alerts need more libraries: pip install "sparsity-monitor[grafana]"')
         raise
     except (SparsityMonitorError, OSError) as error:
-        sys.exit(str(error))
+        sys.exit(printable_lines(str(error)))

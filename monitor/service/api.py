@@ -82,6 +82,7 @@ class RunJson(WholeSparsities):
     base_fingerprint: str
     base_mode: str
     labels: dict[str, str]
+    metric_label_names: dict[str, str]
     library_versions: dict[str, str]
     criterion: str
     visible_dtype: str

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
 from monitor.service.instruments import Instruments
 from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun
+from monitor.service.negotiation import HeadIsGet, accepts_gzip, prefers_page
 from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
@@ -48,10 +57,13 @@ def build_app(
     # The interactive documentation loads scripts from elsewhere; the schema itself is served.
     app = FastAPI(title="sparsity-monitor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.middleware("http")(_with_headers)
+    app.add_middleware(HeadIsGet)
+    pages = Pages(settings, recorder.live)
+    _add_problems(app, pages)
     _add_health(app, recorder, is_serving)
     _add_metrics(app, instruments)
     _add_api(app, settings, recorder)
-    _add_pages(app, Pages(settings, recorder.live))
+    _add_pages(app, pages)
     return app
 
 
@@ -60,6 +72,51 @@ async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response
+
+
+def _add_problems(app: FastAPI, pages: Pages) -> None:
+    """Answer what cannot be answered with a page for people and with JSON for programs."""
+
+    def answer(request: Request, status: int, detail: Any, headers: Mapping[str, str] | None = None) -> Response:
+        shown = {"Vary": "Accept", **(headers or {})}
+        if "Allow" in shown:
+            shown["Allow"] = "GET, HEAD"
+        if prefers_page(request.headers.get("accept", "")):
+            page = pages.problem(HTTPStatus(status).phrase, _in_words(detail))
+            return Response(page, status, shown, media_type="text/html")
+        return JSONResponse({"detail": detail}, status, shown)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> Response:
+        return answer(request, error.status_code, _explained(request, error), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return answer(request, 422, jsonable_encoder(error.errors()))
+
+    @app.exception_handler(StoreError)
+    async def failed(request: Request, error: StoreError) -> Response:
+        return answer(request, 503, str(error))
+
+
+def _explained(request: Request, error: StarletteHTTPException) -> str:
+    # What the framework says is the phrase of the status alone.
+    if error.detail != HTTPStatus(error.status_code).phrase:
+        return error.detail
+    path = shortened(request.url.path)
+    match error.status_code:
+        case 404:
+            return f"there is nothing at {path}; / has the runs, /api/openapi.json describes the API, /metrics the rest"
+        case 405:
+            return f"{path} can be read only, with GET or HEAD: runs report by gRPC"
+        case _:
+            return error.detail
+
+
+def _in_words(detail: Any) -> str:
+    if isinstance(detail, str):
+        return detail
+    return "; ".join(f"{' '.join(map(str, each['loc']))}: {each['msg']}, {each['input']} was given" for each in detail)
 
 
 def _add_health(app: FastAPI, recorder: Recorder, is_serving: Callable[[], bool]) -> None:
@@ -86,16 +143,26 @@ def _add_metrics(app: FastAPI, instruments: Instruments) -> None:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         # In a thread: the exposition of a large fleet takes a second, and acknowledgements must not wait for it.
+        compressed = accepts_gzip(request.headers.get("accept-encoding", ""))
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if compressed:
+            headers["Content-Encoding"] = "gzip"
         async with one_at_a_time:
-            text = await asyncio.to_thread(encode, instruments.registry)
-        return Response(text, headers={"Content-Type": content_type})
+            text = await asyncio.to_thread(_exposed, encode, instruments, compressed=compressed)
+        return Response(text, headers=headers)
+
+
+def _exposed(encode: Callable[[CollectorRegistry], bytes], instruments: Instruments, *, compressed: bool) -> bytes:
+    text = encode(instruments.registry)
+    # The fastest level: the names that repeat make up most of it.
+    return gzip.compress(text, compresslevel=1, mtime=0) if compressed else text
 
 
 def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> None:
     def find(run_id: str) -> LiveRun:
         run = recorder.live.get(run_id)
         if run is None:
-            raise HTTPException(404, f"run {shortened(run_id)} is not in this store; /api/runs names those that are")
+            raise HTTPException(404, _no_run(run_id))
         return run
 
     # No coroutines: FastAPI calls plain functions in threads, and the JSON of a run with many groups takes a while.
@@ -112,6 +179,10 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
     async def history(run_id: str, after_step: int = -1) -> Response:
         found = await _history(recorder, find(run_id), after_step)
         return Response(await asyncio.to_thread(found.model_dump_json), media_type="application/json")
+
+
+def _no_run(run_id: str) -> str:
+    return f"run {shortened(run_id)} is not in this store; /api/runs names those that are"
 
 
 async def _history(recorder: Recorder, run: LiveRun, step: int) -> HistoryJson:
@@ -146,7 +217,7 @@ def _add_pages(app: FastAPI, pages: Pages) -> None:
     def run_page(run_id: str) -> Response:
         page = pages.run(run_id, time.time())
         if page is None:
-            return Response(pages.missing(run_id), status_code=404, media_type="text/html")
+            raise HTTPException(404, _no_run(run_id))
         return Response(page, media_type="text/html")
 
     @app.get("/style.css", include_in_schema=False)

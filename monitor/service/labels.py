@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 from monitor.wire.monitor_pb2 import Criterion, Group, Registration
 
@@ -46,17 +46,36 @@ def measured_as(registration: Registration) -> str:
 
 
 def metric_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the user's labels under names that Prometheus takes. Names that become equal are numbered.
+    """Return the user's labels under names that Prometheus takes."""
+    return {name: labels[key] for key, name in metric_label_names(labels).items()}
 
-    >>> metric_labels({"data-set": "math", "data.set": "code"})
-    {'label_data_set': 'math', 'label_data_set_2': 'code'}
+
+def metric_label_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return key → name in the metrics. Names that become equal are numbered.
+
+    Accents are left out, letters of other scripts become u and their number in Unicode, and all else becomes "_".
+
+    >>> metric_label_names(["data-set", "data.set", "café", "机器"])
+    {'café': 'label_cafe', 'data-set': 'label_data_set', 'data.set': 'label_data_set_2', '机器': 'label_u673au5668'}
     """
     named: dict[str, str] = {}
-    for key in sorted(labels):
-        wanted = name = "label_" + re.sub(r"[^a-zA-Z0-9_]", "_", key)
+    taken: set[str] = set()
+    for key in sorted(keys):
+        wanted = name = "label_" + "".join(map(_in_ascii, key))
         number = 2
-        while name in named:
+        while name in taken:
             name = f"{wanted}_{number}"
             number += 1
-        named[name] = labels[key]
+        taken.add(name)
+        named[key] = name
     return named
+
+
+def _in_ascii(character: str) -> str:
+    if character.isascii():
+        return character if character.isalnum() else "_"
+    # A letter and its accents.
+    letter, *accents = list(unicodedata.normalize("NFKD", character))
+    if letter.isascii() and letter.isalnum() and all(map(unicodedata.combining, accents)):
+        return letter
+    return f"u{ord(character):04x}"

@@ -1,19 +1,34 @@
-"""The runs of a service as a table in the terminal, queried over gRPC."""
+"""The runs of a service in the terminal, queried over gRPC: paragraphs for people, lines with tabs for a pipe."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 import grpc
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
 from monitor.service.labels import measured_as
 from monitor.service.page import when
+from monitor.terminal import printable
 from monitor.wire.monitor_pb2 import ListRunsRequest, RunSummary
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
 _TIMEOUT_SECONDS = 10
-_COLUMNS = ("run", "name", "model", "state", "attempt", "step", "observations", "last observation", "measured as")
+_INDENT = "  "
+_COLUMNS = (
+    "run",
+    "name",
+    "model",
+    "state",
+    "reason",
+    "attempt",
+    "step",
+    "observations",
+    "last observation",
+    "measured as",
+)
 
 
 def print_runs(target: str) -> None:
@@ -25,24 +40,47 @@ def print_runs(target: str) -> None:
     with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
         stub = MonitorServiceStub(channel)
         runs = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS).runs
-    table = Table(*(Column(name, overflow="fold") for name in _COLUMNS))
+    if not sys.stdout.isatty():
+        print_rows(runs)
+    elif runs:
+        print_paragraphs(runs, Console(highlight=False))
+    else:
+        print(f"{target} knows no run yet")
+
+
+def print_rows(runs: Sequence[RunSummary]) -> None:
+    """Print one line for each run, fields between tabs, below a line with their names."""
+    for row in (_COLUMNS, *map(_row, runs)):
+        print("\t".join(map(printable, row)))
+
+
+def print_paragraphs(runs: Sequence[RunSummary], console: Console) -> None:
+    """Print a paragraph for each run: what it is called, how it stands, what it measures."""
     for run in runs:
-        # As plain text: names may contain what Rich takes for markup.
-        table.add_row(*map(Text, _row(run)))
-    Console().print(table if runs else Text(f"{target} knows no run yet"))
+        run_id, name, model, state, reason, attempt, step, observations, last, measured = map(printable, _row(run))
+        title = Text(name or run_id, style="bold", overflow="fold")
+        console.print(title.append(f"  {run_id}" if name else "", style="not bold"))
+        again = f" · attempt {attempt}" if run.registration.attempt > 1 else ""
+        seen = "1 observation," if run.observations == 1 else f"{observations} observations, the last"
+        lines = [f"{state} at step {step} · {seen} {last}{again}" if run.observations else f"{state}{again}"]
+        lines += [f"reason: {reason}"] * bool(reason)
+        lines += [" · ".join(filter(None, [model, measured]))]
+        for line in lines:
+            for part in Text(line).wrap(console, console.width - len(_INDENT), overflow="fold"):
+                print(_INDENT + part.plain.rstrip())
 
 
-def _row(run: RunSummary) -> list[str]:
+def _row(run: RunSummary) -> tuple[str, ...]:
     registration = run.registration
-    state = RunSummary.State.Name(run.state).removeprefix("STATE_").lower()
-    return [
+    return (
         registration.run_id,
         registration.name,
         registration.model,
-        f"{state}: {run.reason}" if run.reason else state,
+        RunSummary.State.Name(run.state).removeprefix("STATE_").lower(),
+        run.reason,
         str(registration.attempt),
         str(run.last_step),
         str(run.observations),
         when(run.last_observed_at or None),
         measured_as(registration),
-    ]
+    )

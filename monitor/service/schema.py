@@ -25,6 +25,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    update,
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
@@ -139,8 +140,7 @@ def first_line(error: SQLAlchemyError) -> str:
 def _prepare(connection: Connection, shown_url: str) -> None:
     is_file = connection.dialect.name == "sqlite"
     if is_file:
-        # Python's driver begins only before a change of rows, and tables are to be made all or none. It also finds out
-        # whether the file can be written.
+        # Python's driver begins only before a change of rows, and tables are to be made all or none.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     tables = set(inspect(connection).get_table_names())
     # A database server may hold tables of others beside ours, under other names.
@@ -154,6 +154,8 @@ def _prepare(connection: Connection, shown_url: str) -> None:
             f"the store {shown_url} has schema version {found}; this program knows versions up to {SCHEMA_VERSION}. "
             "Upgrade sparsity-monitor, or use another store"
         )
+    # A store that can only be read is none.
+    connection.execute(update(schema_version).values(version=found))
     connection.commit()
     if is_file:
         # Kept in the file. Not before it is known to be ours.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 from sqlalchemy import Connection, func, insert, literal_column, select, update
@@ -29,6 +31,8 @@ from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
 from monitor.service.stored import Position, StoredItem, StoredRun
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration, TrainingLog
+
+logger = logging.getLogger(__name__)
 
 _LOGS_FOR_LATEST_METRICS = 200
 
@@ -59,10 +63,17 @@ class Store:
             self._held.opened(self._engine, self._touch)
             self._newest = self._newest_item()
         except StoreError:
-            self.close()
+            self._engine.dispose()
+            self._held.close()
             raise
 
     def close(self) -> None:
+        """Close the store, under its name."""
+        for step in (partial(self._held.hold, self._newest), self._held.save):
+            try:
+                step()
+            except StoreError as error:
+                logger.error("at the end: %s", error)  # noqa: TRY400 - its words are for people
         self._engine.dispose()
         self._held.close()
 
@@ -155,7 +166,9 @@ class Store:
     def _touch(self) -> None:
         """Write something that changes nothing, and ask for every table."""
         with self._transaction() as connection:
-            connection.execute(update(schema_version).values(version=schema_version.c.version))
+            # There and back: SQLite writes nothing where nothing differs.
+            for _ in range(2):
+                connection.execute(update(schema_version).values(version=-schema_version.c.version))
             for table in (attempts, items):
                 connection.execute(select(table.c.attempt).limit(1))
 

@@ -18,7 +18,7 @@ from monitor.service.api import (
 )
 from monitor.service.counts import Totals, add_up, sparsity
 from monitor.service.families import COUNTS
-from monitor.service.labels import criterion_label, group_labels
+from monitor.service.labels import criterion_label, group_labels, metric_label_names
 from monitor.service.live import LiveRun
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import StoredItem
@@ -39,6 +39,7 @@ def run_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunJson:
         base_fingerprint=registration.base.fingerprint,
         base_mode=registration.base.mode,
         labels=dict(registration.labels),
+        metric_label_names=metric_label_names(registration.labels),
         library_versions=dict(registration.library_versions),
         criterion=criterion_label(registration.criterion),
         visible_dtype=registration.visible_dtype,

@@ -1,7 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +23,7 @@ from tests.service.running import COMMAND, Client, ServiceProcess
 
 
 def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    # Wide enough that the table is not folded.
+    # Wide enough that help is not folded.
     env = {"PATH": "/usr/bin:/bin", "COLUMNS": "300", **environment}
     return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=120, env=env)
 
@@ -56,14 +65,107 @@ def test_what_keeps_the_service_from_starting_is_told_without_a_traceback(tmp_pa
     assert "Traceback" not in done.stderr
 
 
-def test_runs_are_listed(client: Client, run_id: str) -> None:
+def _fields(listed: str, run_id: str) -> dict[str, str]:
+    """The line of a run in what a pipe gets."""
+    head, *lines = (line.split("\t") for line in listed.splitlines())
+    (fields,) = [line for line in lines if line[0] == run_id]
+    return dict(zip(head, fields, strict=True))
+
+
+def test_runs_are_listed_for_programs(client: Client, run_id: str) -> None:
     client.register(registration(run_id, name="[bold]not markup[/]"))
     client.send(run_id, [observed(1, step=12), finished(2, step=12, reason="out of memory")])
-    shown = _command("runs", client.listening.grpc_address).stdout
-    row = next(line for line in shown.splitlines() if run_id in line)
-    cells = [cell.strip() for cell in row.split("│")]
-    assert cells[1:7] == [run_id, "[bold]not markup[/]", "an-organisation/a-model", "failed: out of memory", "1", "12"]
-    assert "bits, bfloat16" in cells
+    assert _fields(_command("runs", client.listening.grpc_address).stdout, run_id) == {
+        "run": run_id,
+        "name": "[bold]not markup[/]",
+        "model": "an-organisation/a-model",
+        "state": "failed",
+        "reason": "out of memory",
+        "attempt": "1",
+        "step": "12",
+        "observations": "1",
+        "last observation": "2023-11-14 22:13:32 UTC",
+        "measured as": "bits, bfloat16",
+    }
+
+
+def _in_terminal(columns: int, *arguments: str) -> str:
+    """What the command shows in a terminal of that width."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    env = {"PATH": "/usr/bin:/bin", "TERM": "xterm", "PYTHONUTF8": "1"}
+    process = subprocess.Popen([COMMAND, *arguments], stdin=its, stdout=its, stderr=its, env=env)
+    os.close(its)
+    shown = b""
+    # Linux ends what is read from a terminal without writers with an error.
+    with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as terminal:
+        while some := terminal.read(65536):
+            shown += some
+    assert process.wait(timeout=60) == 0, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+def _without_style(shown: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_runs_are_listed_for_people(columns: int, start: Callable[..., Client]) -> None:
+    client = start()
+    client.register(registration("run-4711", name="[bold]not markup[/]"))
+    client.send("run-4711", [observed(1, step=12), finished(2, step=12, reason="out of memory")])
+    client.register(registration("x" * 300, attempt=2, name="", model="机" * 100))
+    shown = _without_style(_in_terminal(columns, "runs", client.listening.grpc_address))
+    assert max(map(_width, shown.splitlines())) <= columns
+    if columns == 80:
+        assert shown.splitlines()[-4:] == [
+            "[bold]not markup[/]  run-4711",
+            "  failed at step 12 · 1 observation, 2023-11-14 22:13:32 UTC",
+            "  reason: out of memory",
+            "  an-organisation/a-model · bits, bfloat16",
+        ]
+    # Nothing is cut off.
+    assert "x" * 300 in shown.replace("\n", "")
+    assert shown.count("机") == 100
+    assert "attempt 2" in " ".join(shown.split())
+
+
+def _width(line: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in line)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["\x1b[2J\x1b]0;title\x07", "a\nrun-2\tfinished", "a\rb", "\u202eabc\u2066", "\x9b31m", "\u2028", "\x00\x7f"],
+)
+def test_what_runs_are_called_does_nothing_to_a_terminal(hostile: str, client: Client, run_id: str) -> None:
+    client.register(registration(run_id, name=f"<{hostile}>", model=f"<{hostile}>"))
+    client.send(run_id, [finished(1, reason=f"<{hostile}>")])
+    escaped = hostile.encode("unicode_escape").decode()
+    fields = _fields(_command("runs", client.listening.grpc_address).stdout, run_id)
+    assert (fields["name"], fields["model"], fields["reason"]) == (f"<{escaped}>",) * 3
+    shown = _without_style(_in_terminal(500, "runs", client.listening.grpc_address))
+    assert shown.count(f"<{escaped}>") >= 3
+    assert all(line.isprintable() for line in shown.split("\n"))
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(client: Client, run_id: str) -> None:
+    client.register(registration(run_id, name="机 e"))
+    done = _command("runs", client.listening.grpc_address, PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert r"\u673a" in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    command = f"{COMMAND} runs {client.listening.grpc_address} | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr == ""
+
+
+def test_runs_and_push_look_for_the_service_at_the_same_place() -> None:
+    for command in ("runs", "push"):
+        assert "127.0.0.1:50051" in _command(command, "--help").stdout
 
 
 def test_a_run_with_an_absurd_clock_is_listed_among_the_others(client: Client, run_id: str) -> None:

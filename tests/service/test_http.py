@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import gzip
+import html
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,6 +168,102 @@ def test_a_step_that_is_no_number_is_refused(seen: Client, run_id: str) -> None:
     assert seen.http.get(f"/api/runs/{run_id}/history", params={"after_step": "x"}).status_code == 422
     beyond = {"after_step": str(2**70)}
     assert seen.http.get(f"/api/runs/{run_id}/history", params=beyond).json()["observations"] == []
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+# Method, path, status, what is said.
+REFUSED = [
+    ("GET", "/none", 404, "there is nothing at '/none'"),
+    ("GET", "/api/none", 404, "there is nothing at '/api/none'"),
+    ("GET", "/api/runs/none", 404, "run 'none' is not in this store"),
+    ("GET", "/api/runs/none/history", 404, "run 'none' is not in this store"),
+    ("GET", "/runs/none", 404, "run 'none' is not in this store"),
+    ("GET", "/runs", 404, "there is nothing at '/runs'"),
+    ("GET", "/docs", 404, "there is nothing at '/docs'"),
+    ("GET", "/favicon.ico", 404, "there is nothing at '/favicon.ico'"),
+    ("POST", "/api/runs", 405, "'/api/runs' can be read only, with GET or HEAD"),
+    ("DELETE", "/runs/none", 405, "'/runs/none' can be read only, with GET or HEAD"),
+    ("PUT", "/metrics", 405, "'/metrics' can be read only, with GET or HEAD"),
+    ("GET", "/api/runs/none/history?after_step=x", 422, "unable to parse string as an integer"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "said"), REFUSED)
+def test_people_get_a_page_and_programs_json_of_what_cannot_be_answered(
+    method: str, path: str, status: int, said: str, client: Client
+) -> None:
+    for accept in (BROWSER, "text/html", "text/html, application/json;q=0.9"):
+        page = client.http.request(method, path, headers={"Accept": accept})
+        assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")
+        assert said in html.unescape(page.text)
+        assert '<link rel="stylesheet" href="/style.css">' in page.text
+    for accept in ("*/*", "application/json", "", "application/json, text/html", "text/html;q=0", "nonsense;q=x"):
+        answer = client.http.request(method, path, headers={"Accept": accept})
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+        assert said in str(answer.json()["detail"])
+        assert "Accept" in answer.headers["vary"]
+    if status == 405:
+        assert answer.headers["allow"] == "GET, HEAD"
+
+
+def test_a_store_that_does_not_answer_is_said_to_both(start: Callable[..., Client], tmp_path: Path) -> None:
+    client = start()
+    client.register(registration())
+    (tmp_path / "store.db").unlink()
+    (tmp_path / "store.db").mkdir()
+    for accept, kind in ((BROWSER, "text/html; charset=utf-8"), ("*/*", "application/json")):
+        answer = client.http.get("/readyz", headers={"Accept": accept})
+        assert (answer.status_code, answer.headers["content-type"]) == (503, kind)
+        assert "it was replaced while it was served" in answer.text
+        # What is in memory is shown nevertheless.
+        assert client.http.get("/runs/run", headers={"Accept": accept}).status_code == 200
+        assert client.http.get("/api/runs/run/history", headers={"Accept": accept}).status_code == 200
+
+
+PATHS = ["/", "/runs/{}", "/style.css", "/metrics", "/healthz", "/readyz", "/api/runs", "/api/runs/{}"]
+PATHS += ["/api/runs/{}/history", "/api/openapi.json", "/none", "/runs/none", "/api/runs/none"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_head_says_what_get_would_say(path: str, seen: Client, run_id: str) -> None:
+    path = path.format(run_id)
+    got, head = seen.http.get(path), seen.http.head(path)
+    assert head.status_code == got.status_code
+    assert head.content == b""
+    assert set(head.headers) == set(got.headers)
+    assert head.headers["content-type"] == got.headers["content-type"]
+    # Times and counters may have grown by a digit.
+    assert abs(int(head.headers["content-length"]) - int(got.headers["content-length"])) < 50
+    # The connection goes on: no body came behind the headers.
+    assert seen.http.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "compressed"),
+    [
+        ("gzip", True),
+        ("deflate, gzip;q=0.5", True),
+        ("*", True),
+        ("GZIP", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip;q=0, *", False),
+        ("br", False),
+    ],
+)
+@pytest.mark.parametrize("accept", ["*/*", "application/openmetrics-text; version=1.0.0"])
+def test_metrics_are_compressed_where_that_is_asked_for(
+    asked: str, compressed: bool, accept: str, seen: Client, run_id: str
+) -> None:
+    with seen.http.stream("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": asked}) as response:
+        raw = b"".join(response.iter_raw())
+    assert response.headers.get("content-encoding") == ("gzip" if compressed else None)
+    assert int(response.headers["content-length"]) == len(raw)
+    assert "Accept-Encoding" in response.headers["vary"]
+    text = gzip.decompress(raw) if compressed else raw
+    assert f'run_changed_weights{{run="{run_id}"}} 50'.encode() in text
+    assert not compressed or len(raw) < len(text) / 3
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/api/runs", "/api/runs/none", "/style.css", "/runs/none", "/none"])

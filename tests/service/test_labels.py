@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from monitor.service.labels import criterion_label, group_labels, measured_as, metric_labels
+import re
+
+import pytest
+
+from monitor.service.labels import criterion_label, group_labels, measured_as, metric_label_names, metric_labels
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import registration
 
@@ -33,7 +37,44 @@ def test_a_sparsity_is_named_with_its_criterion_and_dtype() -> None:
     assert measured_as(registration()) == "bits, bfloat16"
 
 
-def test_labels_that_would_fall_together_stay_apart() -> None:
-    labels = metric_labels({"a b": "1", "a-b": "2", "a_b": "3", "größe": "4"})
-    assert sorted(labels.values()) == ["1", "2", "3", "4"]
-    assert set(labels) == {"label_a_b", "label_a_b_2", "label_a_b_3", "label_gr__e"}
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["a b", "a-b", "a_b", "größe"],
+        ["机器", "模型", "数据"],
+        ["модель", "данные"],
+        ["نموذج", "بيانات"],
+        ["café", "cafe", "cafe\u0301"],
+        ["🔥", "🚀", "→", "∇"],
+        ["机", "u673a", "u673a_2"],
+        ["ａ", "a", "１", "1"],
+        ["", "_", " ", "\u3000"],
+        ["a b", "a-b", "a_b_2"],
+        ["\u202e", "\x00", "\n"],
+        ["i", "İ", "ı"],
+    ],
+)
+def test_labels_stay_apart_whatever_their_names(keys: list[str]) -> None:
+    labels = metric_labels({key: str(number) for number, key in enumerate(keys)})
+    assert sorted(labels.values(), key=int) == [str(number) for number in range(len(keys))]
+    assert all(re.fullmatch("label_[a-zA-Z0-9_]*", name) for name in labels)
+
+
+def test_a_label_of_another_script_has_a_name_of_its_own_in_every_run() -> None:
+    alone = {key: metric_label_names([key])[key] for key in ("机器", "模型", "größe", "данные", "ａ１")}
+    assert alone == metric_label_names(alone)
+    assert alone == {
+        "机器": "label_u673au5668",
+        "模型": "label_u6a21u578b",
+        "größe": "label_grou00dfe",
+        "данные": "label_u0434u0430u043du043du044bu0435",
+        "ａ１": "label_a1",
+    }
+
+
+def test_a_name_that_prometheus_takes_stays_as_it_is() -> None:
+    assert metric_label_names(["seed", "GPU_2", "data.set"]) == {
+        "GPU_2": "label_GPU_2",
+        "data.set": "label_data_set",
+        "seed": "label_seed",
+    }

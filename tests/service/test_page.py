@@ -97,7 +97,7 @@ def test_what_a_run_sends_is_text_and_never_markup(client: Client, run_id: str) 
     assert link is not None
     run = client.http.get(link[1])
     assert run.status_code == 200
-    for page in (overview, run.text, client.http.get("/runs/%3Cscript%3E").text):
+    for page in (overview, run.text, client.http.get("/runs/%3Cscript%3E", headers={"Accept": "text/html"}).text):
         assert "<script" not in page
         assert "&lt;script" in page
 
@@ -110,9 +110,10 @@ def test_nothing_is_loaded_from_elsewhere(client: Client, run_id: str) -> None:
 
 
 def test_an_unknown_run_is_not_found(client: Client) -> None:
-    response = client.http.get("/runs/none")
+    response = client.http.get("/runs/<none>", headers={"Accept": "text/html"})
     assert response.status_code == 404
-    assert "no run none" in response.text
+    assert "run &#39;&lt;none&gt;&#39; is not in this store" in response.text
+    assert '<a href="/">All runs</a>' in response.text
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,11 @@ def test_a_full_disk_is_not_acknowledged_and_passes(spawn: Callable[..., Service
     assert "make room on its disk" in str(refused.value.details())
     assert client.metric("run_step", run="run") == 1
     assert client.metric("store_errors_total") == 1
+    ready = client.http.get("/readyz")
+    assert ready.status_code == 503
+    assert "make room on its disk" in ready.json()["detail"]
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+    assert client.http.get("/readyz").status_code == 200
     client.send("run", [observed(2)])
     assert [each.item.sequence for each in client.history("run")] == [1, 2]
     assert client.metric("run_step", run="run") == 2
@@ -192,6 +196,47 @@ def test_a_database_that_was_restarted_unnoticed(own_cluster: Cluster) -> None:
         own_cluster.start()
         assert client.send("run", [observed(1)])[-1].acknowledgement.sequence == 1
         assert client.metric("store_errors_total") == 0
+
+
+@pytest.mark.parametrize("lost", ["items", "attempts", "sparsity_monitor_schema"])
+@pytest.mark.xdist_group("postgresql")
+def test_a_table_that_was_dropped_is_named_until_it_is_back(lost: str, cluster: Cluster) -> None:
+    url = cluster.new_database()
+    with service_in_thread(url) as client:
+        client.register(registration())
+        _execute(url, f"ALTER TABLE {lost} RENAME TO elsewhere")
+        ready = client.http.get("/readyz")
+        assert ready.status_code == 503
+        assert f'relation "{lost}" does not exist' in ready.json()["detail"]
+        _execute(url, f"ALTER TABLE elsewhere RENAME TO {lost}")
+        assert client.http.get("/readyz").status_code == 200
+        assert client.send("run", [observed(1)])[-1].acknowledgement.sequence == 1
+
+
+@pytest.mark.xdist_group("postgresql")
+def test_into_a_database_that_was_made_anew_nothing_is_taken_before_a_restart(cluster: Cluster) -> None:
+    url = cluster.new_database()
+    name = url.split("/")[3].split("?")[0]
+    with service_in_thread(url) as client:
+        client.register(registration())
+        server = url.replace(f"/{name}", "/postgres")
+        _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+        with pytest.raises(grpc.RpcError, match=f'database "{name}" does not exist'):
+            client.send("run", [observed(1)])
+        assert client.http.get("/readyz").status_code == 503
+        _execute(server, f"CREATE DATABASE {name}")
+        with pytest.raises(grpc.RpcError, match="does not exist"):
+            client.send("run", [observed(1)])
+        assert client.http.get("/readyz").status_code == 503
+    with service_in_thread(url) as client:
+        client.register(registration())
+        assert client.send("run", [observed(1)])[-1].acknowledgement.sequence == 1
+
+
+def _execute(url: str, statement: str) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)
 
 
 def test_a_service_that_stops_is_not_ready(spawn: Callable[..., ServiceProcess]) -> None:

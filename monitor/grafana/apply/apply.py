@@ -117,7 +117,7 @@ def _without_contents(grafana: Grafana) -> Step:
 
 def _check(grafana: Grafana, wish: Wish) -> None:
     """Find out what cannot work before anything is changed."""
-    if grafana.get("folders", query="?limit=1") is None:
+    if grafana.get_list("folders", query="?limit=1") is None:
         raise GrafanaError(f"{grafana.url} has no /api/folders: is this a Grafana, with its path if it has one?")
     if wish.alerts and not _manages_alerts(grafana):
         raise GrafanaError(
@@ -127,7 +127,7 @@ def _check(grafana: Grafana, wish: Wish) -> None:
 
 
 def _manages_alerts(grafana: Grafana) -> bool:
-    return grafana.get("v1/provisioning/contact-points") is not None
+    return grafana.get_list("v1/provisioning/contact-points") is not None
 
 
 def _with_data_source(grafana: Grafana, wish: Wish) -> Wish:
@@ -138,7 +138,8 @@ def _with_data_source(grafana: Grafana, wish: Wish) -> Wish:
         if not _may_exist(grafana, wish.datasource_uid):
             raise ConfigurationError(f"{grafana.url} has no data source with uid {wish.datasource_uid!r}")
         return wish
-    known = [each for each in grafana.get("datasources") or [] if each.get("type") == "prometheus"]
+    found = grafana.get_list("datasources", fields=("uid", "name")) or []
+    known = [each for each in found if each.get("type") == "prometheus"]
     chosen = [each for each in known if each.get("isDefault")] or known
     if len(chosen) == 1:
         return replace(wish, datasource_uid=str(chosen[0]["uid"]))
@@ -185,9 +186,10 @@ def _opening_with(datasource_uid: str, dashboard: dict[str, Any]) -> dict[str, A
 
 def _obsolete(grafana: Grafana, wanted: Sequence[Resource]) -> list[AlertRule]:
     """Rules in our group that an earlier version made, and this one does not know."""
-    group = grafana.get(f"v1/provisioning/folder/{FOLDER_UID}/rule-groups", GROUP) or {}
+    path = (f"v1/provisioning/folder/{FOLDER_UID}/rule-groups", GROUP)
+    group = grafana.get(*path) or {}
     known = {resource.rule["uid"] for resource in wanted if isinstance(resource, AlertRule)}
-    rules = [AlertRule(rule) for rule in group.get("rules") or []]
+    rules = [AlertRule(rule) for rule in grafana.checked(group.get("rules") or [], ("uid", "title"), *path)]
     return [rule for rule in rules if rule.rule["uid"] not in known and rule.rule["uid"].startswith(UID_PREFIX)]
 
 

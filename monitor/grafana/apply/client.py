@@ -7,6 +7,8 @@ is empty or no JSON, and does not wrap what goes wrong with the connection: all 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -17,6 +19,8 @@ from grafana_api.grafana_face import GrafanaFace
 from monitor.errors import ConfigurationError, SparsityMonitorError
 
 _SECONDS = 30.0
+# Characters of a message.
+_SHOWN = 300
 # What is created stays editable in Grafana; applying again brings it back to what the code says.
 _EDITABLE = {"X-Disable-Provenance": "true"}
 
@@ -65,18 +69,58 @@ class Grafana:
         # Following a redirect turns a POST into a GET, whose 200 looks like success.
         self._api.s.hooks["response"].append(self._refuse_redirect)
 
-    def get(self, *path: str, query: str = "") -> Any:
-        """Return what is there, None if there is nothing (404).
+    def get(self, *path: str, query: str = "") -> dict[str, Any] | None:
+        """Return the object that is there, None if there is nothing (404).
 
         Raises:
-            GrafanaError: it cannot be read.
+            GrafanaError: it cannot be read, or is something else.
         """
+        found = self._get(*path, query=query)
+        if found is not None and not isinstance(found, dict):
+            raise self._unexpected(path, _kind(found), "an object")
+        return found
+
+    def get_list(self, *path: str, query: str = "", fields: Sequence[str] = ()) -> list[dict[str, Any]] | None:
+        """Return the objects that are there, None if there is nothing (404). Each has the `fields`, which are text.
+
+        Raises:
+            GrafanaError: they cannot be read, or are something else.
+        """
+        found = self._get(*path, query=query)
+        return None if found is None else self.checked(found, fields, *path)
+
+    def checked(self, found: Any, fields: Sequence[str], *path: str) -> list[dict[str, Any]]:
+        """Return a list that was found there, if it is one of objects that have these fields.
+
+        Raises:
+            GrafanaError: it is something else.
+        """
+        if not isinstance(found, list):
+            raise self._unexpected(path, _kind(found), "a list")
+        for each in found:
+            if not isinstance(each, dict):
+                raise self._unexpected(path, f"a list with {_kind(each)}", "a list of objects")
+            for name in fields:
+                if not isinstance(each.get(name), str):
+                    raise self._unexpected(path, f"an entry without {name}", f"a {name} in each")
+        return found
+
+    def _get(self, *path: str, query: str) -> Any:
         try:
-            return self._send("GET", _joined(path) + query)
+            found = self._send("GET", _joined(path) + query)
         except GrafanaError as error:
             if error.status == 404:
                 return None
             raise
+        if found is None:
+            raise self._unexpected(path, "nothing (null)", "what is there, or the status 404")
+        return found
+
+    def _unexpected(self, path: tuple[str, ...], found: str, expected: str) -> GrafanaError:
+        return GrafanaError(
+            f"{self.url} answered GET /api{_joined(path)} with {found}; expected {expected}. Is this a Grafana of "
+            "version 9.3 or newer, and not a login page, a proxy or another program before it?"
+        )
 
     def post(self, body: Any, *path: str) -> Any:
         """Create something.
@@ -108,8 +152,11 @@ class Grafana:
 
     def version(self) -> str:
         """Return Grafana's version, "of unknown version" if it does not say."""
-        health = self.get("health")
-        return str(health.get("version", "of unknown version")) if isinstance(health, dict) else "of unknown version"
+        try:
+            health = self.get("health") or {}
+        except GrafanaError:
+            health = {}
+        return str(health.get("version", "of unknown version"))
 
     def _refuse_redirect(self, response: requests.Response, **_: Any) -> None:
         if response.is_redirect:
@@ -162,8 +209,22 @@ def _parts(url: str) -> SplitResult | None:
 def _message(error: GrafanaException) -> str:
     response = error.response
     if isinstance(response, dict) and response.get("message"):
-        return str(response["message"])
-    return str(error.message or "no reason given")
+        return _shortened(str(response["message"]))
+    if isinstance(response, str) and response.lstrip().startswith("<"):
+        title = re.search("<title>(.*?)</title>", response, re.IGNORECASE | re.DOTALL)
+        called = f" called {_shortened(title[1])!r}" if title else ""
+        return f"a page{called} rather than JSON. Is this a Grafana, and not a proxy or a login page before it?"
+    return _shortened(str(error.message or "")) or "no reason given"
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _kind(found: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(found), "a number")
 
 
 def _joined(path: tuple[str, ...]) -> str:

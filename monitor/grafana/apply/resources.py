@@ -11,6 +11,7 @@ from monitor.grafana.rules.notifications import CONTACT_POINT, CONTACT_POINT_UID
 
 # How Grafana refuses to create a folder that exists, by its version.
 _IS_THERE = (409, 412)
+_POLICIES = "v1/provisioning/policies"
 
 
 class Resource(Protocol):
@@ -74,7 +75,7 @@ class Folder:
     def is_shared(self, grafana: Grafana) -> bool:
         """Say whether it holds dashboards or folders of other people, which would be deleted with it."""
         # Grafana before 10 knows no folderUIDs, and returns everything; new ones find what was deleted just now.
-        found = grafana.get("search", query=f"?folderUIDs={FOLDER_UID}&limit=5000") or []
+        found = grafana.get_list("search", query=f"?folderUIDs={FOLDER_UID}&limit=5000") or []
         return any(each.get("folderUid") == FOLDER_UID and each.get("uid") not in DASHBOARD_UIDS for each in found)
 
 
@@ -184,7 +185,7 @@ class ContactPoint:
         return contact_point(self.webhook_url)
 
     def read(self, grafana: Grafana) -> Any:
-        points = grafana.get("v1/provisioning/contact-points") or []
+        points = grafana.get_list("v1/provisioning/contact-points") or []
         return next((point for point in points if point.get("uid") == CONTACT_POINT_UID), None)
 
     def create(self, grafana: Grafana) -> None:
@@ -208,7 +209,7 @@ class Route:
         return route()
 
     def read(self, grafana: Grafana) -> Any:
-        ours = [each for each in self._tree(grafana).get("routes") or [] if _is_ours(each)]
+        ours = [each for each in _branches(grafana, self._tree(grafana)) if _is_ours(each)]
         return ours[0] if ours else None
 
     def create(self, grafana: Grafana) -> None:
@@ -222,13 +223,17 @@ class Route:
 
     def _put(self, grafana: Grafana, ours: list[dict[str, Any]]) -> None:
         tree = self._tree(grafana)
-        others = [each for each in tree.get("routes") or [] if not _is_ours(each)]
+        others = [each for each in _branches(grafana, tree) if not _is_ours(each)]
         # First, so that no branch that matches everything takes our alerts.
-        grafana.put({**tree, "routes": [*ours, *others]}, "v1/provisioning/policies")
+        grafana.put({**tree, "routes": [*ours, *others]}, _POLICIES)
 
     def _tree(self, grafana: Grafana) -> dict[str, Any]:
-        tree = grafana.get("v1/provisioning/policies") or {}
+        tree = grafana.get(_POLICIES) or {}
         return {key: value for key, value in tree.items() if key != "provenance"}
+
+
+def _branches(grafana: Grafana, tree: dict[str, Any]) -> list[dict[str, Any]]:
+    return grafana.checked(tree.get("routes") or [], (), _POLICIES)
 
 
 def _is_ours(branch: dict[str, Any]) -> bool:

@@ -47,9 +47,9 @@ class Pages:
         detail = run_detail_json(run, now, self._settings)
         return self._templates.get_template("run.html").render(run=detail, now=now)
 
-    def missing(self, run_id: str) -> str:
-        """Return the page for a run that does not exist."""
-        return self._templates.get_template("missing.html").render(run_id=run_id)
+    def problem(self, title: str, detail: str) -> str:
+        """Return the page for what cannot be answered."""
+        return self._templates.get_template("problem.html").render(title=title, detail=detail)
 
 
 def of_trained(share: float | None, trained_weights: int) -> str:

@@ -28,6 +28,9 @@ class Held(Protocol):
     def confirm(self) -> None:
         """After a change: make sure that it did."""
 
+    def save(self) -> None:
+        """At the end: leave what would be lost with the process where a person finds it."""
+
     def announce(self, grpc_address: str, http_address: str) -> None:
         """Let others know where the store is served."""
 
@@ -70,6 +73,10 @@ class HeldFile(Held):
             self._stay()
             self._place.wrote()
 
+    def save(self) -> None:
+        with self._explained():
+            self._place.save(self._engine)
+
     def announce(self, grpc_address: str, http_address: str) -> None:
         with self._explained():
             self._owner.announce(gRPC=grpc_address, HTTP=http_address)
@@ -79,9 +86,10 @@ class HeldFile(Held):
             self._owner.close()
 
     def _stay(self) -> None:
+        self._place.check_directory()
+        self._owner.keep()
         if self._place.hold(self._engine):
             self._remember()
-        self._owner.keep()
 
     def _remember(self) -> None:
         # The log of a connection is there from its first change on.
@@ -110,6 +118,9 @@ class HeldByServer(Held):
 
     def confirm(self) -> None:
         """Nothing can be elsewhere."""
+
+    def save(self) -> None:
+        """Nothing is lost with the process."""
 
     def announce(self, grpc_address: str, http_address: str) -> None:
         """Others ask the server."""

@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import stat
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import cast
@@ -64,7 +65,7 @@ class Place:
             raise StoreError(self._damaged)
         found = _identity(self._path)
         if found is not None and found != self._database:
-            raise self._replaced()
+            raise self._replaced(engine)
         if found is None:
             self._write_again(engine)
         elif any(_identity(path) != known for path, known in self._beside.items()):
@@ -90,17 +91,31 @@ class Place:
     def _names_beside(self) -> list[Path]:
         return [self._real.with_name(self._real.name + suffix) for suffix in ("-wal", "-shm")]
 
-    def _replaced(self) -> StoreError:
+    def _replaced(self, engine: Engine) -> StoreError:
+        if _identity(self._real) != self._database:
+            # It would be written into what is there now, by whoever opens that.
+            self._write_back(engine)
+            self._take_away_log()
         return StoreError(
             f"{self._path} is another file than the one that was opened: it was replaced while it was served. Nothing "
             "is acknowledged, and what runs report waits in their spools. Restart the service to go on with the file "
-            "that is there now; or move that away, and the service writes its own there again, whole"
+            "that is there now (what it holds is then left beside that); or move that away, and the service writes its "
+            "own there again, whole"
         )
 
-    def _write_again(self, engine: Engine) -> None:
-        real = Path(os.path.realpath(self._path))
+    def save(self, engine: Engine) -> None:
+        """At the end, where the name leads to another file: leave what was served beside it."""
+        if self._damaged or _identity(self._path) in (None, self._database):
+            return
+        copy = self._copied(engine)
+        saved = copy.with_suffix(f".saved-{time.time():.0f}")
+        copy.rename(saved)
+        logger.error("what the service held of the store %s is in %s", self._path, saved)
+
+    def check_directory(self) -> None:
+        """Make sure that there is a directory, on the same file system."""
         try:
-            device = real.parent.stat().st_dev
+            device = self._real.parent.stat().st_dev
         except FileNotFoundError as error:
             raise StoreError(
                 f"the directory of the store {self._path} is gone. Nothing is acknowledged, and what runs report waits "
@@ -112,7 +127,14 @@ class Place:
                 "is acknowledged, and what runs report waits in their spools: mount the file system again, or restart "
                 "the service to begin a store where it is now"
             )
-        self._copy_to(real, engine)
+
+    def _write_again(self, engine: Engine) -> None:
+        if _identity(self._real) == self._database:
+            raise StoreError(
+                f"{self._path} does not lead to the store any more, which is at {self._real}. Nothing is acknowledged, "
+                "and what runs report waits in their spools: make the link again"
+            )
+        self._put(self._copied(engine), Path(os.path.realpath(self._path)))
         engine.dispose()
         logger.error(
             "the store %s was deleted or moved away while it was served. It was written there again, whole: nothing is "
@@ -120,42 +142,59 @@ class Place:
             self._path,
         )
 
-    def _copy_to(self, real: Path, engine: Engine) -> None:
-        copy = real.with_name(f"{real.name}.copy")
-        copy.unlink(missing_ok=True)
-        raw = engine.raw_connection()
+    def _put(self, copy: Path, real: Path) -> None:
         try:
-            opened = cast(sqlite3.Connection, raw.driver_connection)
-            # What was moved away is whole, too, before its log is taken from where it was.
-            opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            with closing(sqlite3.connect(copy)) as target:
-                target.execute("PRAGMA synchronous = FULL")
-                opened.backup(target)
-            copy.chmod(self._mode)
             # A log beside another database than its own would be written into it.
-            for path, known in self._beside.items():
-                if (found := _identity(path)) is not None and found != known:
+            self._take_away_log()
+            for path in self._beside:
+                if _identity(path) is not None:
                     raise StoreError(f"{path} belongs to no database that is there; move it away")
-                path.unlink(missing_ok=True)
             _move_without_replacing(copy, real)
-        except sqlite3.Error as error:
-            raise StoreError(f"the store {self._path} was deleted, and cannot be written again: {error}") from error
         finally:
-            raw.close()
             copy.unlink(missing_ok=True)
 
-    def _renew_log(self, engine: Engine) -> None:
-        """Bring what is only in a log without a name into the database, and open it with a log of its own."""
+    def _copied(self, engine: Engine) -> Path:
+        """Return a copy of all that is in the database, beside where it was."""
+        copy = self._real.with_name(f"{self._real.name}.copy")
+        copy.unlink(missing_ok=True)
+        self._write_back(engine)
+        raw = engine.raw_connection()
+        try:
+            with closing(sqlite3.connect(copy)) as target:
+                target.execute("PRAGMA synchronous = FULL")
+                cast(sqlite3.Connection, raw.driver_connection).backup(target)
+            copy.chmod(self._mode)
+        except sqlite3.Error as error:
+            copy.unlink(missing_ok=True)
+            raise StoreError(
+                f"the store {self._path} was deleted or moved away, and cannot be written again: {error}. Nothing is "
+                "acknowledged, and what runs report waits in their spools"
+            ) from error
+        finally:
+            raw.close()
+        return copy
+
+    def _write_back(self, engine: Engine) -> None:
+        """Bring what is in the log into the database, wherever both are."""
         raw = engine.raw_connection()
         try:
             opened = cast(sqlite3.Connection, raw.driver_connection)
             busy = opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.Error as error:
-            raise StoreError(f"the log of the store {self._path} was deleted while it was served: {error}") from error
+            raise StoreError(f"the log of the store {self._path} cannot be written back: {error}") from error
         finally:
             raw.close()
         if busy:
-            raise StoreError(f"the log of the store {self._path} was deleted while it was served; trying again")
+            raise StoreError(f"the log of the store {self._path} cannot be written back while another program reads it")
+
+    def _take_away_log(self) -> None:
+        for path, known in self._beside.items():
+            if known is not None and _identity(path) == known:
+                path.unlink()
+
+    def _renew_log(self, engine: Engine) -> None:
+        """Bring what is only in a log without a name into the database, and open it with a log of its own."""
+        self._write_back(engine)
         engine.dispose()
         logger.error(
             "the log of the store %s (-wal or -shm) was deleted or replaced while it was served. What was in it is in "

@@ -6,6 +6,8 @@ Against a stand-in that answers as the documentation of Grafana's HTTP API says:
 from __future__ import annotations
 
 import copy
+import json
+import re
 from typing import Any
 
 import pytest
@@ -216,6 +218,104 @@ def test_something_that_is_no_grafana_is_said(grafana: StandIn, page: bytes) -> 
     grafana.refuse = refuse
     with pytest.raises(GrafanaError, match="is this a Grafana"):
         applied(grafana)
+
+
+READ = {
+    "/api/folders": list,
+    f"/api/folders/{FOLDER_UID}": dict,
+    "/api/datasources": list,
+    "/api/search": list,
+    "/api/dashboards/uid/sparsity-monitor-run": dict,
+    "/api/v1/provisioning/alert-rules/sm-run-lost": dict,
+    "/api/v1/provisioning/contact-points": list,
+    "/api/v1/provisioning/policies": dict,
+    f"/api/v1/provisioning/folder/{FOLDER_UID}/rule-groups/sparsity-monitor": dict,
+}
+SHAPES = [{}, [], None, "message", [1]]
+
+
+def _of_the_right_shape(path: str, shape: Any) -> bool:
+    if READ[path] is list:
+        return isinstance(shape, list) and all(isinstance(each, dict) for each in shape)
+    return isinstance(shape, dict)
+
+
+@pytest.mark.parametrize("path", READ)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("act", ["apply", "delete"])
+def test_json_of_an_unexpected_shape_is_a_sentence(act: str, shape: Any, path: str, grafana: StandIn) -> None:
+    grafana.datasources["p"] = _source("p")
+    applied(grafana, Wish(webhook_url="http://hook/"))
+    grafana.requests.clear()
+
+    def refuse(request: Request) -> None:
+        if request.method == "GET" and request.path.partition("?")[0] == path:
+            raise RefusedError(200, "", json.dumps(shape).encode())
+
+    grafana.refuse = refuse
+    try:
+        applied(grafana, Wish(webhook_url="http://hook/")) if act == "apply" else deleted(grafana)
+    except (GrafanaError, ConfigurationError) as error:
+        said = str(error)
+        assert _of_the_right_shape(path, shape) or f"GET {path}" in said
+        assert _of_the_right_shape(path, shape) or "Is this a Grafana of version 9.3 or newer" in said
+        assert len(said) < 400
+    else:
+        asked = [each.path.partition("?")[0] for each in grafana.requests]
+        assert _of_the_right_shape(path, shape) or path not in asked
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "said"),
+    [
+        ("/api/datasources", [{"type": "prometheus", "name": "P"}], "an entry without uid"),
+        ("/api/datasources", [{"type": "prometheus", "uid": 1, "name": "P"}], "an entry without uid"),
+        ("/api/datasources", [{"type": "prometheus", "uid": "p"}], "an entry without name"),
+        ("/api/v1/provisioning/policies", {"routes": [1]}, "a list with a number; expected a list of objects"),
+        ("/api/v1/provisioning/policies", {"routes": {"a": 1}}, "an object; expected a list"),
+        (
+            f"/api/v1/provisioning/folder/{FOLDER_UID}/rule-groups/sparsity-monitor",
+            {"rules": [{"title": "Old"}]},
+            "an entry without uid",
+        ),
+    ],
+)
+def test_fields_that_are_missing_are_named(path: str, answer: Any, said: str, grafana: StandIn) -> None:
+    def refuse(request: Request) -> None:
+        if request.path == path:
+            raise RefusedError(200, "", answer)
+
+    grafana.datasources["p"] = _source("p")
+    grafana.refuse = refuse
+    with pytest.raises(GrafanaError, match=re.escape(said)):
+        applied(grafana, Wish(webhook_url="http://hook/"))
+    assert grafana.writes == []
+
+
+@pytest.mark.parametrize("status", [400, 403, 502])
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        (b"<html><title>\n Sign in\x1b[31m </title>" + b"x" * 9000, "a page called 'Sign in"),
+        (b"  <!doctype html>" + b"x" * 9000, "a page rather than JSON"),
+        (b"upstream " + b"x" * 9000, "xxx…"),
+        (b"", "to GET /api/folders"),
+        (b"[1]", "to GET /api/folders"),
+        (b"null", "is this a Grafana"),
+        (b'{"message": {"a": [1]}}', "{'a': [1]}"),
+        (b'{"error": "no"}', "no"),
+    ],
+)
+def test_what_a_proxy_refuses_with_is_told_shortly(page: bytes, said: str, status: int, grafana: StandIn) -> None:
+    def refuse(_: Request) -> None:
+        raise RefusedError(status, "", page)
+
+    grafana.refuse = refuse
+    with pytest.raises(GrafanaError) as error:
+        applied(grafana)
+    assert said in str(error.value)
+    assert len(str(error.value)) < 900
+    assert "\x1b" not in str(error.value)
 
 
 def test_grafana_that_is_not_there_is_said() -> None:

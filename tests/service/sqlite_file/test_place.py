@@ -9,11 +9,12 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from sqlalchemy import Engine, event
 
 from monitor.service.store import Store
 from monitor.service.stored import START
@@ -213,7 +214,63 @@ def test_into_what_took_the_name_nothing_is_written(
     assert "Restart the service" in reason
     assert "move that away" in reason
     assert (store.read_bytes() if store.is_file() else b"") == before
+    assert not store.with_name("store.db-wal").exists(), "whoever opens the file would write it into that"
     store.rename(tmp_path / "away")
+    _goes_on_whole(client, store, tmp_path)
+
+
+def test_what_was_served_is_left_beside_what_took_its_name(store: Path, tmp_path: Path) -> None:
+    with service_in_thread(store) as client:
+        client.register(registration())
+        client.send("run", [observed(1), observed(2)])
+        store.unlink()
+        _another_store(tmp_path).rename(store)
+    (saved,) = [path for path in store.parent.iterdir() if path.name.startswith("store.db.saved-")]
+    assert _found_by_the_next_process(saved, tmp_path) == [1, 2]
+    there = Store(f"sqlite:///{store}")
+    assert there.run_ids() == ["other"]
+    there.close()
+
+
+def test_what_was_moved_away_and_back_goes_on(client: Client, store: Path, tmp_path: Path) -> None:
+    store.rename(tmp_path / "own.db")
+    _another_store(tmp_path).rename(store)
+    _reason_for_refusing(client)
+    (tmp_path / "own.db").rename(store)
+    _goes_on_whole(client, store, tmp_path)
+
+
+@contextmanager
+def _at_the_next_commit(deed: Callable[[], object]) -> Iterator[None]:
+    """Do something once, after what the service makes sure of before a change."""
+    left = [deed]
+
+    def commit(_connection: object) -> None:
+        if left:
+            left.pop()()
+
+    event.listen(Engine, "commit", commit)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "commit", commit)
+    assert not left
+
+
+def test_what_loses_its_name_while_it_is_written_is_not_lost(client: Client, store: Path, tmp_path: Path) -> None:
+    with _at_the_next_commit(store.unlink):
+        assert client.send("run", [observed(3)])[-1].acknowledgement.sequence == 3
+    _goes_on_whole(client, store, tmp_path)
+
+
+def test_what_is_replaced_while_it_is_written_is_not_acknowledged_and_not_lost(
+    client: Client, store: Path, tmp_path: Path
+) -> None:
+    another = _another_store(tmp_path)
+    with _at_the_next_commit(lambda: another.replace(store)):
+        assert "is another file" in _reason_for_refusing(client)
+    store.rename(another)
+    # It comes again, and is stored already: it counts once, and is shown.
     _goes_on_whole(client, store, tmp_path)
 
 
@@ -229,6 +286,26 @@ def test_a_symbolic_link_that_is_turned_elsewhere_is_noticed_and_turned_back(tmp
         link.unlink()
         link.symlink_to(store)
         _goes_on_whole(client, store, tmp_path)
+
+
+def test_a_symbolic_link_that_was_deleted_is_asked_for(tmp_path: Path, store: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(store)
+    with service_in_thread(link) as client:
+        client.register(registration())
+        client.send("run", [observed(1), observed(2)])
+        link.unlink()
+        assert f"which is at {store}" in _reason_for_refusing(client)
+        link.symlink_to(store)
+        _goes_on_whole(client, store, tmp_path)
+
+
+def test_what_was_deleted_is_there_again_when_the_service_ends(tmp_path: Path, store: Path) -> None:
+    with service_in_thread(store) as client:
+        client.register(registration())
+        client.send("run", [observed(1), observed(2)])
+        store.unlink()
+    assert _found_by_the_next_process(store, tmp_path) == [1, 2]
 
 
 def _truncate(store: Path) -> None:
