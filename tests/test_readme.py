@@ -12,6 +12,7 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = (
     "README.md",
     "monitor/service/METRICS.md",
+    "monitor/service/STORE.md",
     "tests/benchmarks/README.md",
     "tests/matrix/README.md",
     "deploy/runbook.md",
