@@ -81,8 +81,8 @@ def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: Service
         texts = watched.webhook.alerts("firing")[("CumulativeSparsityCritical", dense.run_id)]
         assert texts == {
             "summary": f"Run sft ({dense.run_id}) is denser than any published RL run",
-            "description": "Cumulative sparsity is 15% (criterion bits, bfloat16), below 35 %. Published RL "
-            "checkpoints keep 36–96 %, supervised fine-tuning 0.6–19 %.",
+            "description": "Cumulative sparsity is 15% of the trained weights (criterion bits, bfloat16), below 35 %. "
+            "Published RL checkpoints keep 36–96 %, supervised fine-tuning 0.6–19 %.",
             "runbook_url": f"{QUICK.runbook_url}#cumulativesparsitycritical",
         }
         eventually(lambda: _alerts_not_drawn_in(watched, dense.run_id) == [], _SECONDS)
