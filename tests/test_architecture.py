@@ -47,16 +47,19 @@ OBSERVE = {
     "streams": "",
     "stopwatch": "",
     "bits": "chunk_sizes",
-    "kernels": "chunk_sizes bits criterion",
+    "borrowed": "",
+    "kernels": "chunk_sizes bits borrowed criterion",
     "ranks": "kernels",
     "weights": "user_warning bits ranks",
     "observation": "weights",
-    "base": "chunk_sizes criterion kernels ranks weights",
+    "base": "chunk_sizes borrowed criterion kernels ranks weights",
     "masks": "chunk_sizes user_warning bits ranks weights observation",
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
-    "measurement": "kernels weights state",
-    "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement",
+    "measurement": "borrowed kernels weights state",
+    "changes": "user_warning weights base",
+    "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement "
+    "changes",
 }
 
 # The same of monitor/grafana/.

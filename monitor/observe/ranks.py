@@ -15,8 +15,9 @@ from monitor.errors import SparsityMonitorError
 from monitor.observe.kernels.contract import Counts, floats_of_all
 
 Result = TypeVar("Result")
-# Numbers that each process sends beside its counts.
-NOTES = 2
+# Numbers that each process sends beside its counts: nanoseconds that the last observation cost, and since it began;
+# whether parameters are not where they were, so that nothing was counted; how many weights moved that must not.
+NOTES = 4
 
 
 class Ranks(ABC):
