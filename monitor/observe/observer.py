@@ -228,8 +228,9 @@ class UpdateObserver:
         return None if self._state.touched is None else self._copy_mask(self._state.touched)
 
     def save_touched(self, directory: Path) -> None:
-        """Look for writes to what must not move, and write which weights were touched so far, for `restore`: each process what it measures itself.
+        """Write which weights were touched so far, for `restore`: each process what it measures itself.
 
+        Before that, what must not be written to is looked at, all of it.
         All processes must call it, with the same directory.
         """
         self._look_for_moved()
@@ -273,8 +274,9 @@ class UpdateObserver:
         )
 
     def save_update_mask(self, path: Path | None, run_id: str = "") -> None:
-        """Look for writes to what must not move, and write the update mask of the whole model to a file that `UpdateMask.load` reads, parameter by parameter.
+        """Write the update mask of the whole model to a file that `UpdateMask.load` reads, parameter by parameter.
 
+        Before that, what must not be written to is looked at, all of it.
         Among several processes all must call it. The first one writes, and only there `path` matters.
 
         Raises:
@@ -384,7 +386,8 @@ class UpdateObserver:
                 # All processes must first hear that parameters are not where they were.
                 return measurement.nothing()
             counts = measurement.measure()
-            notes[-1] += self._changes.untouched.count_moved().to(notes.device, non_blocking=True)
+            if (moved := self._changes.untouched.count_moved()) is not None:
+                notes[-1] += moved.to(notes.device, non_blocking=True)
             return counts
 
         return self._ranks.send(measure, notes, *measurement.shape)

@@ -60,6 +60,7 @@ def observation_message(observation: Observation) -> pb.Observation:
         host_seconds=observation.host_seconds,
         device_seconds=observation.device_seconds,
         monitor_bytes=observation.monitor_bytes,
+        unmeasured=_optional(observation.unmeasured),
     )
 
 

@@ -150,7 +150,7 @@ class Item(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., training_log: _Optional[_Union[TrainingLog, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes")
+    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "unmeasured")
     STEP_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_AT_FIELD_NUMBER: _ClassVar[int]
     STRIDE_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +168,7 @@ class Observation(_message.Message):
     HOST_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MONITOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNMEASURED_FIELD_NUMBER: _ClassVar[int]
     step: int
     observed_at: float
     stride: int
@@ -185,7 +186,8 @@ class Observation(_message.Message):
     host_seconds: float
     device_seconds: float
     monitor_bytes: int
-    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ...) -> None: ...
+    unmeasured: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ..., unmeasured: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("weights",)

@@ -1,7 +1,7 @@
 """Weights that must stay as they are: a base that is used where it is, and what is frozen.
 
-A write in place raises a tensor's version, which is read at every observation. One through `.data`, as PEFT merges, does
-not: so a share of the weights is summed up at each observation, and all of them at checkpoints and at the end.
+A write in place raises a tensor's version, which is read at every observation. One through `.data`, as PEFT merges,
+does not: so a share of the weights is summed up at each observation, and all of them at checkpoints and at the end.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Untouched:
         return list(dict.fromkeys([*written, *self._take_turn()]))
 
     def _take_turn(self) -> list[str]:
-        names, taken, size = list(self._read), [], 0
+        names, size = list(self._read), 0
+        taken: list[str] = []
         enough = max(sum(self._bytes.values()) / _ROUND, BYTES_SUMMED_AT_LEAST)
         while len(taken) < len(names) and size < enough:
             name = names[self._next % len(names)]
@@ -70,15 +71,15 @@ class Untouched:
             self._next += 1
         return taken
 
-    def count_moved(self) -> torch.Tensor:
+    def count_moved(self) -> torch.Tensor | None:
         """Sum up what was written to and a share of the rest, without waiting for a device.
 
         Returns:
-            how many of these are not what they were, int64 of shape ().
+            how many of these are not what they were, int64 of shape (), on a device of theirs; None without any.
         """
         moved = [flag for name in self._due() if (flag := self._is_moved(name)) is not None]
         if not moved:
-            return torch.zeros((), dtype=torch.int64, device="cpu")
+            return None
         return torch.stack([flag.to(moved[0].device, non_blocking=True) for flag in moved]).sum()
 
     def moved(self) -> list[str]:

@@ -67,6 +67,7 @@ class Roster:
         placed: Mapping[str, MeasuredWeights],
         selected: Sequence[str],
         late: Sequence[str],
+        *,
         lost: Mapping[str, str],
         observed: _Observed,
     ) -> None:
@@ -108,7 +109,7 @@ class Roster:
         watch = FrozenParameters(model, selection.frozen)
         parameters: dict[str, nn.Parameter | None] = {**selection.trainable, **selection.frozen}
         observed = _Observed(model, parameters, Presence(model, placed), watch)
-        return cls(ranks, placed, list(selection.trainable), [], {}, observed)
+        return cls(ranks, placed, list(selection.trainable), [], lost={}, observed=observed)
 
     @property
     def names(self) -> list[str]:
@@ -127,11 +128,11 @@ class Roster:
         """Return the roster on which some of the frozen parameters are measured, too."""
         self._observed.watch.forget(names)
         late = [*self._late, *names]
-        return Roster(self.ranks, self._placed, self._selected, late, self.lost, self._observed)
+        return Roster(self.ranks, self._placed, self._selected, late, lost=self.lost, observed=self._observed)
 
     def without(self, lost: Mapping[str, str]) -> Roster:
         """Return the roster on which these are lost, and no others."""
-        return Roster(self.ranks, self._placed, self._selected, self._late, lost, self._observed)
+        return Roster(self.ranks, self._placed, self._selected, self._late, lost=lost, observed=self._observed)
 
     def thawed(self) -> tuple[list[str], list[str]]:
         """Return the frozen parameters that train since the last call; see FrozenParameters."""
@@ -163,7 +164,7 @@ class Roster:
         seen.presence.look_again({name: w for name, w in found.placed.items() if w is not self._placed[name]})
         seen.watch.replace(found.parameters)
         observed = replace(seen, parameters=found.parameters)
-        return Roster(self.ranks, found.placed, self._selected, self._late, {}, observed), found.gone
+        return Roster(self.ranks, found.placed, self._selected, self._late, lost={}, observed=observed), found.gone
 
     @property
     def adapted(self) -> list[str]:
