@@ -426,9 +426,9 @@ class UpdateObserver:
 
     def _without_lost(self, counts: Counts, roster: Roster) -> tuple[Counts, Tally]:
         """Return the counts of a pass over what was on a roster without what is lost since, and what adds them up."""
-        lost = {name: reason for name, reason in self._roster.lost.items() if name in roster.shapes}
+        lost = {**roster.lost, **self._roster.lost}
         rows = torch.tensor([name not in lost for name in roster.shapes], device="cpu")
-        tally = self._tally_of(roster.without({**roster.lost, **lost}))
+        tally = self._tally_of(roster.without(lost))
         return Counts(counts.integers[rows], counts.floats[rows]), tally
 
 
