@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from monitor.errors import name_some
-from monitor.observe.base.untouched import Untouched
+from monitor.observe.base.untouched import Untouched, is_there
 from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.roster import Roster
 
@@ -43,7 +43,7 @@ class Changes:
     def __init__(self, roster: Roster, in_place: Mapping[str, torch.Tensor]) -> None:
         base = {name: _same(tensor) for name, tensor in in_place.items()}
         self.untouched = Untouched(base | {weights.name: weights.live for weights in roster.frozen})
-        self._base = set(in_place)
+        self._base = in_place
         self._gone: dict[str, str] = {}
         self._absent: dict[str, str] = {}
         self._absent_here: dict[str, str] = {}
@@ -89,7 +89,8 @@ class Changes:
         return self._mark(roster)
 
     def _absences(self, roster: Roster) -> dict[str, str]:
-        return {name: reason for name, reason in roster.absent().items() if name not in self._gone}
+        base = {name: "measured against a base that was emptied" for name, t in self._base.items() if not is_there(t)}
+        return {name: why for name, why in (base | roster.absent()).items() if name not in self._gone}
 
     def _mark(self, roster: Roster) -> Roster:
         marked = roster.without({**self._absent, **self._gone, **self._moved})

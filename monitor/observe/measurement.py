@@ -32,7 +32,9 @@ class Measurement:
         self._stored, self._computed = roster.stored, roster.computed
         self._state, self._rules, self._bind = state, rules, bind or kernel_for
         self.shape = (len(roster.measured), first_reference(rules) + len(state.references.words))
-        self._bound = _where(roster.measured)
+        base = state.base.in_place
+        self._base = [base[weights.name] for weights in roster.measured if weights.name in base]
+        self._bound = _where(roster.measured, self._base)
         self._now: list[_Where] | None = None
         self._measured = roster.measured
         self._kernel = self._bind_stored()
@@ -43,7 +45,7 @@ class Measurement:
 
         Wrappers exchange a parameter's storage (`parameter.data = …`).
         """
-        self._now = _where(self._measured)
+        self._now = _where(self._measured, self._base)
         return self._now != self._bound
 
     def measure(self) -> Counts:
@@ -97,9 +99,9 @@ class Measurement:
 _Where: TypeAlias = tuple[int, torch.dtype, torch.device, torch.Size, tuple[int, ...]]
 
 
-def _where(measured: Iterable[MeasuredWeights]) -> list[_Where]:
-    sources = [weights.source for weights in measured]
-    return [(t.data_ptr(), t.dtype, t.device, t.shape, t.stride()) for t in sources]
+def _where(measured: Iterable[MeasuredWeights], base: Iterable[torch.Tensor]) -> list[_Where]:
+    sources = (weights.source for weights in measured)
+    return [(t.data_ptr(), t.dtype, t.device, t.shape, t.stride()) for t in (*sources, *base)]
 
 
 def _smallest_of_each_kind(computed: Iterable[MeasuredWeights]) -> Iterable[MeasuredWeights]:

@@ -242,8 +242,7 @@ def test_what_cannot_be_measured_is_said_once_and_marked(
         with torch.no_grad():
             parameter.add_(0.5)
     with pytest.warns(UserWarning, match=said) as warned:
-        observation = observer.observe(2)
-        again = observer.observe(3)
+        observation, again = [observer.observe(step) for step in (2, 3)]
     assert len(warned) == 1
     assert unmeasured(observation) == unmeasured(again) == lost
     assert observation.changed.sum() == again.changed.sum() == differing(base, left) > 50

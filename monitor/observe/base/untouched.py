@@ -97,9 +97,8 @@ class Untouched:
 
 def is_there(tensor: torch.Tensor) -> bool:
     """Return whether a tensor's memory is there: its storage may have been emptied below it."""
-    return not tensor.is_meta and (
-        not tensor.numel() or tensor.untyped_storage().nbytes() > tensor.storage_offset() * tensor.element_size()
-    )
+    span = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
+    return not tensor.is_meta and (not tensor.numel() or tensor.untyped_storage().nbytes() >= span)
 
 
 def writes(tensor: torch.Tensor) -> int:

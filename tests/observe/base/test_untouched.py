@@ -77,6 +77,24 @@ def test_a_reference_model_that_moves_as_a_whole_ends_the_observation_with_the_r
         observer.observe(1)
 
 
+def test_a_base_that_is_emptied_is_not_read_and_is_used_again_when_it_is_there(model: Lin) -> None:
+    reference = copy.deepcopy(model)
+    base = start_of(model)
+    observer = UpdateObserver(model, base=reference)
+    nudge(model)
+    observer.observe(1)
+    values, storage = reference.lin.weight.detach().clone(), reference.lin.weight.untyped_storage()
+    size = storage.nbytes()
+    storage.resize_(0)
+    with pytest.warns(UserWarning, match=r"lin\.weight: measured against a base that was emptied"):
+        assert unmeasured(observer.observe(2)) == 36
+    storage.resize_(size)
+    reference.lin.weight.data.copy_(values)
+    observation = observer.observe(3)
+    assert unmeasured(observation) == 0
+    assert observation.changed.sum() == differing(base, dict(model.named_parameters()))
+
+
 def with_adapters(model: nn.Module, targets: list[str]) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
@@ -110,7 +128,7 @@ def test_a_merge_into_weights_whose_base_was_copied_is_counted(model: Lin) -> No
     observer = UpdateObserver(adapted, base_mode="device")
     merge_and_begin_again(adapted)
     observation = observer.observe(1)
-    merged = {name: p for name, p in copy.deepcopy(adapted).merge_and_unload().named_parameters()}
+    merged = dict(copy.deepcopy(adapted).merge_and_unload().named_parameters())
     measured = {name: merged[name] for name in observer.shapes}
     assert observation.changed.sum() == differing(base, measured) > 50
     assert unmeasured(observation) == 0
