@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from monitor.errors import name_some
-from monitor.observe.base.untouched import Untouched, is_there
+from monitor.observe.base.untouched import Untouched
 from monitor.observe.user_warning import warn_user
+from monitor.observe.weights.presence import is_there
 from monitor.observe.weights.roster import Roster
 
 ADVICE = (
@@ -60,26 +61,16 @@ class Changes:
         """Return the roster that follows the model to where its parameters are now. All processes must call this."""
         found, self._gone = roster.look_again()
         self._absent_here = self._absences(found)
-        here = torch.tensor([name in self._absent_here for name in found.names], device="cpu").to(torch.int64)
-        somewhere = found.ranks.sum(here).tolist()
-        elsewhere = "without weights on another process"
-        self._absent = {
-            name: self._absent_here.get(name, elsewhere)
-            for name, absent in zip(found.names, somewhere, strict=True)
-            if absent
-        }
+        absent = found.ranks.anywhere(self._absent_here, found.names)
+        self._absent = {name: self._absent_here.get(name, "without weights on another process") for name in absent}
         self.untouched.read_from({weights.name: weights.live for weights in found.frozen})
         return self._mark(found)
 
     def look_for_moved(self, roster: Roster) -> Roster:
         """Return the roster without what was written to and must not be. All processes must call this."""
-        names = self.untouched.names
-        moved = set(self.untouched.moved())
-        here = torch.tensor([name in moved for name in names], device="cpu").to(torch.int64)
-        somewhere = roster.ranks.sum(here).tolist()
-        found = [name for name, anywhere in zip(names, somewhere, strict=True) if anywhere]
+        found = roster.ranks.anywhere(self.untouched.moved(), roster.names)
         self.untouched.forget(found)
-        self._moved |= {name: _BASE if name in self._base else _FROZEN for name in found}
+        self._moved |= {name: _BASE if name in roster.shapes else _FROZEN for name in found}
         return self._mark(roster)
 
     def with_late_ones(self, roster: Roster, names: Sequence[str]) -> Roster:

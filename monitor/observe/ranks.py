@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -69,6 +69,11 @@ class Ranks(ABC):
     def all_say(self, answer: bool) -> bool:
         """Return whether the answer is yes on every process."""
         return int(self.sum(torch.tensor([int(answer)], device="cpu"))) == self.world
+
+    def anywhere(self, found: Collection[str], names: Sequence[str]) -> list[str]:
+        """Return which of the names, the same on all processes, were found on any of them."""
+        here = torch.tensor([name in found for name in names], dtype=torch.int64, device="cpu")
+        return [name for name, somewhere in zip(names, self.sum(here).tolist(), strict=True) if somewhere]
 
     def rows(self, numbers: list[int]) -> torch.Tensor:
         """Return the numbers of each process, as many on all of them, as int64 of shape (world, numbers)."""

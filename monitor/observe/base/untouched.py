@@ -13,6 +13,7 @@ import torch
 
 from monitor.observe.borrowed import borrow
 from monitor.observe.chunk_sizes import BYTES_SUMMED_AT_LEAST
+from monitor.observe.weights.presence import is_there
 
 # Observations after which all weights have been summed up once.
 _ROUND = 32
@@ -34,11 +35,6 @@ class Untouched:
         self._writes = {name: writes(weights) for name, weights in now.items()}
         self._bytes = {name: weights.numel() * weights.element_size() for name, weights in now.items()}
         self._next = 0
-
-    @property
-    def names(self) -> list[str]:
-        """What is watched, in the same order in all processes."""
-        return list(self._read)
 
     def read_from(self, read: Mapping[str, Callable[[], torch.Tensor]]) -> None:
         """Read some of the weights from elsewhere; what is not watched is not."""
@@ -93,12 +89,6 @@ class Untouched:
             return None
         found = bit_sum(weights)
         return found != self._sums[name].to(found.device)
-
-
-def is_there(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor's memory is there: its storage may have been emptied below it."""
-    span = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
-    return not tensor.is_meta and (not tensor.numel() or tensor.untyped_storage().nbytes() >= span)
 
 
 def writes(tensor: torch.Tensor) -> int:

@@ -46,7 +46,9 @@ class Presence:
     def _why_absent(self, weights: MeasuredWeights) -> str:
         tensor = weights.source
         shape, device = self._held[weights.name]
-        if tensor.is_meta or (not tensor.numel() and shape.numel()) or _is_emptied(tensor, weights):
+        # What stands for quantised weights has the memory of one.
+        emptied = weights.dequantised is None and not is_there(tensor)
+        if emptied or (not tensor.numel() and shape.numel()):
             return "emptied, as by offloading"
         if tensor.shape != shape:
             return f"of shape {list(tensor.shape)} instead of {list(shape)}"
@@ -57,7 +59,7 @@ def _held(tensor: torch.Tensor) -> tuple[torch.Size, torch.device]:
     return tensor.shape, tensor.device
 
 
-def _is_emptied(tensor: torch.Tensor, weights: MeasuredWeights) -> bool:
-    # What stands for quantised weights has the memory of one.
-    needed = tensor.numel() * tensor.element_size() if weights.dequantised is None else 0
-    return tensor.untyped_storage().nbytes() < needed
+def is_there(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor's memory is there: its storage may have been emptied below it."""
+    span = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
+    return not tensor.is_meta and (not tensor.numel() or tensor.untyped_storage().nbytes() >= span)

@@ -13,6 +13,7 @@ from monitor.observe.weights.adapters import Served, layers_of, served_by
 from monitor.observe.weights.groups import clean_name
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.placement import place, stands_in
+from monitor.observe.weights.presence import is_there
 from monitor.observe.weights.selection import Selection
 
 
@@ -45,18 +46,25 @@ def find_again(
     Raises:
         UnsupportedModelError: the model holds weights in a way now that cannot be measured rightly.
     """
-    served, exchanged = ranks.all_or_none(lambda: _compare(model, then, placed))
-    with_weights = {name: p for name, p in exchanged.items() if p is not None and not p.is_meta}
+    served, now = ranks.all_or_none(lambda: _compare(model, then, placed))
+    names = list(then)
+    exchanged = {name: now.get(name, then[name]) for name in ranks.anywhere(now, names)}
+    without = ranks.anywhere([name for name, p in exchanged.items() if not _has_weights(p)], names)
+    with_weights = {name: p for name, p in exchanged.items() if p is not None and name not in without}
     fresh = {w.name: w for w in place(model, Selection(with_weights, {}, served), ranks)}
+    elsewhere = [name for name in exchanged if name not in fresh or not _same_layout(fresh[name], placed[name])]
     gone = {
-        name: _what_happened(parameter, placed[name], fresh.get(name))
-        for name, parameter in exchanged.items()
-        if name not in fresh or not _same_layout(fresh[name], placed[name])
+        name: _what_happened(exchanged[name], placed[name], fresh.get(name))
+        for name in ranks.anywhere(elsewhere, names)
     }
     parameters = {name: None if name in gone else exchanged.get(name, parameter) for name, parameter in then.items()}
     # Of what is gone the old tensor is not held any longer.
-    now = {name: replace(placed[name], held=_nothing) if name in gone else fresh[name] for name in exchanged}
-    return FoundAgain(parameters, {**placed, **now}, gone)
+    found = {name: replace(placed[name], held=_nothing) if name in gone else fresh[name] for name in exchanged}
+    return FoundAgain(parameters, {**placed, **found}, gone)
+
+
+def _has_weights(parameter: torch.Tensor | None) -> bool:
+    return parameter is not None and is_there(parameter.to_local() if hasattr(parameter, "to_local") else parameter)
 
 
 def _nothing() -> torch.Tensor:
