@@ -24,7 +24,7 @@ from monitor.training.references import open_references
 from monitor.training.settings import RunSettings
 from monitor.training.start import start_run
 from monitor.training.tracker_log import add_to_log
-from monitor.training.trainer import refuse_a_second_callback, updates_early, warn_of_merging
+from monitor.training.trainer import refuse_a_second_callback, updates_early
 from monitor.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         model: nn.Module = kwargs["model"]
         refuse_a_second_callback(model, state)
         refuse_a_moving_base(self.settings.base, args)
-        warn_of_merging(args, model)
         self._run.abandon()
         self._run = start_run(
             self.settings,

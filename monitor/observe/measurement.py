@@ -96,12 +96,13 @@ class Measurement:
             self._bind(samples, self._rules)
 
 
-_Where: TypeAlias = tuple[int, torch.dtype, torch.device, torch.Size, tuple[int, ...]]
+# Addresses of different devices differ.
+_Where: TypeAlias = tuple[int, torch.dtype, torch.Size, tuple[int, ...]]
 
 
 def _where(measured: Iterable[MeasuredWeights], base: Iterable[torch.Tensor]) -> list[_Where]:
     sources = (weights.source for weights in measured)
-    return [(t.data_ptr(), t.dtype, t.device, t.shape, t.stride()) for t in (*sources, *base)]
+    return [(t.data_ptr(), t.dtype, t.shape, t.stride()) for t in (*sources, *base)]
 
 
 def _smallest_of_each_kind(computed: Iterable[MeasuredWeights]) -> Iterable[MeasuredWeights]:
