@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +76,8 @@ class UpdateObserver:
             the visible dtype is float32); a changed 16-bit weight that moves on by a multiple of 256 representable
             steps is missed.
         base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
-            and uses a module where it is.
+            and uses a module, and what the model holds below its adapters, where it is. That must not be written to, as by
+            merging into it: its weights are then reported as unmeasured.
         first_step: step that the current weights belong to.
         ranks: the processes that train together; by default all of the default process group.
         bind: makes what measures the weights; by default the fastest that there is where they are.
@@ -148,11 +148,12 @@ class UpdateObserver:
                 self._looked_for_new_after = self._last_step
                 self._roster.warn_of_new(model)
             thawed, moved = self._roster.thawed()
+            if thawed or moved:
+                # A pass that is under way still reads the tables that are made anew here.
+                self._stream.hold_training()
             if moved:
                 self._exchange(self._changes.with_late_ones(self._roster, moved))
             if thawed:
-                # A pass that is under way still reads the tables that are made anew here.
-                self._stream.hold_training()
                 self._take_up(thawed)
 
     def _take_up(self, thawed: Sequence[str]) -> None:
@@ -369,18 +370,23 @@ class UpdateObserver:
             if replaced and self._ranks.world == 1:
                 self._look_again()
                 replaced = False
-            running = self._stream.start(partial(self._count, seconds, self._measurement, replaced=replaced))
+        notes = torch.tensor([*(round(1e9 * value) for value in seconds), int(replaced), 0], device="cpu")
+
+        def count() -> torch.Tensor:
+            there = notes
+            if self._stream.beside_training:
+                # Made on the pass's own stream: made on the training's, it would be reused before it is read.
+                there = notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)
+            return self._count(self._measurement, there, replaced=replaced)
+
+        with self._stopwatch:
+            running = self._stream.start(count)
         shape, host_seconds = self._measurement.shape, self._stopwatch.take()
         started = _Started(step, stride, observed_at, host_seconds, running, shape, self._roster)
         self._last_start = now
         return started
 
-    def _count(self, seconds: tuple[float, float], measurement: Measurement, *, replaced: bool) -> torch.Tensor:
-        notes = torch.tensor([*(round(1e9 * value) for value in seconds), int(replaced), 0], device="cpu")
-        if self._stream.beside_training:
-            # Made on the pass's own stream: made on the training's, it would be reused before it is read.
-            notes = notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)
-
+    def _count(self, measurement: Measurement, notes: torch.Tensor, *, replaced: bool) -> torch.Tensor:
         def measure() -> Counts:
             if replaced:
                 # All processes must first hear that parameters are not where they were.

@@ -18,12 +18,13 @@ class FrozenParameters:
     Args:
         model: the model as it is when measuring starts.
         frozen: the parameters that do not train now and are to be measured once they do, by clean name.
+        served: names of all parameters of the model that is served.
     """
 
-    def __init__(self, model: nn.Module, frozen: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, model: nn.Module, frozen: Mapping[str, nn.Parameter], served: Iterable[str]) -> None:
         self._frozen = {name: (parameter, _writes(parameter)) for name, parameter in frozen.items()}
         self._known = {name for name, _ in model.named_parameters()}
-        self._served = list(served_by(model).parameters)
+        self._served = set(served)
 
     def thawed(self) -> tuple[list[str], list[str]]:
         """Return the names of the parameters that train since the last call.
@@ -61,7 +62,7 @@ class FrozenParameters:
             return
         # What adapters make keeps its name, and they themselves are no weights of the served model.
         served = served_by(model)
-        cleaned = {clean_name(name) for name in self._known.difference(new)} | set(self._served)
+        cleaned = {clean_name(name) for name in self._known.difference(new)} | self._served
         if added := [name for name in served.parameters if name not in cleaned]:
             warn_user(
                 f"added to the model after monitoring started, so neither measured nor counted: {name_some(added)}. "

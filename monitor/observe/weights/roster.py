@@ -106,7 +106,7 @@ class Roster:
         selection = select_parameters(model, include, exclude)
         ranks = ranks or join_ranks(selection.device)
         placed = {weights.name: weights for weights in place(model, selection, ranks)}
-        watch = FrozenParameters(model, selection.frozen)
+        watch = FrozenParameters(model, selection.frozen, selection.served.parameters)
         parameters: dict[str, nn.Parameter | None] = {**selection.trainable, **selection.frozen}
         observed = _Observed(model, parameters, Presence(model, placed), watch)
         return cls(ranks, placed, list(selection.trainable), [], lost={}, observed=observed)
