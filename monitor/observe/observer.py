@@ -76,8 +76,8 @@ class UpdateObserver:
             the visible dtype is float32); a changed 16-bit weight that moves on by a multiple of 256 representable
             steps is missed.
         base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
-            and uses a module, and what the model holds below its adapters, where it is. That must not be written to, as by
-            merging into it: its weights are then reported as unmeasured.
+            and uses a module, and what the model holds below its adapters, where it is. That must not be written to, as
+            by merging into it: its weights are then reported as unmeasured.
         first_step: step that the current weights belong to.
         ranks: the processes that train together; by default all of the default process group.
         bind: makes what measures the weights; by default the fastest that there is where they are.
