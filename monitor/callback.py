@@ -30,7 +30,6 @@ from monitor.training.trainer import (
     move_to_the_end,
     refuse_a_second_callback,
     updates_early,
-    warn_of_merging,
 )
 from monitor.verdict import Verdict
 
@@ -139,7 +138,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         model: nn.Module = kwargs["model"]
         refuse_a_second_callback(model, state)
         refuse_a_moving_base(self.settings.base, args)
-        warn_of_merging(args, model)
         self._become_the_last()
         self._run.abandon()
         self._run = start_run(

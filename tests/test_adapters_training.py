@@ -178,15 +178,22 @@ def test_the_base_can_be_given(model: Path, tmp_path: Path) -> None:
     check_against_a_merged_copy(model, trainer, callback, tmp_path / "final")
 
 
-def test_weights_that_trl_merges_for_vllm_are_warned_about(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_base_that_trl_merges_into_for_vllm_is_copied(model: Path, tmp_path: Path) -> None:
     callback = recording()
     trainer = grpo(model, training(tmp_path), [], lora())
     trainer.args.use_vllm = True
-    callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
-    callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
-    assert "does not restore these bit for bit" in caplog.text
+    event = (trainer.args, trainer.state, trainer.control)
+    callback.on_train_begin(*event, model=trainer.model)
+    # What TRL does before each generation.
+    trainer.model.merge_adapter()
+    trainer.model.unmerge_adapter()
+    trainer.state.global_step = 1
+    callback.on_step_end(*event, model=trainer.model)
+    observation = callback.last_observation
+    callback.on_train_end(*event, model=trainer.model)
+    assert observation is not None
+    assert observation.base_mode == "device"
+    assert observation.unmeasured is None
 
 
 def test_other_adapters_are_refused_before_training(model: Path, tmp_path: Path) -> None:

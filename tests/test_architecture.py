@@ -47,19 +47,21 @@ OBSERVE = {
     "streams": "",
     "stopwatch": "",
     "bits": "chunk_sizes",
-    "kernels": "chunk_sizes bits criterion",
+    "borrowed": "",
+    "kernels": "chunk_sizes bits borrowed criterion",
     "meeting": "",
     "ranks": "kernels meeting",
     "weights": "user_warning bits ranks",
     "observation": "weights",
-    "base": "chunk_sizes criterion kernels ranks weights",
+    "base": "chunk_sizes borrowed criterion kernels ranks weights",
     "masks": "chunk_sizes user_warning bits ranks weights observation",
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
-    "measurement": "kernels weights state",
+    "measurement": "borrowed kernels weights state",
     "comparison": "kernels weights observation state measurement",
+    "changes": "user_warning weights base",
     "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement "
-    "comparison",
+    "comparison changes",
 }
 
 # The same of monitor/grafana/.

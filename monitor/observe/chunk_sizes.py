@@ -25,6 +25,9 @@ BYTES_OF_STREAMED_BASE = 64 << 20
 LOW_BYTES_ON_GPU = 1 << 24
 FINGERPRINT_ON_GPU = 1 << 22
 
+# Bytes of what must not move that are summed up at an observation, at least: a millisecond on a CPU.
+BYTES_SUMMED_AT_LEAST = 4 << 20
+
 # Words of a mask that are combined or counted on a GPU: the temporaries take some hundred MB.
 WORDS_ON_GPU = 1 << 24
 # Words that are packed or unpacked. An int32 for each of their bits takes 2 MB: masks of a whole model are packed, too.

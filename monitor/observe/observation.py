@@ -117,6 +117,8 @@ class Observation:
             takes none.
         base_mode: how the base is kept: "device", "host", "shared", or "low_byte", which is exact only for weights that
             moved by fewer than 128 representable steps.
+        unmeasured: weights that nothing can be said of any more, or not at this step, because they were replaced, given
+            up, or measured against a base that has moved. They count as nothing. None where there are no such weights.
     """
 
     step: int
@@ -139,6 +141,7 @@ class Observation:
     overhead: float | None = None
     monitor_bytes: int = 0
     base_mode: str = "device"
+    unmeasured: IntArray | None = None
 
     @property
     def weights(self) -> int:

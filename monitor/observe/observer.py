@@ -11,13 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from monitor.errors import UnsupportedModelError
 from monitor.observe.base.fingerprint import fingerprint
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.base.weights import GivenBase, differing, find
+from monitor.observe.changes import ADVICE, Changes, describe
 from monitor.observe.comparison import Comparison, MaskAside
 from monitor.observe.criterion import Criterion, check_tolerances, dtype_name, parse_visible_dtype
-from monitor.observe.kernels.contract import Bind, Rules
+from monitor.observe.kernels.contract import Bind, Counts, Rules
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask, ReferenceMasks
@@ -45,7 +47,7 @@ class _Started:
     host_seconds: float
     running: Pass
     shape: tuple[int, int]
-    tally: Tally
+    roster: Roster
 
 
 class UpdateObserver:
@@ -77,7 +79,8 @@ class UpdateObserver:
             the visible dtype is float32); a changed 16-bit weight that moves on by a multiple of 256 representable
             steps is missed.
         base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
-            and uses a module where it is.
+            and uses a module, and what the model holds below its adapters, where it is. That must not be written to, as
+            by merging into it: its weights are then reported as unmeasured.
         first_step: step that the current weights belong to.
         process_group: the processes that train together, of torch.distributed; by default all of the default group.
             All of them must make the observer, at the same point, and call the same methods with the same steps in the
@@ -127,8 +130,9 @@ class UpdateObserver:
         self._state = MonitorState(roster, kept, masks, self.rules, step_masks=step_masks)
         self._bind = bind
         self._measurement = roster.ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules, bind))
-        self._tally = Tally(roster, self.rules, masks.ones, step_masks=step_masks)
         self._roster, self._ranks = roster, roster.ranks
+        self._tally = self._tally_of(roster)
+        self._changes = Changes(roster, kept.in_place)
         self._stream = stream_for(roster.measured[0].source.device)
         self._stopwatch = Stopwatch()
         self._started: list[_Started] = []
@@ -154,24 +158,45 @@ class UpdateObserver:
             if self._looked_for_new_after != self._last_step:
                 self._looked_for_new_after = self._last_step
                 self._roster.warn_of_new(model)
-            if thawed := self._roster.thawed():
+            thawed, moved = self._roster.thawed()
+            if thawed or moved:
                 # A pass that is under way still reads the tables that are made anew here.
                 self._stream.hold_training()
+        if moved:
+            self._exchange(self._changes.with_late_ones(self._roster, moved))
         if thawed:
             # Not a cost of this step, as the start is none: it may compile for half a minute.
             self._take_up(thawed)
 
     def _take_up(self, thawed: Sequence[str]) -> None:
+        self._changes.untouched.forget(thawed)
         roster = self._roster.with_late(thawed)
-
-        def hold() -> Measurement:
-            self._state.take_up(roster.late[-len(thawed) :])
-            return Measurement(roster, self._state, self.rules, self._bind)
-
         # Where one process has no memory for them, the others must not wait for its counts.
-        self._measurement = self._ranks.all_or_none(hold)
+        self._ranks.all_or_none(lambda: self._state.take_up(roster.late[-len(thawed) :]))
+        self._exchange(roster)
+
+    def _exchange(self, roster: Roster) -> None:
+        """Measure what is on another roster from now on."""
+        if not roster.measured:
+            raise UnsupportedModelError(
+                f"nothing is left to measure: {describe(roster.lost)}. {ADVICE} The training itself is not affected."
+            )
+        self._measurement = self._ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules, self._bind))
+        self._roster, self._tally = roster, self._tally_of(roster)
+
+    def _tally_of(self, roster: Roster) -> Tally:
         ones, step_masks = self._state.references.ones, self._state.touched is not None
-        self._roster, self._tally = roster, Tally(roster, self.rules, ones, step_masks=step_masks)
+        return Tally(roster, self.rules, ones, step_masks=step_masks)
+
+    def _look_again(self) -> None:
+        """Follow the model to where its parameters are now, in all processes alike."""
+        self._stream.hold_training()
+        roster = self._changes.look_again(self._roster)
+        if adapted := roster.adapted:
+            self._roster = roster
+            self._take_up(adapted)
+        else:
+            self._exchange(roster)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -238,8 +263,10 @@ class UpdateObserver:
     def save_touched(self, directory: Path) -> None:
         """Write which weights were touched so far, for `restore`: each process what it measures itself.
 
+        Before that, what must not be written to is looked at, all of it.
         All processes must call it, with the same directory.
         """
+        self._look_for_moved()
         if self._state.touched is not None:
             self.before_update()
             write_shards(directory, self._ranks, self._state.touched, self._roster.measured, vars(self._metadata))
@@ -289,6 +316,10 @@ class UpdateObserver:
             given: parameter name → whole weights to be compared; None for those that the model holds now.
         """
         self.before_update()
+        replaced = self._changes.seen(self._roster, moved_in_memory=self._measurement.look())
+        if not self._ranks.all_say(not replaced):
+            self._look_again()
+        self._look_for_moved()
         aside = self._ranks.all_or_none(lambda: MaskAside(self._roster, self._state, self.rules, self._bind))
         nothing = torch.zeros(NOTES, dtype=torch.int64, device="cpu")
         sent = self._ranks.send(lambda: aside.measure(given), nothing, *aside.shape, step)
@@ -299,6 +330,7 @@ class UpdateObserver:
     def save_update_mask(self, path: Path | None, run_id: str = "", of: Comparison | None = None) -> None:
         """Write the update mask of the whole model to a file that `UpdateMask.load` reads, parameter by parameter.
 
+        Before that, what must not be written to is looked at, all of it.
         Among several processes all must call it. The first one writes, and only there `path` matters.
 
         Args:
@@ -309,6 +341,7 @@ class UpdateObserver:
         Raises:
             OSError: the file cannot be written.
         """
+        self._look_for_moved()
         self.before_update()
         words, step = (self._state.masks, self._last_step) if of is None else (of.words, of.step)
         metadata = replace(self._metadata, step=step, run_id=run_id)
@@ -335,7 +368,14 @@ class UpdateObserver:
         Raises:
             ValueError: `step` does not rise.
         """
-        return self._finish(self._begin(step))
+        started = self._begin(step)
+        observation = self._finish(started)
+        if observation is None:
+            self._look_again()
+            observation = self._finish(self._pass(started.step, started.stride))
+        if observation is None:
+            raise UnsupportedModelError(f"parameters of the model are replaced while it is observed. {ADVICE}")
+        return observation
 
     @property
     def beside_training(self) -> bool:
@@ -365,39 +405,79 @@ class UpdateObserver:
     def collect(self) -> list[Observation]:
         """Return the observations that were started and not collected yet, oldest first; waits for them."""
         started, self._started = self._started, []
-        return [self._finish(observation) for observation in started]
+        finished = [self._finish(observation) for observation in started]
+        if None in finished:
+            self._look_again()
+        if started and finished[-1] is None and not self.beside_training:
+            # The weights are still those of that step.
+            finished[-1] = self._finish(self._pass(started[-1].step, started[-1].stride))
+        return [observation for observation in finished if observation is not None]
 
     def _begin(self, step: int) -> _Started:
         if step <= self._last_step:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
+        started = self._pass(step, step - self._last_step)
+        self._last_step = step
+        return started
+
+    def _pass(self, step: int, stride: int) -> _Started:
         now = time.perf_counter()
         seconds = (self._last_cost, now - self._last_start) if self._last_start else (0.0, 0.0)
-        measurement = self._measurement
-        notes = torch.tensor([round(1e9 * value) for value in seconds], device="cpu")
+        observed_at = time.time()
+        with self._stopwatch:
+            replaced = self._changes.seen(self._roster, moved_in_memory=self._measurement.look())
+            if replaced and self._ranks.world == 1:
+                self._look_again()
+                replaced = False
+        notes = torch.tensor([*(round(1e9 * value) for value in seconds), int(replaced), 0], device="cpu")
 
         def count() -> torch.Tensor:
             there = notes
             if self._stream.beside_training:
                 # Made on the pass's own stream: made on the training's, it would be reused before it is read.
                 there = notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)
-            return self._ranks.send(measurement.measure, there, *measurement.shape, step)
+            return self._count(self._measurement, there, step, replaced=replaced)
 
-        observed_at = time.time()
         with self._stopwatch:
             running = self._stream.start(count)
-        started = _Started(
-            step, step - self._last_step, observed_at, self._stopwatch.take(), running, measurement.shape, self._tally
-        )
-        self._last_step, self._last_start = step, now
+        shape, host_seconds = self._measurement.shape, self._stopwatch.take()
+        started = _Started(step, stride, observed_at, host_seconds, running, shape, self._roster)
+        self._last_start = now
         return started
 
-    def _finish(self, started: _Started) -> Observation:
+    def _count(self, measurement: Measurement, notes: torch.Tensor, step: int, *, replaced: bool) -> torch.Tensor:
+        def measure() -> Counts:
+            if replaced:
+                # All processes must first hear that parameters are not where they were.
+                return measurement.nothing()
+            counts = measurement.measure()
+            if (moved := self._changes.untouched.count_moved()) is not None:
+                notes[-1] += moved.to(notes.device, non_blocking=True)
+            return counts
+
+        return self._ranks.send(measure, notes, *measurement.shape, step)
+
+    def _look_for_moved(self) -> None:
+        roster = self._changes.look_for_moved(self._roster)
+        if roster.lost != self._roster.lost:
+            self._stream.hold_training()
+            self._exchange(roster)
+
+    def _finish(self, started: _Started) -> Observation | None:
+        """Return the observation; None where a process has seen that parameters are not where they were."""
         began = time.perf_counter()
-        counts, (cost, interval) = self._ranks.receive(started.running.result(), *started.shape)
+        counts, (cost, interval, replaced, moved) = self._ranks.receive(started.running.result(), *started.shape)
         host_seconds = started.host_seconds + time.perf_counter() - began
         device_seconds = started.running.device_seconds()
         self._last_cost = host_seconds + device_seconds if self._stream.beside_training else host_seconds
-        return started.tally.observation(
+        if replaced:
+            return None
+        tally = self._tally
+        if moved:
+            self._look_for_moved()
+        if started.roster is not self._roster:
+            counts, tally = self._without_lost(counts, started.roster)
+        return tally.observation(
             counts,
             step=started.step,
             stride=started.stride,
@@ -408,6 +488,13 @@ class UpdateObserver:
             monitor_bytes=self.monitor_bytes,
             base_mode=self.base_mode,
         )
+
+    def _without_lost(self, counts: Counts, roster: Roster) -> tuple[Counts, Tally]:
+        """Return the counts of a pass over what was on a roster without what is lost since, and what adds them up."""
+        lost = {**roster.lost, **self._roster.lost}
+        rows = torch.tensor([name not in lost for name in roster.shapes], device="cpu")
+        tally = self._tally_of(roster.without(lost))
+        return Counts(counts.integers[rows], counts.floats[rows]), tally
 
 
 def _rules(visible_dtype: str | torch.dtype, criterion: str | Criterion, tolerances: Sequence[float]) -> Rules:

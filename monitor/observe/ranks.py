@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -19,8 +19,9 @@ from monitor.observe.meeting import meet
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-# Numbers that each process sends beside its counts.
-NOTES = 2
+# Numbers that each process sends beside its counts: nanoseconds that the last observation cost, and since it began;
+# whether parameters are not where they were, so that nothing was counted; how many weights moved that must not.
+NOTES = 4
 # How long a process waits for the others' counts before it says so.
 _PATIENCE = timedelta(seconds=30)
 # In the place of a step.
@@ -79,6 +80,11 @@ class Ranks(ABC):
     def all_say(self, answer: bool) -> bool:
         """Return whether the answer is yes on every process."""
         return int(self.sum(torch.tensor([int(answer)], device="cpu"))) == self.world
+
+    def anywhere(self, found: Collection[str], names: Sequence[str]) -> list[str]:
+        """Return which of the names, the same on all processes, were found on any of them."""
+        here = torch.tensor([name in found for name in names], dtype=torch.int64, device="cpu")
+        return [name for name, somewhere in zip(names, self.sum(here).tolist(), strict=True) if somewhere]
 
     def rows(self, numbers: list[int]) -> torch.Tensor:
         """Return the numbers of each process, as many on all of them, as int64 of shape (world, numbers)."""

@@ -38,6 +38,7 @@ class Tally:
     ) -> None:
         table, measured = roster.table, roster.measured
         self._groups = table.groups
+        self._unmeasured = roster.unmeasured if roster.lost else None
         self._rules = rules
         self._step_masks = step_masks
         self._group_of_segment = np.array([table.index[weights.name] for weights in measured], dtype=np.int64)
@@ -106,6 +107,7 @@ class Tally:
             overhead=overhead,
             monitor_bytes=monitor_bytes,
             base_mode=base_mode,
+            unmeasured=self._unmeasured,
         )
 
     def _by_group(self, per_segment: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:

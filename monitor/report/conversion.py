@@ -73,6 +73,7 @@ def observation_message(observation: Observation, registered: Sequence[pb.Group]
         device_seconds=observation.device_seconds,
         monitor_bytes=observation.monitor_bytes,
         trained=trained if trained != [group.weights - group.frozen_weights for group in registered] else [],
+        unmeasured=_optional(observation.unmeasured),
     )
 
 

@@ -35,6 +35,7 @@ COUNTS = {
     "touched": "Visible weights that differed from their predecessor at some observation so far.",
     "hidden": "Stored weights that differ from the base although the visible ones do not.",
     "non_finite": "Visible weights that are NaN or infinite.",
+    "unmeasured": "Weights that were replaced, given up, or whose base was written to: no other count has them.",
 }
 """The counts of a group, by the name of their field in an Observation of the wire contract, and what they count."""
 

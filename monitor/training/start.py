@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from monitor.training.observed_run import ObservedRun
 from monitor.training.published import published_about
 from monitor.training.resume import RunIdentity, measured_as, restore_touched
 from monitor.training.settings import RunSettings
-from monitor.training.trainer import warn_of_moved_weights
+from monitor.training.trainer import merges_adapters, warn_of_moved_weights
 
 _REGISTER_SECONDS = 15.0
 
@@ -54,7 +55,9 @@ def start_run(
         # First, because another `include` asks more of the base than it may have.
         earlier.check_settings(settings)
     base = ranks.all_or_none(partial(find_base, model, settings.base, reference_model, ranks, resumed=resumed))
-    observer = make_observer(settings, model, base=base, references=references, step=state.global_step, ranks=ranks)
+    own_copy = base.weights is None and merges_adapters(args, model)
+    measuring = replace(settings, base_mode="device") if own_copy and settings.base_mode == "auto" else settings
+    observer = make_observer(measuring, model, base=base, references=references, step=state.global_step, ranks=ranks)
     moved = base.weights is None and unfinished_base not in (None, observer.base_fingerprint)
     if moved and state.is_world_process_zero:
         warn_of_moved_weights()

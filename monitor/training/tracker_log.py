@@ -54,6 +54,8 @@ def tracker_entries(observation: Observation | None) -> dict[str, float]:
         "step_sparsity": observation.step_sparsity,
         "update_norm": observation.update_norm,
     }
+    if observation.unmeasured is not None:
+        entries["unmeasured_weights"] = float(observation.unmeasured.sum())
     for name in observation.references:
         overlap = observation.overlap(name)
         entries |= {f"overlap_o1/{name}": overlap.o1, f"overlap_lift/{name}": overlap.lift}

@@ -32,13 +32,12 @@ def refuse_a_second_callback(model: nn.Module, state: TrainerState) -> None:
     _observed[model] = weakref.ref(state)
 
 
-def warn_of_merging(args: TrainingArguments, model: nn.Module) -> None:
-    """Warn of a trainer that merges adapters into the weights below them."""
-    if getattr(args, "use_vllm", False) and has_adapters(model):
-        logger.warning(
-            "sparsity-monitor: for vLLM, TRL merges the adapters into the frozen weights and takes them out again, "
-            "which does not restore these bit for bit. Updates are measured against the weights as they are then."
-        )
+def merges_adapters(args: TrainingArguments, model: nn.Module) -> bool:
+    """Return whether the trainer merges adapters into the weights below them: for vLLM, TRL does at every step.
+
+    Taking them out again does not restore these bit for bit, so that they are no base.
+    """
+    return bool(getattr(args, "use_vllm", False)) and has_adapters(model)
 
 
 def warn_of_moved_weights() -> None:

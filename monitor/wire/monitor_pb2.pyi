@@ -152,7 +152,7 @@ class Item(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., training_log: _Optional[_Union[TrainingLog, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "trained")
+    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "trained", "unmeasured")
     STEP_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_AT_FIELD_NUMBER: _ClassVar[int]
     STRIDE_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +171,7 @@ class Observation(_message.Message):
     DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MONITOR_BYTES_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
+    UNMEASURED_FIELD_NUMBER: _ClassVar[int]
     step: int
     observed_at: float
     stride: int
@@ -189,7 +190,8 @@ class Observation(_message.Message):
     device_seconds: float
     monitor_bytes: int
     trained: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ..., trained: _Optional[_Iterable[int]] = ...) -> None: ...
+    unmeasured: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ..., trained: _Optional[_Iterable[int]] = ..., unmeasured: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("weights",)

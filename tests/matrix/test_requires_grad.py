@@ -172,16 +172,18 @@ def test_frozen_weights_become_trainable_in_the_observations_groups() -> None:
     assert observer.update_mask().count() == observer.touched_mask().count() == 18
 
 
-def test_weights_that_moved_before_they_were_followed_are_named_and_count_as_unchanged() -> None:
+def test_weights_that_moved_before_they_were_followed_are_named_and_not_measured() -> None:
     def train_at_once(model: nn.Module) -> None:
         model.requires_grad_(True)
         with torch.no_grad():
             model[0].weight.add_(1.0)
 
-    with pytest.warns(UserWarning, match=r"What they started from is not known, so they count as unchanged"):
+    with pytest.warns(UserWarning, match=r"0\.weight: written to before .* What they started from is not known"):
         observer, _ = observed_after(train_at_once)
     observation = observer.observe(1)
     assert (observation.changed.sum(), sum(group.frozen_weights for group in observation.groups)) == (9, 9)
+    assert observation.unmeasured is not None
+    assert observation.unmeasured.sum() == 9
 
 
 def test_a_reference_mask_that_lacks_what_trains_now_is_named_and_counts_as_empty_there() -> None:

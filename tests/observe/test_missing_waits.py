@@ -84,21 +84,21 @@ MUTATIONS = {
         "in collect on the host reads pinned memory, while copy_ in start",
     ),
     "notes from pageable memory": (
-        (UpdateObserver, "_begin"),
+        (UpdateObserver, "_pass"),
         NOTES,
         "notes.to(self._roster.measured[0].source.device, non_blocking=True)",
         {},
         "the host waits for the device: a copy to cuda:0 in start of pageable memory",
     ),
     "notes that are copied while the host waits": (
-        (UpdateObserver, "_begin"),
+        (UpdateObserver, "_pass"),
         NOTES,
         "notes.pin_memory().to(self._roster.measured[0].source.device)",
         {},
         "the host waits for the device: a copy to cuda:0 in start that blocks",
     ),
     "notes on the training's stream": (
-        (UpdateObserver, "_begin"),
+        (UpdateObserver, "_pass"),
         f"def count() -> torch.Tensor:\n        there = notes\n        if self._stream.beside_training:\n"
         f"            {REASON}\n            there = {NOTES}",
         f"early = {NOTES}\n\n    def count() -> torch.Tensor:\n        there = early",

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -56,6 +57,16 @@ def test_what_was_not_measured_is_absent() -> None:
     message = observation_message(observer.observe(1))
     assert list(message.step_changed) == list(message.touched) == []
     assert list(message.changed) == [0]
+
+
+def test_weights_that_nothing_can_be_said_of_travel_by_their_number() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(3, 3, bias=False))
+    observer = UpdateObserver(model)
+    assert list(observation_message(observer.observe(1)).unmeasured) == []
+    model[1].weight.data = torch.empty(0)
+    with pytest.warns(UserWarning, match="emptied"):
+        message = observation_message(observer.observe(2))
+    assert (list(message.unmeasured), list(message.changed)) == ([0, 9], [0, 0])
 
 
 def test_criteria_keep_their_tolerance() -> None:

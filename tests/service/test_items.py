@@ -34,7 +34,7 @@ def test_what_fits_the_registration_is_accepted(item: pb.Item) -> None:
     CHECK.check(item)
 
 
-COUNTS = ["changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite"]
+COUNTS = ["changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "unmeasured"]
 
 
 @pytest.mark.parametrize("name", COUNTS)

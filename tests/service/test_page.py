@@ -65,6 +65,14 @@ def test_a_loss_that_has_become_nan_is_shown(client: Client, run_id: str) -> Non
     assert '<th scope="row">loss</th><td>nan</td>' in client.http.get(f"/runs/{run_id}").text
 
 
+def test_weights_that_nothing_can_be_said_of_are_named_where_there_are_some(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1)])
+    assert "Nothing can be said of" not in client.http.get(f"/runs/{run_id}").text
+    client.send(run_id, [observed(2, unmeasured=[0, 600, 34])])
+    assert "Nothing can be said of 634 weights" in client.http.get(f"/runs/{run_id}").text
+
+
 def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
     client.send(run_id, [observed(1)])

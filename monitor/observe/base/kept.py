@@ -44,7 +44,8 @@ class KeptBase:
     ) -> None:
         self._dtype = visible_dtype
         measured, ranks = roster.measured, roster.ranks
-        there = {w.name for w in measured if source is None and w.original is not None}
+        # A mode that was asked for is meant for all of the base.
+        there = {w.name for w in measured if source is None and w.original is not None and mode is None}
         rest = [w for w in measured if w.name in found.stored and w.name not in there]
         if not rest:
             mode = BaseMode.SHARED
@@ -76,6 +77,12 @@ class KeptBase:
     def own_bytes(self) -> int:
         """Return the bytes that it takes, on whichever device; what is there anyway takes none."""
         return total_bytes(self._weights.stored[name] for name in self._own)
+
+    @property
+    def in_place(self) -> dict[str, torch.Tensor]:
+        """What is there anyway and is used where it is, by parameter name."""
+        stored = self._weights.stored
+        return {name: tensor for name, tensor in stored.items() if name not in self._own and tensor.numel()}
 
     def take_up(self, late: Sequence[MeasuredWeights]) -> None:
         """Keep the base of parameters that train from now on, too: what they are now."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from monitor.observe.bits import BITS_PER_WORD
+from monitor.observe.borrowed import borrow
 from monitor.observe.chunk_sizes import ELEMENTS_ON_CPU
 from monitor.observe.kernels.contract import FIXED_COLUMNS, Counts, Rules, Segment, first_reference, floats_of_all
 from monitor.observe.kernels.in_chunks import ReferenceInChunks
@@ -116,7 +117,7 @@ def _sum(shares: Sequence[Counts]) -> Counts:
 
 
 class _Arrays:
-    """A segment as arrays of unsigned integers that share its memory."""
+    """A segment as arrays of unsigned integers that look at its memory, which is the segment's to keep alive."""
 
     def __init__(self, segment: Segment, rules: Rules, loops: Loops) -> None:
         self._loops = loops
@@ -182,7 +183,8 @@ class _Arrays:
     def _gather(self) -> Array:
         # By numpy: torch would wake up its threads.
         signed, unsigned = _VIEWS[self._strided.element_size()]
-        gathered: Array = np.ascontiguousarray(self._strided.view(signed).numpy()).reshape(-1).view(unsigned)
+        strided = borrow(self._strided).view(signed).numpy()
+        gathered: Array = np.ascontiguousarray(strided).reshape(-1).view(unsigned)
         return gathered
 
 
@@ -193,7 +195,7 @@ def _fits(segment: Segment) -> bool:
 
 def _bits(tensor: torch.Tensor) -> Array:
     signed, unsigned = _VIEWS[tensor.element_size()]
-    array: Array = tensor.detach().view(-1).view(signed).numpy().view(unsigned)
+    array: Array = borrow(tensor.detach().view(-1)).view(signed).numpy().view(unsigned)
     return array
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from monitor.observe.borrowed import borrow
 from monitor.observe.chunk_sizes import LOW_BYTES_ON_GPU, elements_on
 from monitor.observe.criterion import visible
 
@@ -68,7 +69,8 @@ def low_bytes(weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor
 
 def _low_byte_on_cpu(weights: torch.Tensor) -> torch.Tensor:
     # The same in 16 and 8 bits with numpy, ten times as fast: this is done for the whole model when training starts.
-    bits = weights.contiguous().view(torch.int16).numpy()
+    contiguous = weights.detach().contiguous()
+    bits = borrow(contiguous).view(torch.int16).numpy()
     sign, size = bits >> 15, bits & 0x7FFF
     low = ((size ^ sign) - sign).astype(np.uint8)
     nan = size > (0x7F80 if weights.dtype == torch.bfloat16 else 0x7C00)

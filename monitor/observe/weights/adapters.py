@@ -90,6 +90,12 @@ def has_adapters(model: nn.Module) -> bool:
     return any(isinstance(module, kinds) for module in model.modules())
 
 
+def layers_of(effective: Callable[[], torch.Tensor] | None) -> list[nn.Module]:
+    """Return the modules that have a part in what `Served.effective` computes."""
+    layers = effective.args[2] if isinstance(effective, partial) else ()
+    return [layer for layer, _, _ in layers]
+
+
 def _refuse_sharded(model: nn.Module) -> None:
     sharded = [name for name, p in model.named_parameters() if hasattr(p, "ds_tensor") or hasattr(p, "device_mesh")]
     sharded += [name for name, m in model.named_modules() if type(m).__name__ == "FullyShardedDataParallel"]

@@ -84,6 +84,28 @@ def place(model: nn.Module, selection: Selection, ranks: Ranks) -> list[Measured
     return _with_adapters([_measured(name, one) for name, one in held.items()], served, ranks)
 
 
+def stands_in(now: torch.Tensor | None, then: torch.Tensor | None, model: nn.Module) -> bool:
+    """Return whether what has the place of a parameter now only stands in for it for a while.
+
+    After an evaluation, FSDP2 leaves some parameters unsharded until the next forward pass, and FSDP1 puts views there.
+    """
+    if then is None or not dist.is_available():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    if hasattr(then, "device_mesh"):
+        unsharded = now is not None and not hasattr(now, "device_mesh") and now.shape == then.shape
+        return unsharded and any(isinstance(module, FSDPModule) for module in model.modules())
+    return id(then) in _flat_of_fsdp1(model)
+
+
+def _flat_of_fsdp1(model: nn.Module) -> set[int]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    handles = (module._handle for module in FullyShardedDataParallel.fsdp_modules(model))
+    return {id(p) for handle in handles if handle is not None for p in handle.flat_param._params or ()}
+
+
 def _with_adapters(measured: list[MeasuredWeights], served: Served, ranks: Ranks) -> list[MeasuredWeights]:
     """Give each parameter that adapters make to one process: computing it on several would be work done twice."""
     load = [0] * ranks.world

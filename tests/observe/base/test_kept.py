@@ -74,7 +74,7 @@ def test_a_module_is_used_where_it_is() -> None:
     assert observer.base_mode is BaseMode.SHARED
     assert observer.monitor_bytes == WEIGHTS * (1 + 2 / 8)
     with torch.no_grad():
-        reference.weight[0, 0] += 1.0
+        model.weight[0, 0] += 1.0
     assert observer.observe(1).changed.tolist() == [1]
 
 

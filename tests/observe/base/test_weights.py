@@ -27,8 +27,9 @@ def test_a_module_given_as_base_is_used_in_place() -> None:
     with_copy, shared = UpdateObserver(trained), UpdateObserver(trained, base=frozen)
     assert shared.observe(1).changed.sum() == 0
     assert with_copy.base_fingerprint == shared.base_fingerprint
+    assert shared.monitor_bytes < with_copy.monitor_bytes
     with torch.no_grad():
-        frozen[0].bias += 1.0
+        trained[0].bias += 1.0
     assert shared.observe(2).changed.sum() == 7
 
 

@@ -26,7 +26,7 @@ def test_what_starts_to_train_comes_after_what_trained_before() -> None:
     model = a_model()
     roster = Roster.of_model(model, None, None, Alone())
     model.requires_grad_(True)
-    assert roster.thawed() == ["0.weight", "2.weight"]
+    assert roster.thawed() == (["0.weight", "2.weight"], [])
     later = roster.with_late(["2.weight"])
     assert names(later.measured) == list(later.shapes) == ["1.weight", "3.weight", "2.weight"]
     assert (names(later.selected), names(later.late)) == (["1.weight", "3.weight"], ["2.weight"])
@@ -47,4 +47,4 @@ def test_what_is_measured_already_does_not_thaw() -> None:
     model.requires_grad_(True)
     with torch.no_grad():
         model[0].weight.add_(1.0)
-    assert roster.thawed() == ["2.weight"]
+    assert roster.thawed() == (["2.weight"], [])
