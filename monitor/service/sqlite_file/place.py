@@ -94,7 +94,8 @@ class Place:
     def _replaced(self, engine: Engine) -> StoreError:
         if _identity(self._real) != self._database:
             # It would be written into what is there now, by whoever opens that.
-            self._write_back(engine)
+            with suppress(StoreError):
+                self._write_back(engine)
             self._take_away_log()
         return StoreError(
             f"{self._path} is another file than the one that was opened: it was replaced while it was served. Nothing "
@@ -157,7 +158,9 @@ class Place:
         """Return a copy of all that is in the database, beside where it was."""
         copy = self._real.with_name(f"{self._real.name}.copy")
         copy.unlink(missing_ok=True)
-        self._write_back(engine)
+        with suppress(StoreError):
+            # What was moved away is whole, too, where there is room.
+            self._write_back(engine)
         raw = engine.raw_connection()
         try:
             with closing(sqlite3.connect(copy)) as target:
@@ -181,11 +184,17 @@ class Place:
             opened = cast(sqlite3.Connection, raw.driver_connection)
             busy = opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.Error as error:
-            raise StoreError(f"the log of the store {self._path} cannot be written back: {error}") from error
+            raise self._unwritten(str(error)) from error
         finally:
             raw.close()
         if busy:
-            raise StoreError(f"the log of the store {self._path} cannot be written back while another program reads it")
+            raise self._unwritten("another program reads it")
+
+    def _unwritten(self, reason: str) -> StoreError:
+        return StoreError(
+            f"the log of the store {self._path} was deleted, and cannot be written back: {reason}. Nothing is "
+            "acknowledged, and what runs report waits in their spools"
+        )
 
     def _take_away_log(self) -> None:
         for path, known in self._beside.items():

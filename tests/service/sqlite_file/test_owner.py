@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import signal
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.service.errors import StoreInUseError
+from monitor.service.errors import StoreError, StoreInUseError
 from monitor.service.schema import open_engine
 from monitor.service.store import Store
 from tests.service.messages import observed, registration
@@ -153,3 +155,15 @@ def test_stores_in_schemas_of_one_database_are_stores_of_their_own(cluster: Clus
         Store(url)
     other.close()
     engine.dispose()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_lock_is_named(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a network file system without its lock daemon answers, which no test can mount."""
+
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StoreError, match=r"cannot lock files .* on a local disk, or in PostgreSQL"):
+        Store(f"sqlite:///{tmp_path}/store.db")

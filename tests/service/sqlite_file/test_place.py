@@ -5,6 +5,7 @@ What is acknowledged has to be in the file that the next process finds under the
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -345,6 +346,42 @@ _CHECKPOINT = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA
 
 def _checkpoint(store: Path) -> None:
     subprocess.run(["python3", "-c", _CHECKPOINT, store], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs to mount a file system")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_what_cannot_be_written_again_on_a_full_disk_is_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+    store, filling = small_disk / "store.db", small_disk / "filling"
+    with service_in_thread(store) as client:
+        client.register(registration())
+        client.send("run", [observed(1), observed(2)])
+        # Nothing is left in the log, which would make room.
+        _checkpoint(store)
+        assert client.http.get("/readyz").status_code == 200
+        store.unlink()
+        filled = subprocess.run(["dd", "if=/dev/zero", f"of={filling}", "bs=512"], check=False, capture_output=True)
+        assert b"No space left" in filled.stderr
+        assert "cannot be written again" in _reason_for_refusing(client)
+        assert sorted(path.name for path in small_disk.iterdir()) == [
+            "filling",
+            "store.db-shm",
+            "store.db-wal",
+            "store.db.lock",
+        ]
+        filling.unlink()
+        _goes_on_whole(client, store, tmp_path)
 
 
 def test_programs_that_read_the_store_or_write_back_its_log_disturb_nothing(
