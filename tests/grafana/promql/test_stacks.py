@@ -84,6 +84,7 @@ def test_ratios_are_of_one_stack(
 
 
 def test_the_query_that_is_recommended_is_of_one_stack(tmp_path: Path) -> None:
-    (query,) = re.findall(r"```\n# Cumulative sparsity of each layer of a run: of its trained weights\n(.*?)```", _METRICS.read_text(), re.S)
+    recommended = r"```\n# Cumulative sparsity of each layer of a run: of its trained weights\n(.*?)```"
+    (query,) = re.findall(recommended, _METRICS.read_text(), re.S)
     samples = {f'{{layer="{layer}"}}': ratio for layer, ratio in _BY_LAYER.items()}
     _returns(query.replace('run="…"', 'run="r"'), samples, tmp_path)
