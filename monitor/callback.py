@@ -117,7 +117,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Add this callback to a trainer and show `sparsity/…` in its own logs, so in W&B, TensorBoard, Trackio.
 
         A reference model that the trainer holds anyway is used as the base, without a copy, if nothing updates it. The
-        callback becomes the last one, so that what others do to the weights after a step is observed with it.
+        callback becomes the last one when training begins, so that what others do to the weights after a step is
+        observed with it. What others do to them in `on_train_begin` is not part of the base.
 
         Returns:
             this callback.
@@ -217,4 +218,4 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Observe the last step, write the mask of the weights that are left, and report that the run is finished."""
         loaded = state.best_model_checkpoint if args.load_best_model_at_end else None
-        self._run.finish(state.global_step, best=None if loaded is None else step_of(loaded))
+        self._run.finish(state.global_step, best=None if loaded is None else step_of(loaded, state.global_step))

@@ -60,8 +60,8 @@ OBSERVE = {
     "measurement": "borrowed kernels weights state",
     "comparison": "kernels weights observation state measurement",
     "changes": "user_warning weights base",
-    "observer": "criterion streams stopwatch kernels ranks weights observation base masks tally state measurement "
-    "comparison changes",
+    "observer": "user_warning criterion streams stopwatch kernels ranks weights observation base masks tally state "
+    "measurement comparison changes",
 }
 
 # The same of monitor/grafana/.

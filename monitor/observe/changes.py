@@ -68,7 +68,7 @@ class Changes:
 
     def look_for_moved(self, roster: Roster) -> Roster:
         """Return the roster without what was written to and must not be. All processes must call this."""
-        found = roster.ranks.anywhere(self.untouched.moved(), roster.names)
+        found = roster.ranks.anywhere(roster.ranks.all_or_none(self.untouched.moved), roster.names)
         self.untouched.forget(found)
         self._moved |= {name: _BASE if name in roster.shapes else _FROZEN for name in found}
         return self._mark(roster)

@@ -32,6 +32,7 @@ from monitor.observe.state import MonitorState
 from monitor.observe.stopwatch import Stopwatch
 from monitor.observe.streams import Pass, stream_for
 from monitor.observe.tally import Tally
+from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.groups import Group
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
@@ -139,6 +140,7 @@ class UpdateObserver:
         self._last_step = first_step
         self._last_start: float | None = None
         self._last_cost = 0.0
+        self._left_out = 0
         self._looked_for_new_after = first_step - 1
         if self._stream.beside_training:
             # What `compare` measures with is compiled now, not at the first checkpoint.
@@ -162,27 +164,42 @@ class UpdateObserver:
             if thawed or moved:
                 # A pass that is under way still reads the tables that are made anew here.
                 self._stream.hold_training()
+                thawed, moved = self._told_apart(thawed, moved)
         if moved:
             self._exchange(self._changes.with_late_ones(self._roster, moved))
         if thawed:
             # Not a cost of this step, as the start is none: it may compile for half a minute.
             self._take_up(thawed)
 
+    def _told_apart(self, thawed: Sequence[str], moved: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return which of these are what they were while frozen, and which were written to, on whichever process."""
+        names = sorted([*thawed, *moved])
+        # By their sums, too: fused optimizers write without raising the version.
+        here = self._ranks.all_or_none(lambda: [*moved, *self._changes.untouched.moved(thawed)])
+        found = self._ranks.anywhere(here, names)
+        return [name for name in names if name not in found], found
+
     def _take_up(self, thawed: Sequence[str]) -> None:
         self._changes.untouched.forget(thawed)
         roster = self._roster.with_late(thawed)
         # Where one process has no memory for them, the others must not wait for its counts.
-        self._ranks.all_or_none(lambda: self._state.take_up(roster.late[-len(thawed) :]))
+        late = [weights for weights in roster.late if weights.name in set(thawed)]
+        self._ranks.all_or_none(lambda: self._state.take_up(late))
         self._exchange(roster)
 
     def _exchange(self, roster: Roster) -> None:
         """Measure what is on another roster from now on."""
-        if not roster.measured:
-            raise UnsupportedModelError(
-                f"nothing is left to measure: {describe(roster.lost)}. {ADVICE} The training itself is not affected."
-            )
+        self._roster = roster
+        self._check_that_something_is_left()
         self._measurement = self._ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules, self._bind))
-        self._roster, self._tally = roster, self._tally_of(roster)
+        self._tally = self._tally_of(roster)
+
+    def _check_that_something_is_left(self) -> None:
+        if not self._roster.measured:
+            raise UnsupportedModelError(
+                f"nothing is left to measure: {describe(self._roster.lost)}. {ADVICE} The training itself is not "
+                "affected."
+            )
 
     def _tally_of(self, roster: Roster) -> Tally:
         ones, step_masks = self._state.references.ones, self._state.touched is not None
@@ -408,27 +425,39 @@ class UpdateObserver:
         finished = [self._finish(observation) for observation in started]
         if None in finished:
             self._look_again()
-        if started and finished[-1] is None and not self.beside_training:
-            # The weights are still those of that step.
-            finished[-1] = self._finish(self._pass(started[-1].step, started[-1].stride))
+            self._leave_out([each for each, found in zip(started, finished, strict=True) if found is None])
         return [observation for observation in finished if observation is not None]
 
     def _begin(self, step: int) -> _Started:
         if step <= self._last_step:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
-        started = self._pass(step, step - self._last_step)
-        self._last_step = step
+        started = self._pass(step, step - self._last_step + self._left_out)
+        self._last_step, self._left_out = step, 0
         return started
+
+    def _leave_out(self, started: Sequence[_Started]) -> None:
+        """Say which observations are missing; the next one covers their steps."""
+        self._left_out += sum(each.stride for each in started)
+        warn_user(
+            f"left out: the observation of step {', '.join(str(each.step) for each in started)}, because a process "
+            "found only then that parameters are not where they were. The next one covers its steps. Parameters are "
+            "best replaced on all processes at once."
+        )
 
     def _pass(self, step: int, stride: int) -> _Started:
         now = time.perf_counter()
         seconds = (self._last_cost, now - self._last_start) if self._last_start else (0.0, 0.0)
         observed_at = time.time()
+        self._check_that_something_is_left()
         with self._stopwatch:
             replaced = self._changes.seen(self._roster, moved_in_memory=self._measurement.look())
-            if replaced and self._ranks.world == 1:
-                self._look_again()
-                replaced = False
+            if not self._stream.beside_training:
+                # Agreed on before anybody measures: masks that were updated cannot be taken back.
+                replaced = not self._ranks.all_say(not replaced)
+        if replaced and (self._ranks.world == 1 or not self._stream.beside_training):
+            # No cost of this step: it may compile.
+            self._look_again()
+            replaced = False
         notes = torch.tensor([*(round(1e9 * value) for value in seconds), int(replaced), 0], device="cpu")
 
         def count() -> torch.Tensor:

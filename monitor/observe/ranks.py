@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 # Numbers that each process sends beside its counts: nanoseconds that the last observation cost, and since it began;
-# whether parameters are not where they were, so that nothing was counted; how many weights moved that must not.
+# whether parameters are not where they were, so that nothing was counted; how many parameters moved that must not.
 NOTES = 4
 # How long a process waits for the others' counts before it says so.
 _PATIENCE = timedelta(seconds=30)

@@ -35,13 +35,14 @@ def checkpoint_directory(args: TrainingArguments, step: int) -> Path:
     return output_directory(args) / f"checkpoint-{step}"
 
 
-def step_of(checkpoint: str) -> int:
-    """Return the step that a checkpoint is of.
+def step_of(checkpoint: str, otherwise: int) -> int:
+    """Return the step that a checkpoint is of; `otherwise` where its name does not say.
 
-    >>> step_of("runs/first/checkpoint-40")
-    40
+    >>> step_of("runs/first/checkpoint-40", otherwise=50), step_of("runs/first/best", otherwise=50)
+    (40, 50)
     """
-    return int(Path(checkpoint).name.rpartition("-")[2])
+    step = Path(checkpoint).name.rpartition("-")[2]
+    return int(step) if step.isdecimal() else otherwise
 
 
 def touched_directory(args: TrainingArguments, step: int) -> Path:

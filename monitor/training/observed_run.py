@@ -99,9 +99,13 @@ class ObservedRun:
 
     def look_for_late_changes(self) -> None:
         """Say, once, that weights were written between their observation and the next step, by a later callback."""
-        if self._observer is None or self._versions is None or self._versions == _versions(self._observer):
+        if self._observer is None or self._versions is None:
             return
-        self._versions, self.changes_come_late = None, True
+        # Looked at once: what is written from here on is the next step's.
+        observed, self._versions = self._versions, None
+        if observed == _versions(self._observer):
+            return
+        self.changes_come_late = True
         if self._writes_log:
             logger.warning(
                 "sparsity-monitor: weights are changed after they were observed at step %d, as by a later callback, "

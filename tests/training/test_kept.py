@@ -316,3 +316,13 @@ def test_the_best_adapter_is_counted_as_its_step_was_observed(model: Path, tmp_p
     assert observed[2] != observed[STEPS]
     assert callback.kept.step == trainer.state.best_global_step == 2
     assert callback.kept.changed.tolist() == observed[2]
+
+
+def test_the_optimizers_own_steps_are_no_later_changes(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This optimizer raises the weights' versions at each step, also where not each is observed."""
+    trainer = trainer_of(model, tmp_path, [], optim="adamw_torch", save_strategy="no")
+    recording(every=3).attach(trainer)
+    trainer.train()
+    assert "changed after they were observed" not in caplog.text

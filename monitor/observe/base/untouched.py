@@ -13,6 +13,7 @@ import torch
 
 from monitor.observe.borrowed import borrow
 from monitor.observe.chunk_sizes import BYTES_SUMMED_AT_LEAST
+from monitor.observe.kernels.transfer import to_device
 from monitor.observe.weights.presence import is_there
 
 # Observations after which all weights have been summed up once.
@@ -76,11 +77,15 @@ class Untouched:
         moved = [flag for name in self._due() if (flag := self._is_moved(name)) is not None]
         if not moved:
             return None
-        return torch.stack([flag.to(moved[0].device, non_blocking=True) for flag in moved]).sum()
+        # On a GPU if there is one: what comes from there to the host without waiting is not there yet.
+        device = next((flag.device for flag in moved if flag.device.type != "cpu"), moved[0].device)
+        here = (to_device(flag, device) if flag.device.type == "cpu" else flag.to(device) for flag in moved)
+        return torch.stack(list(here)).sum()
 
-    def moved(self) -> list[str]:
-        """Return the names of all that are not what they were; waits for the device."""
-        return [name for name in self._read if (flag := self._is_moved(name)) is not None and bool(flag)]
+    def moved(self, names: Iterable[str] | None = None) -> list[str]:
+        """Return the names of those, or of all, that are not what they were; waits for the device."""
+        looked_at = self._read if names is None else [name for name in names if name in self._read]
+        return [name for name in looked_at if (flag := self._is_moved(name)) is not None and bool(flag)]
 
     def _is_moved(self, name: str) -> torch.Tensor | None:
         """None where the weights are elsewhere at the moment, as when they are offloaded."""

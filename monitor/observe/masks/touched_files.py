@@ -44,17 +44,22 @@ def write_shards(
     saved = torch.tensor([int(ranks.rank == 0 and directory.parent.is_dir())], device="cpu")
     if not int(ranks.sum(saved)):
         return
-    if ranks.rank == 0:
-        # Of a training that was here before, on another number of processes.
-        for other in set(directory.glob(f"{_PREFIX}-*")) - set(_files(directory, ranks.world)):
-            other.unlink()
     held = {shard.name: shard for shard in shards if shard.count}
-    write_mask(
-        _files(directory, ranks.world)[ranks.rank],
-        (words[name] for name in held),
-        {name: (shard.count,) for name, shard in held.items()},
-        {**metadata, "parts": json.dumps({name: _as_json(shard) for name, shard in held.items()})},
-    )
+
+    def write() -> None:
+        if ranks.rank == 0:
+            # Of a training that was here before, on another number of processes.
+            for other in set(directory.glob(f"{_PREFIX}-*")) - set(_files(directory, ranks.world)):
+                other.unlink()
+        write_mask(
+            _files(directory, ranks.world)[ranks.rank],
+            (words[name] for name in held),
+            {name: (shard.count,) for name, shard in held.items()},
+            {**metadata, "parts": json.dumps({name: _as_json(shard) for name, shard in held.items()})},
+        )
+
+    # Where one disk is full, all go on from here alike: the next collective is for the same thing on each of them.
+    ranks.all_or_none(write)
 
 
 def read_shards(
