@@ -118,7 +118,7 @@ class Observation:
         base_mode: how the base is kept: "device", "host", "shared", or "low_byte", which is exact only for weights that
             moved by fewer than 128 representable steps.
         unmeasured: weights that nothing can be said of any more, or not at this step, because they were replaced, given
-            up, or measured against a base that has moved. They are in no other count of this class and in no sparsity.
+            up, or measured against a base that has moved. They are in no count of changes and in no sparsity.
             None where there are no such weights.
     """
 
