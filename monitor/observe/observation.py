@@ -118,7 +118,8 @@ class Observation:
         base_mode: how the base is kept: "device", "host", "shared", or "low_byte", which is exact only for weights that
             moved by fewer than 128 representable steps.
         unmeasured: weights that nothing can be said of any more, or not at this step, because they were replaced, given
-            up, or measured against a base that has moved. They count as nothing. None where there are no such weights.
+            up, or measured against a base that has moved. They are in no count of changes and in no sparsity.
+            None where there are no such weights.
     """
 
     step: int
@@ -160,8 +161,12 @@ class Observation:
 
     @property
     def whole_model_cumulative_sparsity(self) -> float:
-        """Share of all visible weights, frozen ones included, that equal the base, 0 to 1."""
-        return 1.0 - _ratio(int(self.changed.sum()), self.weights)
+        """Share of all visible weights, frozen ones included, that equal the base, 0 to 1.
+
+        Unmeasured ones are left out; NaN where there are no others.
+        """
+        unmeasured = 0 if self.unmeasured is None else int(self.unmeasured.sum())
+        return 1.0 - _ratio(int(self.changed.sum()), self.weights - unmeasured)
 
     @property
     def step_sparsity(self) -> float | None:

@@ -35,7 +35,7 @@ COUNTS = {
     "touched": "Visible weights that differed from their predecessor at some observation so far.",
     "hidden": "Stored weights that differ from the base although the visible ones do not.",
     "non_finite": "Visible weights that are NaN or infinite.",
-    "unmeasured": "Weights that were replaced, given up, or whose base was written to: no other count has them.",
+    "unmeasured": "Weights that were replaced, given up, or whose base was written to: no count of changes has them.",
 }
 """The counts of a group, by the name of their field in an Observation of the wire contract, and what they count."""
 
@@ -56,7 +56,7 @@ def _counts(level: str, labels: tuple[str, ...], of_what: str) -> list[Family]:
         _gauge(
             f"{level}_frozen_weights",
             labels,
-            f"Weights of {of_what} that were not trained so far. All others are: what ratios are of.",
+            f"Weights of {of_what} that were not trained so far, or are unmeasured. All others are what ratios are of.",
         ),
         *(_gauge(f"{level}_{name}_weights", labels, text) for name, text in COUNTS.items()),
         _gauge(f"{level}_reference_weights", reference, "Weights in the reference mask R."),

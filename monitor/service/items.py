@@ -49,7 +49,9 @@ class ItemCheck:
         _check_when(observation.step, "observed_at", observation.observed_at)
         _check_counts("trained", observation.trained, self._weights)
         for name in COUNTS:
-            _check_counts(name, getattr(observation, name), observation.trained or self._weights)
+            # What is unmeasured is not among the trained weights; all else is counted there.
+            bounds = self._weights if name == "unmeasured" else observation.trained or self._weights
+            _check_counts(name, getattr(observation, name), bounds)
         self._check_measures(observation)
         if observation.changed_at:
             _check_length("changed_at", len(observation.changed_at), len(self._tolerances), "tolerance")

@@ -104,9 +104,10 @@ def _sparsities(counts: Mapping[str, int], trained: int) -> Sparsities:
 
 
 def _whole_sparsities(totals: Totals, weights: int) -> WholeSparsities:
+    measured = weights - totals.counts.get("unmeasured", 0)
     return WholeSparsities(
         **_sparsities(totals.counts, totals.trained_weights).model_dump(),
-        whole_model_cumulative_sparsity=sparsity(totals.counts.get("changed"), weights),
+        whole_model_cumulative_sparsity=sparsity(totals.counts.get("changed"), measured),
     )
 
 

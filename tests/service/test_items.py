@@ -22,6 +22,7 @@ CHECK = ItemCheck(registration(), SETTINGS)
         pb.Item(sequence=1, observation=pb.Observation(step=1, observed_at=1)),
         observed(1, changed=[1000, 600, 400]),
         observed(1, trained=[1000, 600, 400], changed=[1000, 600, 400]),
+        observed(1, trained=[0, 300, 200], unmeasured=[1000, 300, 200]),
         observed(1, changed_at=[], references=[], squared_norm=[], max_abs=[]),
         observed(1, changed_at=[pb.Counts(), pb.Counts(weights=[1, 2, 3])]),
         observed(1, references=[pb.ReferenceCounts()]),

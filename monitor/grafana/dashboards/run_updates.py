@@ -41,7 +41,7 @@ def sparsity_panels() -> list[Any]:
         "Visible weights that equal the base, out of those that are trained; also at each absolute tolerance, and out "
         f"of the whole model. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
         "sparsity_monitor_run_changed_at_tolerance_weights, sparsity_monitor_run_weights, "
-        "sparsity_monitor_run_frozen_weights.",
+        "sparsity_monitor_run_frozen_weights, sparsity_monitor_run_unmeasured_weights.",
         "percentunit",
         Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), "by the run's criterion"),
         Query(CUMULATIVE_SPARSITY_AT_TOLERANCE.at(Level.RUN, ONE_RUN), "atol={{tolerance}}"),

@@ -76,6 +76,9 @@ _PER_MASK = "/ ignoring (reference) group_left () ({changed_weights} > 0)"
 # From two metrics that every version of the service exports: charts reach back to before it was updated.
 _TRAINED = "({weights} - {frozen_weights} > 0)"
 
+# There are unmeasured weights in few runs only, and no series of them elsewhere.
+_MEASURED = "({weights} - ({unmeasured_weights} or 0 * {weights}) > 0)"
+
 TRAINED = Ratio("trained", _TRAINED)
 """No ratio but what they are of: the number of trained weights, nothing where there are none."""
 
@@ -85,7 +88,7 @@ CUMULATIVE_SPARSITY_AT_TOLERANCE = Ratio(
     "cumulative_sparsity_at_tolerance",
     f"1 - {{changed_at_tolerance_weights}} / ignoring (tolerance) group_left () {_TRAINED}",
 )
-WHOLE_MODEL_CUMULATIVE_SPARSITY = Ratio("whole_model_cumulative_sparsity", "1 - {changed_weights} / ({weights} > 0)")
+WHOLE_MODEL_CUMULATIVE_SPARSITY = Ratio("whole_model_cumulative_sparsity", f"1 - {{changed_weights}} / {_MEASURED}")
 CHANGED = Ratio("changed", f"{{changed_weights}} / {_TRAINED}")
 TOUCHED = Ratio("touched", f"{{touched_weights}} / {_TRAINED}")
 TRANSIENT = Ratio("transient", f"({{touched_weights}} - {{changed_weights}}) / {_TRAINED}")

@@ -26,7 +26,9 @@ class GroupKey:
 
 @dataclass(frozen=True)
 class Group:
-    """A group with its number of weights, `frozen_weights` of which belong to parameters that were never trained.
+    """A group with its number of weights, `frozen_weights` of which belong to parameters that are not measured.
+
+    Those were never trained in this run, or are lost.
 
     Attributes:
         layer: its number in the stack; None outside the layers.
@@ -42,7 +44,7 @@ class Group:
 
     @property
     def trained_weights(self) -> int:
-        """Number of weights that are measured, because they train or did at some time in this run."""
+        """Number of weights that are measured, because they train or did at some time in this run, and are not lost."""
         return self.weights - self.frozen_weights
 
 

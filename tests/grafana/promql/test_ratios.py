@@ -9,7 +9,15 @@ import pytest
 import yaml
 
 from monitor.grafana.alerts.settings import AlertSettings
-from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, RECORDED, STEP_SPARSITY, Level, Recorded, WrittenOut
+from monitor.grafana.promql.ratios import (
+    CUMULATIVE_SPARSITY,
+    RECORDED,
+    STEP_SPARSITY,
+    WHOLE_MODEL_CUMULATIVE_SPARSITY,
+    Level,
+    Recorded,
+    WrittenOut,
+)
 from monitor.grafana.rules.prometheus_rules import prometheus_rules
 from tests.grafana.alerts.rule_cases import RUN, run
 from tests.grafana.binaries import binary, check
@@ -94,6 +102,23 @@ def test_ratios_are_what_they_are_by_hand(reading: Recorded | WrittenOut, tmp_pa
     inputs = [{"series": key, "values": value} for key, value in _series().items()]
     test = {"interval": "1m", "input_series": inputs, "promql_expr_test": expectations}
     (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": [test]}))
+    check(binary("promtool"), "test", "rules", tmp_path / "tests.yml")
+
+
+def test_weights_that_nothing_can_be_said_of_are_not_in_the_whole_model(tmp_path: Path) -> None:
+    lost = {run("run_unmeasured_weights"): "_x10 100x10"}
+    ratio = WHOLE_MODEL_CUMULATIVE_SPARSITY.at(Level.RUN)
+    inputs = [{"series": key, "values": value} for key, value in (_series() | lost).items()]
+    expectations = [
+        {
+            "expr": f"round({ratio}, 0.000001)",
+            "eval_time": at,
+            "exp_samples": [{"labels": "{" + RUN + "}", "value": round(1 - 90 / measured, 6)}],
+        }
+        for at, measured in {"5m": 1900, "15m": 1800}.items()
+    ]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": expectations}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
     check(binary("promtool"), "test", "rules", tmp_path / "tests.yml")
 
 
