@@ -322,7 +322,7 @@ def test_the_optimizers_own_steps_are_no_later_changes(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """This optimizer raises the weights' versions at each step, also where not each is observed."""
-    trainer = trainer_of(model, tmp_path, [], optim="adamw_torch", save_strategy="no")
+    trainer = trainer_of(model, tmp_path, [], optim="adamw_torch", save_strategy="no", max_steps=8)
     recording(every=3).attach(trainer)
     trainer.train()
     assert "changed after they were observed" not in caplog.text
