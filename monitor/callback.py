@@ -110,7 +110,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     @property
     def last_verdict(self) -> Verdict | None:
-        """What the latest observations mean, None while they are too few or the warm-up lasts."""
+        """What the latest observations mean; None while too few, in the warm-up, or if lost weights could change it."""
         return self._run.last_verdict
 
     def attach(self, trainer: Trainer) -> SparsityCallback:

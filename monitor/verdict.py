@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import numpy as np
+
 from monitor.errors import ConfigurationError
-from monitor.observe.observation import Observation
+from monitor.observe.observation import IntArray, Observation
+from monitor.observe.weights.groups import Group
 
 GRADIENT_NORM = "grad_norm"
 """What trainers log the gradient norm as."""
@@ -124,6 +127,9 @@ class Judge:
             observation: of a later step than the one before.
             logged: what the trainer logged last. Its "grad_norm" and "learning_rate" change the wording only.
         """
+        if self._recent and (_lost(self._recent[-1]) != _lost(observation)).any():
+            # Other weights are left to measure: what differs from before says nothing about updates.
+            self._recent.clear()
         if observation.step > self.thresholds.warmup_steps:
             self._recent.append(observation)
         elif not observation.non_finite.any():
@@ -153,23 +159,30 @@ class Judge:
         return "; ".join(part for part in parts if part)
 
     def _sparsities(self, observation: Observation) -> str:
+        still = " that are still measured" if lost_weights(observation) else ""
         text = (
-            f"{percent(observation.cumulative_sparsity)} of {observation.trained_weights:,} trained weights equal the "
-            f"base (cumulative sparsity, {self.measured_as})"
+            f"{percent(observation.cumulative_sparsity)} of {observation.trained_weights:,} trained weights{still} "
+            f"equal the base (cumulative sparsity, {self.measured_as})"
         )
         if observation.step_sparsity is None:
             return text
         return f"{text}, {percent(observation.step_sparsity)} equal {_predecessor(observation)} (step sparsity)"
 
     def _share_that_trains(self, observation: Observation) -> str:
-        trained, weights = observation.trained_weights, observation.weights
+        lost, weights = lost_weights(observation), observation.weights
+        trained = observation.trained_weights + lost
+        share = (
+            f"{trained:,} of {weights:,} weights train ({percent(trained / weights)}"
+            f"{f': {self._trained}' if self._trained else ''})"
+        )
+        if lost:
+            unknown = f"{lost:,} weights are not measured any more: whatever became of them, the verdict is the same"
+            return unknown if trained == weights else f"{share}; {unknown}"
         if trained == weights:
             return ""
         return (
-            f"{trained:,} of {weights:,} weights train ({percent(trained / weights)}"
-            f"{f': {self._trained}' if self._trained else ''}), and "
-            f"{percent(observation.whole_model_cumulative_sparsity)} of all equal the base (whole-model cumulative "
-            "sparsity)"
+            f"{share}, and {percent(observation.whole_model_cumulative_sparsity)} of all equal the base (whole-model "
+            "cumulative sparsity)"
         )
 
     @staticmethod
@@ -241,11 +254,44 @@ class Judge:
 
 
 def judge(recent: Sequence[Observation], thresholds: DenseThresholds) -> Kind | None:
-    """Say what updates look like, from the last few observations; None where they are too few, or nothing is trained.
+    """Say what updates look like, from the last few observations; None where that cannot be known.
+
+    It cannot where they are too few, where nothing is trained, or where it depends on weights that are lost: what is
+    said is the same whether all of those have changed or none.
 
     Args:
-        recent: the observations after the warm-up, the latest last, at most `thresholds.observations` of them.
+        recent: the observations after the warm-up, the latest last, at most `thresholds.observations` of them, which
+            have lost the same weights.
     """
+    if not lost_weights(recent[-1]):
+        return _kind(recent, thresholds)
+    if_none = _kind([_supposing(seen, changed=0) for seen in recent], thresholds)
+    if_all = _kind([_supposing(seen, changed=lost_weights(seen)) for seen in recent], thresholds)
+    return if_none if if_none is if_all else None
+
+
+def lost_weights(observation: Observation) -> int:
+    """Count the trained weights that are not measured any more, or not at this step."""
+    return int(_lost(observation).sum())
+
+
+def _lost(observation: Observation) -> IntArray:
+    return np.zeros_like(observation.changed) if observation.unmeasured is None else observation.unmeasured
+
+
+def _supposing(observation: Observation, *, changed: int) -> Observation:
+    """Return the observation as it would be had so many of the lost weights changed, and moved at this step."""
+    steps = observation.step_changed
+    return replace(
+        observation,
+        groups=(*observation.groups, Group(None, "unmeasured", lost_weights(observation))),
+        changed=np.append(observation.changed, changed),
+        newly_changed=np.append(observation.newly_changed, changed),
+        step_changed=None if steps is None else np.append(steps, changed),
+    )
+
+
+def _kind(recent: Sequence[Observation], thresholds: DenseThresholds) -> Kind | None:
     latest = recent[-1]
     if latest.non_finite.any():
         return Kind.NON_FINITE

@@ -28,6 +28,7 @@ def observed(
     groups: tuple[Group, ...] = GROUPS,
     newly_changed: int = 0,
     reverted: int = 0,
+    unmeasured: tuple[int, int] | None = None,
 ) -> Observation:
     """An observation, of 10,000 weights unless `groups` says otherwise."""
 
@@ -48,6 +49,7 @@ def observed(
         non_finite=np.array(non_finite),
         squared_norm=np.zeros(2),
         max_abs=np.zeros(2),
+        unmeasured=None if unmeasured is None else np.array(unmeasured),
     )
 
 
@@ -250,6 +252,71 @@ def test_what_the_ratios_are_of_is_said_where_not_all_weights_train() -> None:
         "before (step sparsity); 1,000 of 10,000 weights train (10.0 %: the matrices that adapters change), and 91.0 % "
         "of all equal the base (whole-model cumulative sparsity); cumulative sparsity is below"
     )
+
+
+def with_lost(step: int, changed: int, moved: int | None = 10, *, lost: int = 9_000) -> Observation:
+    """An observation of 10,000 trained weights, so many of which are lost."""
+    groups = (Group(0, "mlp.up_proj", 9_000, lost), Group(None, "embed_tokens", 1_000))
+    return observed(step, changed, moved, groups=groups, unmeasured=(lost, 0))
+
+
+@pytest.mark.parametrize("moved", [10, 900, None])
+@pytest.mark.parametrize(("before", "after"), [(2_250, 900), (2_250, 0), (9_000, 300), (9_000, 0)])
+def test_weights_that_are_lost_flip_no_verdict(before: int, after: int, moved: int | None) -> None:
+    history = [observed(step, before, 10) for step in (101, 102, 103)]
+    history += [with_lost(step, after, moved) for step in range(104, 110)]
+    said = kinds(history)
+    assert said[2] is (Kind.DENSE if before == 9_000 else Kind.SPARSE)
+    assert said[3:] == [None] * 6
+
+
+def test_what_a_few_lost_weights_cannot_change_is_still_said() -> None:
+    for changed, moved, kind in ((7_000, 10, Kind.DENSE), (2_000, 4_000, Kind.DENSE), (2_000, 10, Kind.SPARSE)):
+        history = [with_lost(step, changed, moved, lost=100) for step in (101, 102, 103)]
+        assert kinds(history)[-1] is kind
+    # With the lost ones, this may be sparse or dense.
+    assert kinds(with_lost(step, 6_450, lost=100) for step in (101, 102, 103)) == [None] * 3
+
+
+@pytest.mark.parametrize("moved", [0, 5])
+def test_inert_and_very_sparse_are_not_said_of_what_is_left(moved: int) -> None:
+    assert kinds(with_lost(step, moved, moved, lost=100) for step in (101, 102, 103))[-1] is None
+
+
+def test_weights_lost_and_found_are_not_compared_with_what_was_left() -> None:
+    """Otherwise a loss of weights that had not changed reads as a fall of cumulative sparsity."""
+    history = [with_lost(step, 0) for step in (98, 99)] + [observed(step, 4_500) for step in (100, 101, 102)]
+    assert kinds(history) == [None, None, None, None, Kind.SPARSE]
+    history = [observed(step, 4_000) for step in (98, 99)] + [with_lost(step, 4_000, lost=900) for step in (100, 101)]
+    assert kinds(history) == [None] * 4
+
+
+def test_lost_weights_are_named_and_count_neither_as_frozen_nor_as_equal_to_the_base() -> None:
+    verdict = verdicts([with_lost(1, 7_920, lost=1_000)])[0]
+    assert verdict is not None
+    assert verdict.reason.startswith(
+        "12.0 % of 9,000 trained weights that are still measured equal the base (cumulative sparsity, bits in "
+        "bfloat16), 99.89 % equal the step before (step sparsity); 1,000 weights are not measured any more: whatever "
+        "became of them, the verdict is the same; cumulative sparsity is below"
+    )
+    groups = (Group(0, "mlp.up_proj", 6_000, 6_000), Group(None, "embed_tokens", 4_000, 100))
+    verdict = verdicts([observed(1, 3_900, groups=groups, unmeasured=(0, 100))])[0]
+    assert verdict is not None
+    assert "; 4,000 of 10,000 weights train (40.0 %); 100 weights are not measured any more" in verdict.reason
+    assert "whole-model" not in verdict.reason
+
+
+def test_weights_that_are_lost_hide_no_others_that_are_not_finite() -> None:
+    groups = (Group(0, "mlp.up_proj", 6_000, 6_000), Group(None, "embed_tokens", 4_000))
+    assert kinds([observed(1, groups=groups, non_finite=(0, 1), unmeasured=(6_000, 0))]) == [Kind.NON_FINITE]
+
+
+@pytest.mark.parametrize(("changed", "kind"), [(600, Kind.SPARSE), (900, Kind.DENSE)])
+def test_a_layer_that_starts_to_train_makes_nothing_dense(changed: int, kind: Kind) -> None:
+    thawed = (Group(0, "mlp.up_proj", 6_000), Group(None, "embed_tokens", 4_000, 4_000))
+    history = [observed(step, changed, groups=MOSTLY_FROZEN) for step in (1, 2, 3)]
+    history += [observed(step, changed, groups=thawed) for step in (4, 5, 6)]
+    assert kinds(history)[2:] == [kind] + [Kind.SPARSE] * 3
 
 
 def test_where_nothing_trains_there_is_no_ratio_and_no_verdict() -> None:

@@ -45,7 +45,8 @@ class ObservedRun:
 
     Attributes:
         last_observation: the latest one that is complete, None before the first.
-        last_verdict: what the latest observations mean, None while they are too few or the warm-up lasts.
+        last_verdict: what the latest observations mean, None while they are too few, the warm-up lasts, or it
+            depends on weights that are lost.
         kept: how the weights that were saved last, or are left at the end, differ from the base; None before.
         changes_come_late: whether weights were seen to change between an observation and the next step.
         run_id: identity of the run; where nothing is reported, the one that was given.

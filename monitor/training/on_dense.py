@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from monitor.errors import ConfigurationError
 from monitor.observe.observation import Observation
-from monitor.verdict import GRADIENT_NORM, DenseThresholds, Judge, Kind, Verdict
+from monitor.verdict import GRADIENT_NORM, DenseThresholds, Judge, Kind, Verdict, lost_weights
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class DenseWatch:
         self._times_in_a_row = 0
         self._answered = False
         self._norm_was_known = False
+        self._told_of_lost = False
 
     def remember(self, logs: Mapping[str, object]) -> None:
         """Remember what the trainer logs; it goes into the wording only."""
@@ -74,6 +75,7 @@ class DenseWatch:
     def see(self, observation: Observation) -> Verdict | None:
         """Judge an observation, and log the verdict if it differs from the one before."""
         verdict = self._judge.judge(observation, self._trainer_logs)
+        self._tell_of_lost(observation)
         if verdict is not None and (self._is_news(verdict.kind) or self._is_explained_now(observation, verdict.kind)):
             self._logged_kind = verdict.kind
             self._norm_was_known = GRADIENT_NORM in self._trainer_logs
@@ -97,6 +99,20 @@ class DenseWatch:
                 )
         elif callable(self._on_dense):
             self._call(self._on_dense, args, state, control, observation=observation, verdict=verdict, **kwargs)
+
+    def _tell_of_lost(self, observation: Observation) -> None:
+        lost = lost_weights(observation)
+        if not lost or self._told_of_lost:
+            return
+        self._told_of_lost = True
+        if self._writes_log:
+            logger.warning(
+                "sparsity-monitor: %s of %s trained weights are not measured any more, from step %d on. A verdict is "
+                "given, and on_dense answered, only where it is the same whatever became of them.",
+                f"{lost:,}",
+                f"{lost + observation.trained_weights:,}",
+                observation.step,
+            )
 
     def _call(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         try:

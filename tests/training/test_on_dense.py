@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from monitor import DenseThresholds, Observation, SparsityCallback, Verdict
@@ -281,6 +282,58 @@ def test_a_process_that_writes_no_log_decides_alike(caplog: pytest.LogCaptureFix
     assert silent == writing
     assert silent.should_training_stop
     assert silent.should_save
+
+
+def losing_all_but_what_changed(gone: torch.Tensor) -> list[Observation]:
+    """Observe a tenth of a model train, until the rest becomes `gone` at step 5, and on."""
+    model = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(10))
+    observer = UpdateObserver(model)
+    observations = []
+    for step in range(1, 10):
+        with torch.no_grad():
+            model[9].weight += 1.0
+        if step == 5:
+            for layer in model[:9]:
+                layer.weight.data = gone.clone()
+        observations.append(observer.observe(step))
+    return observations
+
+
+@pytest.mark.parametrize("lose", ["emptied", "of another shape"])
+def test_losing_weights_stops_no_sparse_training(lose: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nine of ten layers are lost at step 5, and all that is left has changed."""
+    gone = torch.empty(0) if lose == "emptied" else torch.ones(3, 5)
+    with pytest.warns(UserWarning, match="not measured any more"):
+        observations = losing_all_but_what_changed(gone)
+    watch = DenseWatch("stop", AT_ONCE, "bits in bfloat16", writes_log=True, strict=False)
+    control = TrainerControl()
+    seen = []
+    for observation in observations:
+        verdict = watch.see(observation)
+        watch.answer(observation, verdict, None, TrainerState(global_step=observation.step), control)
+        seen.append(verdict and verdict.kind)
+    assert seen == [None, None, Kind.SPARSE, Kind.SPARSE, *[None] * 5]
+    assert not control.should_training_stop
+    assert observations[-1].cumulative_sparsity == 0.0
+    assert [message for level, message in said(caplog) if level == "WARNING"] == [
+        "sparsity-monitor: 576 of 640 trained weights are not measured any more, from step 5 on. A verdict is given, "
+        "and on_dense answered, only where it is the same whatever became of them."
+    ]
+
+
+def test_losing_weights_keeps_no_dense_training_from_being_stopped() -> None:
+    model = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(10))
+    observer = UpdateObserver(model)
+    watch = DenseWatch("stop", AT_ONCE, "bits in bfloat16", writes_log=True, strict=False)
+    control = TrainerControl()
+    model[0].weight.data = torch.empty(0)
+    with torch.no_grad():
+        for layer in model[1:]:
+            layer.weight += 1.0
+    with pytest.warns(UserWarning, match="not measured any more"):
+        observation = observer.observe(1)
+    watch.answer(observation, watch.see(observation), None, TrainerState(global_step=1), control)
+    assert control.should_training_stop
 
 
 def test_a_verdict_that_alternates_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
