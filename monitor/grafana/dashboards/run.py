@@ -120,8 +120,8 @@ def _of_the_whole_model() -> list[Any]:
         number(
             "Whole-model cumulative sparsity",
             "Visible weights that equal the base, out of all: frozen ones, which always do, are counted, those that "
-            "nothing can be said of are not. Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, "
-            "sparsity_monitor_run_unmeasured_weights.",
+            "nothing can be said of are not. Metrics: sparsity_monitor_run_changed_weights, "
+            "sparsity_monitor_run_weights, sparsity_monitor_run_unmeasured_weights.",
             "percentunit",
             Query(WHOLE_MODEL_CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
         ),
