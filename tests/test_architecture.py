@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "version": "",
     "errors": "",
+    "service_url": "errors",
     "terminal": "",
     "wire": "",
     "observe": "errors",
@@ -30,8 +31,8 @@ ROOMS = {
     "report": "errors version wire observe",
     "training": "errors verdict observe report",
     "callback": "errors verdict observe report training",
-    "service": "errors terminal version wire",
-    "grafana": "errors terminal service.families",
+    "service": "errors service_url terminal version wire",
+    "grafana": "errors service_url terminal service.families",
     "cli": "errors terminal version report service grafana",
     "__init__": "version errors verdict observe callback",
 }
