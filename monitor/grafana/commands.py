@@ -24,6 +24,13 @@ _Url = Annotated[str, typer.Option(help="Grafana, such as https://grafana.exampl
 _Token = Annotated[str, typer.Option(help="Token of a service account, role Admin.", envvar="GRAFANA_TOKEN")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
 _Settings = Annotated[Path | None, typer.Option(help="YAML file with the alert thresholds that differ.")]
+_ServiceUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Where browsers find the service, such as https://monitor.example: alerts link to its runbook.",
+        envvar="SPARSITY_MONITOR_SERVICE_URL",
+    ),
+]
 
 
 @grafana_commands.command()
@@ -42,6 +49,7 @@ def apply(
     ] = None,
     alerts: Annotated[bool, typer.Option(help="Let Grafana manage the alerts, too.")] = True,
     alert_settings: _Settings = None,
+    service_url: _ServiceUrl = None,
     dry_run: _DryRun = False,
 ) -> None:
     """Put folder, data source, dashboards and alert rules into a Grafana. Doing it again changes nothing."""
@@ -52,7 +60,7 @@ def apply(
         from monitor.grafana.apply import apply as grafana_apply
         from monitor.grafana.apply.client import Grafana
 
-        settings = AlertSettings.read(alert_settings)
+        settings = AlertSettings.read(alert_settings, service_url)
         wish = grafana_apply.Wish(datasource_uid, prometheus_url, webhook_url, alerts, settings)
         grafana_apply.apply(Grafana(url, token), wish, _telling(dry_run), dry_run=dry_run)
 
@@ -71,13 +79,14 @@ def delete(url: _Url, token: _Token, dry_run: _DryRun = False) -> None:
 def generate(
     directory: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("deploy"),
     alert_settings: _Settings = None,
+    service_url: _ServiceUrl = None,
 ) -> None:
     """Write dashboards, rules, provisioning files and runbook."""
     with _failing_clearly():
         from monitor.grafana.alerts.settings import AlertSettings
         from monitor.grafana.files.generate import write_files
 
-        for path in write_files(directory, AlertSettings.read(alert_settings)):
+        for path in write_files(directory, AlertSettings.read(alert_settings, service_url)):
             print(path)
 
 

@@ -8,6 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from monitor.grafana.alerts.settings import AlertSettings
 from tests.deploy.test_generated import DEPLOY
 
 DIRECTORY = DEPLOY / "kubernetes"
@@ -77,6 +78,12 @@ def test_pod_may_do_no_more_than_it_needs() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_pages_and_rules_link_to_the_same_place() -> None:
+    (container,) = _only("StatefulSet")["spec"]["template"]["spec"]["containers"]
+    (variable,) = container["env"]
+    assert variable == {"name": "SPARSITY_MONITOR_SERVICE_URL", "value": AlertSettings().service_url}
 
 
 def test_dashboards_fit_into_what_kubectl_applies() -> None:

@@ -66,6 +66,31 @@ def test_settings_that_cannot_be_say_which_there_are(text: str, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_alerts_link_to_the_service_that_is_named(grafana: StandIn, tmp_path: Path) -> None:
+    options = ("--prometheus-url", "http://p", "--service-url", "https://monitor.example/")
+    code, _ = _run("apply", "--url", grafana.url, "--token", ADMIN, *options)
+    assert code == 0
+    link = "https://monitor.example/runbook#runlost"
+    assert grafana.rules["sm-run-lost"]["annotations"]["runbook_url"] == link
+    (tmp_path / "alerts.yaml").write_text("service_url: https://other.example\nhold_seconds: 60\n")
+    settings = ("--alert-settings", str(tmp_path / "alerts.yaml"))
+    for said, expected in (((), "other"), (("--service-url", "https://monitor.example"), "monitor")):
+        assert _run("generate", str(tmp_path), *settings, *said)[0] == 0
+        rules = (tmp_path / "prometheus/rules/sparsity-monitor.yml").read_text("utf-8")
+        assert f"runbook_url: https://{expected}.example/runbook#runlost" in rules
+        assert "for: 60s" in rules
+
+
+@pytest.mark.parametrize("command", ["apply", "generate"])
+def test_a_service_url_that_no_browser_could_follow_is_refused(command: str, grafana: StandIn, tmp_path: Path) -> None:
+    where = ("--url", grafana.url, "--token", ADMIN) if command == "apply" else (str(tmp_path / "out"),)
+    code, output = _run(command, *where, "--service-url", "monitor.example")
+    assert code == 1
+    assert "'monitor.example' was given; expected where browsers find the service" in output
+    assert grafana.writes == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_generate_names_the_files_that_it_changed(tmp_path: Path) -> None:
     code, output = _run("generate", str(tmp_path))
     assert code == 0

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from monitor.errors import ConfigurationError
+from monitor.service_url import DEFAULT_SERVICE_URL, checked_service_url
 
 
 class AlertSettings(BaseModel):
@@ -17,9 +18,13 @@ class AlertSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     job: str = Field("sparsity-monitor", description="Prometheus job that scrapes the service.")
+    service_url: str = Field(
+        DEFAULT_SERVICE_URL, description="Where browsers find the service; `--service-url` gives it, too."
+    )
     runbook_url: str = Field(
-        "deploy/runbook.md",
-        description="Where deploy/runbook.md can be read; the name of the alert is added as #fragment.",
+        "",
+        description="Where the runbook can be read, if not on the service's own page, which is gone while the service "
+        "is down; the name of the alert is added as #fragment.",
     )
 
     warmup_steps: int = Field(
@@ -128,6 +133,11 @@ class AlertSettings(BaseModel):
     )
     down_seconds: int = Field(120, ge=0, description="A restart of the service takes seconds; nothing is lost by it.")
 
+    @field_validator("service_url")
+    @classmethod
+    def _is_service_url(cls, url: str) -> str:
+        return checked_service_url(url)
+
     @model_validator(mode="after")
     def _warns_before_it_is_critical(self) -> Self:
         if self.cumulative_sparsity_critical > self.cumulative_sparsity_warning:
@@ -137,15 +147,27 @@ class AlertSettings(BaseModel):
             )
         return self
 
+    def runbook_of(self, alert: str) -> str:
+        """Return the address of an alert's chapter in the runbook."""
+        return f"{self.runbook_url or f'{self.service_url}/runbook'}#{alert.lower()}"
+
     @classmethod
-    def read(cls, path: Path | None) -> AlertSettings:
+    def read(cls, path: Path | None, service_url: str | None = None) -> AlertSettings:
         """Return the settings in a YAML file, the defaults without one.
+
+        Args:
+            service_url: instead of what the file says.
 
         Raises:
             ConfigurationError: it cannot be read, or has a value that cannot work.
         """
-        if path is None:
-            return cls()
+        settings = cls() if path is None else cls._of_file(path)
+        if service_url is None:
+            return settings
+        return settings.model_copy(update={"service_url": checked_service_url(service_url)})
+
+    @classmethod
+    def _of_file(cls, path: Path) -> AlertSettings:
         try:
             return cls.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
         except (OSError, yaml.YAMLError, ValidationError) as error:

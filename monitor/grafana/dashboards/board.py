@@ -10,6 +10,7 @@ from typing import Any
 from grafana_foundation_sdk.builders.dashboard import (
     AnnotationQuery,
     Dashboard,
+    DashboardLink,
     DatasourceVariable,
     QueryVariable,
 )
@@ -43,15 +44,19 @@ def board(
     variables: Iterable[QueryVariable | DatasourceVariable],
     rows: Iterable[Row],
     alerts_of: Matchers,
+    links: Iterable[DashboardLink] = (),
 ) -> dict[str, Any]:
     """Return the JSON of a dashboard.
 
     Args:
         alerts_of: which alerts are drawn into its graphs.
+        links: in its head, besides those to the other dashboards.
     """
     dashboard = Dashboard(title).uid(uid).description(f"{description} Generated: change the code, not this.")
     dashboard = dashboard.tags([TAG]).readonly().time("now-6h", "now").refresh("30s").timezone("browser")
     dashboard = dashboard.tooltip(DashboardCursorSync.CROSSHAIR).link(to_the_others()).annotation(_alerts(alerts_of))
+    for link in links:
+        dashboard = dashboard.link(link)
     for variable in variables:
         dashboard = dashboard.with_variable(variable)
     plain = _plain(dashboard)

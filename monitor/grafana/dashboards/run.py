@@ -6,7 +6,7 @@ from typing import Any
 
 from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.alerts.settings import AlertSettings
-from monitor.grafana.dashboards import bands, states, variables
+from monitor.grafana.dashboards import bands, links, states, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import NOT_REPORTED, TEXT, in_series, number, rows, said_by_runs
 from monitor.grafana.dashboards.query import ONE_RUN, Query
@@ -43,6 +43,7 @@ def run(settings: AlertSettings) -> dict[str, Any]:
             Row("What watching cost", cost_panels(settings)),
         ],
         alerts_of=ONE_RUN,
+        links=[links.run_by_step()],
     )
 
 
