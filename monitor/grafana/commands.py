@@ -80,13 +80,19 @@ def generate(
     directory: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("deploy"),
     alert_settings: _Settings = None,
     service_url: _ServiceUrl = None,
+    for_grafana_com: Annotated[
+        bool,
+        typer.Option("--for-grafana-com", help="Write the dashboards alone, as grafana.com and imports take them."),
+    ] = False,
 ) -> None:
     """Write dashboards, rules, provisioning files and runbook."""
     with _failing_clearly():
         from monitor.grafana.alerts.settings import AlertSettings
-        from monitor.grafana.files.generate import write_files
+        from monitor.grafana.files.generate import generated_files, write_files
+        from monitor.grafana.files.shared import files_for_grafana_com
 
-        for path in write_files(directory, AlertSettings.read(alert_settings, service_url)):
+        files = files_for_grafana_com if for_grafana_com else generated_files
+        for path in write_files(directory, files(AlertSettings.read(alert_settings, service_url))):
             print(path)
 
 

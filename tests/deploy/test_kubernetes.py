@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.files.kubernetes import NAME
 from tests.deploy.test_generated import DEPLOY
+from tests.grafana.binaries import binary, check
 
 DIRECTORY = DEPLOY / "kubernetes"
 KUSTOMIZATION = yaml.safe_load((DIRECTORY / "kustomization.yaml").read_text("utf-8"))
@@ -39,6 +41,26 @@ def test_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
         assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
         return
     kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def _rendered(directory: str) -> list[dict[str, Any]]:
+    """What `kubectl apply --kustomize` would send, without the namespace that all of it gets."""
+    text = check(binary("kubectl"), "kustomize", DEPLOY / directory)
+    return sorted(yaml.safe_load_all(text), key=lambda each: (each["kind"], each["metadata"]["name"]))
+
+
+def test_everything_is_put_into_the_namespace() -> None:
+    rendered = _rendered("kubernetes")
+    assert len(rendered) == len(MANIFESTS)
+    assert {each["metadata"].get("namespace") for each in rendered if each["kind"] != "Namespace"} == {NAME}
+
+
+def test_kube_prometheus_stack_finds_what_has_the_label_of_its_release() -> None:
+    plain, labelled = _rendered("kubernetes"), _rendered("kube-prometheus-stack")
+    release = {each["kind"]: each["metadata"]["labels"].pop("release", None) for each in labelled}
+    assert {kind for kind, name in release.items() if name} == OF_THE_OPERATOR
+    # And nothing else is different.
+    assert labelled == plain
 
 
 def test_selectors_and_ports_meet() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.commands import grafana_commands
+from monitor.grafana.dashboards import all_dashboards
+from monitor.grafana.dashboards.board import opening_with
 from tests.grafana.apply.stand_in import ADMIN, StandIn
+
+NAMES = ("fleet", "run", "compare", "service-health")
 
 
 def _run(*arguments: str) -> tuple[int, str]:
@@ -96,6 +102,22 @@ def test_generate_names_the_files_that_it_changed(tmp_path: Path) -> None:
     assert code == 0
     assert str(tmp_path / "runbook.md") in output
     assert _run("generate", str(tmp_path)) == (0, "")
+
+
+def test_dashboards_for_grafana_com_ask_for_their_data_source(tmp_path: Path) -> None:
+    assert _run("generate", str(tmp_path), "--for-grafana-com")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.json" for name in NAMES}
+    for name, plain in all_dashboards(AlertSettings()).items():
+        shared = json.loads((tmp_path / name).read_text("utf-8"))
+        (asked,) = shared.pop("__inputs")
+        assert (asked["type"], asked["pluginId"]) == ("datasource", "prometheus")
+        needs = {(each["type"], each["id"]) for each in shared.pop("__requires")}
+        panels = {("panel", panel["type"]) for panel in plain["panels"]} - {("panel", "row")}
+        assert needs == {("grafana", "grafana"), ("datasource", "prometheus"), *panels}
+        # What the import does, in all texts alike.
+        imported = json.loads(json.dumps(shared).replace(f"${{{asked['name']}}}", "chosen"))
+        assert (imported.pop("__elements"), imported.pop("id")) == ({}, None)
+        assert imported == opening_with("chosen", plain)
 
 
 def test_without_its_libraries_it_says_how_to_get_them() -> None:

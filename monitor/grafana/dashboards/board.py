@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,15 @@ def board(
         # Grafana 12 would hide them in a menu.
         entry.pop("placement")
     return plain
+
+
+def opening_with(datasource_uid: str, dashboard: dict[str, Any]) -> dict[str, Any]:
+    """Choose the data source that a dashboard opens with: the default of a Grafana may be none of ours."""
+    chosen = copy.deepcopy(dashboard)
+    for variable in chosen["templating"]["list"]:
+        if variable["name"] == "datasource":
+            variable["current"] = {"selected": True, "text": datasource_uid, "value": datasource_uid}
+    return chosen
 
 
 def _alerts(matchers: Matchers) -> AnnotationQuery:
