@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 import torch
@@ -65,6 +65,17 @@ class MonitorState:
         beside.masks = zero_masks(measured)
         beside.touched = beside._previous = None
         return beside
+
+    def restore_touched(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Take what differs from the base now for touched, and what was so when the touched masks were saved.
+
+        Args:
+            saved: parameter name → words of its mask; of those that are missing, no more is known.
+        """
+        for name, known in self.masks.items() if self.touched is not None else ():
+            self.touched[name].copy_(known)
+            if name in saved:
+                self.touched[name] |= saved[name].to(known.device)
 
     def segment(self, weights: MeasuredWeights, current: torch.Tensor) -> Segment:
         """Return what a kernel wants to know of one parameter whose weights are now `current`."""
