@@ -46,6 +46,7 @@ OBSERVE = {
     "criterion": "",
     "streams": "",
     "stopwatch": "",
+    "settings": "",
     "bits": "chunk_sizes",
     "borrowed": "",
     "kernels": "chunk_sizes bits borrowed criterion",
@@ -63,7 +64,7 @@ OBSERVE = {
     "followed": "streams kernels weights tally state measurement changes",
     "passes": "streams stopwatch kernels weights observation followed",
     "observer": "user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
-    "comparison changes followed passes",
+    "settings comparison changes followed passes",
 }
 
 # The same of monitor/grafana/.

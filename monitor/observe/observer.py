@@ -28,6 +28,7 @@ from monitor.observe.masks.whole import save_whole_mask, whole_mask
 from monitor.observe.observation import IntArray, Observation
 from monitor.observe.passes import Passes, Started
 from monitor.observe.ranks import Ranks
+from monitor.observe.settings import MeasurementSettings, explained
 from monitor.observe.state import MonitorState
 from monitor.observe.stopwatch import Stopwatch
 from monitor.observe.streams import stream_for
@@ -37,6 +38,7 @@ from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
 
 
+@explained
 class UpdateObserver:
     """Counts how a model's weights differ from a frozen base.
 
@@ -58,16 +60,7 @@ class UpdateObserver:
             copied to the weights' devices.
         references: name → mask of another run, or a structural one; it must cover every trainable parameter. An
             UpdateMask, or a MaskFile, of which each process reads what it measures.
-        criterion: "bits" or "atol=1e-5"; what counts as changed in the update mask.
-        tolerances: `changed` is counted at each of these, too.
-        visible_dtype: dtype that the trained model will be served in; weights are rounded to it, then compared.
-        include, exclude: regular expressions searched for in parameter names.
-        step_masks: compare with the previous observation, too. Holds one more byte and bit per weight (4 bytes where
-            the visible dtype is float32); a changed 16-bit weight that moves on by a multiple of 256 representable
-            steps is missed.
-        base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
-            and uses a module, and what the model holds below its adapters, where it is. That must not be written to, as
-            by merging into it: its weights are then reported as unmeasured.
+        {settings}
         first_step: step that the current weights belong to.
         process_group: the processes that train together, of torch.distributed; by default all of the default group.
             All of them must make the observer, at the same point, and call the same methods with the same steps in the
@@ -92,13 +85,13 @@ class UpdateObserver:
         *,
         base: GivenBase | None = None,
         references: Mapping[str, ReferenceMask] | None = None,
-        criterion: str | Criterion = "bits",
-        tolerances: Sequence[float] = (),
-        visible_dtype: str | torch.dtype = "bfloat16",
-        include: Sequence[str] | None = None,
-        exclude: Sequence[str] | None = None,
-        step_masks: bool = True,
-        base_mode: str = "auto",
+        criterion: str | Criterion = MeasurementSettings.criterion,
+        tolerances: Sequence[float] = MeasurementSettings.tolerances,
+        visible_dtype: str | torch.dtype = MeasurementSettings.visible_dtype,
+        include: Sequence[str] | None = MeasurementSettings.include,
+        exclude: Sequence[str] | None = MeasurementSettings.exclude,
+        step_masks: bool = MeasurementSettings.step_masks,
+        base_mode: str = MeasurementSettings.base_mode,
         first_step: int = 0,
         process_group: dist.ProcessGroup | None = None,
         ranks: Ranks | None = None,
