@@ -72,10 +72,10 @@ class MonitorState:
         Args:
             saved: parameter name → words of its mask; of those that are missing, no more is known.
         """
-        for name, known in self.masks.items() if self.touched is not None else ():
-            self.touched[name].copy_(known)
+        for name, touched in (self.touched or {}).items():
+            touched.copy_(self.masks[name])
             if name in saved:
-                self.touched[name] |= saved[name].to(known.device)
+                touched.bitwise_or_(saved[name].to(touched.device))
 
     def segment(self, weights: MeasuredWeights, current: torch.Tensor) -> Segment:
         """Return what a kernel wants to know of one parameter whose weights are now `current`."""
