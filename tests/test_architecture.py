@@ -47,6 +47,7 @@ OBSERVE = {
     "criterion": "",
     "streams": "",
     "stopwatch": "",
+    "settings": "",
     "bits": "chunk_sizes",
     "borrowed": "",
     "kernels": "chunk_sizes bits borrowed criterion",
@@ -59,10 +60,12 @@ OBSERVE = {
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
     "measurement": "borrowed kernels weights state",
-    "comparison": "kernels weights observation state measurement",
+    "comparison": "kernels ranks weights observation tally state measurement",
     "changes": "user_warning weights base",
-    "observer": "user_warning criterion streams stopwatch kernels ranks weights observation base masks tally state "
-    "measurement comparison changes",
+    "followed": "streams kernels weights tally state measurement changes",
+    "passes": "streams stopwatch kernels weights observation followed",
+    "observer": "user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
+    "settings comparison changes followed passes",
 }
 
 # The same of monitor/grafana/.

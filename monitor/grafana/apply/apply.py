@@ -216,7 +216,7 @@ def _half_applied(error: GrafanaError, done: Sequence[str], left: Sequence[str])
     if not done:
         return GrafanaError(f"{error}. Nothing was changed", error.status)
     return HalfAppliedError(
-        f"{error}.\nDone before: {', '.join(done)}.\nNot done: {', '.join(left)}.\nOnce that is put right, the same "
+        f"{error}.\nDone before: {', '.join(done)}.\nNot done: {', '.join(left)}.\nOnce that is fixed, the same "
         "command completes it",
         error.status,
     )

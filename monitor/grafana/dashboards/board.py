@@ -53,7 +53,7 @@ def board(
         alerts_of: which alerts are drawn into its graphs.
         links: in its head, besides those to the other dashboards.
     """
-    dashboard = Dashboard(title).uid(uid).description(f"{description} Generated: change the code, not this.")
+    dashboard = Dashboard(title).uid(uid).description(f"{description} Generated: change the code, not this dashboard.")
     dashboard = dashboard.tags([TAG]).readonly().time("now-6h", "now").refresh("30s").timezone("browser")
     dashboard = dashboard.tooltip(DashboardCursorSync.CROSSHAIR).link(to_the_others()).annotation(_alerts(alerts_of))
     for link in links:
