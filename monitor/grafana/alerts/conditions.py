@@ -18,7 +18,7 @@ def in_state(states: str) -> str:
 def about_training_runs(condition: str, settings: AlertSettings, *, warm: bool = True) -> str:
     """Restrict a condition to runs that train, and give it their name and what they are measured by.
 
-    Stalled runs belong to them: what was wrong before they stalled is not right because of it. Finished, failed and
+    Stalled runs belong to them: what was wrong before they stalled is not right because of it. Those that ended and
     lost ones do not.
 
     Args:

@@ -77,13 +77,14 @@ def _stalled(settings: AlertSettings) -> Alert:
         hold_seconds=settings.state_hold_seconds,
         panel=(FLEET_UID, "State of all runs"),
         summary=f"{_RUN} is stalled: alive, but without observations",
-        description="The sender is alive, and no observation has come for longer than the service expects "
-        "(`--stalled-after-seconds`).",
-        meaning="Training makes no steps, or steps take longer than the service expects.",
+        description="The sender is alive, and no observation has come for much longer than ever before in this run.",
+        meaning="Training makes no steps, or one takes far longer than before. A run is stalled when a pause is five "
+        "times the longest of its pauses between observations, and at least a third of `--stalled-after-seconds`; until "
+        "five are known, when it is that long.",
         actions=(
             "Look at the training job: a hanging collective, a dead generation server, a full disk, an endless "
             "evaluation?",
-            "If steps simply take that long, raise `--stalled-after-seconds`.",
+            "If it evaluates or compiles for that long, raise `--stalled-after-seconds`.",
             "If training goes on and only observations are missing, its log says why the monitor stopped.",
         ),
     )
