@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import grpc
 from monitor.errors import SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
+from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
 from monitor.wire import monitor_pb2_grpc
 
@@ -63,6 +65,7 @@ class Uploader:
         last: its attempt, the last one to deliver. A later one has an uploader of its own, with a target of its own,
             which waits for this one to end; so this one does not wait for a service any more once that has begun.
             None delivers all.
+        signals: what notes the signal that kills the training process, see `killed_by`.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Uploader:
         follow: bool = True,
         parent: int | None = None,
         last: AttemptKey | None = None,
+        signals: Mapping[str, int] | None = None,
     ) -> None:
         self._directory = directory
         self._target = target
@@ -81,6 +85,7 @@ class Uploader:
         self._follow = follow
         self._parent = parent
         self._last = last
+        self._signals = signals or {}
         self._delivered: set[AttemptKey] = set()
         self._refused: set[AttemptKey] = set()
         self._wakeup = asyncio.Event()
@@ -120,7 +125,7 @@ class Uploader:
         return [a for a in attempts if a.key not in self._delivered and (a.unsent or not a.finished)]
 
     async def _deliver_all(self, spool: Spool, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
-        watch = TrainerWatch(self._directory, self._parent)
+        watch = TrainerWatch(self._directory, self._parent, self._signals)
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
         while True:
             connected = False
@@ -180,8 +185,8 @@ class Uploader:
         return f"the service at {self._target} answers {error.code().name}: {error.details()}"
 
 
-async def _run(directory: Path, target: str, parent: int, last: AttemptKey) -> list[str]:
-    uploader = Uploader(directory, target, parent=parent, last=last)
+async def _run(directory: Path, target: str, parent: int, last: AttemptKey, signals: Mapping[str, int]) -> list[str]:
+    uploader = Uploader(directory, target, parent=parent, last=last, signals=signals)
     uploader.wake_on(sys.stdin.fileno())
     return await uploader.run()
 
@@ -194,10 +199,12 @@ def main() -> int:
     parser.add_argument("parent", type=int, help="process id of the training")
     parser.add_argument("run_id", help="of the training's attempt")
     parser.add_argument("attempt", type=int)
+    parser.add_argument("--signals", nargs="*", default=[], help="see monitor/report/signals.py")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     last = AttemptKey(arguments.run_id, arguments.attempt)
-    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last))
+    signals = from_arguments(arguments.signals)
+    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last, signals))
     for problem in problems:
         logger.error("not delivered, kept in %s: %s", arguments.directory, problem)
     return EXIT_NOT_DELIVERED if problems else 0

@@ -110,7 +110,12 @@ FAMILIES: tuple[Family, ...] = (
         ),
         "What the run is and how it is measured; the user's labels follow as label_NAME.",
     ),
-    _gauge("run_state", ("run", "state"), "1 for the state that the run is in, 0 for the others: running, stalled, lost, finished, failed, stopped, preempted."),
+    _gauge(
+        "run_state",
+        ("run", "state"),
+        "1 for the state that the run is in, 0 for the others: running, stalled, lost, finished, failed, stopped, "
+        "preempted.",
+    ),
     _gauge("run_last_observation_timestamp_seconds", _RUN, "When the latest observation was made, by the run's clock."),
     _gauge("run_last_heard_timestamp_seconds", _RUN, "When the service last heard of the run, by its own clock."),
     _gauge("run_started_timestamp_seconds", _RUN, "When the latest attempt started, by the run's clock."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 _KNOWN_AFTER = 5
-_TIMES_THE_LONGEST = 5
+_TIMES_THE_LONGEST = 3
 _AT_LEAST = 1 / 3
 
 
@@ -46,8 +46,8 @@ class Pauses:
         >>> pauses = Pauses(observed_at=0.0)
         >>> for second in range(60, 360, 60):
         ...     pauses = pauses.after(second)
-        >>> pauses.stalled_after(1800), pauses.after(2000).stalled_after(1800)
-        (600.0, 8500.0)
+        >>> pauses.stalled_after(1800), pauses.after(2000.0).stalled_after(1800)
+        (600.0, 5100.0)
         """
         if self.count < _KNOWN_AFTER:
             return unknown

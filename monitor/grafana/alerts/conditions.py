@@ -18,8 +18,8 @@ def in_state(states: str) -> str:
 def about_training_runs(condition: str, settings: AlertSettings, *, warm: bool = True) -> str:
     """Restrict a condition to runs that train, and give it their name and what they are measured by.
 
-    Stalled runs belong to them: what was wrong before they stalled is not right because of it. Those that ended and
-    lost ones do not.
+    Stalled runs belong to them: what was wrong before they stalled is not right because of it. Those that
+    ended or are lost do not.
 
     Args:
         warm: leave runs out that are still in their warm-up.

@@ -78,9 +78,9 @@ def _stalled(settings: AlertSettings) -> Alert:
         panel=(FLEET_UID, "State of all runs"),
         summary=f"{_RUN} is stalled: alive, but without observations",
         description="The sender is alive, and no observation has come for much longer than ever before in this run.",
-        meaning="Training makes no steps, or one takes far longer than before. A run is stalled when a pause is five "
-        "times the longest of its pauses between observations, and at least a third of `--stalled-after-seconds`; until "
-        "five are known, when it is that long.",
+        meaning="Training makes no steps, or one takes far longer than before. A run is stalled when a pause "
+        "between observations is three times as long as the longest before, and at least a third of "
+        "`--stalled-after-seconds`; until five pauses are known, when it is as long as that setting.",
         actions=(
             "Look at the training job: a hanging collective, a dead generation server, a full disk, an endless "
             "evaluation?",
