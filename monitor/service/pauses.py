@@ -32,8 +32,8 @@ class Pauses:
             return replace(self, observed_at=observed_at)
         pause = observed_at - self.observed_at
         if pause <= 0:
-            # Observations that come again, or a clock that was set back.
-            return self
+            # A clock that was set back.
+            return replace(self, observed_at=observed_at)
         longest, second, *_ = sorted((pause, self.longest, self.second), reverse=True)
         return Pauses(self.count + 1, longest, second, observed_at)
 

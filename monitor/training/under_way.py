@@ -106,6 +106,10 @@ class TrainingsUnderWay:
                 self._closed.set()
                 cells.leave()
 
+    def reporters(self) -> list[Reporter]:
+        """Return what reports them."""
+        return list(self._open.values())
+
     def end_left(self, error: BaseException | None = None, newcomer: Training | None = None) -> None:
         """End the runs of trainings that were left.
 
