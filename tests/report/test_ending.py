@@ -16,7 +16,7 @@ class WithoutWords(Exception):  # noqa: N818
     ("error", "reason"),
     [
         (
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB."),
             "OutOfMemoryError: CUDA out of memory.",
         ),
         (KeyError("loss"), "KeyError: 'loss'"),
@@ -28,7 +28,7 @@ class WithoutWords(Exception):  # noqa: N818
         (ExceptionGroup("two", [ValueError("a"), ValueError("b")]), "ExceptionGroup: two (2 sub-exceptions)"),
         (
             ValueError(
-                "Caught ValueError in worker 0.\nOriginal Traceback (most recent call last):\n ...\nValueError: row 7\n"
+                "Caught ValueError in worker 0.\nOriginal Traceback (most recent …):\n ...\nValueError: row 7\n"
             ),
             "ValueError: Caught ValueError in worker 0. ValueError: row 7",
         ),

@@ -92,15 +92,14 @@ def test_the_method_looks_as_it_did() -> None:
     assert loop.train.__self__ is loop
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda loop: pickle.loads(pickle.dumps(loop))])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda loop: pickle.loads(pickle.dumps(loop))])
 def test_a_copy_of_the_trainer_trains_itself(copied: Any) -> None:
     told = Told()
     loop = Loop(told)
     told_of(loop, told)
     other = copied(loop)
     assert other.train() == 1
-    if copied is not copy.copy:
-        assert loop.trained == 0
+    assert loop.trained == 0
 
 
 def test_what_somebody_has_put_in_place_of_the_method_is_called() -> None:
