@@ -160,8 +160,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         refuse_a_moving_base(self.settings.base, args)
         self._become_the_last()
         training = Training(state, sys._getframe())
-        under_way.end_left(newcomer=training)
         self._run.abandon()
+        under_way.end_left(newcomer=training)
         self._stop = StopNotice()
         self._run = start_run(
             self.settings,

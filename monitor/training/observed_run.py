@@ -214,7 +214,7 @@ class ObservedRun:
     def look_after(self, training: Training) -> None:
         """Have the run ended where its training is left by an exception that somebody catches."""
         if self._reporter is not None:
-            under_way.add(training, self._reporter)
+            under_way.add(training, self, self._reporter)
 
     def finish(self, step: int, *, best: int | None, ending: Ending = COMPLETED) -> None:
         """Write the mask of the weights that are left, and report how the training has ended.

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import TrainerState
 
@@ -73,6 +73,13 @@ class Training:
         return self._loop == (id(frame), frame.f_code)
 
 
+class Run(Protocol):
+    """What is open as long as its training goes on."""
+
+    def fail(self, reason: str) -> None:
+        """Collect what is under way, and end as failed."""
+
+
 class TrainingsUnderWay:
     """The trainings of this process whose runs are open. A thread looks after them as long as there are any."""
 
@@ -84,10 +91,11 @@ class TrainingsUnderWay:
     def _begin(self) -> None:
         # A forked child has none of its parent's, nor its thread.
         self._lock = threading.Lock()
-        self._open: dict[Training, Reporter] = {}
+        # The run weakly: it holds a copy of the weights, and goes when its trainer does.
+        self._open: dict[Training, tuple[weakref.ref[Run], Reporter]] = {}
         self._closed = threading.Event()
 
-    def add(self, training: Training, reporter: Reporter) -> None:
+    def add(self, training: Training, run: Run, reporter: Reporter) -> None:
         """Look after a training from now on."""
         with self._lock:
             if not self._open:
@@ -96,19 +104,19 @@ class TrainingsUnderWay:
                     target=self._look, args=(self._closed,), name="sparsity-monitor watch", daemon=True
                 ).start()
                 cells.follow(self)
-            self._open[training] = reporter
+            self._open[training] = (weakref.ref(run), reporter)
 
     def remove(self, reporter: Reporter) -> None:
         """Look no more after the training that is reported there."""
         with self._lock:
-            self._open = {training: other for training, other in self._open.items() if other is not reporter}
+            self._open = {training: run for training, run in self._open.items() if run[1] is not reporter}
             if not self._open:
                 self._closed.set()
                 cells.leave()
 
     def reporters(self) -> list[Reporter]:
         """Return what reports them."""
-        return list(self._open.values())
+        return [reporter for _, reporter in self._open.values()]
 
     def end_left(self, error: BaseException | None = None, newcomer: Training | None = None) -> None:
         """End the runs of trainings that were left.
@@ -117,28 +125,31 @@ class TrainingsUnderWay:
             error: an exception that may have done it, besides those that Python knows of.
             newcomer: a training that begins.
         """
-        for training, reporter in list(self._open.items()):
+        for training in list(self._open):
             if training.was_left() or (newcomer is not None and training.has_the_loop_of(newcomer)):
-                self._end(training, reporter, error)
+                self._end(training, error)
 
-    def _end(self, training: Training, reporter: Reporter, error: BaseException | None) -> None:
+    def _end(self, training: Training, error: BaseException | None = None) -> None:
+        if (opened := self._open.get(training)) is None:
+            return
+        run, reporter = opened[0](), opened[1]
         known = [each for each in (error, *_exceptions_at_hand()) if each is not None and training.was_left_by(each)]
         try:
-            reporter.fail(reason_of(known[0]) if known else LEFT)
+            (reporter if run is None else run).fail(reason_of(known[0]) if known else LEFT)
+        except Exception:
+            # It is not the trouble of the training that begins now, nor of the one that goes on.
+            logger.exception("an error in sparsity-monitor at the end of a training that was left")
         finally:
             self.remove(reporter)
 
     def _look(self, closed: threading.Event) -> None:
         suspects: set[Training] = set()
         while not closed.wait(_LOOK_SECONDS):
-            try:
-                left = {training for training in list(self._open) if training.was_left()}
-                for training in left & suspects:
-                    if (reporter := self._open.get(training)) is not None:
-                        self._end(training, reporter, None)
-                suspects = left
-            except Exception:
-                logger.exception("an error in sparsity-monitor; training goes on")
+            left = {training for training in list(self._open) if training.was_left()}
+            # Seen twice: a loop may be away for a moment, as greenlets are.
+            for training in left & suspects:
+                self._end(training)
+            suspects = left
 
 
 class NotebookCells:
