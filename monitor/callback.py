@@ -87,7 +87,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._become_the_last: Callable[[], None] = lambda: None
         self._run = ObservedRun(settings)
         self._stop = StopNotice()
-        self._training: Training | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -172,7 +171,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             reference_model=self._find_reference_model(),
             unfinished_base=self._run.unfinished_base,
         )
-        self._training = training
         self._run.look_after(training)
 
     @_never_disturbs
@@ -198,8 +196,6 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Observe, every `every` steps and where a checkpoint is saved, and answer dense updates."""
         # At a checkpoint, because a run that is resumed from it compares its first step with these weights.
         # At the last step, because the Trainer may load other weights before `on_train_end`.
-        if self._training is not None:
-            self._training.see_step(sys._getframe())
         must_observe = control.should_save or control.should_training_stop or may_save_after_evaluating(args, control)
         try:
             self._run.end_step(state.global_step, must_observe=must_observe)

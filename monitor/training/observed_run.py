@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -78,6 +79,7 @@ class ObservedRun:
         self._writes_log = writes_log
         self._said_that_others_are_saved = False
         self._versions: int | None = None
+        self._training: Training | None = None
         self._pace = Pace(settings.every, settings.max_overhead)
         self._dense_watch = DenseWatch(
             settings.on_dense,
@@ -125,6 +127,8 @@ class ObservedRun:
 
     def end_step(self, step: int, *, must_observe: bool) -> None:
         """Observe the weights after a step if that is due."""
+        if self._training is not None:
+            self._training.see_step(sys._getframe())
         if must_observe or self._pace.is_due(step):
             self.observe(step)
         else:
@@ -213,6 +217,7 @@ class ObservedRun:
 
     def look_after(self, training: Training) -> None:
         """Have the run ended where its training is left by an exception that somebody catches."""
+        self._training = training
         if self._reporter is not None:
             under_way.add(training, self, self._reporter)
 
@@ -264,8 +269,8 @@ class ObservedRun:
         finally:
             reporter, self._reporter = self._reporter, None
             if reporter is not None:
-                under_way.remove(reporter)
                 reporter.fail(reason)
+                under_way.remove(reporter)
 
     def abandon(self) -> None:
         """End a training that was left without its end, as with auto_find_batch_size after an out-of-memory error."""
