@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ LINGER_SECONDS = 600.0
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 15.0
 # How often it checks, between tries, whether another uploader waits for its lock.
 _LOOK_SECONDS = 1.0
+# Slurm, Kubernetes and torchrun kill what is left 30 seconds after it.
+_AFTER_SIGTERM_SECONDS = 20.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -188,7 +191,16 @@ class Uploader:
 async def _run(directory: Path, target: str, parent: int, last: AttemptKey, signals: Mapping[str, int]) -> list[str]:
     uploader = Uploader(directory, target, parent=parent, last=last, signals=signals)
     uploader.wake_on(sys.stdin.fileno())
+    _outlive_sigterm()
     return await uploader.run()
+
+
+def _outlive_sigterm() -> None:
+    """Go on for some seconds after a SIGTERM: schedulers send it to all processes of a job, whose end is yet to tell."""
+    loop = asyncio.get_running_loop()
+    # Not on Windows.
+    with suppress(NotImplementedError):
+        loop.add_signal_handler(signal.SIGTERM, loop.call_later, _AFTER_SIGTERM_SECONDS, sys.exit, EXIT_NOT_DELIVERED)
 
 
 def main() -> int:

@@ -129,7 +129,19 @@ ENDINGS = (
         "the same in a job of Slurm, before a time limit or a preemption, or by `scancel`",
         "preempted",
         "killed by SIGTERM, in Slurm job 17",
-        {name: _killed(name, SLURM_JOB_ID="17") for name in ("SIGTERM", "SIGUSR1")},
+        {
+            **{name: _killed(name, SLURM_JOB_ID="17") for name in ("SIGTERM", "SIGUSR1")},
+            "SIGTERM to all processes": Case(
+                "def end():\n"
+                "    (reporter,) = under_way.reporters()\n"
+                "    eventually(lambda: spooled(reporter).registered)\n"
+                "    for process in (reporter.uploader_pid, os.getpid()): os.kill(process, signal.SIGTERM)\n"
+                "trainer(observing(), At(3, end)).train()",
+                "killed by SIGTERM, in Slurm job 17",
+                -signal.SIGTERM,
+                environment={"SLURM_JOB_ID": "17"},
+            ),
+        },
     ),
     Ending(
         "SIGKILL, a crash in C, or `os._exit`",

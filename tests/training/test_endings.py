@@ -22,6 +22,8 @@ import os, signal, sys, threading, time
 from contextlib import suppress
 from monitor import DenseThresholds
 from monitor.training.under_way import under_way
+from tests.eventually import eventually
+from tests.report.attempts import spooled
 from tests.training.trained import *
 RUN = os.environ["RUN"]
 """
