@@ -196,7 +196,7 @@ async def _run(directory: Path, target: str, parent: int, last: AttemptKey, sign
 
 
 def _outlive_sigterm() -> None:
-    """Go on for some seconds after a SIGTERM: schedulers send it to all processes of a job, whose end is yet to tell."""
+    """Go on for some seconds after a SIGTERM: schedulers send it to all processes of a job, to tell its end."""
     loop = asyncio.get_running_loop()
     # Not on Windows.
     with suppress(NotImplementedError):

@@ -134,7 +134,7 @@ ENDINGS = (
             "SIGTERM to all processes": Case(
                 "def end():\n"
                 "    (reporter,) = under_way.reporters()\n"
-                "    eventually(lambda: spooled(reporter).registered)\n"
+                "    eventually(lambda: Spool(reporter.directory).attempt(reporter.key).registered)\n"
                 "    for process in (reporter.uploader_pid, os.getpid()): os.kill(process, signal.SIGTERM)\n"
                 "trainer(observing(), At(3, end)).train()",
                 "killed by SIGTERM, in Slurm job 17",

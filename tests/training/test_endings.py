@@ -21,9 +21,9 @@ PRELUDE = """
 import os, signal, sys, threading, time
 from contextlib import suppress
 from monitor import DenseThresholds
+from monitor.report.spool import Spool
 from monitor.training.under_way import under_way
 from tests.eventually import eventually
-from tests.report.attempts import spooled
 from tests.training.trained import *
 RUN = os.environ["RUN"]
 """
