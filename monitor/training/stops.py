@@ -32,21 +32,25 @@ class StopNotice:
         self.is_preempted = False
         self._is_set = False
         self._latest = "on_train_begin"
+        self._saved: int | None = None
 
     def before(
         self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, own: TrainerCallback
     ) -> None:
         """Look at the flag before our own answer to an event."""
+        was_saved_now = self._sees_a_new_checkpoint(args, state)
         if control.should_training_stop and not self._is_set:
             self._is_set = True
-            suspects = self._suspects(event, _callbacks(sys._getframe()), own)
-            jit = [each for each in suspects if type(each).__name__ == _ON_SIGTERM]
-            if jit and checkpoint_directory(args, state.global_step).is_dir():
-                # No other callback saves it so early in a step.
-                self.is_preempted = True
-                suspects = jit
-            names = [type(each).__name__ for each in suspects if self.is_preempted or each not in jit]
-            self.by = " or ".join(dict.fromkeys(names))
+            try:
+                suspects = self._suspects(event, _callbacks(sys._getframe()), own)
+            except Exception:  # noqa: BLE001
+                # Callbacks are other people's: whatever they are made of, the training goes on being observed.
+                suspects = []
+            names = dict.fromkeys(type(each).__name__ for each in suspects)
+            # Before the end of an epoch, the Trainer itself sets the flag where the data have come to their end.
+            alone = list(names) == [_ON_SIGTERM] and event != "on_epoch_end"
+            self.is_preempted = _ON_SIGTERM in names and (alone or was_saved_now)
+            self.by = " or ".join(name for name in names if name != _ON_SIGTERM)
         self._latest = event
 
     def after(self, control: TrainerControl) -> None:
@@ -62,6 +66,14 @@ class StopNotice:
         if self.is_preempted:
             return preempted("SIGTERM: transformers saved a checkpoint and ended the training (enable_jit_checkpoint)")
         return stopped(self.by)
+
+    def _sees_a_new_checkpoint(self, args: TrainingArguments, state: TrainerState) -> bool:
+        """Return whether a checkpoint of this step is there that was not at our latest event."""
+        if not getattr(args, "enable_jit_checkpoint", False):
+            return False
+        before = self._saved
+        self._saved = state.global_step if checkpoint_directory(args, state.global_step).is_dir() else None
+        return self._saved is not None and self._saved != before
 
     def _suspects(
         self, event: str, callbacks: Sequence[TrainerCallback], own: TrainerCallback
@@ -85,7 +97,7 @@ def _callbacks(frame: FrameType | None) -> Sequence[TrainerCallback]:
 
 
 def _answers(callback: TrainerCallback, event: str) -> bool:
-    return getattr(type(callback), event, None) is not getattr(TrainerCallback, event, None)
+    return getattr(type(callback), event, None) not in (None, getattr(TrainerCallback, event, None))
 
 
 def _sets_the_flag(callback: TrainerCallback, event: str) -> bool:
