@@ -131,13 +131,8 @@ class Delivery:
         return attempt.finished or not self._follow
 
     def _append_death(self, attempt: SpooledAttempt) -> None:
-        finish = pb.Finish(
-            outcome=pb.Finish.OUTCOME_FAILED,
-            reason="the training process ended without saying why; it may have been killed",
-            finished_at=time.time(),
-        )
         sequence = attempt.last_sequence + 1
-        item = pb.Item(sequence=sequence, finish=finish)
+        item = pb.Item(sequence=sequence, finish=self._watch.death().message(step=0))
         self._spool.append(self._key, [(sequence, item.SerializeToString())], finished=True)
 
     async def _send_heartbeat(self, stream: ReportStream) -> None:

@@ -40,6 +40,7 @@ def registration_message(
     labels: Mapping[str, str] | None = None,
     attempt: int = 1,
     resumed_from_step: int = 0,
+    planned_steps: int = 0,
 ) -> pb.Registration:
     """Return the message that announces one attempt of a run.
 
@@ -52,6 +53,7 @@ def registration_message(
         labels: such as algorithm, dataset, seed.
         attempt: 1 for the first start; the reporter raises it above the attempts it knows.
         resumed_from_step: step that this attempt goes on from.
+        planned_steps: step at which the training is to end; 0 where that is not known.
 
     Raises:
         ConfigurationError: this is not the first of the processes that train together, and another one reports.
@@ -77,6 +79,7 @@ def registration_message(
         stored_dtypes=observer.stored_dtypes,
         library_versions=_library_versions(),
         resumed_from_step=resumed_from_step,
+        planned_steps=planned_steps,
         started_at=time.time(),
     )
 

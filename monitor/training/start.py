@@ -65,7 +65,7 @@ def start_run(
         earlier.check_base(observer, base.source)
     if resumed:
         restore_touched(observer, args, state)
-    start = partial(start_reporter, settings, observer, model, args, earlier=earlier, base_source=base.source)
+    start = partial(start_reporter, settings, observer, model, args, state, earlier=earlier, base_source=base.source)
     reporter = ranks.all_or_none(lambda: start() if state.is_world_process_zero else None)
     if reporter is not None:
         key = reporter.key
@@ -106,6 +106,7 @@ def start_reporter(
     observer: UpdateObserver,
     model: nn.Module,
     args: TrainingArguments,
+    state: TrainerState,
     *,
     earlier: RunIdentity | None,
     base_source: str,
@@ -131,6 +132,7 @@ def start_reporter(
         labels=settings.labels,
         attempt=earlier.attempt + 1 if earlier else 1,
         resumed_from_step=observer.last_step,
+        planned_steps=max(state.max_steps, 0),
     )
     directory = Path(settings.directory or output_directory(args) / own_directory(args))
     reporter = Reporter(registration, directory, settings.target, max_bytes=settings.spool_max_bytes)
