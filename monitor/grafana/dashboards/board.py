@@ -117,6 +117,9 @@ def _plain_panel(builder: Any) -> dict[str, Any]:
     if panel["type"] == "heatmap":
         # Grafana before 10.3 reads `show` instead of `mode`, and shows no tooltip without it.
         panel["options"]["tooltip"]["show"] = True
+    if panel["type"] == "state-timeline":
+        # No pages, which the SDK does not take: a page has a pager even where it is the only one.
+        panel["options"]["perPage"] = 0
     return panel
 
 

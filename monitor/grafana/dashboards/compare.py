@@ -9,9 +9,11 @@ from monitor.grafana.dashboards import bands, links, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.matrix import matrix
 from monitor.grafana.dashboards.panels import (
+    NAME_WIDTH,
     NO_REFERENCE,
     TEXT,
     banded,
+    hidden_columns,
     in_column,
     in_series,
     lines,
@@ -19,10 +21,10 @@ from monitor.grafana.dashboards.panels import (
     said_by_runs,
 )
 from monitor.grafana.dashboards.query import GROUPS, JOB, REFERENCE, SOME_RUNS, Query
-from monitor.grafana.promql.metric import Matchers, metric, told_apart, with_name
+from monitor.grafana.promql.metric import Matchers, known_runs, metric, shown, told_apart
 from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, TRANSIENT, Level, Ratio
 
-_LEGEND = "{{name}} ({{run}})"
+_LEGEND = "{{name}}"
 _NONE_CHOSEN = "None of the chosen runs has reported this."
 _CHOSEN = {**SOME_RUNS, **GROUPS}
 
@@ -46,7 +48,7 @@ def compare() -> dict[str, Any]:
 
 
 def _named(ratio: Ratio, matchers: Matchers = SOME_RUNS) -> str:
-    return with_name(ratio.at(Level.RUN, matchers), JOB)
+    return shown(ratio.at(Level.RUN, matchers), JOB)
 
 
 def _sparsity() -> list[Any]:
@@ -72,17 +74,17 @@ def _sparsity() -> list[Any]:
 
 
 def _linked(panel: Any) -> Any:
-    return in_series(panel, links=[links.run_of_series()])
+    return in_series(panel, links=[links.run_of_series(), links.by_step_of_series()])
 
 
 def _matrix(label: str, level: Level) -> Any:
-    density = with_name(f"1 - ({CUMULATIVE_SPARSITY.at(level, _CHOSEN)})", JOB)
+    density = shown(f"1 - ({CUMULATIVE_SPARSITY.at(level, _CHOSEN)})", JOB)
     return matrix(
         f"Cumulative density, {label} × run",
         f"Share of the trained visible weights of each {label} that differ from the base (1 − cumulative sparsity), "
         "one column per run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights, "
         "sparsity_monitor_group_frozen_weights.",
-        f"max by ({label}, name) ({told_apart(density)})",
+        f"max by ({label}, name) ({density})",
         down=label,
         along="name",
         width=12,
@@ -105,7 +107,7 @@ def _moving() -> list[Any]:
             "Update norm",
             "Euclidean norm of the visible update. Metric: sparsity_monitor_run_update_norm.",
             "none",
-            Query(with_name(metric("run_update_norm", SOME_RUNS), JOB), _LEGEND),
+            Query(shown(metric("run_update_norm", SOME_RUNS), JOB), _LEGEND),
             width=8,
             no_data=_NONE_CHOSEN,
         ),
@@ -115,7 +117,7 @@ def _moving() -> list[Any]:
             "sparsity_monitor_run_reference_intersection_weights, "
             "sparsity_monitor_run_reference_expected_intersection_weights.",
             "none",
-            Query(_named(LIFT, {**SOME_RUNS, **REFERENCE}), "{{name}} ({{run}}), {{reference}}"),
+            Query(_named(LIFT, {**SOME_RUNS, **REFERENCE}), "{{name}}, {{reference}}"),
             width=8,
             no_data=NO_REFERENCE,
         ),
@@ -129,7 +131,7 @@ def _training() -> Any:
         "$metric",
         "What the trainers logged under this name. Metric: sparsity_monitor_run_training_metric.",
         "none",
-        Query(with_name(logged, JOB), "{{metric}}, {{name}} ({{run}})"),
+        Query(shown(logged, JOB), "{{name}}, {{metric}}"),
         width=24,
         no_data="No trainer has logged a metric of this name; choose others above.",
     )
@@ -142,9 +144,9 @@ def _measured_as() -> Any:
         "Sparsities are comparable only where criterion, dtype and base are the same. Metric: "
         "sparsity_monitor_run_info.",
         TEXT,
-        Query(metric("run_info", SOME_RUNS), table=True),
+        Query(told_apart(known_runs(SOME_RUNS)), table=True),
         no_data=_NONE_CHOSEN,
     )
-    for label in ("run", "name"):
-        panel = in_column(panel, label, links=[links.run_in_row("run")])
+    panel = hidden_columns(in_column(panel, "name", custom_width=NAME_WIDTH), "run", "service_url")
+    panel = in_column(panel, "name", links=[links.run_in_row("run"), links.by_step_in_row()])
     return said_by_runs(panel)

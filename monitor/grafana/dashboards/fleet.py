@@ -13,9 +13,11 @@ from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import bands, links, states, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import (
+    NAME_WIDTH,
     TEXT,
     banded,
     coloured_cells,
+    hidden_columns,
     in_column,
     in_series,
     lines,
@@ -24,10 +26,14 @@ from monitor.grafana.dashboards.panels import (
     states_over_time,
 )
 from monitor.grafana.dashboards.query import JOB, Query
-from monitor.grafana.promql.metric import IDENTITY, Matchers, braces, metric, with_name
+from monitor.grafana.promql.metric import IDENTITY, Matchers, braces, cut_short, known_runs, metric, shown, told_apart
 from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
 
 _NO_RUNS = "No run has reported to this service yet."
+_LABELS = ("run", "name", "model", "criterion", "visible_dtype", "service_url")
+_ROWS = 30
+# What is left is the model's, whose names are long.
+_WIDTHS = {"Trouble": 90, "name": NAME_WIDTH, "State": 110, "Step": 80, "of": 80, "criterion": 90, "visible_dtype": 120}
 _NO_DATA = "Nothing is scraped: is the service in Prometheus' scrape configuration, and the right data source chosen?"
 
 
@@ -49,7 +55,7 @@ def fleet(settings: AlertSettings) -> dict[str, Any]:
 def _counts() -> list[Any]:
     return [
         number(
-            f"Runs {state}",
+            state.capitalize(),
             f"Runs in state {state}. Metric: sparsity_monitor_run_state.",
             "none",
             Query(f"sum({states.in_state(state, JOB)})", now=True),
@@ -68,7 +74,7 @@ def _equals(value: str) -> str:
 def _firing() -> Any:
     recorded = CUMULATIVE_SPARSITY.record(Level.RUN)
     return number(
-        "Alerts firing",
+        "Alerts",
         "Alerts about runs and the service that are firing now, as Prometheus evaluates them; Grafana lists those "
         f"that it manages under Alerting. Metrics: ALERTS, {recorded}.",
         "none",
@@ -107,7 +113,7 @@ def trouble(settings: AlertSettings) -> str:
 
 
 def _runs(settings: AlertSettings) -> Any:
-    about = metric("run_info", JOB)
+    about = told_apart(known_runs(JOB))
     columns = {
         "Trouble": trouble(settings),
         "State": f"max by (run) ({states.codes(JOB)})",
@@ -116,7 +122,7 @@ def _runs(settings: AlertSettings) -> Any:
         "Step": f"max by (run) ({metric('run_step', JOB)})",
         "of": f"max by (run) ({metric('run_planned_steps', JOB)})",
         "Last observation": f"1000 * max by (run) ({metric('run_last_observation_timestamp_seconds', JOB)})",
-        "About": f"max by (run, name, model, criterion, visible_dtype) ({about})",
+        "About": f"max by ({', '.join(_LABELS)}) ({about})",
     }
     panel = rows(
         "Runs",
@@ -135,28 +141,42 @@ def _runs(settings: AlertSettings) -> Any:
         height=11,
         no_data=_NO_RUNS,
     )
-    values = {f"Value #{ref_id}": name for ref_id, name in zip("ABCDEFGH", columns, strict=True)}
-    shown = ["Trouble", "run", "name", "State", "Cumulative sparsity", "Step sparsity", "Step", "of"]
-    shown += ["Last observation"]
-    renamed = {new: old for old, new in values.items()}
-    organise = {
-        "excludeByName": {"Time": True, "Value #H": True},
-        "indexByName": {renamed.get(name, name): index for index, name in enumerate(shown)},
-        "renameByName": values,
-    }
-    panel = panel.with_transformation(DataTransformerConfig(id_val="merge", options={}))
-    panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=organise))
+    for transformation in _one_row_per_run(list(columns)):
+        panel = panel.with_transformation(transformation)
     panel = coloured_cells(panel, "^Cumulative sparsity$", bands.cumulative_now(settings), "percentunit")
     panel = coloured_cells(panel, "^Step sparsity$", bands.step_now(settings), "percentunit")
     panel = coloured_cells(panel, "^Trouble$", [(None, "transparent"), (1, "orange"), (5, "red")])
     panel = coloured_cells(panel, "^State$", states.STEPS)
     panel = in_column(panel, "State", mappings=[states.names()])
     panel = in_column(panel, "Last observation", unit="dateTimeFromNow")
-    for label in ("run", "name"):
-        panel = in_column(panel, label, unit=TEXT, links=[links.run_in_row("run")])
-    for label in ("model", "criterion", "visible_dtype"):
+    for name, width in _WIDTHS.items():
+        panel = in_column(panel, name, custom_width=width)
+    for label in _LABELS:
         panel = in_column(panel, label, unit=TEXT)
+    panel = in_column(panel, "name", links=[links.run_in_row("run"), links.by_step_in_row()])
+    panel = hidden_columns(panel, "run", "service_url")
     return panel.sort_by([TableSortByFieldState().display_name("Trouble").desc(True)])
+
+
+def _one_row_per_run(columns: list[str]) -> list[DataTransformerConfig]:
+    """Put the answers side by side, in the order of the columns; the last one has the labels."""
+    *shown_first, _ = columns
+    values = [f"Value #{ref_id}" for ref_id, _ in zip("ABCDEFGHIJ", shown_first, strict=False)]
+    # Grouped by what an answer without runs does not have, so that nothing is left of it: of empty columns, Grafana
+    # would show the heads, and not that there are no runs.
+    fields: dict[str, Any] = {label: {"operation": "groupby", "aggregations": []} for label in _LABELS}
+    fields |= {value: {"operation": "aggregate", "aggregations": ["lastNotNull"]} for value in values}
+    grouped = [f"{value} (lastNotNull)" for value in values]
+    first, *others = grouped
+    organise = {
+        "indexByName": {name: index for index, name in enumerate([first, "name", *others])},
+        "renameByName": dict(zip(grouped, shown_first, strict=True)),
+    }
+    return [
+        DataTransformerConfig(id_val="merge", options={}),
+        DataTransformerConfig(id_val="groupBy", options={"fields": fields}),
+        DataTransformerConfig(id_val="organize", options=organise),
+    ]
 
 
 def _cumulative() -> Any:
@@ -166,7 +186,7 @@ def _cumulative() -> Any:
         f"{bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights.",
         "percentunit",
-        Query(with_name(CUMULATIVE_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}} ({{run}})"),
+        Query(shown(CUMULATIVE_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}}"),
         no_data=_NO_RUNS,
     )
     return _linked(banded(panel, bands.CUMULATIVE).min(0).max(1))
@@ -179,24 +199,28 @@ def _step() -> Any:
         "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights.",
         "percentunit",
-        Query(with_name(STEP_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}} ({{run}})"),
+        Query(shown(STEP_SPARSITY.at(Level.RUN, JOB), JOB), "{{name}}"),
         no_data=_NO_RUNS,
     )
     return _linked(banded(panel, bands.STEP).max(1))
 
 
 def _linked(panel: Any) -> Any:
-    return in_series(panel, links=[links.run_of_series()])
+    return in_series(panel, links=[links.run_of_series(), links.by_step_of_series()])
 
 
 def _states() -> Any:
+    # Of runs that the service no longer exports, and where it is down, the last that was heard within the range shown.
+    heard = f"last_over_time({metric('run_last_heard_timestamp_seconds', JOB)}[$__range] @ end())"
+    codes = f"{states.codes(JOB)} and on ({IDENTITY}) topk({_ROWS}, {heard})"
+    names = ", ".join(states.COLOURS)
     panel = states_over_time(
         "State of all runs",
-        "Running, stalled (alive, no observations), lost (silent), failed, finished, stopped (early, by itself), "
-        "preempted (from outside). Metric: "
-        "sparsity_monitor_run_state.",
-        Query(with_name(states.codes(JOB), JOB), "{{name}} ({{run}})"),
-        states.STEPS,
+        f"Of the {_ROWS} runs that the service heard of last: {names}. Stalled: alive, no observations. Lost: silent. "
+        "Stopped: early, by itself. Preempted: from outside. Metrics: sparsity_monitor_run_state, "
+        "sparsity_monitor_run_last_heard_timestamp_seconds.",
+        Query(cut_short(shown(codes, JOB)), "{{name}}"),
+        states.names(),
         _NO_RUNS,
     )
-    return in_series(panel, mappings=[states.names()])
+    return _linked(panel)

@@ -9,6 +9,7 @@ from monitor.grafana.addresses import RUN_UID
 
 TAG = "sparsity-monitor"
 
+_BY_STEP = "Run by step"
 _KEPT = "${__url_time_range}&${datasource:queryparam}&${job:queryparam}"
 
 
@@ -20,7 +21,7 @@ def to_the_others() -> DashboardLink:
 
 def run_by_step() -> DashboardLink:
     """A link in the head of a dashboard about one run to the page where the service shows it, step by step."""
-    link = DashboardLink("Run by step").type(DashboardLinkType.LINK).url(page_of_run()).icon("external link")
+    link = DashboardLink(_BY_STEP).type(DashboardLinkType.LINK).url(page_of_run()).icon("external link")
     link = link.tooltip("The service's own page of this run: Prometheus knows times, and no steps.")
     return link.include_vars(False).keep_time(False).target_blank(True)
 
@@ -42,11 +43,28 @@ def run_in_row(column: str) -> dict[str, object]:
     Args:
         column: name of the column with the run's id.
     """
-    url = f"/d/{RUN_UID}?var-run=${{__data.fields.{column}}}&{_KEPT}"
+    url = f"/d/{RUN_UID}?var-run=${{__data.fields.{column}:percentencode}}&{_KEPT}"
     return {"title": "Show this run", "url": url, "targetBlank": False}
 
 
 def run_of_series() -> dict[str, object]:
     """A link on a line of a graph to the run that it is about."""
-    url = f"/d/{RUN_UID}?var-run=${{__field.labels.run}}&{_KEPT}"
+    url = f"/d/{RUN_UID}?var-run=${{__field.labels.run:percentencode}}&{_KEPT}"
     return {"title": "Show this run", "url": url, "targetBlank": False}
+
+
+def by_step() -> dict[str, object]:
+    """A link on anything of a dashboard about one run to the page of the service where the axis is the step."""
+    return {"title": _BY_STEP, "url": page_of_run(), "targetBlank": True}
+
+
+def by_step_in_row() -> dict[str, object]:
+    """The same in a cell of a table with the columns `run` and `service_url`."""
+    url = page_of_run("${__data.fields.run:percentencode}", "${__data.fields.service_url:raw}")
+    return {"title": _BY_STEP, "url": url, "targetBlank": True}
+
+
+def by_step_of_series() -> dict[str, object]:
+    """The same on a line with the labels `run` and `service_url`."""
+    url = page_of_run("${__field.labels.run:percentencode}", "${__field.labels.service_url:raw}")
+    return {"title": _BY_STEP, "url": url, "targetBlank": True}

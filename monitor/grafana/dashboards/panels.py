@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from grafana_foundation_sdk.builders import common, heatmap, stat, statetimeline, table, timeseries
@@ -26,7 +27,7 @@ from grafana_foundation_sdk.models.dashboard import (
     Threshold,
     ThresholdsMode,
 )
-from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
 
 from monitor.grafana.dashboards.query import DATASOURCE, Query
 
@@ -40,7 +41,13 @@ Steps = list[tuple[float | None, str]]
 TEXT = "string"
 """The unit of texts. With any other, Grafana takes what looks like a number for one: layer 07 is 700 % then."""
 
+NAME_WIDTH = 300
+"""Pixels of a column with names of runs: enough for what tells them apart and the beginning of what follows."""
+
 _EMPTY = "–"
+_NO_DATA = "no data"
+# Or it would have the colour of the smallest value, as if there were one.
+NOTHING_TO_JUDGE = {"type": "special", "options": {"match": "null+nan", "result": {"text": _NO_DATA, "color": "text"}}}
 
 PLAIN: Steps = [(None, "text")]
 
@@ -72,11 +79,14 @@ def number(
     query: Query,
     steps: Steps = PLAIN,
     *,
-    width: int = 3,
+    width: int = 4,
     no_data: str = NOT_REPORTED,
 ) -> Any:
     """Return one large value, coloured by what it means."""
-    panel = _common(stat.Panel(), title, description, unit, (query,), width=width, height=4, no_data=no_data)
+    # A text fills the panel, whatever its length: a sentence becomes so small that nobody can read it.
+    description = f"{description} No data: {no_data}"
+    panel = _common(stat.Panel(), title, description, unit, (query,), width=width, height=4, no_data=_NO_DATA)
+    panel = panel.mappings([NOTHING_TO_JUDGE])
     reduce = common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
     panel = panel.reduce_options(reduce).color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.NONE)
     return _by_threshold(panel, steps)
@@ -97,27 +107,78 @@ def rows(
     return panel.with_override(_columns(".*"), [DynamicConfigValue("noValue", _EMPTY)])
 
 
-def cells_over_time(title: str, description: str, unit: str, query: Query, *, width: int = 12) -> Any:
-    """Return one row per series, its values as colours."""
-    panel = _common(heatmap.Panel(), title, description, unit, (query,), width=width, height=9, no_data=NO_GROUPS)
-    colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
+@dataclass(frozen=True)
+class Strength:
+    """How strong a colour shows a value: not at all at 0, more and more up to `full`, and no more above it.
+
+    Attributes:
+        full: the value, the same for all runs, so that a colour means one thing.
+        exponent: of the share of `full`; below 1, small values differ more than large ones.
+    """
+
+    full: float
+    exponent: float = 1
+
+
+def cells_over_time(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    strength: Strength,
+    *,
+    width: int = 12,
+    height: int = 9,
+    no_data: str = NO_GROUPS,
+) -> Any:
+    """Return one row per series, its values as strengths of one colour."""
+    # It says "No data" whatever it is told to say.
+    description = f"{description} No data: {no_data}"
+    panel = _common(heatmap.Panel(), title, description, unit, (query,), width=width, height=height, no_data=_NO_DATA)
+    panel = _saying_that_it_is_empty(panel)
+    # One colour on the background of whichever theme; schemes from light to dark are turned round in the dark one.
+    colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.OPACITY).fill("orange").steps(64)
+    colour = colour.scale(HeatmapColorScale.EXPONENTIAL).exponent(strength.exponent).min(0).max(strength.full)
     cells = heatmap.RowsHeatmapOptions().layout(HeatmapCellLayout.UNKNOWN)
     axis = heatmap.YAxisConfig().axis_placement(AxisPlacement.LEFT)
     values = heatmap.CellValues().unit(unit)
     return panel.calculate(False).color(colour).rows_frame(cells).y_axis(axis).cell_values(values)
 
 
-def states_over_time(title: str, description: str, query: Query, steps: Steps, no_data: str) -> Any:
-    """Return one row per series, its states as colours."""
-    panel = _common(statetimeline.Panel(), title, description, "none", (query,), width=24, height=7, no_data=no_data)
-    return _by_threshold(panel, steps).show_value(VisibilityMode.NEVER)
+def states_over_time(title: str, description: str, query: Query, mapping: dict[str, Any], no_data: str) -> Any:
+    """Return one row per series, its states as names and colours.
+
+    Args:
+        mapping: names and colours of the numbers that stand for states.
+    """
+    panel = _common(statetimeline.Panel(), title, description, "none", (query,), width=24, height=10, no_data=no_data)
+    legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
+    legend = legend.placement(LegendPlacement.BOTTOM).calcs([])
+    # Coloured by thresholds, it would join equal states into ranges of numbers and forget what they are called.
+    panel = panel.mappings([mapping]).color_scheme(FieldColor().mode(FieldColorModeId.FIXED)).legend(legend)
+    return _saying_that_it_is_empty(panel).show_value(VisibilityMode.AUTO)
+
+
+def _saying_that_it_is_empty(panel: Any) -> Any:
+    """Drop frames without fields: Grafana 12 shows an error of its own in place of `noValue` where it gets one."""
+    named = {"include": {"pattern": ".*"}}
+    return panel.with_transformation(DataTransformerConfig(id_val="filterFieldsByName", options=named))
 
 
 def said_by_runs(panel: Any) -> Any:
     """Leave out of a table of `run_info` what its scrape says, in Prometheus alone or in Kubernetes."""
     of_kubernetes = ("container", "endpoint", "namespace", "pod", "service")
-    left_out = dict.fromkeys(("Time", "Value", "__name__", "job", "instance", *of_kubernetes), True)
-    return panel.with_transformation(DataTransformerConfig(id_val="organize", options={"excludeByName": left_out}))
+    left_out = dict.fromkeys(("Time", "Value", "__name__", "id", "job", "instance", *of_kubernetes), True)
+    organise = {"excludeByName": left_out, "indexByName": {"name": 0}}
+    return panel.with_transformation(DataTransformerConfig(id_val="organize", options=organise))
+
+
+def hidden_columns(panel: Any, *names: str) -> Any:
+    """Hide columns of a table that its links need."""
+    for name in names:
+        # The first is how Grafana up to 12.1 says it, the second since 12.2.
+        panel = in_column(panel, name, custom_hidden=True, custom_hideFrom={"viz": True})
+    return panel
 
 
 def coloured_cells(panel: Any, pattern: str, steps: Steps, unit: str | None = None) -> Any:

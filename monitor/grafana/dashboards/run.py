@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from grafana_foundation_sdk.builders import stat, timeseries
+
 from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import bands, links, states, variables
 from monitor.grafana.dashboards.board import Row, board
-from monitor.grafana.dashboards.panels import NOT_REPORTED, TEXT, in_series, number, rows, said_by_runs
+from monitor.grafana.dashboards.panels import (
+    NOT_REPORTED,
+    NOTHING_TO_JUDGE,
+    TEXT,
+    in_series,
+    number,
+    rows,
+    said_by_runs,
+)
 from monitor.grafana.dashboards.query import ONE_RUN, Query
 from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
 from monitor.grafana.dashboards.run_overlap import overlap_panels
@@ -34,17 +44,23 @@ def run(settings: AlertSettings) -> dict[str, Any]:
         "the trainer logged, and what monitoring costs.",
         variables=variables.of_run(),
         rows=[
-            Row("Now", [*_now(settings), *_of_the_whole_model(), _measured_as()]),
-            Row("Is it still sparse?", sparsity_panels()),
-            Row("Where do updates land?", where_panels()),
-            Row("What moves?", moving_panels()),
-            Row("Do they land where the reference did?", overlap_panels(settings)),
-            Row("What the trainer logged", training_panels()),
-            Row("What monitoring costs", cost_panels(settings)),
+            Row("Now", [*_by_step([*_now(settings), *_besides(settings)]), _measured_as()]),
+            Row("Is it still sparse?", _by_step(sparsity_panels())),
+            Row("Where do updates land?", _by_step(where_panels())),
+            Row("What moves?", _by_step(moving_panels())),
+            Row("Do they land where the reference did?", _by_step(overlap_panels(settings))),
+            Row("What the trainer logged", _by_step(training_panels())),
+            Row("What monitoring costs", _by_step(cost_panels(settings))),
         ],
         alerts_of=ONE_RUN,
         links=[links.run_by_step()],
     )
+
+
+def _by_step(panels: list[Any]) -> list[Any]:
+    """Let each number and line lead to where the service shows the run step by step."""
+    leading = (stat.Panel, timeseries.Panel)
+    return [in_series(each, links=[links.by_step()]) if isinstance(each, leading) else each for each in panels]
 
 
 def _now(settings: AlertSettings) -> list[Any]:
@@ -55,6 +71,13 @@ def _now(settings: AlertSettings) -> list[Any]:
             "Optimizer step of the latest observation. Metric: sparsity_monitor_run_step.",
             "none",
             Query(metric("run_step", ONE_RUN), now=True),
+            width=3,
+        ),
+        number(
+            "Planned steps",
+            "Optimizer step at which the training is to end. Metric: sparsity_monitor_run_planned_steps.",
+            "none",
+            Query(metric("run_planned_steps", ONE_RUN), now=True),
         ),
         number(
             "Cumulative sparsity",
@@ -64,6 +87,7 @@ def _now(settings: AlertSettings) -> list[Any]:
             "percentunit",
             Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
             bands.cumulative_now(settings),
+            width=5,
         ),
         number(
             "Step sparsity",
@@ -73,6 +97,35 @@ def _now(settings: AlertSettings) -> list[Any]:
             "percentunit",
             Query(STEP_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
             bands.step_now(settings),
+        ),
+        number(
+            "Last observation",
+            "How long ago the latest observation was made. Metric: "
+            "sparsity_monitor_run_last_observation_timestamp_seconds.",
+            "s",
+            Query(f"time() - {metric('run_last_observation_timestamp_seconds', ONE_RUN)}", now=True),
+        ),
+    ]
+
+
+def _besides(settings: AlertSettings) -> list[Any]:
+    return [
+        number(
+            "Whole-model cumulative sparsity",
+            "Share of all visible weights that equal the base: frozen ones, which always do, are included; unmeasured "
+            "ones are not. Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, "
+            "sparsity_monitor_run_unmeasured_weights.",
+            "percentunit",
+            Query(WHOLE_MODEL_CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
+            width=6,
+        ),
+        number(
+            "Trained weights",
+            "Share of all weights that train, or did at some time in this run; with adapters, those of the matrices "
+            "that they change. All ratios are shares of these, unless they say otherwise. Metrics: "
+            "sparsity_monitor_run_frozen_weights, sparsity_monitor_run_weights.",
+            "percentunit",
+            Query(TRAINED_SHARE.at(Level.RUN, ONE_RUN), now=True),
         ),
         number(
             "Hidden",
@@ -88,6 +141,7 @@ def _now(settings: AlertSettings) -> list[Any]:
             "none",
             Query(metric("run_non_finite_weights", ONE_RUN), now=True),
             [(None, "green"), (1, "red")],
+            width=5,
         ),
         number(
             "Cost of monitoring",
@@ -97,40 +151,7 @@ def _now(settings: AlertSettings) -> list[Any]:
             "percentunit",
             Query(HOST_SHARE.at(Level.RUN, ONE_RUN), now=True),
             [(None, "green"), (settings.host_share, "orange")],
-        ),
-        number(
-            "Last observation",
-            "How long ago the latest observation was made. Metric: "
-            "sparsity_monitor_run_last_observation_timestamp_seconds.",
-            "s",
-            Query(f"time() - {metric('run_last_observation_timestamp_seconds', ONE_RUN)}", now=True),
-        ),
-    ]
-
-
-def _of_the_whole_model() -> list[Any]:
-    return [
-        number(
-            "Trained weights",
-            "Share of all weights that train, or did at some time in this run; with adapters, those of the matrices "
-            "that they change. All ratios are shares of these, unless they say otherwise. Metrics: "
-            "sparsity_monitor_run_frozen_weights, sparsity_monitor_run_weights.",
-            "percentunit",
-            Query(TRAINED_SHARE.at(Level.RUN, ONE_RUN), now=True),
-        ),
-        number(
-            "Whole-model cumulative sparsity",
-            "Share of all visible weights that equal the base: frozen ones, which always do, are included; unmeasured "
-            "ones are not. Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, "
-            "sparsity_monitor_run_unmeasured_weights.",
-            "percentunit",
-            Query(WHOLE_MODEL_CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
-        ),
-        number(
-            "Planned steps",
-            "Optimizer step at which the training is to end. Metric: sparsity_monitor_run_planned_steps.",
-            "none",
-            Query(metric("run_planned_steps", ONE_RUN), now=True),
+            width=5,
         ),
     ]
 
@@ -144,7 +165,7 @@ def _state() -> Any:
         Query(states.codes(ONE_RUN), now=True),
         states.STEPS,
     )
-    return in_series(panel, mappings=[states.names()])
+    return panel.mappings([states.names(), NOTHING_TO_JUDGE])
 
 
 def _measured_as() -> Any:
@@ -154,7 +175,6 @@ def _measured_as() -> Any:
         "without it. The user's labels follow. Metric: sparsity_monitor_run_info.",
         TEXT,
         Query(metric("run_info", ONE_RUN), table=True),
-        width=15,
         height=4,
         no_data=NOT_REPORTED,
     )

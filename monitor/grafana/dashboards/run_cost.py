@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monitor.grafana.alerts.settings import AlertSettings
-from monitor.grafana.dashboards.panels import lines
+from monitor.grafana.dashboards.panels import in_column, lines
 from monitor.grafana.dashboards.query import ONE_RUN, Query
 from monitor.grafana.promql.metric import metric
 from monitor.grafana.promql.ratios import DEVICE_SHARE, HOST_SHARE, Level
@@ -56,15 +56,7 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
             Query(metric("run_monitor_bytes", ONE_RUN), "monitor"),
             width=8,
         ),
-        lines(
-            "Steps",
-            "Optimizer step, stride between observations, and attempt, which goes up when the run is resumed. "
-            "Metrics: sparsity_monitor_run_step, sparsity_monitor_run_stride_steps, sparsity_monitor_run_attempt.",
-            "none",
-            Query(metric("run_step", ONE_RUN), "step"),
-            Query(metric("run_stride_steps", ONE_RUN), "stride"),
-            Query(metric("run_attempt", ONE_RUN), "attempt"),
-        ),
+        _steps(),
         lines(
             "Not delivered",
             "Items in the spool beside the run that are not acknowledged yet, and items lost: spool full, disk too "
@@ -74,3 +66,18 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
             Query(metric("run_dropped_items", ONE_RUN), "dropped"),
         ),
     ]
+
+
+def _steps() -> Any:
+    panel = lines(
+        "Steps",
+        "Optimizer step; on the right, the stride between observations, and the attempt, which goes up when the run is "
+        "resumed. Metrics: sparsity_monitor_run_step, sparsity_monitor_run_stride_steps, sparsity_monitor_run_attempt.",
+        "none",
+        Query(metric("run_step", ONE_RUN), "step"),
+        Query(metric("run_stride_steps", ONE_RUN), "stride"),
+        Query(metric("run_attempt", ONE_RUN), "attempt"),
+    )
+    for name in ("stride", "attempt"):
+        panel = in_column(panel, name, custom_axisPlacement="right")
+    return panel

@@ -7,7 +7,7 @@ from typing import Any
 from grafana_foundation_sdk.builders.heatmap import FilterValueRange
 
 from monitor.grafana.alerts.settings import AlertSettings
-from monitor.grafana.dashboards.panels import NO_REFERENCE, banded, cells_over_time, lines
+from monitor.grafana.dashboards.panels import NO_REFERENCE, Strength, banded, cells_over_time, lines
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, REFERENCE, Query
 from monitor.grafana.promql.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level
 
@@ -32,7 +32,6 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
                 f"{_METRICS}",
                 "none",
                 Query(LIFT.at(Level.RUN, _OF_REFERENCE), "{{reference}}"),
-                width=8,
                 no_data=NO_REFERENCE,
             ),
             [(None, "rgba(224, 47, 68, 0.15)"), (settings.lift_chance, "transparent")],
@@ -42,19 +41,21 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
             f"|M ∩ R| ÷ |M ∪ R|. Published pairs of runs reach 0.55–0.60 by module (arXiv 2511.08567). {_METRICS}",
             "percentunit",
             Query(JACCARD.at(Level.RUN, _OF_REFERENCE), "{{reference}}"),
-            width=8,
             no_data=NO_REFERENCE,
         ),
         cells_over_time(
             "Lift by layer over time",
-            "One row per layer and chosen reference, over the chosen modules. Metrics: "
+            "One row per layer and chosen reference, over the chosen modules; in full colour from 3 on, a little more "
+            "than any published lift. Chance, which is 1, has a third of it. Metrics: "
             "sparsity_monitor_group_reference_intersection_weights, "
             "sparsity_monitor_group_reference_expected_intersection_weights.",
             "none",
             Query(LIFT.at(Level.LAYER, {**_OF_REFERENCE, **GROUPS}), "{{layer}} {{reference}}"),
-            width=8,
+            Strength(full=3),
+            width=24,
+            height=16,
+            no_data=NO_REFERENCE,
         )
-        .no_value(NO_REFERENCE)
         # By default Grafana hides zeros, and an overlap of nothing at all is what a reader looks for.
         .filter_values(FilterValueRange().le(-1)),
     ]

@@ -8,9 +8,11 @@ from monitor.grafana.dashboards import bands
 from monitor.grafana.dashboards.matrix import matrix
 from monitor.grafana.dashboards.panels import (
     NO_GROUPS,
+    Strength,
     banded,
     cells_over_time,
     coloured_series,
+    in_column,
     lines,
 )
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, Query
@@ -28,6 +30,7 @@ from monitor.grafana.promql.ratios import (
 )
 
 _CHOSEN = {**ONE_RUN, **GROUPS}
+_STEP_FULL = 0.10
 _OF_GROUPS = (
     "Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights, "
     "sparsity_monitor_group_frozen_weights."
@@ -64,18 +67,24 @@ def where_panels() -> list[Any]:
         _matrix(),
         cells_over_time(
             "Cumulative density by layer over time",
-            "One row per layer, from no change (empty) to dense. Cumulative density is 1 − cumulative sparsity, "
+            "One row per layer, from no change (empty) to every weight (full colour), on the same scale for all runs; "
+            "small densities are spread out, as square roots. Cumulative density is 1 − cumulative sparsity, "
             f"both of the trained weights; frozen layers have no row. {_OF_GROUPS}",
             "percentunit",
             Query(f"1 - ({CUMULATIVE_SPARSITY.at(Level.LAYER, _CHOSEN)})", "{{layer}}"),
+            Strength(full=1, exponent=0.5),
+            height=11,
         ),
         cells_over_time(
             "Step density by layer over time",
-            "One row per layer: the share of its trained visible weights that changed since the previous observation. "
-            "Metrics: sparsity_monitor_group_step_changed_weights, sparsity_monitor_group_weights, "
+            "One row per layer: the share of its trained visible weights that changed since the previous observation, "
+            f"as square roots, in full colour from {100 * _STEP_FULL:g} % on: published RL and SFT stay below half of "
+            "it, one step apart. Metrics: sparsity_monitor_group_step_changed_weights, sparsity_monitor_group_weights, "
             "sparsity_monitor_group_frozen_weights.",
             "percentunit",
             Query(f"1 - ({STEP_SPARSITY.at(Level.LAYER, _CHOSEN)})", "{{layer}}"),
+            Strength(full=_STEP_FULL, exponent=0.5),
+            height=11,
         ),
         lines(
             "Cumulative sparsity by layer",
@@ -141,14 +150,18 @@ def moving_panels() -> list[Any]:
             Query(HIDDEN.at(Level.RUN, ONE_RUN), "hidden"),
             width=8,
         ),
-        lines(
-            "Update size",
-            "Euclidean norm of the visible update, and the largest change of one weight. Metrics: "
-            "sparsity_monitor_run_update_norm, sparsity_monitor_run_update_max_abs.",
-            "none",
-            Query(metric("run_update_norm", ONE_RUN), "norm"),
-            Query(metric("run_update_max_abs", ONE_RUN), "largest"),
-            width=8,
+        in_column(
+            lines(
+                "Update size",
+                "Euclidean norm of the visible update, and, on the right, the largest change of one weight. Metrics: "
+                "sparsity_monitor_run_update_norm, sparsity_monitor_run_update_max_abs.",
+                "none",
+                Query(metric("run_update_norm", ONE_RUN), "norm"),
+                Query(metric("run_update_max_abs", ONE_RUN), "largest"),
+                width=8,
+            ),
+            "largest",
+            custom_axisPlacement="right",
         ),
         lines(
             "Non-finite weights",

@@ -72,7 +72,7 @@ def _versions() -> Any:
         "Version of the service and of the protocol. Metric: sparsity_monitor_build_info.",
         TEXT,
         Query(f"max by (instance, version, protocol_version) ({metric('build_info', INSTANCE)})", table=True),
-        width=12,
+        width=8,
         height=4,
         no_data=_NOT_SCRAPED,
     )

@@ -6,12 +6,16 @@ from grafana_foundation_sdk.builders.dashboard import DatasourceVariable, QueryV
 from grafana_foundation_sdk.models.dashboard import VariableHide, VariableOption, VariableRefresh, VariableSort
 
 from monitor.grafana.dashboards.query import DATASOURCE, JOB, ONE_RUN, SOME_RUNS
-from monitor.grafana.promql.metric import Matchers, metric, told_apart
+from monitor.grafana.promql.metric import Matchers, metric, told_apart, with_name
 
 _EVERYTHING = VariableOption(selected=True, text="All", value="$__all")
-_RUNS = f"query_result({told_apart(metric('run_info', JOB))})"
-# What query_result writes down, taken apart into what people read and what queries need.
-_NAME_AND_RUN = r'/[{,]name="(?<text>[^"]*)".*[{,]run="(?<value>[^"]*)"/'
+_STARTED = with_name(metric("run_started_timestamp_seconds", JOB), JOB)
+# The newest first, since ids have no order that means anything.
+_RUNS = f"query_result(sort_desc(max by (name, run) ({told_apart(_STARTED)})))"
+# What query_result writes down, taken apart into what people read and what queries need. It escapes nothing: a name may
+# hold quotes, and what looks like another label. So there are no labels but these two, and the last `run` is the run.
+_NAME_AND_RUN = r'/^\{name="(?<text>.*)",run="(?<value>.*)"\} /'
+_NOTHING = "nothing logged"
 
 
 def data_source() -> DatasourceVariable:
@@ -31,12 +35,12 @@ def instance() -> QueryVariable:
 
 def run() -> QueryVariable:
     """One run: shown by its name and id, meant by its id."""
-    return _query("run", "Run", _RUNS).regex(_NAME_AND_RUN).include_all(False).multi(False)
+    return _query("run", "Run", _RUNS).regex(_NAME_AND_RUN).sort(VariableSort.DISABLED).include_all(False).multi(False)
 
 
 def runs() -> QueryVariable:
     """Several runs."""
-    return _several("runs", "Runs", _RUNS).regex(_NAME_AND_RUN)
+    return _several("runs", "Runs", _RUNS).regex(_NAME_AND_RUN).sort(VariableSort.DISABLED)
 
 
 def service_url() -> QueryVariable:
@@ -64,8 +68,11 @@ def reference(of: Matchers = ONE_RUN) -> QueryVariable:
 def training_metric(of: Matchers = ONE_RUN) -> QueryVariable:
     """What the trainer logs; loss and reward to begin with."""
     chosen = VariableOption(selected=True, text=["loss", "reward"], value=["loss", "reward"])
-    variable = _several("metric", "Training metric", f"label_values({metric('run_training_metric', of)}, metric)")
-    return variable.current(chosen)
+    logged = f"group by (metric) ({metric('run_training_metric', of)})"
+    # The panel repeats for what is chosen. With nothing to choose from, Grafana would call it "All".
+    nothing = f'label_replace(vector(1), "metric", "{_NOTHING}", "", "")'
+    variable = _several("metric", "Training metric", f"query_result({logged} or on () {nothing})")
+    return variable.regex(r'/^\{metric="(.*)"\} /').current(chosen)
 
 
 def of_run() -> list[DatasourceVariable | QueryVariable]:

@@ -46,15 +46,38 @@ def braces(matchers: Matchers) -> str:
     return "{" + ", ".join(label + value for label, value in matchers.items()) + "}" if matchers else ""
 
 
-def told_apart(expr: str) -> str:
-    """Add its id to the name of each run, since several may have one name: `name` is "grpo · 7f" then.
+# Ids end in eight hexadecimal digits, unless a user chose them. Eight decimal ones may be a date, which several have.
+_ENDS = "(.*-[0-9]{8})|.*-([0-9a-f]{8})|(.*)"
+# Where ${…} is no variable, Grafana leaves it alone; of $1 our own readers of queries would not know.
+_END = "${1}${2}${3}"
 
-    >>> told_apart(metric("run_info"))
-    'label_join(sparsity_monitor_run_info, "name", " · ", "name", "run")'
+
+def told_apart(expr: str) -> str:
+    """Put what tells runs apart before the name of each, where nothing cuts it off: `name` is "7f3a9c1e · grpo" then.
+
+    >>> told_apart(metric("run_info")).startswith("label_join(label_replace(sparsity_monitor_run_info, ")
+    True
     """
-    return f'label_join({expr}, "name", " · ", "name", "run")'
+    return f'label_join(label_replace({expr}, "id", "{_END}", "run", "{_ENDS}"), "name", " · ", "id", "name")'
+
+
+def cut_short(expr: str) -> str:
+    """Cut long names after what tells runs apart: where there is no room, Grafana cuts labels of rows at their left."""
+    return f'label_replace({expr}, "name", "${{1}}…", "name", "(.{{49}}).{{2,}}")'
 
 
 def with_name(expr: str, matchers: Matchers = NOTHING, labels: str = "name") -> str:
     """Join labels of `run_info` to an expression about runs, which keeps its value."""
     return f"({expr}) * on ({IDENTITY}) group_left ({labels}) {metric('run_info', matchers)}"
+
+
+def known_runs(matchers: Matchers = NOTHING) -> str:
+    """Return `run_info` with the label `service_url`, without it where an older service does not say it."""
+    runs = metric("run_info", matchers)
+    service = metric("service_info", {label: value for label, value in matchers.items() if label == "job"})
+    return f"({runs} * on (job, instance) group_left (service_url) {service} or ignoring (service_url) {runs})"
+
+
+def shown(expr: str, matchers: Matchers = NOTHING) -> str:
+    """Give an expression about runs what panels show and lead to: a name that tells apart, and `service_url`."""
+    return told_apart(f"({expr}) * on ({IDENTITY}) group_left (name, service_url) {known_runs(matchers)}")

@@ -19,7 +19,7 @@ def _groups(changed: int) -> Series:
 def test_runs_of_one_name_have_columns_of_their_own(tmp_path: Path) -> None:
     other = {key.replace('run="r"', 'run="r2"'): values for key, values in {**HEALTHY, **_groups(75)}.items()}
     samples = [
-        {"labels": f'{{module="{module}", name="grpo · {run_id}"}}', "value": density}
+        {"labels": f'{{module="{module}", name="{run_id} · grpo"}}', "value": density}
         for module in ("attn", "mlp")
         for run_id, density in (("r", 0.5), ("r2", 0.75))
     ]

@@ -48,5 +48,5 @@ def test_trouble_needs_no_alerts_of_prometheus(series: Series, trouble: int, tmp
     ids=["Prometheus has no rules of ours", "no alert", "an alert"],
 )
 def test_no_alert_is_said_only_by_who_would_know(series: Series, firing: int | None, tmp_path: Path) -> None:
-    query = PANELS["Alerts firing"]["targets"][0]["expr"]
+    query = PANELS["Alerts"]["targets"][0]["expr"]
     returns(query, series, [] if firing is None else [{"labels": "{}", "value": firing}], tmp_path)
