@@ -49,7 +49,8 @@ def filled_in(text: str, variables: Mapping[str, str]) -> str:
     everything = dict.fromkeys(("job", "instance", "layer", "module", "reference", "metric", "runs", "run"), ".+")
     for name, value in {"__rate_interval": _RATE_INTERVAL, **everything, **variables}.items():
         text = text.replace(f"${name}", value)
-    assert "$" not in text, text
+    # Groups of a label_replace are no variables.
+    assert re.search(r"\$(?!\{\d\})", text) is None, text
     return text
 
 
@@ -61,13 +62,16 @@ def choices(prometheus: Prometheus, variable: dict[str, Any], variables: Mapping
         selector, _, label = argument.rpartition(", ")
         values = {labels[label] for labels, _ in prometheus.query(selector)}
         return {(value, value) for value in values}
+    found = (offered(variable["regex"], text) for text in _written(prometheus.query(argument)))
+    return {choice for choice in found if choice}
+
+
+def offered(regex: str, written: str) -> tuple[str, str] | None:
+    """Return (text, value) that a variable makes of what query_result wrote down, nothing where it does not match."""
     # Named groups as JavaScript writes them.
-    pattern = re.sub(r"\(\?<(\w+)>", r"(?P<\1>", variable["regex"].strip("/"))
-    found = (re.search(pattern, text) for text in _written(prometheus.query(argument)))
-    return {_offered(match) for match in found if match}
-
-
-def _offered(match: re.Match[str]) -> tuple[str, str]:
+    match = re.search(re.sub(r"\(\?<(\w+)>", r"(?P<\1>", regex.strip("/")), written)
+    if match is None:
+        return None
     named = match.groupdict()
     return (named["text"], named["value"]) if named else (match[1], match[1])
 
@@ -76,4 +80,4 @@ def _written(samples: Iterable[tuple[dict[str, str], float]]) -> Iterable[str]:
     """As query_result writes a sample down."""
     for labels, value in samples:
         named = ",".join(f'{name}="{text}"' for name, text in labels.items() if name != "__name__")
-        yield f"{labels['__name__']}{{{named}}} {value:g} 1700000000000"
+        yield f"{labels.get('__name__', '')}{{{named}}} {value:g} 1700000000000"

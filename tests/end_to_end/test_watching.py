@@ -112,7 +112,7 @@ def _assert_variables_offer(watched: Watching, run_id: str, name: str) -> None:
     (board,) = [each for uid, each in boards().items() if uid == RUN_UID]
     variables = {each["name"]: each for each in board["templating"]["list"] if each["type"] == "query"}
     offered = {name: choices(watched.prometheus, each, {"run": run_id}) for name, each in variables.items()}
-    assert (f"{name} · {run_id}", run_id) in offered["run"]
+    assert (f"{run_id} · {name}", run_id) in offered["run"]
     ((_, service_url),) = offered["service_url"]
     assert httpx.get(f"{service_url}/runs/{run_id}").status_code == 200
     layers = {f"{stack} {number}" for stack in ("encoder", "decoder") for number in ("00", "01")}

@@ -48,6 +48,11 @@ _EMPTY = "–"
 _NO_DATA = "no data"
 # Or it would have the colour of the smallest value, as if there were one.
 NOTHING_TO_JUDGE = {"type": "special", "options": {"match": "null+nan", "result": {"text": _NO_DATA, "color": "text"}}}
+# Or the legend would say for it what the whole panel says when it is empty.
+_NOT_KNOWN = {
+    "type": "special",
+    "options": {"match": "null+nan", "result": {"text": _EMPTY, "color": "transparent"}},
+}
 
 PLAIN: Steps = [(None, "text")]
 
@@ -142,7 +147,7 @@ def cells_over_time(
     cells = heatmap.RowsHeatmapOptions().layout(HeatmapCellLayout.UNKNOWN)
     axis = heatmap.YAxisConfig().axis_placement(AxisPlacement.LEFT)
     values = heatmap.CellValues().unit(unit)
-    return panel.calculate(False).color(colour).rows_frame(cells).y_axis(axis).cell_values(values)
+    return panel.calculate(False).cell_gap(0).color(colour).rows_frame(cells).y_axis(axis).cell_values(values)
 
 
 def states_over_time(title: str, description: str, query: Query, mapping: dict[str, Any], no_data: str) -> Any:
@@ -155,7 +160,7 @@ def states_over_time(title: str, description: str, query: Query, mapping: dict[s
     legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
     legend = legend.placement(LegendPlacement.BOTTOM).calcs([])
     # Coloured by thresholds, it would join equal states into ranges of numbers and forget what they are called.
-    panel = panel.mappings([mapping]).color_scheme(FieldColor().mode(FieldColorModeId.FIXED)).legend(legend)
+    panel = panel.mappings([mapping, _NOT_KNOWN]).color_scheme(FieldColor().mode(FieldColorModeId.FIXED)).legend(legend)
     return _saying_that_it_is_empty(panel).show_value(VisibilityMode.AUTO)
 
 

@@ -63,7 +63,7 @@ def told_apart(expr: str) -> str:
 
 def cut_short(expr: str) -> str:
     """Cut long names after what tells runs apart: where there is no room, Grafana cuts labels of rows at their left."""
-    return f'label_replace({expr}, "name", "${{1}}…", "name", "(.{{49}}).{{2,}}")'
+    return f'label_replace({expr}, "name", "${{1}}…", "name", "(.{{39}}).{{2,}}")'
 
 
 def with_name(expr: str, matchers: Matchers = NOTHING, labels: str = "name") -> str:

@@ -14,7 +14,7 @@ import pytest
 from monitor.grafana.addresses import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_UID
 from monitor.grafana.alerts.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.grafana.alerts.settings import AlertSettings
-from monitor.grafana.dashboards import all_dashboards, states
+from monitor.grafana.dashboards import all_dashboards, links, states
 from monitor.grafana.files.lint_exceptions import lint_exceptions
 from monitor.grafana.promql.ratios import RECORDED
 from monitor.service.families import FAMILIES
@@ -29,7 +29,13 @@ KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "ops", "string"}
 # What Prometheus itself knows about a scrape, and about alerts.
 SCRAPED = {"up", "scrape_duration_seconds", "ALERTS"}
 RECORDS = {ratio.record(level) for ratio, levels in RECORDED.items() for level in levels}
+PAGES_OF_RUNS = {str(each["url"]) for each in (links.by_step(), links.by_step_in_row(), links.by_step_of_series())}
 METRIC = r"(?<![\w:-])(?:(?:run\w*:)?sparsity_monitor_\w+(?::ratio)?|up|scrape_duration_seconds|ALERTS)\b"
+GUARDED = {"heatmap", "state-timeline"}
+# Pixels, seen in Grafana 12: the widest average of a letter in our titles, and what stands beside a title.
+LETTER = 7.4
+BESIDE_A_TITLE = 75
+SHORT_OF_WORDS = {"stat", "heatmap"}
 HISTOGRAM = ("_bucket", "_count", "_sum")
 
 
@@ -155,8 +161,8 @@ def test_variables_that_are_used_exist_and_those_that_exist_are_used(board: Boar
 @pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
 def test_description_names_the_metrics_of_the_panel(board: Board, panel: Panel) -> None:
     for name in set().union(*(metrics_in(target["expr"]) for target in panel["targets"])):
-        # The names of runs are joined to everything.
-        if name != "sparsity_monitor_run_info":
+        # The names of runs, and where their service is, are joined to everything.
+        if name not in ("sparsity_monitor_run_info", "sparsity_monitor_service_info"):
             assert re.search(rf"\b{name}\b", panel["description"]), f"{name} is in a query and not in the description"
 
 
@@ -170,7 +176,12 @@ def test_every_metric_is_one_that_the_service_exports(board: Board, panel: Panel
 
 @pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
 def test_no_data_is_explained(board: Board, panel: Panel) -> None:
-    assert len(panel["fieldConfig"]["defaults"]["noValue"]) > 20
+    said = panel["fieldConfig"]["defaults"]["noValue"]
+    if panel["type"] in SHORT_OF_WORDS:
+        # A stat makes the letters of a sentence so small that nobody can read it; a heatmap says "No data" at any rate.
+        assert said == "no data"
+        said = panel["description"].partition(" No data: ")[2]
+    assert len(said) > 20
 
 
 @pytest.mark.parametrize(("board", "panel"), [each for each in ALL_PANELS if each.values[1]["type"] == "table"])
@@ -236,6 +247,63 @@ def test_heatmap_shows_values_in_old_and_new_versions(panel: Panel) -> None:
     assert panel["options"]["tooltip"] == {"mode": "single", "show": True}
 
 
+@pytest.mark.parametrize("panel", [each.values[1] for each in ALL_PANELS if each.values[1]["type"] in GUARDED])
+def test_empty_frames_do_not_reach_panels_that_fail_on_them(panel: Panel) -> None:
+    """Grafana 12 shows a TypeError, or "Data does not have a time field"; without frames, it says what is wrong."""
+    first, *_ = panel["transformations"]
+    assert first == {"id": "filterFieldsByName", "options": {"include": {"pattern": ".*"}}}
+
+
+@pytest.mark.parametrize("panel", [each.values[1] for each in ALL_PANELS if each.values[1]["type"] == "heatmap"])
+def test_dense_looks_dense_in_every_theme_and_run(panel: Panel) -> None:
+    colour = panel["options"]["color"]
+    assert colour["mode"] == "opacity", "Grafana turns schemes from light to dark round in the dark theme"
+    assert colour["min"] == 0
+    assert colour["max"] > 0, "the densest run would set the scale"
+    assert panel["options"]["legend"]["show"], "what the colours mean is written on the panel"
+
+
+@pytest.mark.parametrize("panel", [each.values[1] for each in ALL_PANELS if each.values[1]["type"] == "state-timeline"])
+def test_states_have_names_over_time(panel: Panel) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+    named, _ = defaults["mappings"]
+    assert {each["text"] for each in named["options"].values()} == {str(state) for state in RunState}
+    assert defaults["color"]["mode"] == "fixed", "by thresholds, equal states become ranges without names"
+    assert panel["options"]["showValue"] == "auto"
+    assert panel["options"]["legend"]["showLegend"]
+    assert panel["options"]["perPage"] == 0, "there would be a pager under a single page"
+
+
+@pytest.mark.parametrize(("board", "panel"), [each for each in ALL_PANELS if "$" not in each.values[1]["title"]])
+def test_titles_are_not_cut(board: Board, panel: Panel) -> None:
+    """In a window of 1600 pixels, of which Grafana's menu takes 300."""
+    columns = (1600 - 300 - 32) / 24
+    room = columns * panel["gridPos"]["w"] - 8 - BESIDE_A_TITLE
+    assert LETTER * len(panel["title"]) <= room
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_panels_beside_each_other_are_equally_high(board: Board) -> None:
+    heights: dict[int, set[int]] = {}
+    for panel in board["panels"]:
+        heights.setdefault(panel["gridPos"]["y"], set()).add(panel["gridPos"]["h"])
+    assert all(len(each) == 1 for each in heights.values())
+
+
+@pytest.mark.parametrize(("title", "small"), [("Update size", {"largest"}), ("Steps", {"stride", "attempt"})])
+def test_small_series_are_not_flattened_by_large_ones(title: str, small: set[str]) -> None:
+    (panel,) = [each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == title]
+    right = {"id": "custom.axisPlacement", "value": "right"}
+    overrides = panel["fieldConfig"]["overrides"]
+    assert {each["matcher"]["options"] for each in overrides if right in each["properties"]} == small
+
+
+def test_colour_of_no_data_says_neither_good_nor_bad() -> None:
+    for panel in (each.values[1] for each in ALL_PANELS if each.values[1]["type"] == "stat"):
+        *_, nothing = panel["fieldConfig"]["defaults"]["mappings"]
+        assert nothing["options"] == {"match": "null+nan", "result": {"text": "no data", "color": "text"}}
+
+
 def test_heatmap_of_lift_shows_a_lift_of_nothing() -> None:
     (panel,) = [
         each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Lift by layer over time"
@@ -269,9 +337,27 @@ def test_links_keep_time_and_variables_and_alerts_are_drawn_in(board: Board) -> 
     made = {"alertname", *re.findall(r'\}, "(\w+)"', annotation["expr"])}
     assert set(re.findall(r"\{\{(\w+)\}\}", annotation["titleFormat"] + annotation["textFormat"])) <= made
     for url in re.findall(r"'url': '([^']+)'", str(board["panels"])):
-        assert url.startswith(f"/d/{RUN_UID}?var-run=")
+        if url in PAGES_OF_RUNS:
+            continue
+        # Ids may hold spaces, "&" and "#".
+        assert re.match(rf"/d/{RUN_UID}\?var-run=\${{__[^}}]+:percentencode}}&", url)
         assert "${__url_time_range}" in url
         assert "${datasource:queryparam}" in url
+
+
+@pytest.mark.parametrize(("board", "panel"), [each for each in ALL_PANELS if each.values[0]["uid"] != SERVICE_UID])
+def test_panels_lead_to_the_run_step_by_step(board: Board, panel: Panel) -> None:
+    urls = set(re.findall(r"'url': '([^']+)'", str(panel["fieldConfig"])))
+    if board["uid"] == RUN_UID:
+        assert panel["type"] in ("table", "heatmap") or links.page_of_run() in urls
+        return
+    # A matrix has runs for columns, and a count is about none.
+    if "groupingToMatrix" not in str(panel.get("transformations")) and panel["type"] != "stat":
+        assert urls & PAGES_OF_RUNS, "nothing leads to the service's page"
+        assert "service_url" in str(panel["targets"])
+    for name in re.findall(r"__data\.fields\.(\w+)", str(urls)):
+        hidden = [each for each in panel["fieldConfig"]["overrides"] if each["matcher"]["options"] == name]
+        assert {"id": "custom.hidden", "value": True} in [each for one in hidden for each in one["properties"]]
 
 
 def test_run_leads_to_the_page_of_the_service_that_knows_it() -> None:
