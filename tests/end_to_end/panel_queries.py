@@ -14,9 +14,9 @@ from tests.end_to_end.prometheus import Prometheus
 
 DASHBOARDS = Path(__file__).parents[2] / "deploy/grafana/dashboards"
 
-# With a scrape per second; Grafana makes it four scrape intervals.
-_RATE_INTERVAL = "4s"
 _SHOWN_SECONDS = 60
+# With a scrape per second, of which Grafana takes four for a rate.
+_OF_GRAFANA = {"__rate_interval": "4s", "__range": f"{_SHOWN_SECONDS}s"}
 
 
 def boards() -> dict[str, dict[str, Any]]:
@@ -47,7 +47,7 @@ def _has_data(prometheus: Prometheus, target: dict[str, Any], variables: Mapping
 def filled_in(text: str, variables: Mapping[str, str]) -> str:
     """Replace the variables, those that a dashboard leaves at "All" included."""
     everything = dict.fromkeys(("job", "instance", "layer", "module", "reference", "metric", "runs", "run"), ".+")
-    for name, value in {"__rate_interval": _RATE_INTERVAL, **everything, **variables}.items():
+    for name, value in {**_OF_GRAFANA, **everything, **variables}.items():
         text = text.replace(f"${name}", value)
     # Groups of a label_replace are no variables.
     assert re.search(r"\$(?!\{\d\})", text) is None, text

@@ -41,7 +41,7 @@ Steps = list[tuple[float | None, str]]
 TEXT = "string"
 """The unit of texts. With any other, Grafana takes what looks like a number for one: layer 07 is 700 % then."""
 
-NAME_WIDTH = 300
+NAME_WIDTH = 330
 """Pixels of a column with names of runs: enough for what tells them apart and the beginning of what follows."""
 
 _EMPTY = "–"

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders.heatmap import FilterValueRange
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.panels import NO_REFERENCE, Strength, banded, cells_over_time, lines
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, REFERENCE, Query
-from monitor.grafana.promql.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level
+from monitor.grafana.promql.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level, z_score
 
 _OF_REFERENCE = {**ONE_RUN, **REFERENCE}
 _METRICS = (
@@ -32,15 +32,31 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
                 f"{_METRICS}",
                 "none",
                 Query(LIFT.at(Level.RUN, _OF_REFERENCE), "{{reference}}"),
+                width=8,
                 no_data=NO_REFERENCE,
             ),
             [(None, "rgba(224, 47, 68, 0.15)"), (settings.lift_chance, "transparent")],
         ).axis_soft_min(0),
         lines(
+            "Overlap in standard deviations",
+            "Observed − expected overlap ÷ what it would vary by if the changed weights of each group lay anywhere "
+            "among its trained ones (hypergeometric): whether the lift is more than luck, not how large it is. Overlap "
+            "says where the optimizer went, not which weights are needed: training random masks of 1 % matched full RL "
+            "(arXiv 2602.01599). Metrics: sparsity_monitor_group_reference_intersection_weights, "
+            "sparsity_monitor_group_reference_expected_intersection_weights, "
+            "sparsity_monitor_group_reference_weights, sparsity_monitor_group_changed_weights, "
+            "sparsity_monitor_group_weights, sparsity_monitor_group_frozen_weights.",
+            "short",
+            Query(z_score(_OF_REFERENCE), "{{reference}}"),
+            width=8,
+            no_data=NO_REFERENCE,
+        ),
+        lines(
             "Jaccard",
             f"|M ∩ R| ÷ |M ∪ R|. Published pairs of runs reach 0.55–0.60 by module (arXiv 2511.08567). {_METRICS}",
             "percentunit",
             Query(JACCARD.at(Level.RUN, _OF_REFERENCE), "{{reference}}"),
+            width=8,
             no_data=NO_REFERENCE,
         ),
         cells_over_time(

@@ -105,6 +105,25 @@ JACCARD = Ratio(
 )
 LIFT = Ratio("reference_lift", "{reference_intersection_weights} / ({reference_expected_intersection_weights} > 0)")
 
+
+def z_score(matchers: Matchers = NOTHING) -> str:
+    """Return how many standard deviations the overlap of a run lies from the one that chance gives.
+
+    By chance, the |M| changed weights of a group lie anywhere among its n trained ones, of which |R| are in the mask:
+    hypergeometric, of variance |M| · |R|/n · (1 − |R|/n) · (n − |M|)/(n − 1). Variances of groups add up. A group of
+    several matrices is taken for one, although the expected overlap is that of each matrix.
+    """
+    changed, trained = count(Level.GROUP, "changed_weights", matchers), TRAINED.at(Level.GROUP, matchers)
+    in_mask = f"{count(Level.GROUP, 'reference_weights', matchers)} / ignoring (reference) group_left () {trained}"
+    per_mask = "ignoring (reference) group_left ()"
+    spread = f"{changed} * ({trained} - {changed}) / ({trained} - 1)"
+    variance = f"({in_mask}) * (1 - {in_mask}) * {per_mask} ({spread})"
+    observed = count(Level.GROUP, "reference_intersection_weights", matchers)
+    expected = count(Level.GROUP, "reference_expected_intersection_weights", matchers)
+    added_up = "sum without (layer, module)"
+    return f"{added_up} ({observed} - {expected}) / sqrt({added_up} ({variance}) > 0)"
+
+
 # Time of the training thread, and of the device, out of all time: seconds per step times steps per second.
 HOST_SHARE = Ratio(
     "host_share", "avg_over_time({host_seconds}[10m]) / avg_over_time({stride_steps}[10m]) * deriv({step}[10m])"

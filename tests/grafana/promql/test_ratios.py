@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from monitor.grafana.promql.ratios import (
     Level,
     Recorded,
     WrittenOut,
+    z_score,
 )
 from monitor.grafana.rules.prometheus_rules import prometheus_rules
 from tests.grafana.alerts.rule_cases import RUN, run
@@ -118,6 +120,27 @@ def test_weights_that_nothing_can_be_said_of_are_not_in_the_whole_model(tmp_path
         for at, measured in {"5m": 1900, "15m": 1800}.items()
     ]
     test = {"interval": "1m", "input_series": inputs, "promql_expr_test": expectations}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    check(binary("promtool"), "test", "rules", tmp_path / "tests.yml")
+
+
+def test_overlap_is_as_many_standard_deviations_from_chance_as_by_hand(tmp_path: Path) -> None:
+    # Of 20 in 100, 60 in 300 and 20 in 100: a fifth of the trained weights of each group is in the mask.
+    spread = [(100, 10), (300, 30), (100, 50)]
+    variance = sum(changed * 0.2 * 0.8 * (trained - changed) / (trained - 1) for trained, changed in spread)
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": key, "values": value} for key, value in _series().items()],
+        "promql_expr_test": [
+            {
+                "expr": f"round({z_score()}, 0.000001)",
+                "eval_time": "15m",
+                "exp_samples": [
+                    {"labels": f'{{{RUN}, reference="R"}}', "value": round((34 - 18) / math.sqrt(variance), 6)}
+                ],
+            }
+        ],
+    }
     (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
     check(binary("promtool"), "test", "rules", tmp_path / "tests.yml")
 
