@@ -26,7 +26,16 @@ from monitor.grafana.dashboards.panels import (
     states_over_time,
 )
 from monitor.grafana.dashboards.query import JOB, Query
-from monitor.grafana.promql.metric import IDENTITY, Matchers, braces, cut_short, known_runs, metric, shown, told_apart
+from monitor.grafana.promql.metric import (
+    IDENTITY,
+    Matchers,
+    braces,
+    known_runs,
+    metric,
+    shown,
+    shown_in_rows,
+    told_apart,
+)
 from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, STEP_SPARSITY, Level
 
 _NO_RUNS = "No run has reported to this service yet."
@@ -219,7 +228,7 @@ def _states() -> Any:
         f"Of the {_ROWS} runs that the service heard of last: {names}. Stalled: alive, no observations. Lost: silent. "
         "Stopped: early, by itself. Preempted: from outside. Metrics: sparsity_monitor_run_state, "
         "sparsity_monitor_run_last_heard_timestamp_seconds.",
-        Query(cut_short(shown(codes, JOB)), "{{name}}"),
+        Query(shown_in_rows(codes, JOB), "{{name}} · {{id}}"),
         states.names(),
         _NO_RUNS,
     )

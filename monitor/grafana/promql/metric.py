@@ -58,12 +58,11 @@ def told_apart(expr: str) -> str:
     >>> told_apart(metric("run_info")).startswith("label_join(label_replace(sparsity_monitor_run_info, ")
     True
     """
-    return f'label_join(label_replace({expr}, "id", "{_END}", "run", "{_ENDS}"), "name", " · ", "id", "name")'
+    return f'label_join({_with_id(expr)}, "name", " · ", "id", "name")'
 
 
-def cut_short(expr: str) -> str:
-    """Cut long names after what tells runs apart: where there is no room, Grafana cuts labels of rows at their left."""
-    return f'label_replace({expr}, "name", "${{1}}…", "name", "(.{{39}}).{{2,}}")'
+def _with_id(expr: str) -> str:
+    return f'label_replace({expr}, "id", "{_END}", "run", "{_ENDS}")'
 
 
 def with_name(expr: str, matchers: Matchers = NOTHING, labels: str = "name") -> str:
@@ -80,4 +79,17 @@ def known_runs(matchers: Matchers = NOTHING) -> str:
 
 def shown(expr: str, matchers: Matchers = NOTHING) -> str:
     """Give an expression about runs what panels show and lead to: a name that tells apart, and `service_url`."""
-    return told_apart(f"({expr}) * on ({IDENTITY}) group_left (name, service_url) {known_runs(matchers)}")
+    return told_apart(_joined(expr, matchers))
+
+
+def shown_in_rows(expr: str, matchers: Matchers = NOTHING) -> str:
+    """The same with the labels `name` and `id`, to be written in this order: labels of rows are cut at their left.
+
+    Long names, which would leave no room for what the rows show, are cut at their end.
+    """
+    named = _with_id(_joined(expr, matchers))
+    return f'label_replace({named}, "name", "${{1}}…", "name", "(.{{29}}).{{2,}}")'
+
+
+def _joined(expr: str, matchers: Matchers) -> str:
+    return f"({expr}) * on ({IDENTITY}) group_left (name, service_url) {known_runs(matchers)}"

@@ -12,7 +12,7 @@ import pytest
 from monitor.grafana.dashboards import variables
 from monitor.grafana.dashboards.board import board
 from monitor.grafana.dashboards.query import JOB, SOME_RUNS
-from monitor.grafana.promql.metric import cut_short, known_runs, metric, shown, told_apart
+from monitor.grafana.promql.metric import known_runs, metric, shown, shown_in_rows, told_apart
 from tests.end_to_end.panel_queries import offered
 from tests.grafana.alerts.rule_cases import RUN, Series, always
 from tests.grafana.dashboards.nasty_names import NASTY_NAMES
@@ -67,10 +67,13 @@ def test_ids_of_ones_own_stay_whole(run: str, first: str, tmp_path: Path) -> Non
     returns(f"max by (name) ({query})", known, [{"labels": f'{{name="{first} · n"}}', "value": 1}], tmp_path)
 
 
-def test_long_names_of_rows_are_cut_at_their_end(tmp_path: Path) -> None:
-    query, known = _named("long", "n" * 200)
-    samples = [{"labels": f'{{name="long · {"n" * 32}…"}}', "value": 1}]
-    returns(f"max by (name) ({cut_short(query)})", known, samples, tmp_path)
+def test_long_names_of_rows_are_cut_at_their_end_and_ids_are_not(tmp_path: Path) -> None:
+    _, known = _named("x-7f3a9c1e", "n" * 200)
+    step: Series = {f'sparsity_monitor_run_step{{{_SCRAPED}, run="x-7f3a9c1e"}}': always(1)}
+    of_run = metric("run_step", {"run": '="x-7f3a9c1e"'})
+    query = f"max by (name, id) ({shown_in_rows(of_run)})"
+    samples = [{"labels": f'{{name="{"n" * 29}…", id="7f3a9c1e"}}', "value": 1}]
+    returns(query, {**known, **step}, samples, tmp_path)
 
 
 @pytest.mark.parametrize("says_where_it_is", [True, False], ids=["this service", "an older service"])
