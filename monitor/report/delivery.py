@@ -88,8 +88,7 @@ class Delivery:
                     request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False
                 )
             except grpc.aio.AioRpcError as error:
-                # Where a first start finds its number taken, another run has the same id.
-                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or not registration.resumed_from_step:
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or _is_first_start(registration):
                     raise
                 registration.attempt += 1
             else:
@@ -143,6 +142,7 @@ class Delivery:
     async def _send_heartbeat(self, stream: ReportStream) -> None:
         attempt = self._spool.attempt(self._key)
         heartbeat = pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
+        heartbeat.training_ended = not self._watch.is_alive()
         await stream.write(pb.ReportRequest(heartbeat=heartbeat))
 
     async def _send_unsent(self, stream: ReportStream) -> bool:
@@ -177,3 +177,9 @@ class Delivery:
                     self._spool.reject(self._key, rejection.sequence, rejection.reason)
                     self._acknowledged = max(self._acknowledged, rejection.sequence)
             self._wakeup.set()
+
+
+def _is_first_start(registration: pb.Registration) -> bool:
+    """Return whether the run begins with this start; where it finds its number taken, another run has the same id."""
+    begins_at = registration.parent.step if registration.HasField("parent") else 0
+    return registration.resumed_from_step <= begins_at

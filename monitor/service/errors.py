@@ -63,6 +63,14 @@ class IncomparableAttemptError(ServiceError):
     """The run measured something else in an earlier attempt, so that counts would not be comparable."""
 
 
+class RunInUseError(ServiceError):
+    """Another process trains the run now."""
+
+
+class RunTakenError(ServiceError):
+    """Another process trained the run to its end, while this one was at it, too."""
+
+
 class UnknownRunError(ServiceError):
     """The run, or that attempt of it, was never registered."""
 
