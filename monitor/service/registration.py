@@ -15,7 +15,7 @@ from monitor.service.errors import (
 )
 from monitor.service.schema import MAX_INTEGER
 from monitor.service.settings import ServiceSettings
-from monitor.wire.monitor_pb2 import Registration, Start
+from monitor.wire.monitor_pb2 import Registration
 
 VISIBLE_DTYPES = ("bfloat16", "float16", "float32")
 
@@ -24,8 +24,8 @@ _COMPARABLE = ("groups", "criterion", "visible_dtype", "base.fingerprint")
 _SHOWN_FIELDS = 6
 
 HOW_TO_TELL_APART = (
-    "What this training observes stays in its spool. When it has ended, report it as a run of its own: sparsity-monitor "
-    "push OUTPUT_DIR --run-id NEW_ID. Give each training a run_id of its own, or none"
+    "What this training observes stays in its spool. When it has ended, report it as a run of its own: "
+    "sparsity-monitor push OUTPUT_DIR --run-id NEW_ID. Give each training a run_id of its own, or none"
 )
 """What to do about two trainings under one run id."""
 
@@ -67,7 +67,7 @@ def check_agreement(new: Registration, stored: Sequence[Registration]) -> None:
 def who_has(registration: Registration) -> str:
     """Return which process reported an attempt, and since when.
 
-    >>> who_has(Registration(started_at=0, start=Start(id="1", host="gpu7", process_id=42)))
+    >>> who_has(Registration(started_at=0, start={"id": "1", "host": "gpu7", "process_id": 42}))
     'process 42 on gpu7 (since 1970-01-01 00:00:00+00:00)'
     """
     start = registration.start
