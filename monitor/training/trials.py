@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerState
 
-from monitor.report.spool import unusable
-
 logger = logging.getLogger(__name__)
 
 # What a service takes by default: more would keep the whole run out of it.
 _MOST_LABELS, _LONGEST_LABEL = 32, 512
+
+_counted_here = count()
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,6 @@ def find_trial(state: TrainerState, directory: Path, number: int | None) -> Tria
     Args:
         directory: where spools and masks are kept.
         number: the search's own, if it is known.
-
-    Raises:
-        SpoolError: the directory cannot be made.
     """
     if not state.is_hyper_param_search:
         return None
@@ -75,13 +73,14 @@ def find_trial(state: TrainerState, directory: Path, number: int | None) -> Tria
         try:
             directory.mkdir(parents=True, exist_ok=True)
             number = _make_next(directory)
-        except OSError as error:
-            raise unusable(directory, error) from error
+        except OSError:
+            # What becomes of a run whose directory cannot be written is decided where its spool is made.
+            number = next(_counted_here)
     return Trial(number, state.trial_name or "", state.trial_params or {}, directory / _name(number))
 
 
-def trial_number(trainer: Trainer) -> int | None:
-    """Return the number of the trial that a trainer is at; None where its search has none."""
+def trial_number(trainer: Trainer | None) -> int | None:
+    """Return the number of the trial that a trainer is at; None where its search has none, or it is not known."""
     number = getattr(getattr(trainer, "_trial", None), "number", None)
     return number if isinstance(number, int) else None
 

@@ -124,7 +124,12 @@ def test_touched_weights_of_another_run_in_the_output_directory_are_left_alone(
     saving_trainer(model, tmp_path / "other", recording(), learning_rate=3e-3).train()
     checkpoint = str(tmp_path / "own" / "checkpoint-2")
     saving_trainer(model, tmp_path / "other", resumed).train(resume_from_checkpoint=checkpoint)
-    assert resumed.run_id == whole.run_id
+    assert_same_counts(resumed.last_observation, whole.last_observation)
+    assert "no touched weights" not in caplog.text
+
+    # Where the run began, its checkpoint is no more.
+    checkpoint = str((tmp_path / "own" / "checkpoint-2").rename(tmp_path / "kept"))
+    saving_trainer(model, tmp_path / "other", resumed).train(resume_from_checkpoint=checkpoint)
     assert 0 < resumed.last_observation.touched.sum() <= whole.last_observation.touched.sum()
     assert "no touched weights that this run saved at step 2 were found in" in caplog.text
     assert "name it as resume_from_checkpoint in the training arguments" in caplog.text

@@ -52,7 +52,7 @@ def test_the_second_of_two_trainings_is_told_and_becomes_a_run_of_its_own(
 ) -> None:
     target, run_id = client.listening.grpc_address, f"shared-{from_step}"
     first = resume(run_id, tmp_path / "a", target, from_step)
-    eventually(lambda: steps(client, run_id) == [from_step + 1, from_step + 2])
+    eventually(lambda: client.metric("run_step", run=run_id) == from_step + 2)
     second = resume(run_id, tmp_path / "b", target, from_step, labels={"machine": "second"})
     eventually(lambda: spooled(second).problem != "")
     problem = spooled(second).problem
@@ -79,9 +79,14 @@ def test_the_second_of_two_trainings_is_told_and_becomes_a_run_of_its_own(
     assert steps(client, f"own-{from_step}") == [from_step + 1, from_step + 2]
 
 
+_DELIVERED = """
+eventually(lambda: (spooled(reporter).last_sequence, spooled(reporter).unsent) == (3, 0))
+"""
+
+
 def test_a_training_takes_over_from_one_that_was_killed(client: Client, tmp_path: Path) -> None:
     target, run_id = client.listening.grpc_address, new_run_id()
-    killed = "eventually(lambda: spooled(reporter).unsent == 0); os.kill(os.getpid(), signal.SIGKILL)"
+    killed = f"{_DELIVERED}os.kill(os.getpid(), signal.SIGKILL)"
     assert run_script(killed, run_id, tmp_path / "a", target).returncode == -signal.SIGKILL
     second = resume(run_id, tmp_path / "b", target, 1)
     end(second, 3)
@@ -90,8 +95,7 @@ def test_a_training_takes_over_from_one_that_was_killed(client: Client, tmp_path
     assert steps(client, run_id) == [1, 2, 3]
 
 
-_MACHINE_GONE = """
-eventually(lambda: spooled(reporter).unsent == 0)
+_MACHINE_GONE = f"""{_DELIVERED}
 for process in (reporter.uploader_pid, os.getpid()):
     os.kill(process, signal.SIGKILL)
 """

@@ -22,7 +22,7 @@ from tests.spooled import attempts, spooled
 from tests.tiny import common_arguments, plain_trainer, save_model
 from tests.training.identities import BRANCH, ROWS, RUN_ID, STEP, Case, Row, Start, in_place
 
-NAME, LABELS, RATE = "first", {"seed": "1"}, 1e-4
+NAME, LABELS, RATE = "first", {"seed": "1"}, 1e-5
 END = STEP + 1
 
 
@@ -71,6 +71,8 @@ def train(
         del called["run_name"]
     callback = SparsityCallback(**called)
     saving = {"save_strategy": "steps", "save_steps": STEP, "learning_rate": RATE, "max_steps": END}
+    # A linear one has come to 0 where the run ended.
+    saving["lr_scheduler_type"] = "constant"
     trainer = plain_trainer(model, common_arguments(output, **saving | arguments), [callback, *others])
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return callback
