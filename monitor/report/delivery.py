@@ -121,13 +121,16 @@ class Delivery:
 
     def _is_over(self) -> bool:
         # Read the attempt last: between reading it as unfinished and seeing its process dead, it may have finished.
-        alive = self._watch.is_alive()
-        superseded = self._spool.newest() != self._key
+        trains = self._trains()
         attempt = self._spool.attempt(self._key)
-        if not attempt.finished and (superseded or not alive):
+        if not attempt.finished and not trains:
             self._append_death(attempt)
             return True
         return attempt.finished or not self._follow
+
+    def _trains(self) -> bool:
+        """Return whether the attempt has a training process, and not a later one."""
+        return self._watch.is_alive() and self._spool.newest() == self._key
 
     def _append_death(self, attempt: SpooledAttempt) -> None:
         finish = pb.Finish(
@@ -142,7 +145,7 @@ class Delivery:
     async def _send_heartbeat(self, stream: ReportStream) -> None:
         attempt = self._spool.attempt(self._key)
         heartbeat = pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
-        heartbeat.training_ended = not self._watch.is_alive()
+        heartbeat.training_ended = not self._trains()
         await stream.write(pb.ReportRequest(heartbeat=heartbeat))
 
     async def _send_unsent(self, stream: ReportStream) -> bool:

@@ -49,14 +49,13 @@ class Experiment:
         return replace(self, run_id=run_id, name=None, default_name=name)
 
     @property
-    def new_run_id(self) -> str:
-        """The identity of a run that starts here."""
-        return self.run_id or new_run_id(self.new_name)
-
-    @property
     def new_name(self) -> str:
         """The name of a run that starts here."""
         return self.name or self.default_name
+
+    def make_run_id(self) -> str:
+        """Return the identity of a run that starts here."""
+        return self.run_id or new_run_id(self.new_name)
 
     def differs_from(self, earlier: RunIdentity) -> str:
         """Return what is called otherwise than in a checkpoint, in words; empty if nothing is."""
@@ -133,7 +132,7 @@ def new_lineage(experiment: Experiment, known_attempts: int) -> Lineage:
     Args:
         known_attempts: of the run that was given, in the spool.
     """
-    run_id = experiment.new_run_id
+    run_id = experiment.make_run_id()
     words = (
         f"starts run {run_id} again from its beginning, as run_id says: in the service, this attempt replaces what "
         "earlier ones reported. For a run of its own, leave run_id out or give another one"
@@ -144,7 +143,7 @@ def new_lineage(experiment: Experiment, known_attempts: int) -> Lineage:
 
 def unnamed_lineage(experiment: Experiment, step: int) -> Lineage:
     """Return whose training goes on from a checkpoint that was saved without the monitor."""
-    run_id = experiment.new_run_id
+    run_id = experiment.make_run_id()
     words = f"starts run {run_id} at step {step}: the checkpoint was saved without the monitor, and names no run"
     return Lineage(run_id, experiment.new_name, words=words)
 
@@ -195,7 +194,7 @@ def _same(experiment: Experiment, earlier: RunIdentity, step: int, why: str, *, 
 def _branch(
     experiment: Experiment, earlier: RunIdentity, step: int, why: str, *, back: str = "", is_surprising: bool = False
 ) -> Lineage:
-    run_id = experiment.new_run_id
+    run_id = experiment.make_run_id()
     return Lineage(
         run_id,
         experiment.new_name,

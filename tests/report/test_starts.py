@@ -153,6 +153,22 @@ def test_a_branch_does_not_go_on_with_another_one_under_its_id(client: Client, t
     assert client.run(f"{run_id}-own").registration.parent.run_id == "base"
 
 
+def test_a_run_id_that_is_used_again_for_another_training_is_refused_with_what_to_do(
+    client: Client, tmp_path: Path
+) -> None:
+    target, run_id = client.listening.grpc_address, new_run_id()
+    end(resume(run_id, tmp_path / "a", target), 2)
+    again = resume(run_id, tmp_path / "b", target)
+    again.finish(2)
+    assert not again.close(timeout=60)
+    problem = spooled(again).problem
+    assert f"attempt 1 of run {run_id!r} is registered already, by process {os.getpid()} on" in problem
+    assert "with other contents: started_at (" in problem
+    assert "push OUTPUT_DIR --run-id NEW_ID" in problem
+    assert push(tmp_path / "b", target, patience_seconds=30, run_id=f"{run_id}-own") == 3
+    assert steps(client, run_id) == steps(client, f"{run_id}-own") == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("run_id", "message"), [("a/b", "printable characters without '/'"), ("mine", "is in .* already")]
 )
