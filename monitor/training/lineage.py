@@ -160,7 +160,8 @@ def resumed_lineage(experiment: Experiment, earlier: RunIdentity, step: int, pla
     if experiment.run_id is not None:
         return same("as run_id says") if experiment.run_id == earlier.run_id else branch("that run_id was given")
     if place.is_original:
-        return same("in its own output directory")
+        called = f", although {different}. For a run of its own, give it another run_id" if different else ""
+        return same(f"in its own output directory{called}", is_surprising=bool(different))
     if not place.holds_run:
         why = f"the output directory {place.output} has neither its checkpoint nor its spool"
         back = f", or train in {earlier.output_directory}" if earlier.output_directory else ""
@@ -178,7 +179,6 @@ def resumed_lineage(experiment: Experiment, earlier: RunIdentity, step: int, pla
 
 def _same(experiment: Experiment, earlier: RunIdentity, step: int, why: str, *, is_surprising: bool = False) -> Lineage:
     name = experiment.name or earlier.name or experiment.default_name
-    renamed = f" (now named {name!r}, before {earlier.name!r})" if earlier.name not in (None, name) else ""
     return Lineage(
         earlier.run_id,
         name,
@@ -186,7 +186,7 @@ def _same(experiment: Experiment, earlier: RunIdentity, step: int, why: str, *, 
         is_resume=True,
         parent_run=earlier.parent_run,
         parent_step=earlier.parent_step,
-        words=f"resumes run {earlier.run_id} at step {step}{renamed}, {why}",
+        words=f"resumes run {earlier.run_id} at step {step}, {why}",
         is_surprising=is_surprising,
     )
 

@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 # The run's entry among the state's `stateful_callbacks`. Not the name of a callback class: the Trainer would try to
 # rebuild that callback from it.
 STATE_KEY = "sparsity_monitor"
-_HOW_TO_START_ANEW = f"delete {STATE_KEY!r} from the checkpoint's trainer_state.json to start a new run"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class RunIdentity:
         if different:
             raise ConfigurationError(
                 f"run {self.run_id} was measured otherwise before: {'; '.join(different)}. Resume it with what it was "
-                f"started with, or {_HOW_TO_START_ANEW}."
+                "started with, or give another run_id, for a branch of that run."
             )
 
     def is_measured_against(self, settings: RunSettings) -> bool:
@@ -103,7 +102,7 @@ class RunIdentity:
             raise BaseMismatchError(
                 f"the base read from {source!r} is not the one that run {self.run_id} started from (fingerprint "
                 f"{observer.base_fingerprint} instead of {self.base_fingerprint}). Give the original weights as "
-                f"`base`, or {_HOW_TO_START_ANEW}."
+                "`base`; or, for a branch of that run that is measured against others, give those, and another run_id."
             )
 
 

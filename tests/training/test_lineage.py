@@ -14,7 +14,7 @@ import pytest
 from transformers import TrainerCallback
 
 from monitor import SparsityCallback
-from monitor.errors import BaseMismatchError
+from monitor.errors import BaseMismatchError, ConfigurationError
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.service.running import Client, service_in_thread
@@ -136,6 +136,14 @@ def test_it_is_said_aloud_where_something_else_may_have_been_meant(run: Saved, m
     assert f"or train in {run.directory.resolve()}" in start_line().getMessage()
 
 
+def test_a_run_that_goes_on_under_another_name_says_how_to_branch(run: Saved, model: Path, start_line: Any) -> None:
+    train(model, run.directory, {"run_name": "renamed"}, {}, in_place(run.directory).checkpoint)
+    said = start_line()
+    assert said.levelno == logging.WARNING
+    assert "in its own output directory, although run_name is 'renamed' instead of 'first'" in said.getMessage()
+    assert "For a run of its own, give it another run_id" in said.getMessage()
+
+
 def test_of_two_directories_with_the_same_run_it_is_said_that_one_can_go_on(
     run: Saved, model: Path, start_line: Any
 ) -> None:
@@ -183,6 +191,14 @@ def test_a_branch_has_its_parents_base_unless_another_one_is_given(run: Saved, m
     given = train(model, run.directory.with_name("given"), {"base": str(moved)}, {}, checkpoint)
     assert parent(registration(given)) == (run.run_id, STEP)
     assert registration(given).base.source == str(moved)
+
+
+def test_a_run_that_is_to_be_measured_otherwise_becomes_a_branch_as_the_error_says(run: Saved, model: Path) -> None:
+    checkpoint, otherwise = in_place(run.directory).checkpoint, {"criterion": "atol=1e-5"}
+    with pytest.raises(ConfigurationError, match="give another run_id, for a branch of that run"):
+        train(model, run.directory, otherwise, {}, checkpoint)
+    branch = train(model, run.directory, otherwise | {"run_id": "otherwise"}, {}, checkpoint)
+    assert parent(registration(branch)) == (run.run_id, STEP)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_told_apart_by_its_directory(run: Saved, model: Path) -> None:
