@@ -68,7 +68,7 @@ class RunInUseError(ServiceError):
 
 
 class RunTakenError(ServiceError):
-    """Another process trained the run to its end, while this one was at it, too."""
+    """The run is another process's for good, which began it or trained it to its end beside this one."""
 
 
 class UnknownRunError(ServiceError):

@@ -23,18 +23,25 @@ def check_start(
 
     Raises:
         RunInUseError: another start is training.
-        RunTakenError: another start trained when this one began, and went to its end.
+        RunTakenError: another start trained when this one began, and went to its end; or is training, and began the
+            run as this one would.
     """
     if run is None or not new.start.id or new.attempt < run.registration.attempt:
         return
     if any(new.start.id == known.start.id for known in run.registrations.values()):
         return
     if _is_training(run, up_since, now, settings):
+        heard = f"{who_has(run.registration)}, last heard of {max(0, round(now - run.heard_at))} s ago"
+        if new.attempt in run.registrations and new.resumed_from_step <= new.parent.step:
+            # It is no resume, so that it can never have the number.
+            raise RunTakenError(
+                f"run {new.run_id!r} is being trained already, by {heard}: two trainings were given one run_id. "
+                f"{HOW_TO_TELL_APART}"
+            )
         raise RunInUseError(
-            f"run {new.run_id!r} is being trained already, by {who_has(run.registration)}, last heard of "
-            f"{max(0, round(now - run.heard_at))} s ago. If that one was killed, there is nothing to do: when it has "
-            f"been silent for {settings.lost_after_seconds:g} s, this one takes its place. Otherwise, two trainings "
-            f"were given one run_id. {HOW_TO_TELL_APART}"
+            f"run {new.run_id!r} is being trained already, by {heard}. If that one was killed, there is nothing to do: "
+            f"when it has been silent for {settings.lost_after_seconds:g} s, this one takes its place. Otherwise, two "
+            f"trainings were given one run_id. {HOW_TO_TELL_APART}"
         )
     if run.finish is not None and _outlived(new, run.finish):
         raise RunTakenError(

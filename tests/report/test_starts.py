@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,12 @@ def end(reporter: Reporter, step: int) -> None:
 
 
 def end_undelivered(reporter: Reporter, step: int) -> None:
-    """End a training that the service does not take, and its uploader with it."""
+    """End a training that the service does not take; an uploader that goes on trying is killed."""
     reporter.finish(step)
-    uploader = uploader_of(reporter)
-    reporter.close(timeout=0)
-    os.kill(uploader, signal.SIGTERM)
-    os.waitpid(uploader, 0)
+    assert not reporter.close(timeout=60)
+    with suppress(ChildProcessError, ProcessLookupError):
+        os.kill(uploader_of(reporter), signal.SIGKILL)
+        os.waitpid(uploader_of(reporter), 0)
 
 
 @pytest.mark.parametrize("from_step", [0, 2])
@@ -59,7 +60,8 @@ def test_the_second_of_two_trainings_is_told_and_becomes_a_run_of_its_own(
     assert f"process {os.getpid()} on {os.uname().nodename}" in problem
     assert "push OUTPUT_DIR --run-id NEW_ID" in problem
     second.log(from_step + 2, {"loss": 1})
-    eventually(lambda: "does not take this training now" in caplog.text)
+    eventually(lambda: f"run {run_id!r} is being trained already" in caplog.text)
+    assert ("when it has been silent for 120 s, this one takes its place" in problem) is bool(from_step)
     assert "Training goes on; observations are kept in" in caplog.text
     end(first, from_step + 2)
     end_undelivered(second, from_step + 2)
@@ -180,6 +182,7 @@ def test_an_identity_that_cannot_be_given_is_refused(run_id: str, message: str, 
 
 _SCRIPT_WITHOUT_TARGET = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 from monitor.report.reporter import Reporter
 from tests.report.attempts import ObservedModel

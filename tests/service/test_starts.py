@@ -61,6 +61,14 @@ def test_a_second_start_beside_a_live_one_is_refused(new: pb.Registration, first
         check(new, as_it_stands(first))
 
 
+@pytest.mark.parametrize("parent", [None, pb.Parent(run_id="base", step=20)])
+def test_a_run_that_another_process_has_begun_is_never_begun_again(parent: pb.Parent | None) -> None:
+    begins = {"parent": parent, "resumed_from_step": parent.step if parent else 0}
+    first, second = (registration(start=start(name), **begins) for name in ("first", "second"))
+    with pytest.raises(RunTakenError, match=r"trained already, by process 42 on first.*two trainings were given one"):
+        check(second, as_it_stands(first))
+
+
 def test_who_has_the_run_is_said() -> None:
     with pytest.raises(RunInUseError, match=r"process 42 on first\.example \(since 2023-11-14 22:13:20\+00:00\)"):
         check(SECOND, as_it_stands(FIRST))
