@@ -123,7 +123,9 @@ def test_a_training_goes_on_under_its_number_when_the_service_comes_back(tmp_pat
         third = resume(run_id, tmp_path / "c", address, 1)
         eventually(lambda: spooled(third).unsent == 0)
     with service_in_thread(tmp_path / "store.db", grpc_address=address) as client:
-        end(third, 3)
+        third.finish(3)
+        eventually(lambda: spooled(third).last_sequence == 3 and spooled(third).unsent == 0, seconds=60)
+        third.close(timeout=60)
         assert (client.run(run_id).registration.attempt, steps(client, run_id)) == (3, [1, 2, 3])
 
 
