@@ -31,6 +31,7 @@ from monitor.training.trainer import (
     refuse_a_second_callback,
     updates_early,
 )
+from monitor.training.trials import trial_number
 from monitor.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._references = open_references(settings.references or {})
         self._find_reference_model: Callable[[], nn.Module | None] = lambda: None
         self._become_the_last: Callable[[], None] = lambda: None
+        self._find_trial_number: Callable[[], int | None] = lambda: None
         self._run = ObservedRun(settings)
 
     @property
@@ -127,6 +129,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         # Asked when training starts: callbacks that update it may be added until then.
         self._find_reference_model = partial(frozen_reference_model, trainer)
         self._become_the_last = partial(move_to_the_end, trainer, self)
+        self._find_trial_number = partial(trial_number, trainer)
         add_to_log(trainer, lambda: self.last_observation)
         return self
 
@@ -149,6 +152,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             references=self._references,
             reference_model=self._find_reference_model(),
             unfinished_base=self._run.unfinished_base,
+            trial_number=self._find_trial_number(),
         )
 
     @_never_disturbs

@@ -88,8 +88,7 @@ class Delivery:
                     request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False
                 )
             except grpc.aio.AioRpcError as error:
-                # Where a first start finds its number taken, another run has the same id.
-                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or not registration.resumed_from_step:
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or _is_first_start(registration):
                     raise
                 registration.attempt += 1
             else:
@@ -122,13 +121,16 @@ class Delivery:
 
     def _is_over(self) -> bool:
         # Read the attempt last: between reading it as unfinished and seeing its process dead, it may have finished.
-        alive = self._watch.is_alive()
-        superseded = self._spool.newest() != self._key
+        trains = self._trains()
         attempt = self._spool.attempt(self._key)
-        if not attempt.finished and (superseded or not alive):
+        if not attempt.finished and not trains:
             self._append_death(attempt)
             return True
         return attempt.finished or not self._follow
+
+    def _trains(self) -> bool:
+        """Return whether the attempt has a training process, and not a later one."""
+        return self._watch.is_alive() and self._spool.newest() == self._key
 
     def _append_death(self, attempt: SpooledAttempt) -> None:
         finish = pb.Finish(
@@ -143,6 +145,7 @@ class Delivery:
     async def _send_heartbeat(self, stream: ReportStream) -> None:
         attempt = self._spool.attempt(self._key)
         heartbeat = pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
+        heartbeat.training_ended = not self._trains()
         await stream.write(pb.ReportRequest(heartbeat=heartbeat))
 
     async def _send_unsent(self, stream: ReportStream) -> bool:
@@ -177,3 +180,9 @@ class Delivery:
                     self._spool.reject(self._key, rejection.sequence, rejection.reason)
                     self._acknowledged = max(self._acknowledged, rejection.sequence)
             self._wakeup.set()
+
+
+def _is_first_start(registration: pb.Registration) -> bool:
+    """Return whether the run begins with this start; where it finds its number taken, another run has the same id."""
+    begins_at = registration.parent.step if registration.HasField("parent") else 0
+    return registration.resumed_from_step <= begins_at

@@ -8,27 +8,31 @@ from pathlib import Path
 
 from monitor.errors import ReportingError, SpoolError
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
+from monitor.report.renaming import give_run_id
 from monitor.report.spool import DIRECTORY, SPOOL_FILE, Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
 
 
-def push(directory: Path, target: str, patience_seconds: float) -> int:
+def push(directory: Path, target: str, patience_seconds: float, run_id: str | None = None) -> int:
     """Deliver everything in the spool of a run, and return how many items that were.
 
     Args:
         directory: the run's output directory, or the spool's own.
         target: gRPC address of the service, host:port.
         patience_seconds: how long to try to reach the service.
+        run_id: of a run of its own, which becomes of what the service never accepted; see `give_run_id`.
 
     Raises:
-        ConfigurationError: the target is malformed.
+        ConfigurationError: the target is malformed, or the run id is none.
         SpoolError: there is no spool, or it is being delivered by another process.
         ReportingError: the service cannot be reached or refuses; what is not delivered stays in the spool.
     """
     check_target(target)
     spool_directory = _find_spool(directory)
     _check_free(spool_directory)
+    if run_id is not None:
+        give_run_id(spool_directory, run_id)
     before = _unsent(spool_directory)
     problems = asyncio.run(_deliver(spool_directory, target, patience_seconds))
     if problems:

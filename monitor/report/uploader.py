@@ -177,6 +177,8 @@ class Uploader:
             return f"the service at {self._target} closed the connection"
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             return f"cannot reach the service at {self._target}: {error.details()}"
+        if error.code() is grpc.StatusCode.ABORTED:
+            return f"the service at {self._target} does not take this training now: {error.details()}"
         return f"the service at {self._target} answers {error.code().name}: {error.details()}"
 
 

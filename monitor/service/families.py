@@ -109,6 +109,12 @@ FAMILIES: tuple[Family, ...] = (
         ),
         "What the run is and how it is measured; the user's labels follow as label_NAME.",
     ),
+    Family(
+        PREFIX + "run_parent_info",
+        "info",
+        ("run", "parent", "parent_step"),
+        "The run and the step that the run branched from; only of runs that did.",
+    ),
     _gauge("run_state", ("run", "state"), "1 for the state that the run is in, 0 for the others."),
     _gauge("run_last_observation_timestamp_seconds", _RUN, "When the latest observation was made, by the run's clock."),
     _gauge("run_last_heard_timestamp_seconds", _RUN, "When the service last heard of the run, by its own clock."),

@@ -16,6 +16,7 @@ from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.reporter import Reporter
 from monitor.training.directories import MASK_FILE, touched_in
+from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved
 from monitor.training.on_dense import DenseWatch
 from monitor.training.pace import Pace
@@ -229,8 +230,9 @@ class ObservedRun:
     def _keep_final(self, observer: UpdateObserver, step: int) -> None:
         final = observer.compare(step)
         if self._settings.save_mask:
-            path = None if self.directory is None else self.directory / MASK_FILE
-            observer.save_update_mask(path, self.run_id or "", final)
+            run_id = self.run_id or ""
+            path = None if self.directory is None else room_for_mask(self.directory / MASK_FILE, run_id)
+            observer.save_update_mask(path, run_id, final)
         self.kept = replace(final, words={})
         differs = self.last_observation is not None and not final.as_observed
         if differs and self._reporter is not None:

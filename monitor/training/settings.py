@@ -18,6 +18,7 @@ from monitor.observe.base.mode import parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerances, parse_visible_dtype
 from monitor.observe.settings import MeasurementSettings
 from monitor.observe.weights.selection import check_patterns
+from monitor.report.registration import check_run_id
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.report.target import check_target
 from monitor.training.base_source import BaseSource, check_base
@@ -64,7 +65,8 @@ class RunSettings(MeasurementSettings):
     """Raise into the training when the monitor fails, and refuse to start when the service does not answer."""
 
     run_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Identity of the run; by default made up, and kept across resumes."""
+    """Identity of the run; by default made up, and kept across resumes. Given, it decides whose training begins; see
+    RUNS.md in monitor/training. Trials of a hyperparameter search add their number."""
 
     directory: str | Path | None = None
     """Where spool and mask are kept; by default `sparsity_monitor` in the output directory."""
@@ -138,10 +140,7 @@ class RunSettings(MeasurementSettings):
     @field_validator("run_id")
     @classmethod
     def _run_id(cls, value: str | None) -> str | None:
-        # The service refuses others.
-        if value is not None and (not value.strip() or not value.isprintable() or "/" in value or value in (".", "..")):
-            raise ConfigurationError(f"run_id is {value!r}; expected printable characters without '/'.")
-        return value
+        return None if value is None else check_run_id(value)
 
     @field_validator("on_dense", mode="before")
     @classmethod
