@@ -72,7 +72,8 @@ class Reporter:
         self._groups = tuple(registration.groups)
         self._writer = SpoolWriter(directory, self.key, max_bytes, self._target)
         self._process = os.getpid()
-        self._ending = threading.Lock()
+        # Not a plain lock: what handles a signal may come in between, in the same thread.
+        self._ending = threading.RLock()
         self._has_finished = self._is_closed = self._is_delivered = False
         self._exit_watch = ExitWatch(self.fail)
 
@@ -103,14 +104,18 @@ class Reporter:
             self._writer.put(lambda: pb.Item(training_log=message))
 
     def finish(self, step: int, failure: str = "", *, ending: Ending = COMPLETED) -> None:
-        """Report the end of the attempt, unless it was reported before.
+        """Report the end of the attempt, unless it was reported before. A forked child reports nothing.
 
         Args:
             step: the last one.
             failure: why it failed.
             ending: how it ended, unless it failed.
         """
-        if self._is_first("_has_finished"):
+        if os.getpid() != self._process:
+            return
+        with self._ending:
+            is_first, self._has_finished = not self._has_finished, True
+        if is_first:
             message = (failed(failure) if failure else ending).message(step)
             self._writer.put(lambda: pb.Item(finish=message))
 
@@ -145,23 +150,21 @@ class Reporter:
 
         The uploader goes on by itself when the time is not enough. Closed once is closed.
         """
-        if not self._is_first("_is_closed"):
-            return self._is_delivered
+        if os.getpid() != self._process:
+            return False
+        # Whoever comes second waits: the process may end when this returns.
+        with self._ending:
+            if not self._is_closed:
+                self._is_closed = True
+                self._close(timeout)
+        return self._is_delivered
+
+    def _close(self, timeout: float) -> None:
         self._exit_watch.stop()
         try:
             self._is_delivered = self._writer.close(_COMMIT_SECONDS, timeout)
         finally:
             self._lock.close()
-        return self._is_delivered
-
-    def _is_first(self, done: str) -> bool:
-        """Return whether nobody has done this before, and note that it is done. A forked child does nothing."""
-        if os.getpid() != self._process:
-            return False
-        with self._ending:
-            first = not getattr(self, done)
-            setattr(self, done, True)
-        return first
 
 
 def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> AttemptKey:

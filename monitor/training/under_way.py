@@ -24,7 +24,7 @@ from monitor.report.reporter import Reporter
 
 logger = logging.getLogger(__name__)
 
-LEFT = "the training was left before its end, and its process goes on; attach(trainer) makes the exception known"
+LEFT = "the training was left before its end, by an exception that attach(trainer) would have named"
 
 _LOOK_SECONDS = 2.5
 _LIBRARIES = ("transformers", "trl")
