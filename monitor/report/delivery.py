@@ -133,13 +133,8 @@ class Delivery:
         return self._watch.is_alive() and self._spool.newest() == self._key
 
     def _append_death(self, attempt: SpooledAttempt) -> None:
-        finish = pb.Finish(
-            outcome=pb.Finish.OUTCOME_FAILED,
-            reason="the training process ended without saying why; it may have been killed",
-            finished_at=time.time(),
-        )
         sequence = attempt.last_sequence + 1
-        item = pb.Item(sequence=sequence, finish=finish)
+        item = pb.Item(sequence=sequence, finish=self._watch.death().message(step=0))
         self._spool.append(self._key, [(sequence, item.SerializeToString())], finished=True)
 
     async def _send_heartbeat(self, stream: ReportStream) -> None:

@@ -54,6 +54,7 @@ def registration_message(
     attempt: int = 1,
     resumed_from_step: int = 0,
     parent: tuple[str, int] | None = None,
+    planned_steps: int = 0,
 ) -> pb.Registration:
     """Return the message that announces one attempt of a run.
 
@@ -67,6 +68,7 @@ def registration_message(
         attempt: 1 for the first start; the reporter raises it above the attempts it knows.
         resumed_from_step: step that this attempt goes on from.
         parent: the run and the step that this run branched from, the same in each attempt.
+        planned_steps: step at which the training is to end; 0 where that is not known.
 
     Raises:
         ConfigurationError: this is not the first of the processes that train together, and another one reports.
@@ -92,6 +94,7 @@ def registration_message(
         stored_dtypes=observer.stored_dtypes,
         library_versions=_library_versions(),
         resumed_from_step=resumed_from_step,
+        planned_steps=planned_steps,
         started_at=time.time(),
         parent=None if parent is None else pb.Parent(run_id=parent[0], step=parent[1]),
         start=pb.Start(id=uuid.uuid4().hex, host=socket.gethostname(), process_id=os.getpid()),

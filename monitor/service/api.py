@@ -100,7 +100,9 @@ class RunJson(WholeSparsities):
     started_at: float
     state: str
     reason: str
+    stopped_by: str
     step: int
+    planned_steps: int | None
     last_observed_at: Number
     last_heard_at: float
     observations: int

@@ -111,6 +111,7 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     families.add("run_last_heard_timestamp_seconds", labels, run.heard_at)
     for other in RunState:
         families.add("run_state", {**labels, "state": other.value}, other is state)
+    families.add("run_planned_steps", labels, run.planned_steps)
     _add_observation(families, labels, run)
 
 

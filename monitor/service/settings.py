@@ -61,15 +61,17 @@ class ServiceSettings(BaseModel):
     )
 
     stalled_after_seconds: Seconds = Field(
-        1800, description="A run without a new observation for this long is stalled, while its sender is alive"
+        1800,
+        description="A run without a new observation for this long is stalled, while its sender is alive, until five "
+        "pauses between its observations are known; from then on, after three times the longest of them, or a third of "
+        "this where that is longer",
     )
     lost_after_seconds: Seconds = Field(120, description="A run whose sender is silent for this long is lost")
     finished_grace_seconds: float = Field(
         900,
         ge=0,
         allow_inf_nan=False,
-        description="Series of groups and training metrics leave /metrics this long after a run finished, failed or "
-        "was lost",
+        description="Series of groups and training metrics leave /metrics this long after a run ended or was lost",
     )
     finished_shown_seconds: float = Field(
         7 * 24 * 3600,

@@ -90,7 +90,9 @@ def start_run(
     def start() -> Reporter | None:
         if beginning is None:
             return None
-        return start_reporter(beginning, settings, observer, model, base_source=base.source)
+        return start_reporter(
+            beginning, settings, observer, model, base_source=base.source, planned_steps=max(state.max_steps, 0)
+        )
 
     reporter = ranks.all_or_none(start)
     if reporter is not None and beginning is not None:
@@ -186,7 +188,13 @@ def make_observer(
 
 
 def start_reporter(
-    beginning: Beginning, settings: RunSettings, observer: UpdateObserver, model: nn.Module, *, base_source: str
+    beginning: Beginning,
+    settings: RunSettings,
+    observer: UpdateObserver,
+    model: nn.Module,
+    *,
+    base_source: str,
+    planned_steps: int,
 ) -> Reporter:
     """Announce the run, and return its reporter.
 
@@ -208,6 +216,7 @@ def start_reporter(
         attempt=lineage.attempt,
         resumed_from_step=observer.last_step,
         parent=(lineage.parent_run, lineage.parent_step) if lineage.parent_run else None,
+        planned_steps=planned_steps,
     )
     reporter = Reporter(registration, beginning.directory, settings.target, max_bytes=settings.spool_max_bytes)
     if settings.strict and settings.target is not None:

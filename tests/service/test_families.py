@@ -33,7 +33,7 @@ def test_a_metric_is_found_without_the_prefix() -> None:
 
 def test_the_table_is_what_is_exported(start: Callable[..., Client]) -> None:
     client = start()
-    client.register(registration("run", parent=pb.Parent(run_id="base", step=5)))
+    client.register(registration("run", parent=pb.Parent(run_id="base", step=5), planned_steps=40))
     client.send("run", [observed(1, unmeasured=[0, 0, 2]), logged(2, loss=1), finished(3)])
     # Fails once, so that the limit has a series.
     client.send("run", [logged(4, **{"x" * 600: 1.0})])

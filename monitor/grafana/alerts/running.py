@@ -78,13 +78,14 @@ def _stalled(settings: AlertSettings) -> Alert:
         hold_seconds=settings.state_hold_seconds,
         panel=(FLEET_UID, "State of all runs"),
         summary=f"{_RUN} is stalled: alive, but without observations",
-        description="The uploader is alive, but no observation has arrived for longer than the service expects "
-        "(`--stalled-after-seconds`).",
-        meaning="Training makes no progress, or its steps take longer than the service expects.",
+        description="The uploader is alive, but no observation has arrived for far longer than this run ever paused.",
+        meaning="Training makes no progress, or a step takes far longer than any before. A run is stalled when a pause "
+        "between observations is three times as long as the longest before, and at least a third of "
+        "`--stalled-after-seconds`; until five pauses are known, when it is as long as that setting.",
         actions=(
             "Look at the training job: a hung collective, a dead generation server, a full disk, an endless "
             "evaluation?",
-            "If steps simply take that long, raise `--stalled-after-seconds`.",
+            "If it evaluates or compiles for that long, raise `--stalled-after-seconds`.",
             "If training goes on and only observations are missing, its log says why the monitor stopped.",
         ),
     )

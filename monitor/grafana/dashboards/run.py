@@ -126,14 +126,20 @@ def _of_the_whole_model() -> list[Any]:
             "percentunit",
             Query(WHOLE_MODEL_CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
         ),
+        number(
+            "Planned steps",
+            "Optimizer step at which the training is to end. Metric: sparsity_monitor_run_planned_steps.",
+            "none",
+            Query(metric("run_planned_steps", ONE_RUN), now=True),
+        ),
     ]
 
 
 def _state() -> Any:
     panel = number(
         "State",
-        "Running, stalled (alive, no observations), lost (silent), failed or finished. Metric: "
-        "sparsity_monitor_run_state.",
+        "Running, stalled (alive, no observations), lost (silent), failed, finished, stopped (early, by itself) or "
+        "preempted (from outside). Metric: sparsity_monitor_run_state.",
         "none",
         Query(states.codes(ONE_RUN), now=True),
         states.STEPS,
@@ -148,7 +154,7 @@ def _measured_as() -> Any:
         "without it. The user's labels follow. Metric: sparsity_monitor_run_info.",
         TEXT,
         Query(metric("run_info", ONE_RUN), table=True),
-        width=18,
+        width=15,
         height=4,
         no_data=NOT_REPORTED,
     )

@@ -65,6 +65,8 @@ ADAPTERS: Series = {run("run_weights"): always(80_000), run("run_frozen_weights"
 """The same trained weights in a model of which 99 % are frozen, as with LoRA on one projection."""
 
 FINISHED: Series = {run("run_state", state="running"): always(0), run("run_state", state="finished"): always(1)}
+STOPPED: Series = {run("run_state", state="running"): always(0), run("run_state", state="stopped"): always(1)}
+PREEMPTED: Series = {run("run_state", state="running"): always(0), run("run_state", state="preempted"): always(1)}
 WARMING_UP: Series = {run("run_step"): always(19)}
 RESUMED: Series = {run("run_started_timestamp_seconds"): always(7190)}
 
@@ -93,6 +95,8 @@ def _without(fires: Series, **more: Series) -> dict[str, Series]:
     """The same trouble in runs that are left in peace."""
     return {
         "finished": {**fires, **FINISHED},
+        "stopped": {**fires, **STOPPED},
+        "preempted": {**fires, **PREEMPTED},
         "warming up": {**fires, **WARMING_UP},
         "just resumed": {**fires, **RESUMED},
         **{name.replace("_", " "): series for name, series in more.items()},
@@ -312,10 +316,9 @@ CASES = [
         "warning",
         {**NAMED, "state": "stalled"},
         f"{_RUN} is stalled: alive, but without observations",
-        "The uploader is alive, but no observation has arrived for longer than the service expects "
-        "(`--stalled-after-seconds`).",
+        "The uploader is alive, but no observation has arrived for far longer than this run ever paused.",
         {run("run_state", state="stalled"): always(1), run("run_state", state="running"): always(0)},
-        {"finished": FINISHED},
+        {"finished": FINISHED, "stopped": STOPPED, "preempted": PREEMPTED},
     ),
     Case(
         "ObservationsDropped",
