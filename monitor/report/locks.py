@@ -7,9 +7,10 @@ network file systems know them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from pathlib import Path
+
+from monitor.posix import fcntl
 
 TRAINER_LOCK = "trainer.lock"
 UPLOADER_LOCK = "uploader.lock"

@@ -18,7 +18,7 @@ def push(directory: Path, target: str, patience_seconds: float) -> int:
 
     Args:
         directory: the run's output directory, or the spool's own.
-        target: gRPC address of the service, host:port.
+        target: gRPC address of the service; see check_target.
         patience_seconds: how long to try to reach the service.
 
     Raises:
@@ -26,7 +26,7 @@ def push(directory: Path, target: str, patience_seconds: float) -> int:
         SpoolError: there is no spool, or it is being delivered by another process.
         ReportingError: the service cannot be reached or refuses; what is not delivered stays in the spool.
     """
-    check_target(target)
+    target = check_target(target)
     spool_directory = _find_spool(directory)
     _check_free(spool_directory)
     before = _unsent(spool_directory)
