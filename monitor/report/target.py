@@ -14,7 +14,7 @@ _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-
 # Other ways to name a service that gRPC knows. Those without ports name one by other means.
 _ADDRESSES = re.compile(r"(?P<scheme>dns:(?://[^/\s]*/)?|ipv4:|ipv6:)(?P<addresses>.*)", re.DOTALL)
 _WITHOUT_PORT = re.compile(r"xds:(?://[^/\s]*/)?\S+|vsock:\d+:\d+|unix-abstract:\S+")
-_SOCKET_FILE = re.compile(r"unix:(?P<slashes>//)?(?P<path>.+)", re.DOTALL)
+_SOCKET_FILE = re.compile(r"unix:(?P<slashes>//)?(?P<path>.*)", re.DOTALL)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>[^/\s]*)")
 # Where the service has its HTTP, unless it was given another.
 _PORT_OF_PAGES = ":8765"
@@ -89,6 +89,8 @@ def _with_port(host: str) -> str:
 
 def _checked_socket_file(target: str, match: re.Match[str]) -> str:
     path = match["path"]
+    if not path:
+        raise ConfigurationError(f'target is {target!r}. Say the path of the socket, as in "unix:/run/monitor.sock".')
     if match["slashes"] and not path.startswith("/"):
         raise ConfigurationError(
             f'target is {target!r}; after unix:// comes an absolute path, such as "unix:///run/monitor.sock". '

@@ -34,7 +34,7 @@ def add_to_log(trainer: Trainer, callback: Attached) -> None:
 
 
 class _LogWithSparsities:
-    """A trainer's `log` that adds the latest observation; an object, because a trainer must pickle and a closure cannot."""
+    """A trainer's `log` that adds the latest observation. A closure would keep the trainer from being pickled."""
 
     def __init__(self, trainer: Trainer, callback: Attached) -> None:
         self._trainer = trainer
