@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "version": "",
     "errors": "",
+    "sparsity_monitor": "",
     "terminal": "",
     "posix": "errors",
     "proxies": "",

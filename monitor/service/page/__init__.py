@@ -21,7 +21,7 @@ class Pages:
         self._live = live
         self.style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
         self._templates = Environment(
-            loader=PackageLoader("monitor.service", "page"),
+            loader=PackageLoader(__name__, ""),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
