@@ -105,4 +105,5 @@ def _take_the_place_of_this_module() -> None:
     loader.exec_module(package)
 
 
-_take_the_place_of_this_module()
+if __name__ == _LONG:
+    _take_the_place_of_this_module()

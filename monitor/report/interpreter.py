@@ -49,7 +49,11 @@ def environment() -> dict[str, str]:
 
 def _search_path() -> list[str]:
     """Return where this process looks for modules, the directories of the user's own scripts last."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = None
     main_file = getattr(sys.modules.get("__main__"), "__file__", None)
-    own = {os.getcwd(), *([str(Path(main_file).absolute().parent)] if main_file else [])}
-    paths = [os.path.abspath(path) for path in sys.path]
-    return sorted(paths, key=lambda path: path in own)
+    own = {here, main_file and os.path.dirname(main_file)}
+    paths = [path if os.path.isabs(path) or here is None else os.path.abspath(path) for path in sys.path]
+    return sorted(filter(os.path.isabs, paths), key=lambda path: path in own)

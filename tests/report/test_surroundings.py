@@ -44,6 +44,14 @@ def _in_working_directory(neighbours: Path, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(neighbours)
 
 
+def _in_a_directory_that_is_gone(neighbours: Path, patch: pytest.MonkeyPatch) -> None:
+    gone = neighbours / "gone"
+    gone.mkdir()
+    patch.chdir(gone)
+    patch.setattr(sys, "path", ["", "relative", *sys.path])
+    gone.rmdir()
+
+
 def _in_pythonpath(neighbours: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("PYTHONPATH", os.pathsep.join([str(neighbours), os.environ.get("PYTHONPATH", "")]))
 
@@ -78,6 +86,7 @@ def _imported_at_every_start(neighbours: Path, patch: pytest.MonkeyPatch) -> Non
     "where",
     [
         _in_working_directory,
+        _in_a_directory_that_is_gone,
         _in_pythonpath,
         _beside_the_script,
         _in_both_with_safe_path,
