@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from monitor.errors import UnsupportedSystemError
-from monitor.terminal import print_anything, printable, printable_lines
+from monitor.terminal import print_anything, printable_lines
 
 if TYPE_CHECKING:
     import typer
@@ -132,7 +132,7 @@ def _add_runs(app: "typer.Typer") -> None:
         except ConfigurationError as error:
             sys.exit(printable_lines(str(error)))
         except grpc.RpcError as error:
-            sys.exit(printable(failure(target, error)))
+            sys.exit(failure(target, error))
 
 
 def _add_push(app: "typer.Typer") -> None:

@@ -27,7 +27,7 @@ ROOMS = {
     "terminal": "",
     "posix": "errors",
     "proxies": "",
-    "wire": "proxies",
+    "wire": "proxies terminal",
     "observe": "errors",
     "verdict": "errors observe",
     "report": "errors posix version wire observe",

@@ -33,6 +33,8 @@ def check_target(target: str) -> str:
     Raises:
         ConfigurationError: it cannot.
     """
+    if not isinstance(target, str):
+        raise ConfigurationError(f"target is {target!r}; {_EXPECTED}, in quotes.")
     if _WITHOUT_PORT.fullmatch(target):
         return target
     if socket_file := _SOCKET_FILE.fullmatch(target):

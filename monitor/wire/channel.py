@@ -14,6 +14,7 @@ from ipaddress import ip_address, ip_network
 import grpc
 
 from monitor.proxies import is_loopback, named
+from monitor.terminal import printable
 
 Option = tuple[str, int]
 
@@ -37,14 +38,16 @@ def open_aio_channel(target: str, options: Iterable[Option] = ()) -> grpc.aio.Ch
 
 
 def failure(target: str, error: grpc.RpcError) -> str:
-    """Return what to say of a call to the service at `target` that failed."""
-    code, details = error.code(), error.details()
+    """Return what to say of a call to the service at `target` that failed; others' words act on no terminal."""
+    code, details = error.code(), printable(str(error.details()))
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return f"what answers at {target} is no service of sparsity-monitor: {details}"
     if code is not grpc.StatusCode.UNAVAILABLE:
         return f"the service at {target} answers {code.name}: {details}"
     proxy = proxy_of(target)
     through = "" if proxy is None else f" through the proxy of {proxy}"
     hint = ""
-    if _NO_GRPC.search(details or ""):
+    if _NO_GRPC.search(details):
         hint = ". What listens there speaks HTTP and no gRPC: give the service's gRPC address, by default port 50051"
     return f"cannot reach the service at {target}{through}: {details}{hint}"
 

@@ -102,6 +102,12 @@ def test_a_target_that_cannot_work_is_answered_with_what_to_do(target: str, what
         SparsityCallback(target)
 
 
+@pytest.mark.parametrize("target", [50051, b"localhost:50051", ("localhost", 50051), None])
+def test_what_is_no_text_is_no_target(target: object) -> None:
+    with pytest.raises(ConfigurationError, match="host:port.*in quotes"):
+        check_target(target)
+
+
 def test_what_is_proposed_instead_is_a_target() -> None:
     for target in ("localhost", "::1", "http://a:8765/", "https://a", "a:1/b", ":7", "dns:///a", "[::1]"):
         with pytest.raises(ConfigurationError) as refused:
