@@ -104,7 +104,7 @@ def test_a_target_that_cannot_work_is_answered_with_what_to_do(target: str, what
 
 @pytest.mark.parametrize("target", [50051, b"localhost:50051", ("localhost", 50051), None])
 def test_what_is_no_text_is_no_target(target: object) -> None:
-    with pytest.raises(ConfigurationError, match="host:port.*in quotes"):
+    with pytest.raises(ConfigurationError, match=r"host:port.*in quotes"):
         check_target(target)
 
 
