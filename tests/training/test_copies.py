@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -225,7 +226,10 @@ def test_a_forked_child_leaves_the_run_alone(model: Path, tmp_path: Path) -> Non
     statuses: list[int] = []
 
     def fork_and_call(event: dict[str, Any]) -> None:
-        child = os.fork()
+        with warnings.catch_warnings():
+            # From Python 3.12 on, of a fork beside threads, which is what this is about.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
         if child == 0:
             status = 1
             try:
