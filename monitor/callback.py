@@ -58,7 +58,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     Use `callbacks=[SparsityCallback("localhost:50051")]`, or `SparsityCallback("localhost:50051").attach(trainer)`,
     which also shows the sparsities in the trainer's own logs. On several processes each one has the callback, and the
-    first one reports. The arguments are those of RunSettings in monitor/training/settings.py, which explains them.
+    first one reports. The arguments are those of RunSettings in monitor/training/settings.py, which explains them. One
+    that is not given is taken from the environment, for trainings that are configured by a file: SPARSITY_MONITOR_ and
+    its name in capitals, such as SPARSITY_MONITOR_TARGET=localhost:50051, SPARSITY_MONITOR_EVERY=10 or
+    SPARSITY_MONITOR_LABELS="algorithm=GRPO,seed=0"; monitor/training/ENVIRONMENT.md has the table.
 
     Attributes:
         settings: the arguments, as RunSettings.
@@ -66,7 +69,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     Raises:
         ConfigurationError: a setting has a value that cannot work.
         MaskFileError: the file of a reference mask is not one that holds a mask.
-        TypeError: a setting is unknown, or the target is missing.
+        TypeError: a setting is unknown.
     """
 
     @takes(RunSettings)

@@ -24,13 +24,16 @@ ROOMS = {
     "version": "",
     "errors": "",
     "terminal": "",
+    "percent": "",
+    "environment": "",
     "wire": "",
+    "limits": "errors environment wire",
     "observe": "errors",
     "verdict": "errors observe",
-    "report": "errors version wire observe",
-    "training": "errors verdict observe report",
+    "report": "errors limits terminal version wire observe",
+    "training": "environment errors limits percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
-    "service": "errors terminal version wire",
+    "service": "errors limits percent terminal version wire",
     "grafana": "errors terminal service.families",
     "cli": "errors terminal version report service grafana",
     "__init__": "version errors verdict observe callback",
@@ -43,6 +46,7 @@ TYPES_ONLY = {"report": "observe"}
 OBSERVE = {
     "chunk_sizes": "",
     "user_warning": "",
+    "arguments": "",
     "criterion": "",
     "streams": "",
     "stopwatch": "",
@@ -60,8 +64,8 @@ OBSERVE = {
     "measurement": "borrowed kernels weights state",
     "comparison": "kernels weights observation state measurement",
     "changes": "user_warning weights base",
-    "observer": "user_warning criterion streams stopwatch kernels ranks weights observation base masks tally state "
-    "measurement comparison changes",
+    "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights observation base masks tally "
+    "state measurement comparison changes",
 }
 
 # The same of monitor/grafana/.

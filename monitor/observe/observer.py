@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from monitor.errors import UnsupportedModelError
+from monitor.observe.arguments import check_arguments, check_step
 from monitor.observe.base.fingerprint import fingerprint
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
@@ -118,6 +119,7 @@ class UpdateObserver:
         ranks: Ranks | None = None,
         bind: Bind | None = None,
     ) -> None:
+        check_arguments(model, base, references, first_step)
         self.rules = _rules(visible_dtype, criterion, tolerances)
         mode = parse_base_mode(base_mode, self.rules.visible_dtype)
         roster = Roster.of_model(model, include, exclude, ranks, process_group)
@@ -429,8 +431,7 @@ class UpdateObserver:
         return [observation for observation in finished if observation is not None]
 
     def _begin(self, step: int) -> _Started:
-        if step <= self._last_step:
-            raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
+        step = check_step(step, self._last_step)
         started = self._pass(step, step - self._last_step + self._left_out)
         self._last_step, self._left_out = step, 0
         return started

@@ -21,6 +21,7 @@ from monitor.errors import SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
+from monitor.terminal import printable
 from monitor.wire import monitor_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -151,8 +152,9 @@ class Uploader:
             await delivery.run(stub)
         except (grpc.aio.AioRpcError, ConnectionResetError) as error:
             logger.warning("%s attempt %d: %s", key.run_id, key.attempt, self._describe(error))
-            spool.set_problem(key, self._describe(error))
-            if not isinstance(error, grpc.aio.AioRpcError) or error.code() not in _PERMANENT:
+            refused = isinstance(error, grpc.aio.AioRpcError) and error.code() in _PERMANENT
+            spool.set_problem(key, self._describe(error), refused=refused)
+            if not refused:
                 return False
             self._refused.add(key)
         else:
@@ -175,9 +177,10 @@ class Uploader:
     def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError) -> str:
         if isinstance(error, ConnectionResetError):
             return f"the service at {self._target} closed the connection"
+        details = printable(str(error.details()))
         if error.code() is grpc.StatusCode.UNAVAILABLE:
-            return f"cannot reach the service at {self._target}: {error.details()}"
-        return f"the service at {self._target} answers {error.code().name}: {error.details()}"
+            return f"cannot reach the service at {self._target}: {details}"
+        return f"the service at {self._target} answers {error.code().name}: {details}"
 
 
 async def _run(directory: Path, target: str, parent: int, last: AttemptKey) -> list[str]:

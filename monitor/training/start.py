@@ -21,6 +21,7 @@ from monitor.training.observed_run import ObservedRun
 from monitor.training.published import published_about
 from monitor.training.resume import RunIdentity, measured_as, restore_touched
 from monitor.training.settings import RunSettings
+from monitor.training.told import start_lines, tell
 from monitor.training.trainer import merges_adapters, warn_of_moved_weights
 
 _REGISTER_SECONDS = 15.0
@@ -140,4 +141,5 @@ def start_reporter(
         except BaseException:
             reporter.close(timeout=0.0)
             raise
+    tell(start_lines(settings, observer, reporter, name, base_source), quiet=settings.quiet)
     return reporter

@@ -33,7 +33,7 @@ def add_to_log(trainer: Trainer, latest: Callable[[], Observation | None]) -> No
 
 def without_tracker_entries(logs: Mapping[str, object]) -> dict[str, object]:
     """Return what the trainer logged of its own."""
-    return {name: value for name, value in logs.items() if not name.startswith(_PREFIX)}
+    return {name: value for name, value in logs.items() if not str(name).startswith(_PREFIX)}
 
 
 def _entries_or_none(latest: Callable[[], Observation | None]) -> dict[str, float]:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from monitor.service.page import count, percent, when
+from monitor.percent import percent
+from monitor.service.page import count, when
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration, stacked_groups
 from tests.service.running import Client
