@@ -63,12 +63,11 @@ def is_run_id(run_id: str) -> bool:
 
 def sizes(registration: Registration) -> dict[str, int]:
     """Return limit → how much of it a registration takes."""
-    named = (registration.labels, registration.library_versions, registration.stored_dtypes)
     return {
         "max_groups": len(registration.groups),
         "max_references": len(registration.references),
         "max_tolerances": len(registration.tolerances),
-        "max_labels": max(map(len, named)),
+        "max_labels": len(registration.labels),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from monitor.limits import MAX_INTEGER, identities, is_run_id, sizes, texts_for_people
+from monitor.limits import MAX_INTEGER, Limits, identities, is_run_id, sizes, texts_for_people
 from monitor.service.errors import (
     ContradictingRegistrationError,
     IncomparableAttemptError,
@@ -79,6 +79,11 @@ def _check_sizes(registration: Registration, settings: ServiceSettings) -> None:
     for limit, given in sizes(registration).items():
         if given > (allowed := getattr(settings, limit)):
             raise over_limit(f"{given} {limit.removeprefix('max_')}", allowed, limit)
+    # A sender adds these by itself: who allows fewer labels does not mean them.
+    for field in ("library_versions", "stored_dtypes"):
+        given, allowed = len(getattr(registration, field)), max(settings.max_labels, Limits.max_labels)
+        if given > allowed:
+            raise over_limit(f"{given} {field}", allowed, "max_labels")
     for text in _texts(registration):
         if len(text) > settings.max_label_length:
             raise over_limit(

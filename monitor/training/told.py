@@ -92,7 +92,7 @@ def _called(name: str, reporter: Reporter) -> str:
 
 
 def _where_to_look(target: str | None, reporter: Reporter) -> str:
-    return f"recorded in {reporter.directory}" if target is None else f"reported to {target}"
+    return f"recorded in {reporter.directory}" if target is None else f"reporting to {target}"
 
 
 def _push(reporter: Reporter) -> str:

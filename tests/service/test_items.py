@@ -104,7 +104,11 @@ def test_an_item_that_means_nothing_is_refused(item: pb.Item, message: str) -> N
         ({"a": 1, "b": 2, "loss": 3, "learning_rate": 4}, ["learning_rate", "loss"], ["max_training_metrics"]),
         ({"c": 1, "b": 2, "a": 3}, ["a", "b"], ["max_training_metrics"]),
         ({"loss": 1, "x" * 21: 2}, ["loss"], ["max_label_length"]),
-        ({"x" * 21: 1, "c": 1, "b": 2, "eval_loss": 3}, ["b", "eval_loss"], ["max_label_length", "max_training_metrics"]),
+        (
+            {"x" * 21: 1, "c": 1, "b": 2, "eval_loss": 3},
+            ["b", "eval_loss"],
+            ["max_label_length", "max_training_metrics"],
+        ),
     ],
 )
 def test_of_a_log_that_is_too_large_what_fits_is_kept(
