@@ -18,8 +18,8 @@ from monitor.wire.monitor_pb2 import Registration
 MAX_INTEGER = 2**63 - 1
 """Largest step, and the largest sequence number: what the store's databases hold."""
 
-MAX_REASON_LENGTH = 4000
-"""Characters of the reason why a run failed that are sent; an exception may quote a whole data set."""
+MAX_REASON_LENGTH = 1000
+"""Characters of the reason why a run failed that are sent: as many as any service takes. An exception may quote a data set."""
 
 
 @dataclass(frozen=True)

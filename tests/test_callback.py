@@ -58,7 +58,7 @@ def recording(**settings: Any) -> SparsityCallback:
         ({"references": {"": "mask.safetensors"}}, "references has the name ''; expected a text"),
         ({"base": 5}, "base is 5; expected a directory or hub id, a module, or a state dict"),
         ({"include": ["*.bias"]}, "include has '*.bias', which is no regular expression"),
-        ({"exclude": "bias"}, "exclude is 'bias'"),
+        ({"exclude": "bias"}, "exclude is the string 'bias'"),
     ],
 )
 def test_a_wrong_setting_is_an_error_at_construction(settings: dict[str, Any], message: str) -> None:

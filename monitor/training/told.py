@@ -40,6 +40,9 @@ def tell(lines: Sequence[str], *, quiet: bool) -> None:
 
 def _print(line: str) -> None:
     stream = sys.stderr
+    if stream is None:
+        # As under pythonw; `print` would take standard output instead.
+        return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         shown = line.encode(encoding, "backslashreplace").decode(encoding)
@@ -49,7 +52,7 @@ def _print(line: str) -> None:
         else:
             print(shown, file=stream)
     except Exception:
-        # Closed, or none, as under a service manager; some notebooks put objects of their own there.
+        # It may be closed, or an object of a notebook's or a launcher's own.
         logger.debug("could not print: %s", line, exc_info=True)
 
 

@@ -55,7 +55,7 @@ def test_what_an_observer_cannot_be_made_from(model: Any, settings: dict[str, An
 @pytest.mark.parametrize("step", ["12", 1.5, 1.0, None, True, [1], -1, 2**63, torch.tensor(1.5)])
 def test_a_step_that_is_no_step_is_named_and_changes_nothing(step: Any) -> None:
     observer = UpdateObserver(nn.Linear(1, 1))
-    with pytest.raises(ConfigurationError, match="step is .*; expected a whole number of optimizer steps"):
+    with pytest.raises(ConfigurationError, match=r"step is .*; expected a whole number of optimizer steps"):
         observer.observe(step)
     assert observer.observe(1).step == 1
 
