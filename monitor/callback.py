@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from monitor.errors import ConfigurationError, shown
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.training.arguments import takes
@@ -126,6 +127,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         Returns:
             this callback.
         """
+        if not hasattr(trainer, "add_callback"):
+            raise ConfigurationError(f"attach() was given {shown(trainer)}; expected the Trainer.")
         trainer.add_callback(self)
         # Asked when training starts: callbacks that update it may be added until then.
         self._find_reference_model = partial(frozen_reference_model, trainer)

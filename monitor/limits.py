@@ -19,7 +19,7 @@ MAX_INTEGER = 2**63 - 1
 """Largest step, and the largest sequence number: what the store's databases hold."""
 
 MAX_REASON_LENGTH = 1000
-"""Characters of the reason why a run failed that are sent: as many as any service takes. An exception may quote a data set."""
+"""Characters that are sent of the reason why a run failed, as many as any service takes; an exception may say more."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from torch import nn
 
@@ -19,14 +21,45 @@ def check_arguments(model: object, base: object, references: object, first_step:
     Raises:
         ConfigurationError: one of them is of another type.
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigurationError(f"model is {shown(model)}; expected the torch.nn.Module that trains.")
+    check_model(model)
     if base is not None and not isinstance(base, nn.Module | Mapping):
         raise ConfigurationError(
             f"base is {shown(base)}; expected a frozen torch.nn.Module, or a state dict {{parameter name: tensor}}."
         )
     _check_references(references)
     _whole_number(first_step, "first_step")
+
+
+def check_model(model: object) -> None:
+    """Accept a model.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(f"model is {shown(model)}; expected the torch.nn.Module that trains.")
+
+
+def path_from(given: object, what: str) -> Path:
+    """Return what was given as a path.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigurationError(f"{what} is {shown(given)}; expected a path.")
+    return Path(given)
+
+
+def paths_from(given: object, what: str) -> list[Path]:
+    """Return several paths.
+
+    Raises:
+        ConfigurationError: it is one path, or no path is among them.
+    """
+    if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"{what} is {shown(given)}; expected a list of paths.")
+    return [path_from(each, f"one of {what}") for each in given]
 
 
 def _check_references(references: object) -> None:

@@ -58,6 +58,8 @@ def registration_message(
         ConfigurationError: this is not the first of the processes that train together, and another one reports; or
             something has a value that cannot work.
     """
+    if not hasattr(observer, "is_first"):
+        raise ConfigurationError(f"observer is {shown(observer)}; expected the UpdateObserver of the model.")
     if not observer.is_first:
         raise ConfigurationError(
             f"this is process {observer.ranks.rank} of the {observer.ranks.world} that train together, and the first "

@@ -112,6 +112,8 @@ class Reporter:
 
         Taken is what holds one number, also in a tensor on any device, which is not waited for.
         """
+        if not isinstance(logs, Mapping):
+            raise ConfigurationError(f"log() was given {shown(logs)}; expected {{name: number}}.")
         logged_at, metrics = time.time(), self._trainer_log.choose(logs)
         if metrics:
             self._writer.put(lambda: pb.Item(training_log=training_log_message(step, logged_at, metrics)))

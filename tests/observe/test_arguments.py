@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import torch
 from torch import nn
 
 from monitor.errors import ConfigurationError
+from monitor.observe.masks.file import MaskFile
+from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.observer import UpdateObserver
 
 
@@ -58,6 +62,39 @@ def test_a_step_that_is_no_step_is_named_and_changes_nothing(step: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"step is .*; expected a whole number of optimizer steps"):
         observer.observe(step)
     assert observer.observe(1).step == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda observer: observer.follow("model"), "model is 'model'; expected the torch.nn.Module"),
+        (lambda observer: observer.save_touched(5), "directory is 5; expected a path"),
+        (lambda observer: observer.restore("checkpoint-4"), "directories is 'checkpoint-4'; expected a list of paths"),
+        (lambda observer: observer.restore([None]), "one of directories is None; expected a path"),
+        (lambda observer: observer.update_mask().overlap("mask"), "the other mask is 'mask'; expected an UpdateMask"),
+        (lambda observer: observer.update_mask().save(5), "the path of a mask is 5; expected a path"),
+        (lambda observer: UpdateMask.load(None), "the path of a mask is None"),
+        (lambda observer: MaskFile(5), "the path of a mask is 5"),
+        (lambda observer: UpdateMask.from_bools([1]), r"bools is \[1\]; expected {parameter name: boolean tensor}"),
+    ],
+)
+def test_what_a_method_cannot_take(call: Callable[[UpdateObserver], object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        call(UpdateObserver(nn.Linear(1, 1)))
+
+
+def test_a_reference_mask_that_was_not_given_is_named_with_those_that_were() -> None:
+    model = nn.Linear(1, 1)
+    mask = UpdateObserver(model).update_mask()
+    observation = UpdateObserver(model, references={"seed 1": mask}).observe(1)
+    with pytest.raises(KeyError, match="no reference mask 'seed 2' was given; of this observation there are: 'seed 1'"):
+        observation.overlap("seed 2")
+
+
+def test_a_directory_may_be_text(tmp_path: Path) -> None:
+    observer = UpdateObserver(nn.Linear(1, 1))
+    observer.save_touched(str(tmp_path / "touched"))
+    assert observer.restore([str(tmp_path / "touched")])
 
 
 @pytest.mark.parametrize("step", [3, 2])
