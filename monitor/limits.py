@@ -71,13 +71,17 @@ def sizes(registration: Registration) -> dict[str, int]:
     }
 
 
+# What a model brings along, and nobody has chosen for this run.
+_OF_MODEL = ("the name of a module", "the name of a stack of layers")
+
+
 def identities(registration: Registration) -> Iterator[tuple[str, str]]:
     """Yield (what it is, text) of what is told apart by its text, which therefore cannot be shortened."""
     yield "run_id", registration.run_id
     yield from (("the key of a label", key) for key in registration.labels)
     yield from (("the name of a reference mask", reference.name) for reference in registration.references)
-    yield from (("the name of a module", group.module) for group in registration.groups)
-    yield from (("the name of a stack of layers", group.stack) for group in registration.groups)
+    yield from ((_OF_MODEL[0], group.module) for group in registration.groups)
+    yield from ((_OF_MODEL[1], group.stack) for group in registration.groups)
     yield from (("the name of a library", library) for library in registration.library_versions)
     yield from (("a dtype", dtype) for dtype in (registration.visible_dtype, *registration.stored_dtypes))
     yield from (("the base's fingerprint", registration.base.fingerprint), ("the base's mode", registration.base.mode))
@@ -137,13 +141,14 @@ _LESS = {
 }
 
 
-def check_size(given: int, said: str, limit: str, limits: Limits) -> None:
+def check_size(given: int, said: str, limit: str, limits: Limits, less: str = "") -> None:
     """Accept a number of something that the service takes.
 
     Args:
         given: the number.
         said: a clause that says it, such as "33 labels are given".
         limit: name of the limit.
+        less: what to do about it, where that is something else than usual.
 
     Raises:
         ConfigurationError: it is too large; the message names the limit, and what to do.
@@ -151,7 +156,7 @@ def check_size(given: int, said: str, limit: str, limits: Limits) -> None:
     allowed: int = getattr(limits, limit)
     if given > allowed:
         raise ConfigurationError(
-            f"{said}, and a service takes at most {allowed:,}. {_LESS[limit]}; or {how_to_allow(limit)}."
+            f"{said}, and a service takes at most {allowed:,}. {less or _LESS[limit]}; or {how_to_allow(limit)}."
         )
 
 
@@ -171,7 +176,9 @@ def check_identity(text: object, what: str, limits: Limits) -> None:
         raise ConfigurationError(f"{what} is {shown(text)}; expected text.")
     if any(unicodedata.category(each) == "Cs" for each in text):
         raise ConfigurationError(f"{what} is {shown(text)}, which is no valid Unicode; choose one that is.")
-    check_size(len(text), f"{what} {shown(text)} has {len(text):,} characters", "max_label_length", limits)
+    said = f"{what} {shown(text)} has {len(text):,} characters"
+    less = "Rename it, or leave it out with `exclude`" if what in _OF_MODEL else ""
+    check_size(len(text), said, "max_label_length", limits, less)
 
 
 def check_run_id(run_id: object, limits: Limits) -> None:

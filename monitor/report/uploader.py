@@ -180,6 +180,8 @@ class Uploader:
         details = printable(str(error.details()))
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             return f"cannot reach the service at {self._target}: {details}"
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return f"what answers at {self._target} is no service of sparsity-monitor: {details}"
         return f"the service at {self._target} answers {error.code().name}: {details}"
 
 

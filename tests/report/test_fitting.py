@@ -98,6 +98,13 @@ def test_what_tells_runs_and_parts_apart_is_refused_before_training(
     assert not (tmp_path / "spool").exists()
 
 
+def test_a_module_whose_name_is_too_long_can_be_left_out(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"m" * 513: nn.Linear(1, 1), "other": nn.Linear(1, 1)})
+    with pytest.raises(ConfigurationError, match="Rename it, or leave it out with `exclude`"):
+        Reporter(message(UpdateObserver(model)), tmp_path)
+    Reporter(message(UpdateObserver(model, exclude=["^mmm"])), tmp_path).close(timeout=0)
+
+
 def test_too_many_groups_are_refused_with_the_way_to_measure_fewer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
