@@ -14,6 +14,7 @@ PREFIX = "SPARSITY_MONITOR_"
 SERVICE_ALONE = (
     "grpc_address",
     "http_address",
+    "service_url",
     "store_url",
     "stalled_after_seconds",
     "lost_after_seconds",

@@ -130,6 +130,12 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         PREFIX + "build_info", "info", ("version", "protocol_version"), "Version of the service and of the protocol."
     ),
+    Family(
+        PREFIX + "service_info",
+        "info",
+        ("service_url",),
+        "Where browsers find the service; a run's page is at service_url/runs/RUN.",
+    ),
 )
 
 _BY_NAME = {family.name: family for family in FAMILIES}

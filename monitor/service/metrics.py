@@ -20,11 +20,16 @@ Labels = dict[str, str]
 
 
 class LiveCollector(Collector):
-    """Everything about runs. What an observation did not measure has no series, rather than zeros."""
+    """Everything about runs. What an observation did not measure has no series, rather than zeros.
 
-    def __init__(self, live: LiveRuns, settings: ServiceSettings) -> None:
+    Args:
+        service_url: where browsers find the service.
+    """
+
+    def __init__(self, live: LiveRuns, settings: ServiceSettings, service_url: str) -> None:
         self._live = live
         self._settings = settings
+        self._service_url = service_url
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry would otherwise collect once to learn the names."""
@@ -46,6 +51,7 @@ class LiveCollector(Collector):
         families.add("series_budget", {}, self._settings.series_budget)
         build = {"version": __version__, "protocol_version": str(PROTOCOL_VERSION)}
         families.add("build_info", build, 1)
+        families.add("service_info", {"service_url": self._service_url}, 1)
         return families.with_series()
 
     def _not_ended(self, runs: list[LiveRun], now: float, seconds: float) -> list[LiveRun]:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from monitor.limits import Limits
+from monitor.service_url import checked_service_url
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>\d{1,5})")
 
@@ -50,6 +51,11 @@ class ServiceSettings(BaseModel):
 
     grpc_address: str = Field("127.0.0.1:50051", description="host:port where training runs report to, by gRPC")
     http_address: str = Field("127.0.0.1:8765", description="host:port of metrics, API and pages")
+    service_url: str = Field(
+        "",
+        description="Where browsers find the pages, such as https://monitor.example: links to them begin with it. "
+        "By default the HTTP address",
+    )
     store_url: str = Field(
         "sqlite:///sparsity-monitor.db",
         description="Where observations are kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
@@ -94,6 +100,11 @@ class ServiceSettings(BaseModel):
     def _is_address(cls, address: str) -> str:
         split_address(address)
         return address
+
+    @field_validator("service_url")
+    @classmethod
+    def _is_service_url(cls, url: str) -> str:
+        return checked_service_url(url) if url else ""
 
     @field_validator("store_url")
     @classmethod

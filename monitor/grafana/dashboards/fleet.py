@@ -36,7 +36,7 @@ def fleet(settings: AlertSettings) -> dict[str, Any]:
     return board(
         FLEET_UID,
         "sparsity-monitor / Fleet",
-        "All runs: their state, how sparse their updates are now, and which one needs a look.",
+        "All runs: their state, how sparse their updates are now, and which ones need attention.",
         variables=variables.of_fleet(),
         rows=[
             Row("Now", [*_counts(), _firing(), _runs(settings)]),
@@ -69,8 +69,8 @@ def _firing() -> Any:
     recorded = CUMULATIVE_SPARSITY.record(Level.RUN)
     return number(
         "Alerts firing",
-        "Alerts about runs and service that fire now, as Prometheus evaluates them; those that Grafana manages are in "
-        f"its menu, under Alerting. Metrics: ALERTS, {recorded}.",
+        "Alerts about runs and the service that are firing now, as Prometheus evaluates them; Grafana lists those "
+        f"that it manages under Alerting. Metrics: ALERTS, {recorded}.",
         "none",
         # Zero only where Prometheus has our rules: elsewhere it would say that all is well, and nobody looks.
         Query(f"count({_alerts({})}) or 0 * count({recorded}{braces(JOB)})", now=True),
@@ -119,11 +119,11 @@ def _runs(settings: AlertSettings) -> Any:
     }
     panel = rows(
         "Runs",
-        "One row per run, the one in most trouble first: 10 for each critical alert, 1 for each warning, as "
-        "Prometheus evaluates them; and 5 if failed or lost, 2 if stalled, or, in training, 10 or 1 if cumulative "
-        f"sparsity is below {settings.cumulative_sparsity_critical:g} or {settings.cumulative_sparsity_warning:g}. "
-        "Cumulative and step sparsity are those of the trained weights at the latest observation, by the criterion "
-        "and in the dtype of the row. A click on a run shows it. Metrics: ALERTS, sparsity_monitor_run_state, "
+        "One row per run, those in most trouble first: 10 for each critical alert, 1 for each warning, as Prometheus "
+        "evaluates them; and 5 if failed or lost, 2 if stalled, or, in training, 10 or 1 if cumulative sparsity is "
+        f"below {settings.cumulative_sparsity_critical:g} or {settings.cumulative_sparsity_warning:g}. Cumulative and "
+        "step sparsity are those of the trained weights at the latest observation, by the criterion and in the dtype "
+        "of the row. Click a run to open it. Metrics: ALERTS, sparsity_monitor_run_state, "
         "sparsity_monitor_run_changed_weights, sparsity_monitor_run_step_changed_weights, "
         "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights, sparsity_monitor_run_step, "
         "sparsity_monitor_run_last_observation_timestamp_seconds, sparsity_monitor_run_info.",
@@ -158,7 +158,7 @@ def _runs(settings: AlertSettings) -> Any:
 def _cumulative() -> Any:
     panel = lines(
         "Cumulative sparsity of all runs",
-        f"Visible weights that equal the base, out of those that are trained, by each run's own criterion. "
+        "Share of the trained visible weights that equal the base, by each run's own criterion. "
         f"{bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights.",
         "percentunit",
@@ -171,7 +171,7 @@ def _cumulative() -> Any:
 def _step() -> Any:
     panel = lines(
         "Step sparsity of all runs",
-        f"Visible weights that equal the previous observation, out of those that are trained. {bands.STEP_MEANING} "
+        f"Share of the trained visible weights that are the same as at the previous observation. {bands.STEP_MEANING} "
         "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights.",
         "percentunit",
