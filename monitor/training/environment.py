@@ -28,7 +28,9 @@ def settings_from_environment(names: Collection[str], given: Collection[str]) ->
     Raises:
         ConfigurationError: a variable cannot be read as its setting.
     """
-    _warn_of_misspelt(os.environ, names)
+    # torchrun sets RANK: of the processes that train together one warns.
+    if os.environ.get("RANK", "0") == "0":
+        _warn_of_misspelt(os.environ, names)
     texts = {name: os.environ.get(variable(name), "") for name in names if name not in given}
     # A variable that is empty is as good as none.
     return {name: _FORMS.get(name, _text)(name, text) for name, text in texts.items() if text.strip()}

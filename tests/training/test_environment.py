@@ -151,6 +151,16 @@ def test_a_misspelt_variable_is_named_with_the_right_one(
     assert "SPARSITY_MONITOR_SERVICE is not known" in second
 
 
+@pytest.mark.parametrize(("rank", "warnings"), [("0", 1), ("1", 0), ("7", 0)])
+def test_of_several_processes_one_warns(
+    rank: str, warnings: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("SPARSITY_MONITOR_TAGET", "localhost:1")
+    SparsityCallback(None)
+    assert len(caplog.records) == warnings
+
+
 def test_the_table_has_every_setting_and_no_other() -> None:
     named = re.findall(
         r"`(?:SPARSITY_MONITOR)?_([A-Z_]+)`",
