@@ -6,6 +6,7 @@ This process opens no socket and never imports grpc: a DataLoader worker forked 
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -14,13 +15,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from monitor.errors import ReportingError, SpoolError
-from monitor.report.conversion import numeric_metrics, observation_message
+from monitor.errors import ConfigurationError, ReportingError, SpoolError, shown
+from monitor.report.conversion import observation_message, training_log_message
+from monitor.report.delivery_log import undelivered
 from monitor.report.ending import COMPLETED, Ending, failed, reason_of
 from monitor.report.exit_watch import ExitWatch
+from monitor.report.fitting import fit
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
 from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool, unusable
 from monitor.report.target import check_target
+from monitor.report.trainer_log import TrainerLog
 from monitor.report.writer import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
 
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _LOCK_SECONDS = 1.0
+# What to do where a run cannot be registered; and where it is refused for good.
+_BEFORE_TRAINING = {
+    False: "Start the service, correct the target, or leave strict=True out to train anyway and deliver later.",
+    True: "Change that before you train: without strict=True the training would run, and be refused all the same.",
+}
 # How long the end of a run waits for the delivery of the last items; the uploader goes on with the rest.
 DELIVER_SECONDS = 10.0
 
@@ -42,26 +51,30 @@ class Reporter:
     exception that leaves it is the failure.
 
     Args:
-        registration: what stays the same during the attempt; its `attempt` is set here, one above those in the spool.
+        registration: what stays the same during the attempt; its `attempt` is set here, one above those in the spool,
+            and texts for people are shortened to what a service takes.
         directory: where the spool is kept; one training process at a time.
         target: gRPC address of the service, host:port. None keeps everything in the spool, for `sparsity-monitor push`.
         max_bytes: bound on the spool; beyond it the oldest items are dropped and counted.
 
     Raises:
-        ConfigurationError: the target is malformed.
+        ConfigurationError: the target is malformed, or the registration is one that services refuse.
         SpoolError: the directory cannot be written, or another training process uses it.
     """
 
     def __init__(
         self,
         registration: pb.Registration,
-        directory: Path,
+        directory: str | Path,
         target: str | None = None,
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
-        self.directory = directory
+        _check_arguments(registration, directory, max_bytes)
         self._target = None if target is None else check_target(target)
+        fit(registration)
+        self._trainer_log = TrainerLog()
+        self.directory = directory = Path(directory)
         self._lock = _lock_directory(directory)
         try:
             self.key = _begin(registration, directory, max_bytes)
@@ -93,15 +106,23 @@ class Reporter:
 
     def report(self, observation: Observation) -> None:
         """Hand an observation over."""
+        if not hasattr(observation, "step"):
+            raise ConfigurationError(
+                f"report() was given {shown(observation)}; expected one Observation, as `observe(step)` returns it."
+            )
         self._last_step = observation.step
         self._writer.put(lambda: pb.Item(observation=observation_message(observation, self._groups)))
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:
-        """Hand over what the trainer logged at a step; entries that are no numbers are left out."""
-        metrics = numeric_metrics(logs)
+        """Hand over what the trainer logged at a step.
+
+        Taken is what holds one number, also in a tensor on any device, which is not waited for.
+        """
+        if not isinstance(logs, Mapping):
+            raise ConfigurationError(f"log() was given {shown(logs)}; expected {{name: number}}.")
+        logged_at, metrics = time.time(), self._trainer_log.choose(logs)
         if metrics:
-            message = pb.TrainingLog(step=step, logged_at=time.time(), metrics=metrics)
-            self._writer.put(lambda: pb.Item(training_log=message))
+            self._writer.put(lambda: pb.Item(training_log=training_log_message(step, logged_at, metrics)))
 
     def finish(self, step: int, failure: str = "", *, ending: Ending = COMPLETED) -> None:
         """Report the end of the attempt, unless it was reported before. A forked child reports nothing.
@@ -133,8 +154,8 @@ class Reporter:
             attempt = spool.attempt(self.key)
         if not attempt.registered:
             raise ReportingError(
-                f"the run is not registered with the service at {self._target}: {attempt.problem or 'no answer'}. "
-                "Start the service, correct the target, or leave strict=True out to train anyway and deliver later."
+                f"the run is not registered with the service at {self._target}: "
+                f"{attempt.problem.rstrip('.') or 'no answer'}. {_BEFORE_TRAINING[attempt.refused]}"
             )
 
     def _may_register_before(self, deadline: float) -> bool:
@@ -165,6 +186,28 @@ class Reporter:
             self._is_delivered = self._writer.close(_COMMIT_SECONDS, timeout)
         finally:
             self._lock.close()
+
+    def why_undelivered(self) -> str:
+        """Return why not everything is with the service, and what to do about it, after `close` said so."""
+        if self._target is None:
+            return f"there is no target; deliver with: sparsity-monitor push {shlex.quote(str(self.directory))}"
+        try:
+            with closing(Spool(self.directory)) as spool:
+                return undelivered(spool.attempt(self.key), self.directory, self._target)
+        except SpoolError as error:
+            return str(error).rstrip(".")
+
+
+def _check_arguments(registration: object, directory: object, max_bytes: object) -> None:
+    if not isinstance(registration, pb.Registration):
+        raise ConfigurationError(
+            f"registration is {shown(registration)}; expected what registration_message(observer, run_id=…, name=…) "
+            "returns."
+        )
+    if not isinstance(directory, str | Path):
+        raise ConfigurationError(f"directory is {shown(directory)}; expected where the spool is to be kept, a path.")
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise ConfigurationError(f"max_bytes is {shown(max_bytes)}; expected a whole number of bytes.")
 
 
 def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> AttemptKey:

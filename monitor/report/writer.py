@@ -71,6 +71,7 @@ class SpoolWriter:
         try:
             self._queue.put_nowait((self._sequence, make_item))
         except queue.Full:
+            self._log.lose("lost because the disk is slower than the training")
             logger.warning("item %d is lost: the disk is slower than the training", self._sequence)
 
     def close(self, commit_seconds: float, deliver_seconds: float = 0.0) -> bool:
@@ -154,6 +155,7 @@ class SpoolWriter:
                 item.sequence = sequence
                 items.append(item)
             except Exception:
+                self._log.lose("lost because no message could be made of them, which is logged with its error")
                 logger.exception("item %d is lost", sequence)
         return items
 
