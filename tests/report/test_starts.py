@@ -62,7 +62,8 @@ def test_the_second_of_two_trainings_is_told_and_becomes_a_run_of_its_own(
     second.log(from_step + 2, {"loss": 1})
     eventually(lambda: f"run {run_id!r} is being trained already" in caplog.text)
     assert ("when it has been silent for 120 s, this one takes its place" in problem) is bool(from_step)
-    assert "Training goes on; observations are kept in" in caplog.text
+    assert "Training goes on" in caplog.text
+    assert f"observations are kept in {second.directory}" in caplog.text
     end(first, from_step + 2)
     end_undelivered(second, from_step + 2)
     # As such, it is refused for good.

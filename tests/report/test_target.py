@@ -62,7 +62,6 @@ def test_a_relative_socket_is_the_same_one_after_a_change_of_directory(
 @pytest.mark.parametrize(
     ("target", "what_to_do"),
     [
-        ("", "give target=None to record only"),
         (" ", "give target=None to record only"),
         (" localhost:50051", "Take the spaces out"),
         ("localhost:50051\n", "Take the spaces out"),

@@ -40,6 +40,7 @@ def as_it_stands(*attempts: pb.Registration, **changes: Any) -> LiveRun:
         logs=[],
         finish=None,
         observations=0,
+        observed_at=[],
     )
     return replace(from_store(stored), **changes)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from transformers import TrainerCallback
@@ -24,6 +24,7 @@ from tests.training.identities import BRANCH, ROWS, RUN_ID, STEP, Case, Row, Sta
 
 NAME, LABELS, RATE = "first", {"seed": "1"}, 1e-5
 END = STEP + 1
+LOGGER = "monitor.training.start"
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +88,19 @@ def parent(message: pb.Registration) -> tuple[str, int] | None:
     return (message.parent.run_id, message.parent.step) if message.HasField("parent") else None
 
 
-@pytest.fixture
-def start_line(caplog: pytest.LogCaptureFixture) -> Any:
-    caplog.set_level(logging.INFO, logger="monitor.training.start")
+class StartLine(NamedTuple):
+    """What is said of the run when training starts: once, printed, or where it may surprise, as a warning."""
 
-    def only_one() -> logging.LogRecord:
-        (line,) = [record for record in caplog.records if record.name == "monitor.training.start"]
+    text: str
+    is_warning: bool
+
+
+@pytest.fixture
+def start_line(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Callable[[], StartLine]:
+    def only_one() -> StartLine:
+        warned = [StartLine(record.getMessage(), True) for record in caplog.records if record.name == LOGGER]
+        printed = re.findall(r"^sparsity-monitor: ((?:resumes|starts) run .*)$", capsys.readouterr().err, re.MULTILINE)
+        (line,) = [*warned, *(StartLine(text, False) for text in printed)]
         return line
 
     return only_one
@@ -109,14 +117,14 @@ def case_name(value: Row | Case) -> str:
 
 @pytest.mark.parametrize(("row", "case"), CASES, ids=case_name)
 def test_a_training_that_goes_on_from_a_checkpoint_is_of_this_run(
-    row: Row, case: Case, run: Saved, model: Path, start_line: Any
+    row: Row, case: Case, run: Saved, model: Path, start_line: Callable[[], StartLine]
 ) -> None:
     start = case.prepare(run.directory)
     given = {
         name: value.format(run_id=run.run_id) if value == RUN_ID else value for name, value in case.settings.items()
     }
     callback = train(model, start.output, given, case.arguments, start.checkpoint)
-    now, said = registration(callback), start_line().getMessage()
+    now, said = registration(callback), start_line().text
     assert [item.step for item in spooled(callback, "observation") if item.step > STEP] == [END]
     if row.answer == BRANCH:
         assert (now.attempt, parent(now)) == (1, (run.run_id, STEP))
@@ -130,27 +138,33 @@ def test_a_training_that_goes_on_from_a_checkpoint_is_of_this_run(
     assert now.name == {**{"run_name": NAME}, **case.arguments, **given}["run_name"]
 
 
-def test_it_is_said_aloud_where_something_else_may_have_been_meant(run: Saved, model: Path, start_line: Any) -> None:
+def test_it_is_said_aloud_where_something_else_may_have_been_meant(
+    run: Saved, model: Path, start_line: Callable[[], StartLine]
+) -> None:
     train(model, run.directory.with_name("elsewhere"), {}, {}, in_place(run.directory).checkpoint)
-    assert start_line().levelno == logging.WARNING
-    assert f"or train in {run.directory.resolve()}" in start_line().getMessage()
+    said = start_line()
+    assert said.is_warning
+    assert f"or train in {run.directory.resolve()}" in said.text
 
 
-def test_a_run_that_goes_on_under_another_name_says_how_to_branch(run: Saved, model: Path, start_line: Any) -> None:
+def test_a_run_that_goes_on_under_another_name_says_how_to_branch(
+    run: Saved, model: Path, start_line: Callable[[], StartLine]
+) -> None:
     train(model, run.directory, {"run_name": "renamed"}, {}, in_place(run.directory).checkpoint)
     said = start_line()
-    assert said.levelno == logging.WARNING
-    assert "in its own output directory, although run_name is 'renamed' instead of 'first'" in said.getMessage()
-    assert "For a run of its own, give it another run_id" in said.getMessage()
+    assert said.is_warning
+    assert "in its own output directory, although run_name is 'renamed' instead of 'first'" in said.text
+    assert "For a run of its own, give it another run_id" in said.text
 
 
 def test_of_two_directories_with_the_same_run_it_is_said_that_one_can_go_on(
-    run: Saved, model: Path, start_line: Any
+    run: Saved, model: Path, start_line: Callable[[], StartLine]
 ) -> None:
     copy = Path(shutil.copytree(run.directory, run.directory.with_name("copy")))
     train(model, copy, {}, {}, in_place(copy).checkpoint)
-    assert start_line().levelno == logging.WARNING
-    assert f"{run.directory.resolve()} is still there" in start_line().getMessage()
+    said = start_line()
+    assert said.is_warning
+    assert f"{run.directory.resolve()} is still there" in said.text
 
 
 def test_a_branch_that_is_resumed_stays_a_branch(run: Saved, model: Path) -> None:
