@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from monitor.report.shell import shown
 from monitor.report.spool import SpooledAttempt
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class DeliveryLog:
         self._logged_problem = kind
         if problem:
             logger.warning(
-                "sparsity-monitor: %s. Training goes on; observations are kept in %s.", problem, self._directory
+                "sparsity-monitor: %s. Training goes on; observations are kept in %s.", problem, shown(self._directory)
             )
         else:
             logger.info("sparsity-monitor: connected to %s", self._target)
@@ -50,5 +51,5 @@ class DeliveryLog:
                 "sparsity-monitor: %d items of this run are lost so far: the spool in %s is full, its disk too slow, "
                 "or the service refused them. Make the service reachable, or keep more with `spool_max_bytes`.",
                 dropped,
-                self._directory,
+                shown(self._directory),
             )

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from monitor.errors import ReportingError, SpoolError
+from monitor.report.elsewhere import linked_spools
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.spool import DIRECTORY, SPOOL_FILE, Spool
 from monitor.report.target import check_target
@@ -28,12 +29,17 @@ def push(directory: Path, target: str, patience_seconds: float) -> int:
     """
     check_target(target)
     spool_directory = _find_spool(directory)
-    _check_free(spool_directory)
-    before = _unsent(spool_directory)
-    problems = asyncio.run(_deliver(spool_directory, target, patience_seconds))
+    # First where the run went on when its directory broke: its end is told from there.
+    return sum(_push(each, target, patience_seconds) for each in (*linked_spools(spool_directory), spool_directory))
+
+
+def _push(directory: Path, target: str, patience_seconds: float) -> int:
+    _check_free(directory)
+    before = _unsent(directory)
+    problems = asyncio.run(_deliver(directory, target, patience_seconds))
     if problems:
         raise ReportingError("not everything was delivered; it stays in the spool. " + "; ".join(problems))
-    return before - _unsent(spool_directory)
+    return before - _unsent(directory)
 
 
 def _find_spool(directory: Path) -> Path:
