@@ -14,9 +14,12 @@ from torch import nn
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
+from monitor.report.elsewhere import Elsewhere
 from monitor.report.reporter import Reporter
+from monitor.report.shell import pushed
 from monitor.training.directories import MASK_FILE, touched_in
 from monitor.training.kept import compare_saved, describe_final, describe_saved
+from monitor.training.mask_writer import MaskWriter
 from monitor.training.on_dense import DenseWatch
 from monitor.training.pace import Pace
 from monitor.training.settings import RunSettings
@@ -50,7 +53,6 @@ class ObservedRun:
         kept: how the weights that were saved last, or are left at the end, differ from the base; None before.
         changes_come_late: whether weights were seen to change between an observation and the next step.
         run_id: identity of the run; where nothing is reported, the one that was given.
-        directory: where spool and mask are kept; None where nothing is reported.
         unfinished_base: fingerprint of the base until the training has ended.
     """
 
@@ -68,11 +70,12 @@ class ObservedRun:
         self.kept: Comparison | None = None
         self.changes_come_late = False
         self.run_id = settings.run_id if reporter is None else reporter.key.run_id
-        self.directory: Path | None = None if reporter is None else reporter.directory
+        self._directory: Path | None = None
         self.unfinished_base = None if observer is None else observer.base_fingerprint
         self._settings = settings
         self._observer = observer
         self._reporter = reporter
+        self._masks = MaskWriter(Elsewhere() if reporter is None else reporter.elsewhere)
         self._writes_log = writes_log
         self._said_that_others_are_saved = False
         self._versions: int | None = None
@@ -86,6 +89,11 @@ class ObservedRun:
             trained=_OF_ADAPTERS if observer is not None and observer.measures_adapters else "",
             published=published,
         )
+
+    @property
+    def directory(self) -> Path | None:
+        """Where spool and mask are kept; None where nothing is reported."""
+        return self._directory if self._reporter is None else self._reporter.directory
 
     def let_updates_wait(self) -> None:
         """Let weights stay as they are until an observation that is under way has read them; the host goes on."""
@@ -185,7 +193,7 @@ class ObservedRun:
         self.observe_unless_done(step)
         if self._observer is None:
             return
-        self._observer.save_touched(touched_in(directory))
+        self._masks.save_touched(self._observer, directory)
         saved = compare_saved(self._observer, directory, step, writes_log=self._writes_log)
         if saved is None:
             return
@@ -197,7 +205,8 @@ class ObservedRun:
         path = touched_in(checkpoint) / MASK_FILE
         if self._observer is not None:
             # A hyperparameter search saves elsewhere, and a directory that is made here would be taken for its own.
-            self._observer.save_update_mask(path if checkpoint.is_dir() else None, self.run_id or "", saved)
+            wanted = path if self._writes_log and checkpoint.is_dir() else None
+            path = self._masks.save_update_mask(self._observer, wanted, self.run_id or "", saved) or path
         if self._reporter is not None:
             self._reporter.log(saved.step, {SAVED_CHANGED: int(saved.changed.sum())})
         if self._writes_log:
@@ -230,7 +239,7 @@ class ObservedRun:
         final = observer.compare(step)
         if self._settings.save_mask:
             path = None if self.directory is None else self.directory / MASK_FILE
-            observer.save_update_mask(path, self.run_id or "", final)
+            self._masks.save_update_mask(observer, path, self.run_id or "", final)
         self.kept = replace(final, words={})
         differs = self.last_observation is not None and not final.as_observed
         if differs and self._reporter is not None:
@@ -256,14 +265,17 @@ class ObservedRun:
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
         target = self._settings.target
-        if reporter is None or reporter.close() or target is None:
+        if reporter is None:
+            return
+        is_delivered = reporter.close()
+        self._directory = reporter.directory
+        if is_delivered or target is None:
             return
         logger.warning(
             "sparsity-monitor: not everything has reached %s yet; the uploader goes on trying for a while. For what is "
-            "left then: sparsity-monitor push %s --target %s",
+            "left then: %s",
             target,
-            reporter.directory,
-            target,
+            pushed(reporter.directory, target),
         )
 
     @contextmanager

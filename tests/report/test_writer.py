@@ -70,8 +70,7 @@ def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connectio
     monkeypatch.setattr("monitor.report.spool._BUSY_SECONDS", 0.01)
     with closing(Spool(tmp_path)) as spool:
         spool.begin(KEY, b"registration")
-    connection = sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None, check_same_thread=False)
-    return connection
+    return sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None, check_same_thread=False)
 
 
 def test_a_spool_that_cannot_be_written_for_a_while_loses_no_item(
