@@ -32,10 +32,15 @@ def small_disk(directory: Path, size: str = "300k") -> Iterator[Path]:
         unmount(directory)
 
 
+def mount(source: Path, directory: Path) -> None:
+    """Mount what is in one directory over another."""
+    _mount("--bind", str(source), str(directory))
+
+
 @contextmanager
 def mounted(source: Path, directory: Path) -> Iterator[None]:
     """What is in one directory, mounted over another."""
-    _mount("--bind", str(source), str(directory))
+    mount(source, directory)
     try:
         yield
     finally:

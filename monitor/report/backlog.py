@@ -16,7 +16,7 @@ class Backlog:
     may be the run's Finish. The spool counts what is missing when the next item is appended.
     """
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._committed: dict[int, bytes] = {}
@@ -63,7 +63,8 @@ class Backlog:
 
     def acknowledge(self, first_unsent: int | None) -> None:
         """Forget what the service has: all that is committed, up to the first item that it does not."""
-        for sequence in list(self._committed):
+        while self._committed:
+            sequence = next(iter(self._committed))
             if first_unsent is not None and sequence >= first_unsent:
                 return
             self._bytes -= len(self._committed.pop(sequence))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from monitor.errors import ConfigurationError
 from monitor.report.conversion import criterion_message, group_messages, reference_messages
+from monitor.report.shell import shown
 from monitor.version import __version__
 from monitor.wire import monitor_pb2 as pb
 
@@ -65,9 +66,10 @@ def registration_message(
     return pb.Registration(
         run_id=run_id,
         attempt=attempt,
-        name=name,
-        model=model,
-        base=pb.Base(source=base_source, fingerprint=observer.base_fingerprint, mode=observer.base_mode),
+        # The default ones are of directories, which need not be UTF-8.
+        name=shown(name),
+        model=shown(model),
+        base=pb.Base(source=shown(base_source), fingerprint=observer.base_fingerprint, mode=observer.base_mode),
         labels=dict(labels or {}),
         groups=group_messages(observer.groups),
         references=reference_messages(observer.reference_weights),

@@ -173,8 +173,8 @@ def start_anywhere(
             with suppress(SpoolError):
                 reporter = Reporter(registration, folder, target, max_bytes=max_bytes, elsewhere=elsewhere)
                 logger.warning(
-                    "sparsity-monitor: %s Training goes on, and observations are kept in %s. What is not delivered by "
-                    "the end of the training is delivered with: %s",
+                    "sparsity-monitor: %s Training goes on. Observations are kept in %s, and delivered from there. "
+                    "What is left after the training is delivered with: %s",
                     error,
                     shown(folder),
                     pushed(folder, target),

@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 
-def shown(path: Path) -> str:
-    r"""Return a path in which every character can be printed.
+def shown(path: Path | str) -> str:
+    r"""Return a path, or other text of the system's, in which every character can be printed and sent.
 
     >>> print(shown(Path("/out/a b")), shown(Path("/out/\udcff\n")))
     /out/a b /out/\udcff\n

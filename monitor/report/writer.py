@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from monitor.report.backlog import Backlog
+from monitor.report.backlog import MAX_BYTES, Backlog
 from monitor.report.elsewhere import Elsewhere
 from monitor.report.home import Home, Reported
 from monitor.report.locks import ProcessLock
@@ -52,7 +52,7 @@ class SpoolWriter:
         self._reported = reported
         self._home = Home(reported, directory, lock)
         self._elsewhere = elsewhere
-        self._backlog = Backlog()
+        self._backlog = Backlog(MAX_BYTES)
         self._queue: queue.Queue[tuple[int, MakeItem] | None] = queue.Queue(_QUEUE_SIZE)
         self._sequence = 0
         self._broken_since: float | None = None
@@ -162,9 +162,11 @@ class SpoolWriter:
         if now - max(self._broken_since, self._left_at) >= patience and self._leave(error):
             return
         self._warn_of_directory(
-            "sparsity-monitor: %s Training goes on, and observations are kept in memory meanwhile. Where the directory "
-            "does not come back, they are kept in a temporary folder.",
+            "sparsity-monitor: %s Training goes on, and observations are kept in memory, up to %d MiB. If this lasts "
+            "for %d seconds, or until the end, they are kept in a temporary folder.",
             error,
+            MAX_BYTES // 2**20,
+            _PATIENCE_SECONDS,
         )
 
     def _leave(self, reason: OSError) -> bool:
@@ -184,10 +186,10 @@ class SpoolWriter:
             self._broken_since = None
             self._keep_uploader()
             logger.warning(
-                "sparsity-monitor: observations are kept in %s from now on, because %s What is not delivered by the "
-                "end of the training is delivered with: %s",
-                shown(folder),
+                "sparsity-monitor: %s Observations are kept in %s from now on, and delivered from there. What is left "
+                "after the training is delivered with: %s",
                 reason,
+                shown(folder),
                 pushed(folder, self._reported.target),
             )
             return True

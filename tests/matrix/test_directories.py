@@ -3,14 +3,16 @@ the callback, and the service has, to the integer, what it has of a training in 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
-import re
 import shutil
+import signal
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ from transformers import TrainerCallback
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.errors import SpoolError
+from monitor.report.locks import UPLOADER_LOCK
 from monitor.report.spool import SPOOL_FILE, Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.matrix.runs import recording
-from tests.mounts import fill, mounted, read_only, small_disk, unmount
+from tests.mounts import fill, mount, mounted, read_only, small_disk, unmount
 from tests.service.running import COMMAND, Client, service_in_thread
 from tests.spooled import spooled
 from tests.tiny import common_arguments, plain_trainer
@@ -36,11 +39,14 @@ Break = Callable[[Path], None]
 class At(TrainerCallback):
     """Does something to a training's surroundings when a step begins, which the training does not notice."""
 
-    def __init__(self, **actions: Callable[[], None]) -> None:
+    def __init__(self, **actions: Callable[[], object]) -> None:
         self.actions = actions
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.actions.get(f"step_{state.global_step}", lambda: None)()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.actions.get(f"save_{state.global_step}", lambda: None)()
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,19 @@ class Trained:
         return UpdateMask.load(path or self.callback.directory / "update_mask.safetensors").count()
 
 
-def train(model: Path, output: Path | str, callback: SparsityCallback | None, **actions: Callable[[], None]) -> Trained:
+def train(
+    model: Path,
+    output: Path | str,
+    callback: SparsityCallback | None,
+    *,
+    settings: dict[str, Any] | None = None,
+    resume: Path | None = None,
+    **actions: Callable[[], object],
+) -> Trained:
     arguments = common_arguments(Path("unused"), max_steps=STEPS, learning_rate=1e-4, output_dir=str(output))
     callbacks = [At(**actions), *([callback] if callback else [])]
-    trainer = plain_trainer(model, arguments, callbacks)
-    trainer.train()
+    trainer = plain_trainer(model, arguments | (settings or {}), callbacks)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return Trained([entry["loss"] for entry in trainer.state.log_history if "loss" in entry], callback)
 
 
@@ -95,7 +109,8 @@ def arrived(client: Client, run_id: str) -> list[tuple[int, list[int]]]:
 
 def assert_told_truthfully(client: Client, trained: Trained, healthy: Trained) -> None:
     """The run has ended, and all of it is there."""
-    assert trained.callback is not None and healthy.callback is not None
+    assert trained.callback is not None
+    assert healthy.callback is not None
     run_id = trained.callback.run_id
     assert trained.losses == healthy.losses
     eventually(lambda: client.is_over(run_id))
@@ -218,23 +233,18 @@ def test_a_directory_that_comes_back_has_the_spool_again(
     for directory in (output, disk):
         directory.mkdir()
     callback = SparsityCallback(client.listening.grpc_address, "back")
-    mount = mounted(disk, output)
     ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "removed and made again": (lambda: shutil.rmtree(output), output.mkdir),
         "moved away and back": (lambda: output.rename(tmp_path / "x"), lambda: (tmp_path / "x").rename(output)),
-        "mounted again": (lambda: unmount(output), mount.__enter__),
+        "mounted again": (lambda: unmount(output), lambda: mount(disk, output)),
         "the file alone": ((output / "sparsity_monitor" / SPOOL_FILE).unlink, lambda: None),
     }
-    if how == "mounted again":
-        with mounted(disk, output):
-            trained = train(model, output, callback, step_2=ways[how][0], step_5=ways[how][1])
-            mask = trained.mask()
-    else:
-        trained = train(model, output, callback, step_2=ways[how][0], step_5=ways[how][1])
-        mask = trained.mask()
-    assert callback.directory == output / "sparsity_monitor"
-    assert_told_truthfully(client, trained, healthy)
-    assert mask == healthy.mask()
+    goes, comes = ways[how]
+    with mounted(disk, output) if how == "mounted again" else nullcontext():
+        trained = train(model, output, callback, step_2=goes, step_5=comes)
+        assert callback.directory == output / "sparsity_monitor"
+        assert_told_truthfully(client, trained, healthy)
+        assert trained.mask() == healthy.mask()
 
 
 # ------------------------------------------------------------------------------------------- odd from the start
@@ -250,9 +260,9 @@ def test_an_output_directory_that_cannot_be_written(
         assert_told_truthfully(client, trained, healthy)
         assert trained.mask() == healthy.mask()
         assert_few_words(caplog, 1)
-        with pytest.raises(SpoolError, match="Read-only file system.*give another one"):
+        with pytest.raises(SpoolError, match=r"Read-only file system.*give another one"):
             train(model, output, recording(strict=True))
-        with pytest.raises(SpoolError, match="Read-only file system.*give another one"):
+        with pytest.raises(SpoolError, match=r"Read-only file system.*give another one"):
             train(model, tmp_path / "elsewhere", recording(directory=output / "spool"))
 
 
@@ -288,10 +298,17 @@ def test_a_directory_of_any_name(
     assert not told(caplog)
 
 
+def uploader_in(directory: Path) -> int:
+    """The process that has the uploader's lock."""
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    with (directory / UPLOADER_LOCK).open("r+b") as file:
+        return int(struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))[4])
+
+
 def test_the_command_that_delivers_what_is_left_works_when_it_is_pasted(
     model: Path, client: Client, healthy: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    name = os.fsdecode("-it's a \"b\" $HOME;~* 🚀\n".encode() + b"\xff#?%41")
+    name = os.fsdecode('-it\'s a "b" $HOME;~* 🚀\n'.encode() + b"\xff#?%41")
     # Nobody listens there.
     callback = SparsityCallback("127.0.0.1:1")
     trained = train(model, tmp_path / name, callback)
@@ -299,8 +316,7 @@ def test_the_command_that_delivers_what_is_left_works_when_it_is_pasted(
     # A log file takes it, too.
     record.encode()
     command = record[record.index("sparsity-monitor push") :].replace("127.0.0.1:1", client.listening.grpc_address)
-    (uploader,) = callback_uploaders(callback)
-    os.kill(uploader, signal.SIGKILL)
+    os.kill(uploader_in(callback.directory), signal.SIGKILL)
     path = f"{Path(COMMAND).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
@@ -333,3 +349,36 @@ def test_a_training_that_changes_its_working_directory(
     assert trained.mask() == healthy.mask()
     with closing(Spool(callback.directory)) as spool:
         assert [attempt.finished for attempt in spool.attempts()] == [True]
+
+
+# ----------------------------------------------------------------------------------------------- masks alone
+
+
+def test_a_mask_that_cannot_be_written_where_it_belongs_is_written_elsewhere(
+    model: Path, healthy: Trained, tmp_path: Path, temporary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "out"
+    taken = output / "sparsity_monitor" / "update_mask.safetensors"
+    trained = train(model, output, recording(), step_1=taken.mkdir)
+    assert trained.losses == healthy.losses
+    (mask,) = temporary.glob("*/update_mask.safetensors")
+    assert trained.mask(mask) == healthy.mask()
+    (words,) = told(caplog)
+    assert str(mask) in words
+    assert str(taken) in words
+
+
+def test_touched_weights_that_cannot_be_written_beside_a_checkpoint(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    whole = train(model, tmp_path / "whole", recording(), settings=saving)
+    checkpoint = tmp_path / "out" / "checkpoint-3"
+    train(model, tmp_path / "out", recording(), settings=saving, save_3=(checkpoint / "sparsity_monitor").touch)
+    (words,) = told(caplog)
+    (checkpoint / "sparsity_monitor").unlink()
+    subprocess.run(["bash", "-c", words[words.index("cp -r") :]], check=True)
+    caplog.clear()
+    resumed = train(model, tmp_path / "out", recording(), settings=saving, resume=checkpoint)
+    assert not told(caplog)
+    assert resumed.callback.last_observation.touched.tolist() == whole.callback.last_observation.touched.tolist()
