@@ -12,7 +12,7 @@ from monitor.report.backlog import Backlog
 from monitor.report.delivery_log import DeliveryLog
 from monitor.report.elsewhere import leave_link
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
-from monitor.report.spool import AttemptKey, Spool, SpooledAttempt, unusable
+from monitor.report.spool import SPOOL_FILE, AttemptKey, Spool, SpooledAttempt, unusable
 from monitor.report.uploader_process import UploaderProcess
 
 _LOCK_SECONDS = 1.0
@@ -154,6 +154,13 @@ class Home:
                 self._spool.leave(self._reported.key)
             leave_link(self.directory, self._reported.key, folder)
         self.close()
+
+    def discard(self) -> None:
+        """Close it, and remove what was begun there in vain."""
+        self.close()
+        for name in (SPOOL_FILE, TRAINER_LOCK):
+            with suppress(OSError):
+                (self.directory / name).unlink()
 
     def close(self) -> None:
         """Close the spool and give the lock up. The uploader goes on by itself with what is left to deliver."""

@@ -255,7 +255,7 @@ class Spool:
             # REPLACE: an uploader that took this process for dead may have appended a Finish under the same number.
             connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", rows)
             # Missing sequence numbers are items that were lost before they got here.
-            connection.execute(
+            known = connection.execute(
                 "UPDATE attempts SET dropped = dropped + MAX(0, :last - last_sequence - :appended), "
                 "last_sequence = :last, finished = MAX(finished, :finished) "
                 "WHERE run_id = :run_id AND attempt = :attempt",
@@ -266,7 +266,8 @@ class Spool:
                     "run_id": key.run_id,
                     "attempt": key.attempt,
                 },
-            )
+            ).rowcount
+            self._the_one([known][:known], _named(key))
             self._drop_beyond_bound()
 
     def _drop_beyond_bound(self) -> None:
@@ -310,7 +311,7 @@ class Spool:
     def attempt(self, key: AttemptKey) -> SpooledAttempt:
         """Return one attempt; it has begun here."""
         rows = self._read(f"{_ATTEMPTS} WHERE run_id = ? AND attempt = ?", (key.run_id, key.attempt))
-        return _spooled_attempt(self._the_one(rows, f"attempt {key.attempt} of run {key.run_id!r}"))
+        return _spooled_attempt(self._the_one(rows, _named(key)))
 
     def _the_one(self, rows: Sequence[Any], expected: str) -> Any:
         if not rows:
@@ -375,6 +376,10 @@ class Spool:
         self._change(
             "UPDATE attempts SET problem = ? WHERE run_id = ? AND attempt = ?", (problem, key.run_id, key.attempt)
         )
+
+
+def _named(key: AttemptKey) -> str:
+    return f"attempt {key.attempt} of run {key.run_id!r}"
 
 
 def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:

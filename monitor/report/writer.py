@@ -29,9 +29,10 @@ _QUEUE_SIZE = 1024
 _BATCH = 256
 _RETRY_SECONDS = 1.0
 # How long a directory that broke may take to come back while the training goes on, and at its end.
-_PATIENCE_SECONDS, _LAST_PATIENCE_SECONDS = 30.0, 1.5
+_PATIENCE_SECONDS, _LAST_PATIENCE_SECONDS = 30.0, 1.0
 # How long `close` waits for the delivery where the service is known to be out of reach.
 _DELIVER_SECONDS_WITH_PROBLEM = 0.5
+# How often the end looks whether the directory, or the delivery, is there.
 _LOOK_SECONDS = 0.25
 
 # Called in the writer thread, so that the conversion costs the training thread nothing.
@@ -115,7 +116,7 @@ class SpoolWriter:
                 self._take()
                 self._write()
             while self._backlog and time.monotonic() < self._give_up_at:
-                time.sleep(min(_RETRY_SECONDS, max(0.0, self._give_up_at - time.monotonic())))
+                time.sleep(_LOOK_SECONDS)
                 self._write()
             self._end()
         except Exception:
@@ -174,11 +175,13 @@ class SpoolWriter:
         self._left_at = time.monotonic()
         before = self._home
         for folder in self._elsewhere.folders():
+            if folder == before.directory:
+                continue
             home = Home(self._reported, folder)
             try:
                 home.write(self._backlog, before)
             except OSError as error:
-                home.close()
+                home.discard()
                 self._warn_of_directory("sparsity-monitor: %s", error)
                 continue
             before.leave(folder)

@@ -17,11 +17,13 @@ import pytest
 
 from monitor.errors import SpoolError
 from monitor.report.elsewhere import goes_on_elsewhere, leave_link
+from monitor.report.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter, start_anywhere
-from monitor.report.spool import SPOOL_FILE, AttemptKey, Spool
+from monitor.report.spool import SPOOL_FILE, AttemptKey
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
+from tests.mounts import fill, small_disk
 from tests.report.attempts import NOWHERE, ObservedModel, report_some, run_script, spooled, steps
 from tests.service.running import Client
 
@@ -198,6 +200,38 @@ def refuse_locks(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monitor.report.locks.fcntl.lockf", lock)
 
 
+def link_to_itself(directory: Path) -> None:
+    directory.symlink_to(directory)
+
+
+def be_below_a_file(directory: Path) -> None:
+    directory.parent.rmdir()
+    directory.parent.touch()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Path.touch, "File exists"),
+        (link_to_itself, "File exists|levels of symbolic links"),
+        (be_below_a_file, "Not a directory"),
+        (lambda directory: (directory / SPOOL_FILE).mkdir(parents=True), "unable to open database file"),
+        (lambda directory: (directory / TRAINER_LOCK).mkdir(parents=True), "Is a directory"),
+    ],
+)
+def test_a_directory_that_cannot_be_one_is_left_before_training(
+    make: Callable[[Path], None],
+    reason: str,
+    observed: ObservedModel,
+    directory: Path,
+    temporary: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    directory.parent.mkdir()
+    make(directory)
+    assert_left_before_training(reason, observed, directory, temporary, caplog)
+
+
 def test_a_file_system_without_locks_is_left_before_training(
     observed: ObservedModel,
     directory: Path,
@@ -206,7 +240,21 @@ def test_a_file_system_without_locks_is_left_before_training(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     refuse_locks(directory, monkeypatch)
-    with pytest.raises(SpoolError, match="No locks available"):
+    assert_left_before_training("No locks available", observed, directory, temporary, caplog)
+
+
+def test_a_disk_that_is_full_from_the_start_is_left_before_training(
+    observed: ObservedModel, tmp_path: Path, temporary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk)
+        assert_left_before_training("No space left|disk is full", observed, disk / "out", temporary, caplog)
+
+
+def assert_left_before_training(
+    reason: str, observed: ObservedModel, directory: Path, temporary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SpoolError, match=rf"cannot keep observations in .*({reason}).*give another one"):
         Reporter(observed.registration(), directory, None)
     reporter = start_anywhere(observed.registration(), directory, None)
     assert reporter.directory.parent == temporary
@@ -215,3 +263,19 @@ def test_a_file_system_without_locks_is_left_before_training(
     assert spooled(reporter).unsent == 1
     assert f"sparsity-monitor push {reporter.directory} --target" in caplog.text
     assert len(caplog.records) == 1
+
+
+def test_a_directory_that_another_training_has_is_not_left(
+    observed: ObservedModel, directory: Path, client: Client, temporary: Path
+) -> None:
+    reporter = start_anywhere(observed.registration(), directory, None)
+    end = f"start_anywhere(observed.registration('second'), Path({str(directory)!r}), None)"
+    script = run_script(
+        "from monitor.report.reporter import start_anywhere\n" + end,
+        "first",
+        directory.parent / "own",
+        client.listening.grpc_address,
+    )
+    assert "SpoolInUseError: another training process reports from" in script.stderr
+    assert not list(temporary.iterdir())
+    reporter.close(timeout=0)
