@@ -7,6 +7,8 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.errors import SpoolError
+from monitor.errors import SpoolError, SpoolInUseError
 from monitor.report.elsewhere import goes_on_elsewhere, leave_link
 from monitor.report.locks import TRAINER_LOCK
 from monitor.report.push import push
@@ -265,17 +267,24 @@ def assert_left_before_training(
     assert len(caplog.records) == 1
 
 
+_HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_a_directory_that_another_training_has_is_not_left(
-    observed: ObservedModel, directory: Path, client: Client, temporary: Path
+    observed: ObservedModel, directory: Path, temporary: Path
 ) -> None:
-    reporter = start_anywhere(observed.registration(), directory, None)
-    end = f"start_anywhere(observed.registration('second'), Path({str(directory)!r}), None)"
-    script = run_script(
-        "from monitor.report.reporter import start_anywhere\n" + end,
-        "first",
-        directory.parent / "own",
-        client.listening.grpc_address,
-    )
-    assert "SpoolInUseError: another training process reports from" in script.stderr
+    directory.mkdir(parents=True)
+    command = [sys.executable, "-c", _HOLD, str(directory / TRAINER_LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(SpoolInUseError, match="another training process reports from"):
+            start_anywhere(observed.registration(), directory, None)
+        other.communicate()
     assert not list(temporary.iterdir())
-    reporter.close(timeout=0)
