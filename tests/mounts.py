@@ -49,8 +49,8 @@ def mounted(source: Path, directory: Path) -> Iterator[None]:
 
 @contextmanager
 def read_only(directory: Path) -> Iterator[Path]:
-    """A directory that nobody can write to, the superuser neither."""
-    directory.mkdir()
+    """A directory that nobody can write to, the superuser neither; it is made if it is not there."""
+    directory.mkdir(exist_ok=True)
     with mounted(directory, directory):
         _mount("-o", "remount,ro,bind", str(directory))
         yield directory

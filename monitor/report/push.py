@@ -54,9 +54,14 @@ def _find_spool(directory: Path) -> Path:
 
 
 def _check_free(directory: Path) -> None:
-    lock = ProcessLock(directory / UPLOADER_LOCK)
-    free = lock.acquire()
-    lock.close()
+    try:
+        with closing(ProcessLock(directory / UPLOADER_LOCK)) as lock:
+            free = lock.acquire()
+    except OSError as error:
+        raise SpoolError(
+            f"cannot deliver from {str(directory)!r}: {error}. What the service has is removed from there, which "
+            "has to be possible: copy the directory to a disk that can be written, and give the copy."
+        ) from error
     if not free:
         raise SpoolError(
             f"the uploader of the run in {str(directory)!r} is still at work; its log is beside the spool. Wait until "

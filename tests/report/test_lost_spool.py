@@ -25,7 +25,7 @@ from monitor.report.reporter import Reporter, start_anywhere
 from monitor.report.spool import SPOOL_FILE, AttemptKey
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
-from tests.mounts import fill, small_disk
+from tests.mounts import fill, read_only, small_disk
 from tests.report.attempts import NOWHERE, ObservedModel, report_some, run_script, spooled, steps
 from tests.service.running import Client
 
@@ -170,6 +170,17 @@ def test_push_of_the_directory_finds_what_went_on_elsewhere(
     assert push(directory.parent, client.listening.grpc_address, patience_seconds=10) == 6
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
     assert client.run(reporter.key.run_id).state == pb.RunSummary.STATE_FINISHED
+
+
+def test_push_of_a_directory_that_cannot_be_written_asks_for_a_copy(
+    observed: ObservedModel, directory: Path, client: Client, tmp_path: Path
+) -> None:
+    with Reporter(observed.registration(), directory, None) as reporter:
+        report_some(reporter, observed, 1)
+    with read_only(directory), pytest.raises(SpoolError, match=r"Read-only file system.*give the copy"):
+        push(directory, client.listening.grpc_address, patience_seconds=10)
+    shutil.copytree(directory, tmp_path / "copy")
+    assert push(tmp_path / "copy", client.listening.grpc_address, patience_seconds=10) == 2
 
 
 def test_the_end_does_not_wait_for_a_service_that_cannot_be_reached(observed: ObservedModel, directory: Path) -> None:
