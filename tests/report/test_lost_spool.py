@@ -81,6 +81,20 @@ def test_what_was_committed_and_not_delivered_is_there_again(
     assert steps(client, reporter.key.run_id) == [1, 2, 3, 4, 5]
 
 
+def test_what_memory_had_no_room_for_is_read_from_the_file_that_lost_its_name(
+    observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 1)
+    reporter = Reporter(observed.registration(), directory, None)
+    report_some(reporter, observed, 3)
+    kept(reporter, 3)
+    remove(directory)
+    reporter.finish(3)
+    reporter.close(timeout=0)
+    attempt = spooled(reporter)
+    assert (attempt.unsent, attempt.dropped, attempt.finished) == (4, 0, True)
+
+
 def test_what_memory_had_no_room_for_is_counted_as_dropped(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,11 +125,12 @@ def test_only_what_is_acknowledged_leaves_a_spool(
     reporter.finish(5)
     reporter.close(timeout=0)
     with closing(sqlite3.connect(directory / SPOOL_FILE, isolation_level=None)) as connection:
-        connection.execute("DELETE FROM items WHERE sequence <= 3")
+        # The fourth never got anywhere.
+        connection.execute("DELETE FROM items WHERE sequence <= 4")
     push(directory, client.listening.grpc_address, patience_seconds=10)
-    assert steps(client, reporter.key.run_id) == [4, 5]
+    assert steps(client, reporter.key.run_id) == [5]
     assert push(tmp_path / "copy", client.listening.grpc_address, patience_seconds=10) == 3
-    assert steps(client, reporter.key.run_id) == [1, 2, 3, 4, 5]
+    assert steps(client, reporter.key.run_id) == [1, 2, 3, 5]
     # It is not taken for killed, though nothing there says how it ended.
     assert client.run(reporter.key.run_id).state == pb.RunSummary.STATE_FINISHED
 
