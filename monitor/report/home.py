@@ -113,27 +113,30 @@ class Home:
 
     def _made_again(self, backlog: Backlog, before: Home) -> Spool:
         spool = Spool(self.directory, self._reported.max_bytes)
+        last_sequence, dropped = before._counts(backlog)
         try:
             spool.take_over(
                 self._reported.key,
                 self._reported.registration,
                 backlog.committed(),
                 lost=before._spool,
-                last_sequence=backlog.last_committed,
-                dropped=before._dropped(backlog),
+                last_sequence=last_sequence,
+                dropped=dropped,
             )
         except SpoolError:
             spool.close()
             raise
         return spool
 
-    def _dropped(self, backlog: Backlog) -> int:
-        """Return how many items were dropped, and are lost with the spool if it is."""
-        known = 0 if self.latest is None else self.latest.dropped
+    def _counts(self, backlog: Backlog) -> tuple[int, int]:
+        """Return the last sequence number that was committed, and how many items are lost, with the spool if it is."""
         if self._spool is not None:
             with suppress(SpoolError):
-                return self._spool.attempt(self._reported.key).dropped
-        return known + backlog.forgotten_since(self._first_unsent)
+                attempt = self._spool.attempt(self._reported.key)
+                # It may have committed what the backlog was not told of.
+                return max(attempt.last_sequence, backlog.last_committed), attempt.dropped
+        known = 0 if self.latest is None else self.latest.dropped
+        return backlog.last_committed, known + backlog.forgotten_since(self._first_unsent)
 
     def _check_directory(self) -> None:
         """Make sure that there is something to make the directory in, on the same file system."""
