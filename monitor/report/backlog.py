@@ -18,7 +18,7 @@ class Backlog:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._bytes = 0
+        self._bytes = self._waiting_bytes = 0
         self._committed: dict[int, bytes] = {}
         self._waiting: dict[int, bytes] = {}
         self._forgotten = 0
@@ -31,10 +31,16 @@ class Backlog:
         """Return how many items wait to be committed."""
         return len(self._waiting)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether something is to be committed before more is added, or the oldest may be forgotten."""
+        return 2 * self._waiting_bytes >= self._max_bytes
+
     def add(self, sequence: int, item: bytes, *, finishes: bool) -> None:
         """Let an item wait; sequence numbers rise."""
         self._waiting[sequence] = item
         self._bytes += len(item)
+        self._waiting_bytes += len(item)
         self.is_finished = self.is_finished or finishes
         while self._bytes > self._max_bytes and len(self._committed) + len(self._waiting) > 1:
             self._forget_oldest()
@@ -44,7 +50,9 @@ class Backlog:
             self._forgotten = next(iter(self._committed))
             self._bytes -= len(self._committed.pop(self._forgotten))
         else:
-            self._bytes -= len(self._waiting.pop(next(iter(self._waiting))))
+            size = len(self._waiting.pop(next(iter(self._waiting))))
+            self._bytes -= size
+            self._waiting_bytes -= size
 
     def waiting(self) -> list[tuple[int, bytes]]:
         """Return the (sequence, serialized Item) pairs that are not committed."""
@@ -60,6 +68,7 @@ class Backlog:
             self.last_committed = next(reversed(self._waiting))
         self._committed |= self._waiting
         self._waiting = {}
+        self._waiting_bytes = 0
 
     def acknowledge(self, first_unsent: int | None) -> None:
         """Forget what the service has: all that is committed, up to the first item that it does not."""

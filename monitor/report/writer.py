@@ -128,6 +128,8 @@ class SpoolWriter:
         """Wait for an item and let all that came since wait in the backlog, or for the next try with what is there."""
         with suppress(queue.Empty):
             for number in range(_BATCH):
+                if number and self._backlog.is_full:
+                    return
                 timeout = _RETRY_SECONDS if self._backlog else None
                 entry = self._queue.get(block=number == 0, timeout=timeout)
                 if entry is None:

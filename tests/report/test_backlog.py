@@ -45,3 +45,18 @@ def test_room_that_the_service_makes_is_used_again() -> None:
     for sequence in range(5, 9):
         backlog.add(sequence, bytes(10), finishes=False)
     assert numbers(backlog.waiting()) == [5, 6, 7, 8]
+
+
+def test_what_waits_is_to_be_committed_before_it_is_forgotten() -> None:
+    backlog = Backlog(40)
+    backlog.add(1, bytes(10), finishes=False)
+    assert not backlog.is_full
+    backlog.add(2, bytes(10), finishes=False)
+    assert backlog.is_full
+    backlog.commit()
+    assert not backlog.is_full
+    for sequence in range(3, 9):
+        backlog.add(sequence, bytes(10), finishes=False)
+    assert backlog.is_full
+    backlog.commit()
+    assert not backlog.is_full
