@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,16 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
+from monitor.report.ending import reason_of
 from monitor.training.arguments import takes
+from monitor.training.attached import tell_of_failure
 from monitor.training.base_source import frozen_reference_model, refuse_a_moving_base
 from monitor.training.directories import checkpoint_directory, step_of
 from monitor.training.observed_run import ObservedRun
 from monitor.training.references import open_references
 from monitor.training.settings import RunSettings
 from monitor.training.start import start_run
+from monitor.training.stops import StopNotice
 from monitor.training.tracker_log import add_to_log
 from monitor.training.trainer import (
     may_save_after_evaluating,
@@ -31,6 +35,8 @@ from monitor.training.trainer import (
     refuse_a_second_callback,
     updates_early,
 )
+from monitor.training.trials import trial_number
+from monitor.training.under_way import Training, under_way
 from monitor.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -39,12 +45,16 @@ Method = TypeVar("Method", bound=Callable[..., None])
 
 
 def _never_disturbs(method: Method) -> Method:
-    """Keep errors of the monitor away from the training, unless `strict`."""
+    """Answer an event: keep errors of the monitor away from the training, unless `strict`, and see who stops it."""
 
     @functools.wraps(method)
-    def guarded(self: SparsityCallback, *args: Any, **kwargs: Any) -> None:
+    def guarded(
+        self: SparsityCallback, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         try:
-            method(self, *args, **kwargs)
+            self._stop.before(method.__name__, args, state, control, own=self)
+            method(self, args, state, control, **kwargs)
+            self._stop.after(control)
         except Exception:
             if self.settings.strict:
                 raise
@@ -76,7 +86,9 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._references = open_references(settings.references or {})
         self._find_reference_model: Callable[[], nn.Module | None] = lambda: None
         self._become_the_last: Callable[[], None] = lambda: None
+        self._find_trial_number: Callable[[], int | None] = lambda: None
         self._run = ObservedRun(settings)
+        self._stop = StopNotice()
 
     @property
     def run_id(self) -> str | None:
@@ -127,8 +139,17 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         # Asked when training starts: callbacks that update it may be added until then.
         self._find_reference_model = partial(frozen_reference_model, trainer)
         self._become_the_last = partial(move_to_the_end, trainer, self)
+        self._find_trial_number = partial(trial_number, trainer)
         add_to_log(trainer, lambda: self.last_observation)
+        tell_of_failure(trainer, self, self._training_failed.__name__)
         return self
+
+    def _training_failed(self, error: BaseException) -> None:
+        """End the run of a training that raised, whoever catches the exception."""
+        try:
+            self._run.fail(reason_of(error))
+        except Exception:
+            logger.exception("an error in sparsity-monitor; the training's own exception goes on")
 
     # ---------------------------------------------------------------------------------------------- trainer events
 
@@ -140,7 +161,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         refuse_a_second_callback(model, state)
         refuse_a_moving_base(self.settings.base, args)
         self._become_the_last()
+        training = Training(state, sys._getframe())
         self._run.abandon()
+        under_way.end_left(newcomer=training)
+        self._stop = StopNotice()
         self._run = start_run(
             self.settings,
             model,
@@ -149,7 +173,9 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             references=self._references,
             reference_model=self._find_reference_model(),
             unfinished_base=self._run.unfinished_base,
+            trial_number=self._find_trial_number(),
         )
+        self._run.look_after(training)
 
     @_never_disturbs
     def on_step_begin(
@@ -218,4 +244,29 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Observe the last step, write the mask of the weights that are left, and report that the run is finished."""
         loaded = state.best_model_checkpoint if args.load_best_model_at_end else None
-        self._run.finish(state.global_step, best=None if loaded is None else step_of(loaded, state.global_step))
+        best = None if loaded is None else step_of(loaded, state.global_step)
+        self._run.finish(state.global_step, best=best, ending=self._stop.ending(state))
+
+    # Events that are answered only to see whether a callback stops the training in them.
+
+    @_never_disturbs
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See who stops the training."""
+
+    @_never_disturbs
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See who stops the training."""
+
+    @_never_disturbs
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See who stops the training."""
+
+    @_never_disturbs
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """See who stops the training."""

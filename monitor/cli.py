@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 _DEFAULT_TARGET, _PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
+_RUN_ID_HELP = "Deliver what the service never accepted as a run of its own, under this identity."
 _MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[service]"'
 
 
@@ -140,9 +141,10 @@ def _add_push(app: "typer.Typer") -> None:
         patience_seconds: Annotated[
             float, typer.Option(help="How long to try to reach the service.")
         ] = _PATIENCE_SECONDS,
+        run_id: Annotated[str | None, typer.Option(help=_RUN_ID_HELP)] = None,
     ) -> None:
         """Deliver what a training run observed and could not send."""
-        _push(directory, target, patience_seconds)
+        _push(directory, target, patience_seconds, run_id)
 
 
 def _push_without_typer(arguments: list[str]) -> None:
@@ -153,15 +155,16 @@ def _push_without_typer(arguments: list[str]) -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--target", default=_DEFAULT_TARGET)
     parser.add_argument("--patience-seconds", type=float, default=_PATIENCE_SECONDS)
+    parser.add_argument("--run-id", help=_RUN_ID_HELP)
     _push(**vars(parser.parse_args(arguments)))
 
 
-def _push(directory: Path, target: str, patience_seconds: float) -> None:
+def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> None:
     from monitor.errors import SparsityMonitorError
     from monitor.report.push import push
 
     try:
-        count = push(directory, target, patience_seconds)
+        count = push(directory, target, patience_seconds, run_id)
     except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))
     print(f"delivered {count} items to {target}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from monitor.service import families
 from tests.matrix import support
+from tests.training import endings, identities
 
 ROOT = Path(__file__).parent.parent
 COMMAND = "python -m tests.tables"
@@ -57,6 +58,8 @@ class Table:
 TABLES = (
     Table("support table", ROOT / "tests" / "matrix" / "README.md", support.as_markdown()),
     Table("metrics", ROOT / "monitor" / "service" / "METRICS.md", families.as_markdown()),
+    Table("identities", ROOT / "monitor" / "training" / "RUNS.md", identities.as_markdown()),
+    Table("endings", ROOT / "monitor" / "training" / "RUNS.md", endings.as_markdown()),
 )
 
 if __name__ == "__main__":

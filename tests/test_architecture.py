@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "version": "",
     "errors": "",
+    "service_url": "errors",
     "terminal": "",
     "wire": "",
     "observe": "errors",
@@ -30,8 +31,8 @@ ROOMS = {
     "report": "errors version wire observe",
     "training": "errors verdict observe report",
     "callback": "errors verdict observe report training",
-    "service": "errors terminal version wire",
-    "grafana": "errors terminal service.families",
+    "service": "errors service_url terminal version wire",
+    "grafana": "errors service_url terminal service.families",
     "cli": "errors terminal version report service grafana",
     "__init__": "version errors verdict observe callback",
 }
@@ -46,6 +47,7 @@ OBSERVE = {
     "criterion": "",
     "streams": "",
     "stopwatch": "",
+    "settings": "",
     "bits": "chunk_sizes",
     "borrowed": "",
     "kernels": "chunk_sizes bits borrowed criterion",
@@ -58,10 +60,12 @@ OBSERVE = {
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
     "measurement": "borrowed kernels weights state",
-    "comparison": "kernels weights observation state measurement",
+    "comparison": "kernels ranks weights observation tally state measurement",
     "changes": "user_warning weights base",
-    "observer": "user_warning criterion streams stopwatch kernels ranks weights observation base masks tally state "
-    "measurement comparison changes",
+    "followed": "streams kernels weights tally state measurement changes",
+    "passes": "streams stopwatch kernels weights observation followed",
+    "observer": "user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
+    "settings comparison changes followed passes",
 }
 
 # The same of monitor/grafana/.

@@ -88,6 +88,14 @@ def test_no_metric_disappears_and_none_changes_its_labels() -> None:
     check(metrics(), "metrics.txt")
 
 
+@pytest.mark.parametrize(
+    "change", [("run_step run", "run_steps run"), ("run_state run", "run_state run_id"), ("info", "gauge")]
+)
+def test_a_renamed_metric_is_noticed(change: tuple[str, str]) -> None:
+    with pytest.raises(AssertionError, match="released, and gone or changed: "):
+        check((line.replace(*change) for line in metrics()), "metrics.txt")
+
+
 def web(store: Path) -> Iterable[str]:
     recorder = Recorder(settings_for(store), Instruments())
     app = build_app(settings_for(store), recorder, Instruments(), lambda: True)

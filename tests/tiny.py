@@ -96,14 +96,15 @@ def common_arguments(output: Path, *, bf16_weights: bool = False, **changes: Any
     return arguments | changes
 
 
-def plain_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any]) -> Trainer:
+def plain_trainer(model: Path, arguments: dict[str, Any], callbacks: list[Any], *, evaluated: bool = False) -> Trainer:
     """transformers.Trainer, which takes the model itself."""
     arguments = dict(arguments)
     pretrained = AutoModelForCausalLM.from_pretrained(
         model, **{"dtype": "float32"} | arguments.pop("model_init_kwargs", {})
     )
     config = TrainingArguments(**arguments)
-    return Trainer(pretrained, config, train_dataset=token_data(), callbacks=callbacks)
+    evaluation = token_data(4) if evaluated else None
+    return Trainer(pretrained, config, train_dataset=token_data(), eval_dataset=evaluation, callbacks=callbacks)
 
 
 def end_of_training(trainer: Trainer) -> None:

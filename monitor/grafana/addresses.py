@@ -16,3 +16,6 @@ DATASOURCE_UID = "sparsity-monitor"
 GROUP = "sparsity-monitor"
 UID_PREFIX = "sm-"
 """Tells our rules from those that other people put into our group."""
+
+OLDEST_VERSION = "9.3"
+"""Of the versions of Grafana that take them."""

@@ -16,14 +16,23 @@ from monitor.terminal import printable, printable_lines
 if TYPE_CHECKING:
     from monitor.grafana.apply.apply import Step
 
-grafana_commands = typer.Typer(no_args_is_help=True, help="Dashboards and alerts: into a Grafana, or into files.")
+grafana_commands = typer.Typer(
+    no_args_is_help=True, help="Put dashboards and alerts into a Grafana, or write them to files."
+)
 
 _OF_THE_EXTRA = ("grafana_api", "grafana_foundation_sdk", "yaml")
 
 _Url = Annotated[str, typer.Option(help="Grafana, such as https://grafana.example.", envvar="GRAFANA_URL")]
-_Token = Annotated[str, typer.Option(help="Token of a service account, role Admin.", envvar="GRAFANA_TOKEN")]
+_Token = Annotated[str, typer.Option(help="Token of a service account with the role Admin.", envvar="GRAFANA_TOKEN")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
-_Settings = Annotated[Path | None, typer.Option(help="YAML file with the alert thresholds that differ.")]
+_Settings = Annotated[Path | None, typer.Option(help="YAML file with the alert thresholds to change.")]
+_ServiceUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Where browsers find the service, such as https://monitor.example: alerts link to its runbook.",
+        envvar="SPARSITY_MONITOR_SERVICE_URL",
+    ),
+]
 
 
 @grafana_commands.command()
@@ -32,19 +41,21 @@ def apply(
     url: _Url,
     token: _Token,
     datasource_uid: Annotated[
-        str | None, typer.Option(help="Prometheus data source that exists; by default the only one, or the default.")
+        str | None,
+        typer.Option(help="uid of an existing Prometheus data source; by default the only one, or Grafana's default."),
     ] = None,
     prometheus_url: Annotated[
-        str | None, typer.Option(help="Make a data source for the Prometheus that Grafana reaches here.")
+        str | None, typer.Option(help="Create a data source for the Prometheus that Grafana reaches at this URL.")
     ] = None,
     webhook_url: Annotated[
         str | None, typer.Option(help="Send the alerts that Grafana manages to this webhook.")
     ] = None,
     alerts: Annotated[bool, typer.Option(help="Let Grafana manage the alerts, too.")] = True,
     alert_settings: _Settings = None,
+    service_url: _ServiceUrl = None,
     dry_run: _DryRun = False,
 ) -> None:
-    """Put folder, data source, dashboards and alert rules into a Grafana. Doing it again changes nothing."""
+    """Put folder, data source, dashboards and alert rules into a Grafana. Running it again changes nothing."""
     if datasource_uid and prometheus_url:
         sys.exit("--datasource-uid and --prometheus-url were given; expected one of them")
     with _failing_clearly():
@@ -52,14 +63,14 @@ def apply(
         from monitor.grafana.apply import apply as grafana_apply
         from monitor.grafana.apply.client import Grafana
 
-        settings = AlertSettings.read(alert_settings)
+        settings = AlertSettings.read(alert_settings, service_url)
         wish = grafana_apply.Wish(datasource_uid, prometheus_url, webhook_url, alerts, settings)
         grafana_apply.apply(Grafana(url, token), wish, _telling(dry_run), dry_run=dry_run)
 
 
 @grafana_commands.command()
 def delete(url: _Url, token: _Token, dry_run: _DryRun = False) -> None:
-    """Take away from a Grafana what `apply` put there, and nothing else."""
+    """Remove from a Grafana what `apply` put there, and nothing else."""
     with _failing_clearly():
         from monitor.grafana.apply import apply as grafana_apply
         from monitor.grafana.apply.client import Grafana
@@ -69,15 +80,22 @@ def delete(url: _Url, token: _Token, dry_run: _DryRun = False) -> None:
 
 @grafana_commands.command()
 def generate(
-    directory: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("deploy"),
+    directory: Annotated[Path, typer.Argument(help="Directory to write to.")] = Path("deploy"),
     alert_settings: _Settings = None,
+    service_url: _ServiceUrl = None,
+    for_grafana_com: Annotated[
+        bool,
+        typer.Option("--for-grafana-com", help="Write the dashboards alone, as grafana.com and imports take them."),
+    ] = False,
 ) -> None:
     """Write dashboards, rules, provisioning files and runbook."""
     with _failing_clearly():
         from monitor.grafana.alerts.settings import AlertSettings
-        from monitor.grafana.files.generate import write_files
+        from monitor.grafana.files.generate import generated_files, write_files
+        from monitor.grafana.files.shared import files_for_grafana_com
 
-        for path in write_files(directory, AlertSettings.read(alert_settings)):
+        files = files_for_grafana_com if for_grafana_com else generated_files
+        for path in write_files(directory, files(AlertSettings.read(alert_settings, service_url))):
             print(path)
 
 

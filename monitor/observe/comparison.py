@@ -11,7 +11,9 @@ from monitor.observe.kernels import kernel_for
 from monitor.observe.kernels.contract import Bind, Counts, Rules
 from monitor.observe.measurement import Measurement
 from monitor.observe.observation import IntArray
+from monitor.observe.ranks import NOTES
 from monitor.observe.state import MonitorState
+from monitor.observe.tally import Tally
 from monitor.observe.weights.groups import Group
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
@@ -44,9 +46,6 @@ class MaskAside:
         state: what the observations hold of it; it is only read.
         rules: how weights are compared.
         bind: makes the kernels; None takes the fastest there are where the weights are.
-
-    Attributes:
-        words: parameter name → int32 words of the mask.
     """
 
     def __init__(self, roster: Roster, state: MonitorState, rules: Rules, bind: Bind | None) -> None:
@@ -54,11 +53,23 @@ class MaskAside:
         self._state = state.aside(roster.measured)
         self._rules, self._bind = rules, bind or kernel_for
         self._measurement = Measurement(roster, self._state, rules, bind)
-        self.shape = self._measurement.shape
-        self.words = self._state.masks
 
-    def measure(self, given: Mapping[str, torch.Tensor] | None) -> Counts:
-        """Compare the weights that the model holds, or others of the same names and shapes, with the base."""
+    def compare(self, step: int, given: Mapping[str, torch.Tensor] | None, tally: Tally) -> Comparison:
+        """Make the mask, and return what all processes counted. All of them must call this.
+
+        Args:
+            step: optimizer step that the weights belong to.
+            given: parameter name → whole weights to be compared; None for those that the model holds.
+            tally: adds the counts up.
+        """
+        ranks, shape = self._roster.ranks, self._measurement.shape
+        nothing = torch.zeros(NOTES, dtype=torch.int64, device="cpu")
+        sent = ranks.send(lambda: self._measure(given), nothing, *shape, step)
+        counts, _ = ranks.receive(sent.cpu(), *shape)
+        as_observed = ranks.all_say(self._is_as_observed())
+        return Comparison(step, self._roster.table.groups, tally.changed(counts), as_observed, self._state.masks)
+
+    def _measure(self, given: Mapping[str, torch.Tensor] | None) -> Counts:
         if given is None:
             return self._measurement.measure()
         # One after the other: never are two of them on the device.
@@ -70,7 +81,6 @@ class MaskAside:
         counts = self._bind([self._state.segment(weights, current)], self._rules)()
         return Counts(counts.integers.cpu(), counts.floats.cpu())
 
-    def is_as_observed(self) -> bool:
-        """Return whether the mask is that of the latest observation."""
+    def _is_as_observed(self) -> bool:
         observed = self._observed.masks
-        return all(torch.equal(words, observed[name]) for name, words in self.words.items())
+        return all(torch.equal(words, observed[name]) for name, words in self._state.masks.items())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,41 +15,30 @@ from monitor.observe.base.fingerprint import fingerprint
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.base.weights import GivenBase, differing, find
-from monitor.observe.changes import ADVICE, Changes, describe
+from monitor.observe.changes import ADVICE
 from monitor.observe.comparison import Comparison, MaskAside
 from monitor.observe.criterion import Criterion, check_tolerances, dtype_name, parse_visible_dtype
-from monitor.observe.kernels.contract import Bind, Counts, Rules
+from monitor.observe.followed import FollowedModel
+from monitor.observe.kernels.contract import Bind, Rules
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask, ReferenceMasks
 from monitor.observe.masks.touched_files import read_shards, write_shards
 from monitor.observe.masks.whole import save_whole_mask, whole_mask
-from monitor.observe.measurement import Measurement
 from monitor.observe.observation import IntArray, Observation
-from monitor.observe.ranks import NOTES, Ranks
+from monitor.observe.passes import Passes, Started
+from monitor.observe.ranks import Ranks
+from monitor.observe.settings import MeasurementSettings, explained
 from monitor.observe.state import MonitorState
 from monitor.observe.stopwatch import Stopwatch
-from monitor.observe.streams import Pass, stream_for
-from monitor.observe.tally import Tally
+from monitor.observe.streams import stream_for
 from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.groups import Group
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
 
 
-@dataclass(frozen=True)
-class _Started:
-    """An observation whose counts may still be on their way."""
-
-    step: int
-    stride: int
-    observed_at: float
-    host_seconds: float
-    running: Pass
-    shape: tuple[int, int]
-    roster: Roster
-
-
+@explained
 class UpdateObserver:
     """Counts how a model's weights differ from a frozen base.
 
@@ -72,16 +60,7 @@ class UpdateObserver:
             copied to the weights' devices.
         references: name → mask of another run, or a structural one; it must cover every trainable parameter. An
             UpdateMask, or a MaskFile, of which each process reads what it measures.
-        criterion: "bits" or "atol=1e-5"; what counts as changed in the update mask.
-        tolerances: `changed` is counted at each of these, too.
-        visible_dtype: dtype that the trained model will be served in; weights are rounded to it, then compared.
-        include, exclude: regular expressions searched for in parameter names.
-        step_masks: compare with the previous observation, too. Holds one more byte and bit per weight (4 bytes where
-            the visible dtype is float32); a changed 16-bit weight that moves on by a multiple of 256 representable
-            steps is missed.
-        base_mode: where the base is kept: "device", "host", "low_byte", see BaseMode; "auto" chooses by free memory,
-            and uses a module, and what the model holds below its adapters, where it is. That must not be written to, as
-            by merging into it: its weights are then reported as unmeasured.
+        {settings}
         first_step: step that the current weights belong to.
         process_group: the processes that train together, of torch.distributed; by default all of the default group.
             All of them must make the observer, at the same point, and call the same methods with the same steps in the
@@ -106,13 +85,13 @@ class UpdateObserver:
         *,
         base: GivenBase | None = None,
         references: Mapping[str, ReferenceMask] | None = None,
-        criterion: str | Criterion = "bits",
-        tolerances: Sequence[float] = (),
-        visible_dtype: str | torch.dtype = "bfloat16",
-        include: Sequence[str] | None = None,
-        exclude: Sequence[str] | None = None,
-        step_masks: bool = True,
-        base_mode: str = "auto",
+        criterion: str | Criterion = MeasurementSettings.criterion,
+        tolerances: Sequence[float] = MeasurementSettings.tolerances,
+        visible_dtype: str | torch.dtype = MeasurementSettings.visible_dtype,
+        include: Sequence[str] | None = MeasurementSettings.include,
+        exclude: Sequence[str] | None = MeasurementSettings.exclude,
+        step_masks: bool = MeasurementSettings.step_masks,
+        base_mode: str = MeasurementSettings.base_mode,
         first_step: int = 0,
         process_group: dist.ProcessGroup | None = None,
         ranks: Ranks | None = None,
@@ -130,24 +109,21 @@ class UpdateObserver:
         kept = KeptBase(found, base, roster, mode, self.rules.visible_dtype, step_masks=step_masks)
         self._state = MonitorState(roster, kept, masks, self.rules, step_masks=step_masks)
         self._bind = bind
-        self._measurement = roster.ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules, bind))
-        self._roster, self._ranks = roster, roster.ranks
-        self._tally = self._tally_of(roster)
-        self._changes = Changes(roster, kept.in_place)
+        self._ranks = roster.ranks
         self._stream = stream_for(roster.measured[0].source.device)
         self._stopwatch = Stopwatch()
-        self._started: list[_Started] = []
+        self._model = FollowedModel(roster, self._state, self.rules, bind, self._stream)
+        self._passes = Passes(self._model, self._stream, self._stopwatch)
+        self._started: list[Started] = []
         self._last_step = first_step
-        self._last_start: float | None = None
-        self._last_cost = 0.0
         self._left_out = 0
         self._looked_for_new_after = first_step - 1
         if self._stream.beside_training:
             # What `compare` measures with is compiled now, not at the first checkpoint.
-            self._ranks.all_or_none(lambda: MaskAside(roster, self._state, self.rules, bind))
+            self._ranks.all_or_none(self._aside)
         if base is not None:
             # What differs from it already has not moved at the first observation.
-            self._ranks.all_or_none(self._measurement.measure)
+            self._ranks.all_or_none(self._model.measurement.measure)
 
     def follow(self, model: nn.Module) -> None:
         """Take up the parameters that have become trainable: what they are now is their base.
@@ -159,66 +135,15 @@ class UpdateObserver:
             # Once for each observation: it takes a walk through the whole model.
             if self._looked_for_new_after != self._last_step:
                 self._looked_for_new_after = self._last_step
-                self._roster.warn_of_new(model)
-            thawed, moved = self._roster.thawed()
-            if thawed or moved:
-                # A pass that is under way still reads the tables that are made anew here.
-                self._stream.hold_training()
-                thawed, moved = self._told_apart(thawed, moved)
-        if moved:
-            self._exchange(self._changes.with_late_ones(self._roster, moved))
-        if thawed:
-            # Not a cost of this step, as the start is none: it may compile for half a minute.
-            self._take_up(thawed)
-
-    def _told_apart(self, thawed: Sequence[str], moved: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return which of these are what they were while frozen, and which were written to, on whichever process."""
-        names = sorted([*thawed, *moved])
-        # By their sums, too: fused optimizers write without raising the version.
-        here = self._ranks.all_or_none(lambda: [*moved, *self._changes.untouched.moved(thawed)])
-        found = self._ranks.anywhere(here, names)
-        return [name for name in names if name not in found], found
-
-    def _take_up(self, thawed: Sequence[str]) -> None:
-        self._changes.untouched.forget(thawed)
-        roster = self._roster.with_late(thawed)
-        # Where one process has no memory for them, the others must not wait for its counts.
-        late = [weights for weights in roster.late if weights.name in set(thawed)]
-        self._ranks.all_or_none(lambda: self._state.take_up(late))
-        self._exchange(roster)
-
-    def _exchange(self, roster: Roster) -> None:
-        """Measure what is on another roster from now on."""
-        self._roster = roster
-        self._check_that_something_is_left()
-        self._measurement = self._ranks.all_or_none(lambda: Measurement(roster, self._state, self.rules, self._bind))
-        self._tally = self._tally_of(roster)
-
-    def _check_that_something_is_left(self) -> None:
-        if not self._roster.measured:
-            raise UnsupportedModelError(
-                f"nothing is left to measure: {describe(self._roster.lost)}. {ADVICE} The training itself is not "
-                "affected."
-            )
-
-    def _tally_of(self, roster: Roster) -> Tally:
-        ones, step_masks = self._state.references.ones, self._state.touched is not None
-        return Tally(roster, self.rules, ones, step_masks=step_masks)
-
-    def _look_again(self) -> None:
-        """Follow the model to where its parameters are now, in all processes alike."""
-        self._stream.hold_training()
-        roster = self._changes.look_again(self._roster)
-        if adapted := roster.adapted:
-            self._roster = roster
-            self._take_up(adapted)
-        else:
-            self._exchange(roster)
+                self._model.roster.warn_of_new(model)
+            thawed, moved = self._model.thawed()
+        # Not a cost of this step, as the start is none: it may compile for half a minute.
+        self._model.take_up(thawed, moved)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of each parameter that is measured; masks have the same ones, in the same order."""
-        return self._roster.shapes
+        return self._model.roster.shapes
 
     @property
     def ranks(self) -> Ranks:
@@ -233,7 +158,7 @@ class UpdateObserver:
     @property
     def measured(self) -> list[MeasuredWeights]:
         """What this process measures."""
-        return self._roster.measured
+        return self._model.roster.measured
 
     @property
     def base_mode(self) -> BaseMode:
@@ -248,22 +173,22 @@ class UpdateObserver:
     @property
     def stored_dtypes(self) -> tuple[str, ...]:
         """dtypes that the measured weights are stored in, sorted by name."""
-        return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._roster.measured}))
+        return tuple(sorted({dtype_name(weights.source.dtype) for weights in self._model.roster.measured}))
 
     @property
     def measures_adapters(self) -> bool:
         """Whether some of the measured weights are what adapters make of frozen ones: of these the matrix counts."""
-        return bool(self._roster.computed)
+        return bool(self._model.roster.computed)
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The group table: every array of an observation follows its order."""
-        return self._roster.table.groups
+        return self._model.roster.table.groups
 
     @property
     def reference_weights(self) -> dict[str, IntArray]:
         """|R| per group of each reference mask, frozen parameters included."""
-        return self._tally.reference_weights
+        return self._model.tally.reference_weights
 
     def update_mask(self) -> UpdateMask:
         """Return a copy of the update mask, in host memory.
@@ -283,10 +208,11 @@ class UpdateObserver:
         Before that, what must not be written to is looked at, all of it.
         All processes must call it, with the same directory.
         """
-        self._look_for_moved()
+        self._model.look_for_moved()
         if self._state.touched is not None:
             self.before_update()
-            write_shards(directory, self._ranks, self._state.touched, self._roster.measured, vars(self._metadata))
+            measured = self._model.roster.measured
+            write_shards(directory, self._ranks, self._state.touched, measured, vars(self._metadata))
 
     def restore(self, directories: Sequence[Path]) -> bool:
         """Go on from the current weights: they are what the next observation is compared with.
@@ -298,20 +224,18 @@ class UpdateObserver:
             whether one has. Otherwise what differs from the base now is all that is known to have been touched.
         """
         self.before_update()
-        self._ranks.all_or_none(self._measurement.measure)
+        self._ranks.all_or_none(self._model.measurement.measure)
         if self._state.touched is None:
             return True
         shards = self._ranks.all_or_none(lambda: self._read_touched(directories))
         # Decided together, so that none of the model is counted in another way than the rest.
         found = self._ranks.all_say(shards is not None)
-        for name, known in self._state.masks.items():
-            self._state.touched[name].copy_(known)
-            if found and shards is not None and name in shards:
-                self._state.touched[name] |= shards[name].to(known.device)
+        self._state.restore_touched(shards if found and shards is not None else {})
         return found
 
     def _read_touched(self, directories: Sequence[Path]) -> dict[str, torch.Tensor] | None:
-        found = (read_shards(path, self._ranks, self._roster.measured, vars(self._metadata)) for path in directories)
+        measured, metadata = self._model.roster.measured, vars(self._metadata)
+        found = (read_shards(path, self._ranks, measured, metadata) for path in directories)
         return next((shards for shards in found if shards is not None), None)
 
     @property
@@ -333,16 +257,13 @@ class UpdateObserver:
             given: parameter name → whole weights to be compared; None for those that the model holds now.
         """
         self.before_update()
-        replaced = self._changes.seen(self._roster, moved_in_memory=self._measurement.look())
-        if not self._ranks.all_say(not replaced):
-            self._look_again()
-        self._look_for_moved()
-        aside = self._ranks.all_or_none(lambda: MaskAside(self._roster, self._state, self.rules, self._bind))
-        nothing = torch.zeros(NOTES, dtype=torch.int64, device="cpu")
-        sent = self._ranks.send(lambda: aside.measure(given), nothing, *aside.shape, step)
-        counts, _ = self._ranks.receive(sent.cpu(), *aside.shape)
-        as_observed = self._ranks.all_say(aside.is_as_observed())
-        return Comparison(step, self.groups, self._tally.changed(counts), as_observed, aside.words)
+        if not self._ranks.all_say(not self._model.is_replaced()):
+            self._model.look_again()
+        self._model.look_for_moved()
+        return self._ranks.all_or_none(self._aside).compare(step, given, self._model.tally)
+
+    def _aside(self) -> MaskAside:
+        return MaskAside(self._model.roster, self._state, self.rules, self._bind)
 
     def save_update_mask(self, path: Path | None, run_id: str = "", of: Comparison | None = None) -> None:
         """Write the update mask of the whole model to a file that `UpdateMask.load` reads, parameter by parameter.
@@ -358,15 +279,15 @@ class UpdateObserver:
         Raises:
             OSError: the file cannot be written.
         """
-        self._look_for_moved()
+        self._model.look_for_moved()
         self.before_update()
         words, step = (self._state.masks, self._last_step) if of is None else (of.words, of.step)
         metadata = replace(self._metadata, step=step, run_id=run_id)
-        save_whole_mask(path, words, self._roster.measured, metadata, self._ranks)
+        save_whole_mask(path, words, self._model.roster.measured, metadata, self._ranks)
 
     def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
         self.before_update()
-        return whole_mask(words, self._roster.measured, self._metadata, self._ranks)
+        return whole_mask(words, self._model.roster.measured, self._metadata, self._ranks)
 
     @property
     def monitor_bytes(self) -> int:
@@ -386,10 +307,10 @@ class UpdateObserver:
             ValueError: `step` does not rise.
         """
         started = self._begin(step)
-        observation = self._finish(started)
+        observation = self._passes.finish(started)
         if observation is None:
-            self._look_again()
-            observation = self._finish(self._pass(started.step, started.stride))
+            self._model.look_again()
+            observation = self._passes.finish(self._passes.start(started.step, started.stride))
         if observation is None:
             raise UnsupportedModelError(f"parameters of the model are replaced while it is observed. {ADVICE}")
         return observation
@@ -422,20 +343,20 @@ class UpdateObserver:
     def collect(self) -> list[Observation]:
         """Return the observations that were started and not collected yet, oldest first; waits for them."""
         started, self._started = self._started, []
-        finished = [self._finish(observation) for observation in started]
+        finished = [self._passes.finish(each) for each in started]
         if None in finished:
-            self._look_again()
+            self._model.look_again()
             self._leave_out([each for each, found in zip(started, finished, strict=True) if found is None])
         return [observation for observation in finished if observation is not None]
 
-    def _begin(self, step: int) -> _Started:
+    def _begin(self, step: int) -> Started:
         if step <= self._last_step:
             raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
-        started = self._pass(step, step - self._last_step + self._left_out)
+        started = self._passes.start(step, step - self._last_step + self._left_out)
         self._last_step, self._left_out = step, 0
         return started
 
-    def _leave_out(self, started: Sequence[_Started]) -> None:
+    def _leave_out(self, started: Sequence[Started]) -> None:
         """Say which observations are missing; the next one covers their steps."""
         self._left_out += sum(each.stride for each in started)
         warn_user(
@@ -443,87 +364,6 @@ class UpdateObserver:
             "found only then that parameters are not where they were. The next one covers its steps. Parameters are "
             "best replaced on all processes at once."
         )
-
-    def _pass(self, step: int, stride: int) -> _Started:
-        now = time.perf_counter()
-        seconds = (self._last_cost, now - self._last_start) if self._last_start else (0.0, 0.0)
-        observed_at = time.time()
-        self._check_that_something_is_left()
-        with self._stopwatch:
-            replaced = self._changes.seen(self._roster, moved_in_memory=self._measurement.look())
-            if not self._stream.beside_training:
-                # Agreed on before anybody measures: masks that were updated cannot be taken back.
-                replaced = not self._ranks.all_say(not replaced)
-        if replaced and (self._ranks.world == 1 or not self._stream.beside_training):
-            # No cost of this step: it may compile.
-            self._look_again()
-            replaced = False
-        notes = torch.tensor([*(round(1e9 * value) for value in seconds), int(replaced), 0], device="cpu")
-
-        def count() -> torch.Tensor:
-            there = notes
-            if self._stream.beside_training:
-                # Made on the pass's own stream: made on the training's, it would be reused before it is read.
-                there = notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)
-            return self._count(self._measurement, there, step, replaced=replaced)
-
-        with self._stopwatch:
-            running = self._stream.start(count)
-        shape, host_seconds = self._measurement.shape, self._stopwatch.take()
-        started = _Started(step, stride, observed_at, host_seconds, running, shape, self._roster)
-        self._last_start = now
-        return started
-
-    def _count(self, measurement: Measurement, notes: torch.Tensor, step: int, *, replaced: bool) -> torch.Tensor:
-        def measure() -> Counts:
-            if replaced:
-                # All processes must first hear that parameters are not where they were.
-                return measurement.nothing()
-            counts = measurement.measure()
-            if (moved := self._changes.untouched.count_moved()) is not None:
-                notes[-1] += moved.to(notes.device, non_blocking=True)
-            return counts
-
-        return self._ranks.send(measure, notes, *measurement.shape, step)
-
-    def _look_for_moved(self) -> None:
-        roster = self._changes.look_for_moved(self._roster)
-        if roster.lost != self._roster.lost:
-            self._stream.hold_training()
-            self._exchange(roster)
-
-    def _finish(self, started: _Started) -> Observation | None:
-        """Return the observation; None where a process has seen that parameters are not where they were."""
-        began = time.perf_counter()
-        counts, (cost, interval, replaced, moved) = self._ranks.receive(started.running.result(), *started.shape)
-        host_seconds = started.host_seconds + time.perf_counter() - began
-        device_seconds = started.running.device_seconds()
-        self._last_cost = host_seconds + device_seconds if self._stream.beside_training else host_seconds
-        if replaced:
-            return None
-        tally = self._tally
-        if moved:
-            self._look_for_moved()
-        if started.roster is not self._roster:
-            counts, tally = self._without_lost(counts, started.roster)
-        return tally.observation(
-            counts,
-            step=started.step,
-            stride=started.stride,
-            observed_at=started.observed_at,
-            host_seconds=host_seconds,
-            device_seconds=device_seconds,
-            overhead=cost / interval if interval else None,
-            monitor_bytes=self.monitor_bytes,
-            base_mode=self.base_mode,
-        )
-
-    def _without_lost(self, counts: Counts, roster: Roster) -> tuple[Counts, Tally]:
-        """Return the counts of a pass over what was on a roster without what is lost since, and what adds them up."""
-        lost = {**roster.lost, **self._roster.lost}
-        rows = torch.tensor([name not in lost for name in roster.shapes], device="cpu")
-        tally = self._tally_of(roster.without(lost))
-        return Counts(counts.integers[rows], counts.floats[rows]), tally
 
 
 def _rules(visible_dtype: str | torch.dtype, criterion: str | Criterion, tolerances: Sequence[float]) -> Rules:

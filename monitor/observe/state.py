@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 import torch
@@ -65,6 +65,17 @@ class MonitorState:
         beside.masks = zero_masks(measured)
         beside.touched = beside._previous = None
         return beside
+
+    def restore_touched(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Take what differs from the base now for touched, and what was so when the touched masks were saved.
+
+        Args:
+            saved: parameter name → words of its mask; of those that are missing, no more is known.
+        """
+        for name, touched in (self.touched or {}).items():
+            touched.copy_(self.masks[name])
+            if name in saved:
+                touched.bitwise_or_(saved[name].to(touched.device))
 
     def segment(self, weights: MeasuredWeights, current: torch.Tensor) -> Segment:
         """Return what a kernel wants to know of one parameter whose weights are now `current`."""

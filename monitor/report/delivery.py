@@ -92,8 +92,7 @@ class Delivery:
                     request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False
                 )
             except grpc.aio.AioRpcError as error:
-                # Where a first start finds its number taken, another run has the same id.
-                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or not registration.resumed_from_step:
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or _is_first_start(registration):
                     raise
                 registration.attempt += 1
             else:
@@ -126,10 +125,9 @@ class Delivery:
 
     def _is_over(self) -> bool:
         # Read the attempt last: between reading it as unfinished and seeing its process dead, it may have finished.
-        alive = self._watch.is_alive()
-        superseded = self._spool.newest() != self._key
+        trains = self._trains()
         attempt = self._spool.attempt(self._key)
-        if not attempt.finished and (superseded or not alive):
+        if not attempt.finished and not trains:
             if not self._left(attempt):
                 self._append_death(attempt)
             return True
@@ -139,19 +137,19 @@ class Delivery:
         """Return whether the attempt went on elsewhere when the directory broke, and its end is told from there."""
         return self._known > attempt.last_sequence or goes_on_elsewhere(self._spool.directory, self._key)
 
+    def _trains(self) -> bool:
+        """Return whether the attempt has a training process, and not a later one."""
+        return self._watch.is_alive() and self._spool.newest() == self._key
+
     def _append_death(self, attempt: SpooledAttempt) -> None:
-        finish = pb.Finish(
-            outcome=pb.Finish.OUTCOME_FAILED,
-            reason="the training process ended without saying why; it may have been killed",
-            finished_at=time.time(),
-        )
         sequence = attempt.last_sequence + 1
-        item = pb.Item(sequence=sequence, finish=finish)
+        item = pb.Item(sequence=sequence, finish=self._watch.death().message(step=0))
         self._spool.append(self._key, [(sequence, item.SerializeToString())], finished=True)
 
     async def _send_heartbeat(self, stream: ReportStream) -> None:
         attempt = self._spool.attempt(self._key)
         heartbeat = pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
+        heartbeat.training_ended = not self._trains()
         await stream.write(pb.ReportRequest(heartbeat=heartbeat))
 
     async def _send_unsent(self, stream: ReportStream) -> bool:
@@ -186,3 +184,9 @@ class Delivery:
                     self._spool.reject(self._key, rejection.sequence, rejection.reason)
                     self._acknowledged = max(self._acknowledged, rejection.sequence)
             self._wakeup.set()
+
+
+def _is_first_start(registration: pb.Registration) -> bool:
+    """Return whether the run begins with this start; where it finds its number taken, another run has the same id."""
+    begins_at = registration.parent.step if registration.HasField("parent") else 0
+    return registration.resumed_from_step <= begins_at

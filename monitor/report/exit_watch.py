@@ -8,21 +8,14 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
-
-def reason_of(error: BaseException) -> str:
-    """Return an exception in one line.
-
-    >>> reason_of(ValueError("no data")), reason_of(KeyboardInterrupt())
-    ('ValueError: no data', 'KeyboardInterrupt')
-    """
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+from monitor.report.ending import reason_of
 
 
 class ExitWatch:
     """Calls `on_exit` with a reason when this process ends before `stop`.
 
-    The Trainer tells its callbacks nothing when training raises. A process that is killed cannot tell anything; the
-    uploader does that for it.
+    The Trainer tells its callbacks nothing when training raises. What `sys.exit` is given is not known by then, and a
+    process that is killed cannot tell anything; the uploader does that for it.
     """
 
     def __init__(self, on_exit: Callable[[str], None]) -> None:

@@ -9,7 +9,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from monitor.report.ending import Ending, failed, preempted
+from monitor.report.signals import killed_by
 
 TRAINER_LOCK = "trainer.lock"
 UPLOADER_LOCK = "uploader.lock"
@@ -68,11 +72,13 @@ class TrainerWatch:
         directory: the spool's.
         parent: the training process, if it started this one. As long as it is the parent it is alive, lock or not: it
             loses the lock when anything in it reads the lock's file, such as an upload of the output directory.
+        signals: what notes the signal that kills it, see `killed_by`.
     """
 
-    def __init__(self, directory: Path, parent: int | None = None) -> None:
+    def __init__(self, directory: Path, parent: int | None = None, signals: Mapping[str, int] | None = None) -> None:
         self._lock = ProcessLock(directory / TRAINER_LOCK)
         self._parent = parent
+        self._signals = signals or {}
 
     def is_alive(self) -> bool:
         """Return whether a training process is there."""
@@ -82,3 +88,12 @@ class TrainerWatch:
             return True
         self._lock.release()
         return False
+
+    def death(self) -> Ending:
+        """Return how it ended, where it is gone without having said so."""
+        if (signal := killed_by(self._signals)) is None:
+            return failed("the training process ended without saying why; it may have been killed")
+        # What Slurm sends before it takes the machine, and with `--signal`, is not told apart from what people send.
+        if job := os.environ.get("SLURM_JOB_ID"):
+            return preempted(f"killed by {signal}, in Slurm job {job}")
+        return failed(f"killed by {signal}")

@@ -9,32 +9,38 @@ from pathlib import Path
 from monitor.errors import ReportingError, SpoolError
 from monitor.report.elsewhere import linked_spools
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
+from monitor.report.renaming import give_run_id
 from monitor.report.spool import DIRECTORY, SPOOL_FILE, Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
 
 
-def push(directory: Path, target: str, patience_seconds: float) -> int:
+def push(directory: Path, target: str, patience_seconds: float, run_id: str | None = None) -> int:
     """Deliver everything in the spool of a run, and return how many items that were.
 
     Args:
         directory: the run's output directory, or the spool's own.
         target: gRPC address of the service, host:port.
         patience_seconds: how long to try to reach the service.
+        run_id: of a run of its own, which becomes of what the service never accepted; see `give_run_id`.
 
     Raises:
-        ConfigurationError: the target is malformed.
+        ConfigurationError: the target is malformed, or the run id is none.
         SpoolError: there is no spool, or it is being delivered by another process.
         ReportingError: the service cannot be reached or refuses; what is not delivered stays in the spool.
     """
     check_target(target)
     spool_directory = _find_spool(directory)
     # First where the run went on when its directory broke: its end is told from there.
-    return sum(_push(each, target, patience_seconds) for each in (*linked_spools(spool_directory), spool_directory))
+    return sum(
+        _push(each, target, patience_seconds, run_id) for each in (*linked_spools(spool_directory), spool_directory)
+    )
 
 
-def _push(directory: Path, target: str, patience_seconds: float) -> int:
+def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> int:
     _check_free(directory)
+    if run_id is not None:
+        give_run_id(directory, run_id)
     before = _unsent(directory)
     problems = asyncio.run(_deliver(directory, target, patience_seconds))
     if problems:

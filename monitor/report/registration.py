@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import time
 import uuid
 from collections.abc import Mapping
@@ -31,6 +33,17 @@ def new_run_id(name: str) -> str:
     return f"{readable or 'run'}-{uuid.uuid4().hex[:8]}"
 
 
+def check_run_id(run_id: str) -> str:
+    """Return a run id that a service takes.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not run_id.strip() or not run_id.isprintable() or "/" in run_id or run_id in (".", ".."):
+        raise ConfigurationError(f"run_id is {run_id!r}; expected printable characters without '/'.")
+    return run_id
+
+
 def registration_message(
     observer: UpdateObserver,
     *,
@@ -41,6 +54,8 @@ def registration_message(
     labels: Mapping[str, str] | None = None,
     attempt: int = 1,
     resumed_from_step: int = 0,
+    parent: tuple[str, int] | None = None,
+    planned_steps: int = 0,
 ) -> pb.Registration:
     """Return the message that announces one attempt of a run.
 
@@ -53,6 +68,8 @@ def registration_message(
         labels: such as algorithm, dataset, seed.
         attempt: 1 for the first start; the reporter raises it above the attempts it knows.
         resumed_from_step: step that this attempt goes on from.
+        parent: the run and the step that this run branched from, the same in each attempt.
+        planned_steps: step at which the training is to end; 0 where that is not known.
 
     Raises:
         ConfigurationError: this is not the first of the processes that train together, and another one reports.
@@ -79,7 +96,10 @@ def registration_message(
         stored_dtypes=observer.stored_dtypes,
         library_versions=_library_versions(),
         resumed_from_step=resumed_from_step,
+        planned_steps=planned_steps,
         started_at=time.time(),
+        parent=None if parent is None else pb.Parent(run_id=parent[0], step=parent[1]),
+        start=pb.Start(id=uuid.uuid4().hex, host=socket.gethostname(), process_id=os.getpid()),
     )
 
 

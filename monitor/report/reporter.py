@@ -6,6 +6,8 @@ This process opens no socket and never imports grpc: a DataLoader worker forked 
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Self
 from monitor.errors import ReportingError, SpoolError, SpoolInUseError
 from monitor.report.conversion import numeric_metrics, observation_message
 from monitor.report.elsewhere import Elsewhere
-from monitor.report.exit_watch import ExitWatch, reason_of
+from monitor.report.ending import COMPLETED, Ending, failed, reason_of
+from monitor.report.exit_watch import ExitWatch
 from monitor.report.home import Reported, lock_directory
 from monitor.report.shell import pushed, shown
 from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool
@@ -78,7 +81,11 @@ class Reporter:
         self.elsewhere = elsewhere or Elsewhere()
         reported = Reported(self.key, registration.SerializeToString(deterministic=True), max_bytes, self._target)
         self._writer = SpoolWriter(reported, directory, lock, self.elsewhere)
-        self._exit_watch = ExitWatch(self._process_ends)
+        self._process = os.getpid()
+        # Not a plain lock: what handles a signal may come in between, in the same thread.
+        self._ending = threading.RLock()
+        self._has_finished = self._is_closed = self._is_delivered = False
+        self._exit_watch = ExitWatch(self.fail)
 
     @property
     def directory(self) -> Path:
@@ -111,11 +118,21 @@ class Reporter:
             message = pb.TrainingLog(step=step, logged_at=time.time(), metrics=metrics)
             self._writer.put(lambda: pb.Item(training_log=message))
 
-    def finish(self, step: int, failure: str = "") -> None:
-        """Report the end of the attempt: finished, or failed with a reason."""
-        outcome = pb.Finish.OUTCOME_FAILED if failure else pb.Finish.OUTCOME_FINISHED
-        message = pb.Finish(outcome=outcome, reason=failure, step=step, finished_at=time.time())
-        self._writer.put(lambda: pb.Item(finish=message))
+    def finish(self, step: int, failure: str = "", *, ending: Ending = COMPLETED) -> None:
+        """Report the end of the attempt, unless it was reported before. A forked child reports nothing.
+
+        Args:
+            step: the last one.
+            failure: why it failed.
+            ending: how it ended, unless it failed.
+        """
+        if os.getpid() != self._process:
+            return
+        with self._ending:
+            is_first, self._has_finished = not self._has_finished, True
+        if is_first:
+            message = (failed(failure) if failure else ending).message(step)
+            self._writer.put(lambda: pb.Item(finish=message))
 
     def wait_until_registered(self, timeout: float) -> None:
         """Wait until the service accepted the run.
@@ -138,18 +155,29 @@ class Reporter:
     def _may_register_before(self, deadline: float) -> bool:
         return self._target is not None and not self._writer.uploader_has_ended() and time.monotonic() < deadline
 
-    def _process_ends(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """Report that the attempt failed after the last step that was observed, and close without waiting."""
         self.finish(self._last_step, failure=reason)
         self.close(timeout=0.0)
 
     def close(self, timeout: float = DELIVER_SECONDS) -> bool:
         """Write everything to the spool, and return whether the uploader delivered it within `timeout` seconds.
 
-        The uploader goes on by itself when the time is not enough.
+        The uploader goes on by itself when the time is not enough. Closed once is closed.
         """
+        if os.getpid() != self._process:
+            return False
+        # Whoever comes second waits: the process may end when this returns.
+        with self._ending:
+            if not self._is_closed:
+                self._is_closed = True
+                self._close(timeout)
+        return self._is_delivered
+
+    def _close(self, timeout: float) -> None:
         self._exit_watch.stop()
         try:
-            return self._writer.close(_COMMIT_SECONDS, timeout)
+            self._is_delivered = self._writer.close(_COMMIT_SECONDS, timeout)
         finally:
             self.elsewhere.clear()
 

@@ -364,6 +364,19 @@ class Spool:
                 (gone, key.run_id, key.attempt),
             )
 
+    def rename(self, key: AttemptKey, new: AttemptKey, registration: bytes) -> None:
+        """Give an attempt that the service never accepted another identity; `new` is not in this spool."""
+        with self._transaction() as connection:
+            for table in ("attempts", "items", "rejected"):
+                connection.execute(
+                    f"UPDATE {table} SET run_id = ?, attempt = ? WHERE run_id = ? AND attempt = ?",
+                    (new.run_id, new.attempt, key.run_id, key.attempt),
+                )
+            connection.execute(
+                "UPDATE attempts SET registration = ?, problem = '' WHERE run_id = ? AND attempt = ?",
+                (registration, new.run_id, new.attempt),
+            )
+
     def set_registered(self, key: AttemptKey) -> None:
         """Record that the service accepted the attempt, and that there is no problem now."""
         self._change(

@@ -10,8 +10,10 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import grpc
 from monitor.errors import SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
+from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
 from monitor.wire import monitor_pb2_grpc
 
@@ -31,6 +34,8 @@ LINGER_SECONDS = 600.0
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 15.0
 # How often it checks, between tries, whether another uploader waits for its lock.
 _LOOK_SECONDS = 1.0
+# Slurm, Kubernetes and torchrun kill what is left 30 seconds after it.
+_AFTER_SIGTERM_SECONDS = 20.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -63,6 +68,7 @@ class Uploader:
         last: its attempt, the last one to deliver. A later one has an uploader of its own, with a target of its own,
             which waits for this one to end; so this one does not wait for a service any more once that has begun.
             None delivers all.
+        signals: what notes the signal that kills the training process, see `killed_by`.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class Uploader:
         follow: bool = True,
         parent: int | None = None,
         last: AttemptKey | None = None,
+        signals: Mapping[str, int] | None = None,
     ) -> None:
         self._directory = directory
         self._target = target
@@ -81,6 +88,7 @@ class Uploader:
         self._follow = follow
         self._parent = parent
         self._last = last
+        self._signals = signals or {}
         self._delivered: set[AttemptKey] = set()
         self._refused: set[AttemptKey] = set()
         self._wakeup = asyncio.Event()
@@ -120,7 +128,7 @@ class Uploader:
         return [a for a in attempts if a.key not in self._delivered and (a.unsent or not a.finished)]
 
     async def _deliver_all(self, spool: Spool, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
-        watch = TrainerWatch(self._directory, self._parent)
+        watch = TrainerWatch(self._directory, self._parent, self._signals)
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
         while True:
             connected = False
@@ -177,13 +185,24 @@ class Uploader:
             return f"the service at {self._target} closed the connection"
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             return f"cannot reach the service at {self._target}: {error.details()}"
+        if error.code() is grpc.StatusCode.ABORTED:
+            return f"the service at {self._target} does not take this training now: {error.details()}"
         return f"the service at {self._target} answers {error.code().name}: {error.details()}"
 
 
-async def _run(directory: Path, target: str, parent: int, last: AttemptKey) -> list[str]:
-    uploader = Uploader(directory, target, parent=parent, last=last)
+async def _run(directory: Path, target: str, parent: int, last: AttemptKey, signals: Mapping[str, int]) -> list[str]:
+    uploader = Uploader(directory, target, parent=parent, last=last, signals=signals)
     uploader.wake_on(sys.stdin.fileno())
+    _outlive_sigterm()
     return await uploader.run()
+
+
+def _outlive_sigterm() -> None:
+    """Go on for some seconds after a SIGTERM: schedulers send it to all processes of a job, to tell its end."""
+    loop = asyncio.get_running_loop()
+    # Not on Windows.
+    with suppress(NotImplementedError):
+        loop.add_signal_handler(signal.SIGTERM, loop.call_later, _AFTER_SIGTERM_SECONDS, sys.exit, EXIT_NOT_DELIVERED)
 
 
 def main() -> int:
@@ -194,10 +213,12 @@ def main() -> int:
     parser.add_argument("parent", type=int, help="process id of the training")
     parser.add_argument("run_id", help="of the training's attempt")
     parser.add_argument("attempt", type=int)
+    parser.add_argument("--signals", nargs="*", default=[], help="see monitor/report/signals.py")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     last = AttemptKey(arguments.run_id, arguments.attempt)
-    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last))
+    signals = from_arguments(arguments.signals)
+    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last, signals))
     for problem in problems:
         logger.error("not delivered, kept in %s: %s", arguments.directory, problem)
     return EXIT_NOT_DELIVERED if problems else 0

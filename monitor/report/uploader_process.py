@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from monitor.report.shell import shown
+from monitor.report.signals import as_arguments, note_signals
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey
 
 logger = logging.getLogger(__name__)
@@ -111,12 +112,23 @@ def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[by
     # -P and PYTHONPATH: imports the same package as this process, whatever lies in the working directory.
     package_root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    signals = note_signals()
     # After "--", since a user's run id may start with a hyphen.
-    arguments = ["--", str(directory), target, str(os.getpid()), key.run_id, str(key.attempt)]
+    arguments = [
+        "--signals",
+        *as_arguments(signals),
+        "--",
+        str(directory),
+        target,
+        str(os.getpid()),
+        key.run_id,
+        str(key.attempt),
+    ]
     with (directory / UPLOADER_LOG).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "monitor.report.uploader", *arguments],
             stdin=subprocess.PIPE,
+            pass_fds=tuple(signals.values()),
             bufsize=0,
             stdout=log,
             stderr=log,

@@ -80,6 +80,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("run_update_norm", _RUN, "Euclidean norm of the visible update, over finite differences."),
     _gauge("run_update_max_abs", _RUN, "Largest absolute value of the visible update, over finite differences."),
     _gauge("run_step", _RUN, "Optimizer step of the latest observation."),
+    _gauge("run_planned_steps", _RUN, "Optimizer step at which the latest attempt is to end, where the run knows it."),
     _gauge("run_attempt", _RUN, "Latest attempt of the run; it rises when the run is resumed."),
     _gauge("run_stride_steps", _RUN, "Optimizer steps between the latest observation and the one before."),
     _gauge("run_host_seconds", _RUN, "Time that the latest observation took on the training thread, all in all."),
@@ -109,7 +110,18 @@ FAMILIES: tuple[Family, ...] = (
         ),
         "What the run is and how it is measured; the user's labels follow as label_NAME.",
     ),
-    _gauge("run_state", ("run", "state"), "1 for the state that the run is in, 0 for the others."),
+    Family(
+        PREFIX + "run_parent_info",
+        "info",
+        ("run", "parent", "parent_step"),
+        "The run and the step that the run branched from; only of runs that did.",
+    ),
+    _gauge(
+        "run_state",
+        ("run", "state"),
+        "1 for the state that the run is in, 0 for the others: running, stalled, lost, finished, failed, stopped, "
+        "preempted.",
+    ),
     _gauge("run_last_observation_timestamp_seconds", _RUN, "When the latest observation was made, by the run's clock."),
     _gauge("run_last_heard_timestamp_seconds", _RUN, "When the service last heard of the run, by its own clock."),
     _gauge("run_started_timestamp_seconds", _RUN, "When the latest attempt started, by the run's clock."),
@@ -129,6 +141,12 @@ FAMILIES: tuple[Family, ...] = (
     Family(PREFIX + "store_commit_seconds", "histogram", _SERVICE, "Time that a transaction with items took."),
     Family(
         PREFIX + "build_info", "info", ("version", "protocol_version"), "Version of the service and of the protocol."
+    ),
+    Family(
+        PREFIX + "service_info",
+        "info",
+        ("service_url",),
+        "Where browsers find the service; a run's page is at service_url/runs/RUN.",
     ),
 )
 

@@ -43,6 +43,13 @@ def finish_of(connection: Connection, run_id: str, attempt: int) -> Finish | Non
     return None if row is None else Item.FromString(row).finish
 
 
+def observed_at(connection: Connection, run_id: str, attempt: int, limit: int) -> list[float]:
+    """Return when the last `limit` observations of an attempt were made, in the order of their numbers."""
+    of_attempt = (items.c.run_id == run_id, items.c.attempt == attempt, items.c.kind == "observation")
+    newest_first = select(items.c.time).where(*of_attempt).order_by(items.c.sequence.desc()).limit(limit)
+    return list(connection.execute(newest_first).scalars())[::-1]
+
+
 def _superseded() -> ColumnElement[bool]:
     later = attempts.alias("later")
     return exists().where(

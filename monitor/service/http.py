@@ -22,7 +22,7 @@ from monitor.service.errors import StoreError, shortened
 from monitor.service.instruments import Instruments
 from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun
-from monitor.service.negotiation import HeadIsGet, accepts_gzip, prefers_page
+from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format, prefers_page
 from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
@@ -44,6 +44,8 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
+# The icon is the same in every answer: a browser asks once a day, however many pages it shows.
+_KEPT = {"Cache-Control": "public, max-age=86400, immutable"}
 
 
 def build_app(
@@ -141,7 +143,7 @@ def _add_metrics(app: FastAPI, instruments: Instruments) -> None:
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = choose_encoder(metrics_format(request.headers.get("accept", "")))
         # In a thread: the exposition of a large fleet takes a second, and acknowledgements must not wait for it.
         compressed = accepts_gzip(request.headers.get("accept-encoding", ""))
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
@@ -220,6 +222,19 @@ def _add_pages(app: FastAPI, pages: Pages) -> None:
             raise HTTPException(404, _no_run(run_id))
         return Response(page, media_type="text/html")
 
+    @app.get("/runbook", include_in_schema=False)
+    async def runbook() -> Response:
+        return Response(pages.runbook, media_type="text/html")
+
     @app.get("/style.css", include_in_schema=False)
     async def style() -> Response:
         return Response(pages.style, media_type="text/css")
+
+    @app.get("/icon.svg", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(pages.icon, headers=_KEPT, media_type="image/svg+xml")
+
+    # What browsers ask for by themselves, such as beside /metrics and JSON.
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def favicon() -> Response:
+        return Response(pages.favicon, headers=_KEPT, media_type="image/x-icon")

@@ -13,7 +13,7 @@ from grpc.aio import ServicerContext
 from monitor.service import errors
 from monitor.service.arrivals import Arrivals
 from monitor.service.instruments import Instruments
-from monitor.service.live import LiveRun
+from monitor.service.live import LiveRun, RunState
 from monitor.service.recorder import Attempt, Outcome, Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import START, after_step
@@ -35,13 +35,17 @@ from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer
 
 HISTORY_PAGE_ITEMS = 64
 
+# Readers before these states were told apart know no name for them.
+_KNOWN_TO_ALL = {RunState.STOPPED: RunState.FINISHED, RunState.PREEMPTED: RunState.FAILED}
 _STATUS = (
     (errors.TooManyRunsError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.InvalidRegistrationError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.RequestOrderError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.ProtocolVersionError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.IncomparableAttemptError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.RunTakenError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.ContradictingRegistrationError, grpc.StatusCode.ALREADY_EXISTS),
+    (errors.RunInUseError, grpc.StatusCode.ABORTED),
     (errors.UnknownRunError, grpc.StatusCode.NOT_FOUND),
     (errors.StoppingError, grpc.StatusCode.UNAVAILABLE),
     (errors.StoreError, grpc.StatusCode.UNAVAILABLE),
@@ -188,9 +192,11 @@ def _status(error: errors.ServiceError) -> tuple[grpc.StatusCode, str]:
 
 
 def _summary(run: LiveRun, now: float, settings: ServiceSettings) -> RunSummary:
+    state = run.state(now, settings)
     return RunSummary(
         registration=run.registration,
-        state=f"STATE_{run.state(now, settings).name}",
+        state=f"STATE_{_KNOWN_TO_ALL.get(state, state).name}",
+        exact_state=f"STATE_{state.name}",
         reason=run.finish.reason if run.finish else "",
         last_step=run.step,
         last_observed_at=run.latest.observation.observed_at if run.latest else 0,

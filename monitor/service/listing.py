@@ -28,6 +28,8 @@ _COLUMNS = (
     "observations",
     "last observation",
     "measured as",
+    "branch of",
+    "planned steps",
 )
 
 
@@ -57,13 +59,17 @@ def print_rows(runs: Sequence[RunSummary]) -> None:
 def print_paragraphs(runs: Sequence[RunSummary], console: Console) -> None:
     """Print a paragraph for each run: what it is called, how it stands, what it measures."""
     for run in runs:
-        run_id, name, model, state, reason, attempt, step, observations, last, measured = map(printable, _row(run))
+        run_id, name, model, state, reason, attempt, step, observations, last, measured, parent, of = map(
+            printable, _row(run)
+        )
         title = Text(name or run_id, style="bold", overflow="fold")
         console.print(title.append(f"  {run_id}" if name else "", style="not bold"))
+        planned = f" of {of}" if of else ""
         again = f" · attempt {attempt}" if run.registration.attempt > 1 else ""
         seen = "1 observation," if run.observations == 1 else f"{observations} observations, the last"
-        lines = [f"{state} at step {step} · {seen} {last}{again}" if run.observations else f"{state}{again}"]
+        lines = [f"{state} at step {step}{planned} · {seen} {last}{again}" if run.observations else f"{state}{again}"]
         lines += [f"reason: {reason}"] * bool(reason)
+        lines += [f"branch of {parent}"] * bool(parent)
         lines += [" · ".join(filter(None, [model, measured]))]
         for line in lines:
             for part in Text(line).wrap(console, console.width - len(_INDENT), overflow="fold"):
@@ -76,11 +82,13 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         registration.run_id,
         registration.name,
         registration.model,
-        RunSummary.State.Name(run.state).removeprefix("STATE_").lower(),
+        RunSummary.State.Name(run.exact_state or run.state).removeprefix("STATE_").lower(),
         run.reason,
         str(registration.attempt),
         str(run.last_step),
         str(run.observations),
         when(run.last_observed_at or None),
         measured_as(registration),
+        f"{registration.parent.run_id} at step {registration.parent.step}" if registration.HasField("parent") else "",
+        str(registration.planned_steps or ""),
     )

@@ -9,24 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import reduce
 
 from monitor.service.counts import Totals, add_up, total_weights
+from monitor.service.pauses import Pauses
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import Position, StoredItem, StoredRun
-from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration
+from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Parent, Registration
 
 _MAX_TRAINING_METRICS = 1000
 """Names of training metrics that are shown of a run. A trainer that makes up new ones at each step has ever more."""
 
 
 class RunState(StrEnum):
-    """As in the wire contract: RunSummary.State."""
+    """As in the wire contract: RunSummary.State, but that what stopped and what was preempted is told apart."""
 
     RUNNING = "running"
     STALLED = "stalled"
     LOST = "lost"
     FINISHED = "finished"
     FAILED = "failed"
+    STOPPED = "stopped"
+    PREEMPTED = "preempted"
+
+
+_ENDED = {
+    Finish.ENDING_COMPLETED: RunState.FINISHED,
+    Finish.ENDING_STOPPED: RunState.STOPPED,
+    Finish.ENDING_PREEMPTED: RunState.PREEMPTED,
+    Finish.ENDING_FAILED: RunState.FAILED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +67,11 @@ class LiveRun:
         registrations: by attempt.
         registration: of the latest attempt; so are the times, by the service's clock, and the counts of its sender.
         weights: number of weights of the model.
+        training_ended: the sender says that its training process is gone.
         latest: the observation with the greatest step that no later attempt superseded.
         training_metrics: name → newest value; where there are too many, those that were logged last.
         observations: number of stored observations that are not superseded.
+        pauses: between the observations of the latest attempt, until it ends.
     """
 
     registrations: Mapping[int, Registration]
@@ -72,15 +86,28 @@ class LiveRun:
     training_metrics: Mapping[str, Metric]
     finish: Finish | None
     observations: int
+    pauses: Pauses
+    # Not stored: whoever is still there says it again.
+    training_ended: bool = False
 
     @property
     def run_id(self) -> str:
         return self.registration.run_id
 
     @property
+    def parent(self) -> Parent | None:
+        """The run and the step that this run branched from, None if it did not."""
+        return next((each.parent for each in self.registrations.values() if each.HasField("parent")), None)
+
+    @property
     def step(self) -> int:
         """Step of the latest observation, 0 if none yet."""
         return self.latest.position.step if self.latest else 0
+
+    @property
+    def planned_steps(self) -> int | None:
+        """The step at which the latest attempt is to end, None where it did not say."""
+        return self.registration.planned_steps or None
 
     @property
     def totals(self) -> Totals:
@@ -90,15 +117,16 @@ class LiveRun:
     def state(self, now: float, settings: ServiceSettings) -> RunState:
         """Return the state at `now`, in seconds since 1970-01-01 UTC."""
         if self.finish is not None:
-            return RunState.FINISHED if self.finish.outcome == Finish.OUTCOME_FINISHED else RunState.FAILED
+            return _ended(self.finish)
         if now - self.heard_at > settings.lost_after_seconds:
             return RunState.LOST
         # A resumed run has to load before it can observe: its clock starts at the registration.
         progress_at = max(self.registered_at, self.observation_heard_at or 0.0)
-        return RunState.STALLED if now - progress_at > settings.stalled_after_seconds else RunState.RUNNING
+        limit = self.pauses.stalled_after(settings.stalled_after_seconds)
+        return RunState.STALLED if now - progress_at > limit else RunState.RUNNING
 
     def ended_before(self, time: float, now: float, settings: ServiceSettings) -> bool:
-        """Return whether the run has finished, failed or been lost, and was last heard of before `time`."""
+        """Return whether the run has ended, in whatever way, or been lost, and was last heard of before `time`."""
         return self.heard_at < time and self.state(now, settings) not in (RunState.RUNNING, RunState.STALLED)
 
     def supersedes(self, position: Position) -> bool:
@@ -112,16 +140,21 @@ class LiveRun:
         """Return the run with one more item, which was not stored before."""
         position = item.position
         if item.item.HasField("finish") and position.attempt == self.registration.attempt:
-            return replace(self, finish=item.item.finish)
+            return replace(self, finish=item.item.finish, pauses=Pauses())
         if self.supersedes(position):
             return self
         if item.item.HasField("observation"):
             newer = self.latest is None or position > self.latest.position
             latest = _live_observation(item, self.registrations) if newer else self.latest
-            return replace(self, latest=latest, observations=self.observations + 1)
+            return replace(self, latest=latest, observations=self.observations + 1, pauses=self._pauses_with(item))
         if item.item.HasField("training_log"):
             return replace(self, training_metrics=_newest(self.training_metrics, [item]))
         return self
+
+    def _pauses_with(self, item: StoredItem) -> Pauses:
+        if item.position.attempt != self.registration.attempt or self.finish is not None:
+            return self.pauses
+        return self.pauses.after(item.item.observation.observed_at)
 
     def heard(self, attempt: int, now: float, *, observed: bool, heartbeat: Heartbeat | None) -> LiveRun:
         """Return the run with a sign of life of one attempt; only that of the latest one counts."""
@@ -130,7 +163,12 @@ class LiveRun:
         run = replace(self, heard_at=now, observation_heard_at=now if observed else self.observation_heard_at)
         if heartbeat is None:
             return run
-        return replace(run, unsent_items=heartbeat.unsent_items, dropped_items=heartbeat.dropped_items)
+        return replace(
+            run,
+            unsent_items=heartbeat.unsent_items,
+            dropped_items=heartbeat.dropped_items,
+            training_ended=heartbeat.training_ended,
+        )
 
 
 class LiveRuns:
@@ -190,7 +228,13 @@ def from_store(stored: StoredRun) -> LiveRun:
         training_metrics=_newest({}, stored.logs),
         finish=stored.finish,
         observations=stored.observations,
+        pauses=reduce(Pauses.after, stored.observed_at, Pauses()),
     )
+
+
+def _ended(finish: Finish) -> RunState:
+    by_outcome = RunState.FINISHED if finish.outcome == Finish.OUTCOME_FINISHED else RunState.FAILED
+    return _ENDED.get(finish.ending, by_outcome)
 
 
 def _live_observation(item: StoredItem, registrations: Mapping[int, Registration]) -> LiveObservation:

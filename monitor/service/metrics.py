@@ -20,11 +20,16 @@ Labels = dict[str, str]
 
 
 class LiveCollector(Collector):
-    """Everything about runs. What an observation did not measure has no series, rather than zeros."""
+    """Everything about runs. What an observation did not measure has no series, rather than zeros.
 
-    def __init__(self, live: LiveRuns, settings: ServiceSettings) -> None:
+    Args:
+        service_url: where browsers find the service.
+    """
+
+    def __init__(self, live: LiveRuns, settings: ServiceSettings, service_url: str) -> None:
         self._live = live
         self._settings = settings
+        self._service_url = service_url
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry would otherwise collect once to learn the names."""
@@ -46,6 +51,7 @@ class LiveCollector(Collector):
         families.add("series_budget", {}, self._settings.series_budget)
         build = {"version": __version__, "protocol_version": str(PROTOCOL_VERSION)}
         families.add("build_info", build, 1)
+        families.add("service_info", {"service_url": self._service_url}, 1)
         return families.with_series()
 
     def _not_ended(self, runs: list[LiveRun], now: float, seconds: float) -> list[LiveRun]:
@@ -93,6 +99,8 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     labels = {"run": run.run_id}
     registration = run.registration
     families.add("run_info", _info(run), 1)
+    if parent := run.parent:
+        families.add("run_parent_info", {**labels, "parent": parent.run_id, "parent_step": str(parent.step)}, 1)
     families.add("run_weights", labels, run.weights)
     families.add("run_frozen_weights", labels, run.weights - run.totals.trained_weights)
     families.add("run_attempt", labels, registration.attempt)
@@ -103,6 +111,7 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     families.add("run_last_heard_timestamp_seconds", labels, run.heard_at)
     for other in RunState:
         families.add("run_state", {**labels, "state": other.value}, other is state)
+    families.add("run_planned_steps", labels, run.planned_steps)
     _add_observation(families, labels, run)
 
 

@@ -1,6 +1,9 @@
-"""What a client of the HTTP side asks for: a page or JSON, compressed or not, with or without the body."""
+"""What a client of the HTTP side asks for: page or JSON, which format of metrics, compression, the body or not."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +20,34 @@ def prefers_page(accept: str) -> bool:
     return page > qualities.get("application/json", qualities.get("application/*", 0))
 
 
+def metrics_format(accept: str) -> str:
+    """Return the format of metrics that a header Accept likes best, as a header Accept that asks for nothing else.
+
+    There are OpenMetrics 1.0.0 and Prometheus' text, which is also for who asks for neither. Whichever way names are to
+    be escaped, the service has none with anything to escape: they are the same for everybody.
+
+    >>> metrics_format("application/openmetrics-text;version=2.0.0,application/openmetrics-text;version=1.0.0;q=0.5")
+    'application/openmetrics-text;version=1.0.0'
+    >>> metrics_format("text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5")
+    'text/plain;version=0.0.4'
+    """
+    wanted = sorted(_ranges(accept), key=lambda each: each.quality, reverse=True)
+    formats = (_format(each.name, each.parameters.get("version", "")) for each in wanted if each.quality > 0)
+    return next(filter(None, formats), _TEXT)
+
+
+_TEXT = "text/plain;version=0.0.4"
+
+
+def _format(name: str, version: str) -> str | None:
+    # Version 2 calls counters and infos differently; what is written here would be no such text.
+    if name == "application/openmetrics-text" and version.partition(".")[0] in ("", "1"):
+        return "application/openmetrics-text;version=1.0.0"
+    if name == "text/plain" and version == "1.0.0":
+        return "text/plain;version=1.0.0"
+    return _TEXT if name in ("text/plain", "text/*", "*/*") else None
+
+
 def accepts_gzip(accept_encoding: str) -> bool:
     """Return whether a header Accept-Encoding asks for gzip.
 
@@ -27,13 +58,25 @@ def accepts_gzip(accept_encoding: str) -> bool:
     return qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0))) > 0
 
 
+class _Range(NamedTuple):
+    """One entry of a header Accept or Accept-Encoding."""
+
+    name: str
+    parameters: Mapping[str, str]
+    quality: float
+
+
 def _qualities(header: str) -> dict[str, float]:
-    found = {}
+    return {each.name: each.quality for each in _ranges(header)}
+
+
+def _ranges(header: str) -> Iterator[_Range]:
     for each in header.lower().split(","):
-        name, *parameters = (part.strip() for part in each.split(";"))
+        name, *rest = (part.strip() for part in each.split(";"))
+        pairs = (part.partition("=") for part in rest)
+        parameters = {key.strip(): value.strip().strip('"') for key, _, value in pairs}
         if name:
-            found[name] = next((_quality(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
-    return found
+            yield _Range(name, parameters, _quality(parameters.get("q", "1")))
 
 
 def _quality(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from monitor.service.errors import (
     ContradictingRegistrationError,
@@ -21,6 +22,12 @@ VISIBLE_DTYPES = ("bfloat16", "float16", "float32")
 # What makes the counts of two attempts comparable.
 _COMPARABLE = ("groups", "criterion", "visible_dtype", "base.fingerprint")
 _SHOWN_FIELDS = 6
+
+HOW_TO_TELL_APART = (
+    "What this training observes stays in its spool. When it has ended, report it as a run of its own: "
+    "sparsity-monitor push OUTPUT_DIR --run-id NEW_ID. Give each training a run_id of its own, or none"
+)
+"""What to do about two trainings under one run id."""
 
 
 def check_registration(registration: Registration, settings: ServiceSettings) -> None:
@@ -47,14 +54,33 @@ def check_agreement(new: Registration, stored: Sequence[Registration]) -> None:
     for other in stored:
         if other.attempt == new.attempt and (fields := _differing(other, new, _field_names())):
             raise ContradictingRegistrationError(
-                f"attempt {new.attempt} of run {new.run_id!r} is registered already, with other contents: "
-                f"{_both_values(other, new, fields)}. Use the next attempt number, or a new run id"
+                f"attempt {new.attempt} of run {new.run_id!r} is registered already, by {who_has(other)}, with other "
+                f"contents: {_both_values(other, new, fields)}. {HOW_TO_TELL_APART}"
             )
         if other.attempt != new.attempt and (fields := _differing(_as_measured(other), _as_measured(new), _COMPARABLE)):
             raise IncomparableAttemptError(
                 f"attempt {new.attempt} of run {new.run_id!r} measures something else than attempt {other.attempt}: "
                 f"{_both_values(other, new, fields)}. The counts would not be comparable: use a new run id"
             )
+
+
+def who_has(registration: Registration) -> str:
+    """Return which process reported an attempt, and since when.
+
+    >>> who_has(Registration(started_at=0, start={"id": "1", "host": "gpu7", "process_id": 42}))
+    'process 42 on gpu7 (since 1970-01-01 00:00:00+00:00)'
+    """
+    start = registration.start
+    process = f"process {start.process_id} on {start.host}" if start.id else "a process"
+    return f"{process} (since {when(registration.started_at)})"
+
+
+def when(seconds: float) -> str:
+    """Return a time in seconds since 1970-01-01 UTC, for messages."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds} s after 1970-01-01 UTC"
 
 
 def _check_identity(registration: Registration) -> None:
@@ -65,10 +91,12 @@ def _check_identity(registration: Registration) -> None:
         )
     if registration.attempt < 1:
         raise InvalidRegistrationError(f"attempt {registration.attempt} was given; attempts count up from 1")
-    if registration.resumed_from_step > MAX_INTEGER:
-        raise InvalidRegistrationError(
-            f"resumed_from_step {registration.resumed_from_step} was given; expected at most {MAX_INTEGER}"
-        )
+    for name, step in (
+        ("resumed_from_step", registration.resumed_from_step),
+        ("parent.step", registration.parent.step),
+    ):
+        if step > MAX_INTEGER:
+            raise InvalidRegistrationError(f"{name} {step} was given; expected at most {MAX_INTEGER}")
     if not (math.isfinite(registration.started_at) and registration.started_at >= 0):
         raise InvalidRegistrationError(
             f"started_at {registration.started_at} was given; expected seconds since 1970-01-01 UTC"
@@ -97,6 +125,7 @@ def _check_sizes(registration: Registration, settings: ServiceSettings) -> None:
 def _texts(registration: Registration) -> Iterable[str]:
     """Everything that becomes a label somewhere."""
     yield from (registration.run_id, registration.name, registration.model, registration.visible_dtype)
+    yield from (registration.parent.run_id, registration.start.id, registration.start.host)
     yield from (registration.base.source, registration.base.fingerprint, registration.base.mode)
     yield from (group.module for group in registration.groups)
     yield from (group.stack for group in registration.groups)
@@ -192,8 +221,9 @@ def _differing(stored: Registration, new: Registration, fields: Iterable[str]) -
 
 
 def _both_values(stored: Registration, new: Registration, fields: list[str]) -> str:
-    shown = [_contrast(field, _value(stored, field), _value(new, field)) for field in fields[:_SHOWN_FIELDS]]
-    left_out = len(fields) - len(shown)
+    telling = [field for field in fields if field != "start"]
+    shown = [_contrast(field, _value(stored, field), _value(new, field)) for field in telling[:_SHOWN_FIELDS]]
+    left_out = len(telling) - len(shown)
     return ", ".join(shown) + (f" and {left_out} more fields" if left_out else "")
 
 

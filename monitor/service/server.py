@@ -33,6 +33,8 @@ SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
 # The service answers a request that is too large with what to do about it; gRPC refuses only much larger ones.
 _TRANSPORT_FACTOR = 4
 
+_ALL_INTERFACES = ("0.0.0.0", "::")
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -82,16 +84,17 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
     instruments = Instruments()
     recorder = Recorder(settings, instruments)
     try:
-        instruments.add(LiveCollector(recorder.live, settings))
         ingest = Ingest(settings, recorder, instruments)
         async with contextlib.AsyncExitStack() as stack:
             http_socket = stack.enter_context(_bound(settings.http_address))
+            http_address = _address_of(http_socket)
+            service_url = settings.service_url or _browsed_at(http_address)
+            instruments.add(LiveCollector(recorder.live, settings, service_url))
             grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest))
             app = build_app(settings, recorder, instruments, lambda: ingest.serving)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds))
             # Runs first at the end: /readyz answers 503, and streams end.
             stack.callback(ingest.stop)
-            http_address = _address_of(http_socket)
             await recorder.announce(grpc_address, http_address)
             yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
@@ -191,6 +194,12 @@ def _unavailable(address: str, option: str, reason: str) -> AddressUnavailableEr
 def _address_of(bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
     return _joined(host, port)
+
+
+def _browsed_at(http_address: str) -> str:
+    """Return the URL of the pages for a browser on this machine."""
+    host, port = split_address(http_address)
+    return f"http://{_joined('localhost' if host in _ALL_INTERFACES else host, port)}"
 
 
 def _joined(host: str, port: int) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from monitor.service_url import checked_service_url
+
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>\d{1,5})")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -48,21 +50,28 @@ class ServiceSettings(BaseModel):
 
     grpc_address: str = Field("127.0.0.1:50051", description="host:port where training runs report to, by gRPC")
     http_address: str = Field("127.0.0.1:8765", description="host:port of metrics, API and pages")
+    service_url: str = Field(
+        "",
+        description="Where browsers find the pages, such as https://monitor.example: links to them begin with it. "
+        "By default the HTTP address",
+    )
     store_url: str = Field(
         "sqlite:///sparsity-monitor.db",
         description="Where observations are kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
     )
 
     stalled_after_seconds: Seconds = Field(
-        1800, description="A run without a new observation for this long is stalled, while its sender is alive"
+        1800,
+        description="A run without a new observation for this long is stalled, while its sender is alive, until five "
+        "pauses between its observations are known; from then on, after three times the longest of them, or a third of "
+        "this where that is longer",
     )
     lost_after_seconds: Seconds = Field(120, description="A run whose sender is silent for this long is lost")
     finished_grace_seconds: float = Field(
         900,
         ge=0,
         allow_inf_nan=False,
-        description="Series of groups and training metrics leave /metrics this long after a run finished, failed or "
-        "was lost",
+        description="Series of groups and training metrics leave /metrics this long after a run ended or was lost",
     )
     finished_shown_seconds: float = Field(
         7 * 24 * 3600,
@@ -90,6 +99,11 @@ class ServiceSettings(BaseModel):
     def _is_address(cls, address: str) -> str:
         split_address(address)
         return address
+
+    @field_validator("service_url")
+    @classmethod
+    def _is_service_url(cls, url: str) -> str:
+        return checked_service_url(url) if url else ""
 
     @field_validator("store_url")
     @classmethod

@@ -35,6 +35,7 @@ from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Regis
 logger = logging.getLogger(__name__)
 
 _LOGS_FOR_LATEST_METRICS = 200
+_OBSERVATIONS_FOR_PAUSES = 10_000
 
 
 class Store:
@@ -145,6 +146,7 @@ class Store:
                 select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.attempt)
             ).all()
             latest, last = rows[-1], history.latest(connection, run_id, "observation", 1)
+            finish = history.finish_of(connection, run_id, latest.attempt)
             return StoredRun(
                 registrations={row.attempt: Registration.FromString(row.registration) for row in rows},
                 registered_at=latest.registered_at,
@@ -154,8 +156,11 @@ class Store:
                 dropped_items=latest.dropped_items,
                 observation=last[0] if last else None,
                 logs=history.latest(connection, run_id, "training_log", _LOGS_FOR_LATEST_METRICS)[::-1],
-                finish=history.finish_of(connection, run_id, latest.attempt),
+                finish=finish,
                 observations=history.count_observations(connection, run_id),
+                observed_at=[]
+                if finish
+                else history.observed_at(connection, run_id, latest.attempt, _OBSERVATIONS_FOR_PAUSES),
             )
 
     def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:

@@ -41,6 +41,8 @@ class StoredRun:
         registrations: by attempt. Of the latest attempt are the times, by the service's clock, the counts and `finish`.
         observation: the one with the greatest step that no later attempt superseded; `logs` likewise, latest last.
         observations: number of those that are not superseded.
+        observed_at: when the observations of the latest attempt were made, by the run's clock, in the order of their
+            numbers; none of an attempt that has ended.
     """
 
     registrations: dict[int, Registration]
@@ -53,3 +55,4 @@ class StoredRun:
     logs: list[StoredItem]
     finish: Finish | None
     observations: int
+    observed_at: list[float]

@@ -54,8 +54,8 @@ def takes(
 
 
 def explanations(settings: Any) -> str:
-    """Return what the fields of a settings class are for, as the arguments in a docstring."""
-    fields = settings.__pydantic_fields__.items()
+    """Return what the fields of a settings class are for, as the arguments in a docstring, in their order."""
+    fields = [(name, settings.__pydantic_fields__[name]) for name in inspect.signature(settings).parameters]
     return "\n".join(fill(f"{name}: {field.description}", 112, subsequent_indent="    ") for name, field in fields)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,18 @@ from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.elsewhere import Elsewhere
+from monitor.report.ending import COMPLETED, Ending
 from monitor.report.reporter import Reporter
 from monitor.report.shell import pushed
 from monitor.training.directories import MASK_FILE, touched_in
+from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved
 from monitor.training.mask_writer import MaskWriter
 from monitor.training.on_dense import DenseWatch
 from monitor.training.pace import Pace
 from monitor.training.settings import RunSettings
 from monitor.training.tracker_log import without_tracker_entries
+from monitor.training.under_way import Training, under_way
 from monitor.verdict import DenseThresholds, Verdict
 
 logger = logging.getLogger(__name__)
@@ -79,6 +83,7 @@ class ObservedRun:
         self._writes_log = writes_log
         self._said_that_others_are_saved = False
         self._versions: int | None = None
+        self._training: Training | None = None
         self._pace = Pace(settings.every, settings.max_overhead)
         self._dense_watch = DenseWatch(
             settings.on_dense,
@@ -131,6 +136,8 @@ class ObservedRun:
 
     def end_step(self, step: int, *, must_observe: bool) -> None:
         """Observe the weights after a step if that is due."""
+        if self._training is not None:
+            self._training.see_step(sys._getframe())
         if must_observe or self._pace.is_due(step):
             self.observe(step)
         else:
@@ -156,6 +163,9 @@ class ObservedRun:
             return
         with self._giving_up_on_errors(self._observer):
             complete = self._observer.collect()
+        self._report(complete)
+
+    def _report(self, complete: Iterable[Observation]) -> None:
         for observation in complete:
             self.last_observation = observation
             # First what every process does alike.
@@ -215,11 +225,18 @@ class ObservedRun:
             self._said_that_others_are_saved = True
             logger.log(level, "sparsity-monitor: %s.", describe_saved(saved, observed, path))
 
-    def finish(self, step: int, *, best: int | None) -> None:
-        """Write the mask of the weights that are left, and report that the run is finished.
+    def look_after(self, training: Training) -> None:
+        """Have the run ended where its training is left by an exception that somebody catches."""
+        self._training = training
+        if self._reporter is not None:
+            under_way.add(training, self, self._reporter)
+
+    def finish(self, step: int, *, best: int | None, ending: Ending = COMPLETED) -> None:
+        """Write the mask of the weights that are left, and report how the training has ended.
 
         Args:
             step: the last one.
+            ending: how it ended.
             best: the step whose weights the Trainer has loaded at the end; None for those of the last one.
         """
         try:
@@ -230,7 +247,7 @@ class ObservedRun:
                 self._keep_final(self._observer, step if best is None else best)
         finally:
             if self._reporter is not None:
-                self._reporter.finish(step)
+                self._reporter.finish(step, ending=ending)
             self._close_reporter()
             self._observer = None
             self.unfinished_base = None
@@ -238,8 +255,9 @@ class ObservedRun:
     def _keep_final(self, observer: UpdateObserver, step: int) -> None:
         final = observer.compare(step)
         if self._settings.save_mask:
-            path = None if self.directory is None else self.directory / MASK_FILE
-            self._masks.save_update_mask(observer, path, self.run_id or "", final)
+            run_id = self.run_id or ""
+            path = None if self.directory is None else room_for_mask(self.directory / MASK_FILE, run_id)
+            self._masks.save_update_mask(observer, path, run_id, final)
         self.kept = replace(final, words={})
         differs = self.last_observation is not None and not final.as_observed
         if differs and self._reporter is not None:
@@ -247,6 +265,23 @@ class ObservedRun:
         if self._writes_log:
             level = logging.WARNING if differs and step == observer.last_step else logging.INFO
             logger.log(level, "sparsity-monitor: %s.", describe_final(final, self.last_observation))
+
+    def fail(self, reason: str) -> None:
+        """End a training that raised, without waiting for the delivery: the exception is on its way.
+
+        Args:
+            reason: the exception's own words.
+        """
+        observer, self._observer = self._observer, None
+        try:
+            # Of several processes, only this one may have raised, and the others' counts would never come.
+            if observer is not None and observer.ranks.world == 1:
+                self._report(observer.collect())
+        finally:
+            reporter, self._reporter = self._reporter, None
+            if reporter is not None:
+                reporter.fail(reason)
+                under_way.remove(reporter)
 
     def abandon(self) -> None:
         """End a training that was left without its end, as with auto_find_batch_size after an out-of-memory error."""
@@ -267,6 +302,7 @@ class ObservedRun:
         target = self._settings.target
         if reporter is None:
             return
+        under_way.remove(reporter)
         is_delivered = reporter.close()
         self._directory = reporter.directory
         if is_delivered or target is None:

@@ -1,11 +1,14 @@
-"""The settings of SparsityCallback: the one place that names, explains and checks each, and has its default."""
+"""The settings of SparsityCallback: the one place that names, explains and checks each, and has its default.
+
+Those that UpdateObserver takes, too, are named and explained in monitor/observe/settings.py, and checked here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
@@ -13,7 +16,9 @@ from pydantic.dataclasses import dataclass
 from monitor.errors import ConfigurationError
 from monitor.observe.base.mode import parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerances, parse_visible_dtype
+from monitor.observe.settings import MeasurementSettings
 from monitor.observe.weights.selection import check_patterns
+from monitor.report.registration import check_run_id
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.report.target import check_target
 from monitor.training.base_source import BaseSource, check_base
@@ -21,17 +26,9 @@ from monitor.training.on_dense import OnDense, check_on_dense
 from monitor.training.references import References, check_references
 from monitor.verdict import DenseThresholds
 
-if TYPE_CHECKING:
-    Numbers = Sequence[float]
-    Patterns = Sequence[str]
-else:
-    # What is given may be a list, or a set; what is kept cannot change any more.
-    Numbers = tuple[float, ...]
-    Patterns = tuple[str, ...]
-
 
 @dataclass(frozen=True, eq=False, config=ConfigDict(arbitrary_types_allowed=True, use_attribute_docstrings=True))
-class RunSettings:
+class RunSettings(MeasurementSettings):
     """What can be set about observing and reporting a run; checked when it is given, not while training."""
 
     target: str | None
@@ -54,34 +51,12 @@ class RunSettings:
     """Name → update mask of another run, or its file; the overlap with each is counted. Of a file, each process reads
     what it measures, when training starts."""
 
-    criterion: str = "bits"
-    """What counts as changed: "bits" or "atol=1e-5"."""
-
-    tolerances: Numbers = ()
-    """Absolute tolerances; the changed weights are also counted at each of them."""
-
-    visible_dtype: str = "bfloat16"
-    """The dtype that the trained model will be served in: "bfloat16", "float16" or "float32". Weights are rounded to it
-    before they are compared."""
-
     every: Annotated[int, Field(ge=1)] = 1
     """Optimizer steps between observations. The last step is always observed."""
 
     max_overhead: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the training's time that observing may cost, such as 0.01. If it costs more, there are more steps
     between observations. None for no bound."""
-
-    base_mode: str = "auto"
-    """Where the base is kept: "device", "host", "low_byte"; see BaseMode. "auto" chooses by free memory."""
-
-    include: Patterns | None = None
-    """Regular expressions; only parameters whose name matches one are measured."""
-
-    exclude: Patterns | None = None
-    """Regular expressions; parameters whose name matches one are not measured."""
-
-    step_masks: bool = True
-    """Compare with the previous observation, too."""
 
     save_mask: bool = True
     """Write the final update mask to the run's directory."""
@@ -90,7 +65,8 @@ class RunSettings:
     """Raise into the training when the monitor fails, and refuse to start when the service does not answer."""
 
     run_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Identity of the run; by default made up, and kept across resumes."""
+    """Identity of the run; by default made up, and kept across resumes. Given, it decides whose training begins; see
+    RUNS.md in monitor/training. Trials of a hyperparameter search add their number."""
 
     directory: str | Path | None = None
     """Where spool and mask are kept; by default `sparsity_monitor` in the output directory."""
@@ -164,10 +140,7 @@ class RunSettings:
     @field_validator("run_id")
     @classmethod
     def _run_id(cls, value: str | None) -> str | None:
-        # The service refuses others.
-        if value is not None and (not value.strip() or not value.isprintable() or "/" in value or value in (".", "..")):
-            raise ConfigurationError(f"run_id is {value!r}; expected printable characters without '/'.")
-        return value
+        return None if value is None else check_run_id(value)
 
     @field_validator("on_dense", mode="before")
     @classmethod

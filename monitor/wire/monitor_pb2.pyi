@@ -26,7 +26,7 @@ class RegisterRunResponse(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., last_sequence: _Optional[int] = ..., max_request_bytes: _Optional[int] = ...) -> None: ...
 
 class Registration(_message.Message):
-    __slots__ = ("run_id", "attempt", "name", "model", "base", "labels", "groups", "references", "criterion", "tolerances", "visible_dtype", "stored_dtypes", "library_versions", "resumed_from_step", "started_at")
+    __slots__ = ("run_id", "attempt", "name", "model", "base", "labels", "groups", "references", "criterion", "tolerances", "visible_dtype", "stored_dtypes", "library_versions", "resumed_from_step", "started_at", "parent", "planned_steps", "start")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,9 @@ class Registration(_message.Message):
     LIBRARY_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FROM_STEP_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     attempt: int
     name: str
@@ -71,7 +74,28 @@ class Registration(_message.Message):
     library_versions: _containers.ScalarMap[str, str]
     resumed_from_step: int
     started_at: float
-    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., base: _Optional[_Union[Base, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., criterion: _Optional[_Union[Criterion, _Mapping]] = ..., tolerances: _Optional[_Iterable[float]] = ..., visible_dtype: _Optional[str] = ..., stored_dtypes: _Optional[_Iterable[str]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., resumed_from_step: _Optional[int] = ..., started_at: _Optional[float] = ...) -> None: ...
+    parent: Parent
+    planned_steps: int
+    start: Start
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., base: _Optional[_Union[Base, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., criterion: _Optional[_Union[Criterion, _Mapping]] = ..., tolerances: _Optional[_Iterable[float]] = ..., visible_dtype: _Optional[str] = ..., stored_dtypes: _Optional[_Iterable[str]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., resumed_from_step: _Optional[int] = ..., started_at: _Optional[float] = ..., parent: _Optional[_Union[Parent, _Mapping]] = ..., planned_steps: _Optional[int] = ..., start: _Optional[_Union[Start, _Mapping]] = ...) -> None: ...
+
+class Parent(_message.Message):
+    __slots__ = ("run_id", "step")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    step: int
+    def __init__(self, run_id: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+
+class Start(_message.Message):
+    __slots__ = ("id", "host", "process_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    host: str
+    process_id: int
+    def __init__(self, id: _Optional[str] = ..., host: _Optional[str] = ..., process_id: _Optional[int] = ...) -> None: ...
 
 class Base(_message.Message):
     __slots__ = ("source", "fingerprint", "mode")
@@ -225,7 +249,7 @@ class TrainingLog(_message.Message):
     def __init__(self, step: _Optional[int] = ..., logged_at: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Finish(_message.Message):
-    __slots__ = ("outcome", "reason", "step", "finished_at")
+    __slots__ = ("outcome", "reason", "step", "finished_at", "ending", "stopped_by")
     class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         OUTCOME_UNSPECIFIED: _ClassVar[Finish.Outcome]
@@ -234,25 +258,43 @@ class Finish(_message.Message):
     OUTCOME_UNSPECIFIED: Finish.Outcome
     OUTCOME_FINISHED: Finish.Outcome
     OUTCOME_FAILED: Finish.Outcome
+    class Ending(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ENDING_UNSPECIFIED: _ClassVar[Finish.Ending]
+        ENDING_COMPLETED: _ClassVar[Finish.Ending]
+        ENDING_STOPPED: _ClassVar[Finish.Ending]
+        ENDING_PREEMPTED: _ClassVar[Finish.Ending]
+        ENDING_FAILED: _ClassVar[Finish.Ending]
+    ENDING_UNSPECIFIED: Finish.Ending
+    ENDING_COMPLETED: Finish.Ending
+    ENDING_STOPPED: Finish.Ending
+    ENDING_PREEMPTED: Finish.Ending
+    ENDING_FAILED: Finish.Ending
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDING_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_BY_FIELD_NUMBER: _ClassVar[int]
     outcome: Finish.Outcome
     reason: str
     step: int
     finished_at: float
-    def __init__(self, outcome: _Optional[_Union[Finish.Outcome, str]] = ..., reason: _Optional[str] = ..., step: _Optional[int] = ..., finished_at: _Optional[float] = ...) -> None: ...
+    ending: Finish.Ending
+    stopped_by: str
+    def __init__(self, outcome: _Optional[_Union[Finish.Outcome, str]] = ..., reason: _Optional[str] = ..., step: _Optional[int] = ..., finished_at: _Optional[float] = ..., ending: _Optional[_Union[Finish.Ending, str]] = ..., stopped_by: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("sent_at", "unsent_items", "dropped_items")
+    __slots__ = ("sent_at", "unsent_items", "dropped_items", "training_ended")
     SENT_AT_FIELD_NUMBER: _ClassVar[int]
     UNSENT_ITEMS_FIELD_NUMBER: _ClassVar[int]
     DROPPED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_ENDED_FIELD_NUMBER: _ClassVar[int]
     sent_at: float
     unsent_items: int
     dropped_items: int
-    def __init__(self, sent_at: _Optional[float] = ..., unsent_items: _Optional[int] = ..., dropped_items: _Optional[int] = ...) -> None: ...
+    training_ended: bool
+    def __init__(self, sent_at: _Optional[float] = ..., unsent_items: _Optional[int] = ..., dropped_items: _Optional[int] = ..., training_ended: bool = ...) -> None: ...
 
 class ReportResponse(_message.Message):
     __slots__ = ("acknowledgement", "rejection")
@@ -287,7 +329,7 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunSummary, _Mapping]]] = ...) -> None: ...
 
 class RunSummary(_message.Message):
-    __slots__ = ("registration", "state", "reason", "last_step", "last_observed_at", "observations")
+    __slots__ = ("registration", "state", "reason", "last_step", "last_observed_at", "observations", "exact_state")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[RunSummary.State]
@@ -296,25 +338,31 @@ class RunSummary(_message.Message):
         STATE_LOST: _ClassVar[RunSummary.State]
         STATE_FINISHED: _ClassVar[RunSummary.State]
         STATE_FAILED: _ClassVar[RunSummary.State]
+        STATE_STOPPED: _ClassVar[RunSummary.State]
+        STATE_PREEMPTED: _ClassVar[RunSummary.State]
     STATE_UNSPECIFIED: RunSummary.State
     STATE_RUNNING: RunSummary.State
     STATE_STALLED: RunSummary.State
     STATE_LOST: RunSummary.State
     STATE_FINISHED: RunSummary.State
     STATE_FAILED: RunSummary.State
+    STATE_STOPPED: RunSummary.State
+    STATE_PREEMPTED: RunSummary.State
     REGISTRATION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     LAST_STEP_FIELD_NUMBER: _ClassVar[int]
     LAST_OBSERVED_AT_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    EXACT_STATE_FIELD_NUMBER: _ClassVar[int]
     registration: Registration
     state: RunSummary.State
     reason: str
     last_step: int
     last_observed_at: float
     observations: int
-    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., state: _Optional[_Union[RunSummary.State, str]] = ..., reason: _Optional[str] = ..., last_step: _Optional[int] = ..., last_observed_at: _Optional[float] = ..., observations: _Optional[int] = ...) -> None: ...
+    exact_state: RunSummary.State
+    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., state: _Optional[_Union[RunSummary.State, str]] = ..., reason: _Optional[str] = ..., last_step: _Optional[int] = ..., last_observed_at: _Optional[float] = ..., observations: _Optional[int] = ..., exact_state: _Optional[_Union[RunSummary.State, str]] = ...) -> None: ...
 
 class ReadHistoryRequest(_message.Message):
     __slots__ = ("run_id", "after_step")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from monitor.grafana.addresses import DATASOURCE_UID
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.files.provisioning import DASHBOARD_DIRECTORY, data_sources
 from tests.deploy.test_generated import DEPLOY
 
@@ -84,6 +85,14 @@ def test_names_and_ports_agree_with_the_configuration_files() -> None:
     assert sources[DATASOURCE_UID] == "http://prometheus:9090"
     mounts = [mount.split(":")[1] for mount in SERVICES["grafana"]["volumes"]]
     assert DASHBOARD_DIRECTORY in mounts
+
+
+def test_links_lead_to_the_port_that_is_published() -> None:
+    said = SERVICES["service"]["environment"]["SPARSITY_MONITOR_SERVICE_URL"]
+    default = re.fullmatch(r"\$\{SERVICE_URL:-(.*)\}", said)[1]  # type: ignore[index]
+    assert default == AlertSettings().service_url
+    assert any(f":-{default.removeprefix('http://')}}}" in port for port in SERVICES["service"]["ports"])
+    assert f"#SERVICE_URL={default}\n" in EXAMPLE
 
 
 def test_alertmanager_is_alone_and_has_room_for_its_configuration() -> None:

@@ -70,6 +70,8 @@ def test_the_service_serves_without_torch(watching: Environment, service: Servic
     run_id = new_run_id()
     service.client.register(registration(run_id))
     assert run_id in service.client.http.get("/metrics").text
+    for path in ("/", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"):
+        assert service.client.http.get(path).status_code == 200
     assert watching.run(watching.command, "--version").stdout.strip() == __version__
     listed = watching.run(watching.command, "runs", service.client.listening.grpc_address)
     assert run_id in listed.stdout, listed.stderr

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.files.kubernetes import NAME
 from tests.deploy.test_generated import DEPLOY
+from tests.grafana.binaries import check
 
 DIRECTORY = DEPLOY / "kubernetes"
 KUSTOMIZATION = yaml.safe_load((DIRECTORY / "kustomization.yaml").read_text("utf-8"))
@@ -38,6 +42,27 @@ def test_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
         assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
         return
     kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def _rendered(directory: str) -> list[dict[str, Any]]:
+    """What `kubectl apply --kustomize` would send, without the namespace that all of it gets."""
+    kubectl = shutil.which("kubectl") or pytest.skip("kubectl is not installed")
+    text = check(kubectl, "kustomize", DEPLOY / directory)
+    return sorted(yaml.safe_load_all(text), key=lambda each: (each["kind"], each["metadata"]["name"]))
+
+
+def test_everything_is_put_into_the_namespace() -> None:
+    rendered = _rendered("kubernetes")
+    assert len(rendered) == len(MANIFESTS)
+    assert {each["metadata"].get("namespace") for each in rendered if each["kind"] != "Namespace"} == {NAME}
+
+
+def test_kube_prometheus_stack_finds_what_has_the_label_of_its_release() -> None:
+    plain, labelled = _rendered("kubernetes"), _rendered("kube-prometheus-stack")
+    release = {each["kind"]: each["metadata"]["labels"].pop("release", None) for each in labelled}
+    assert {kind for kind, name in release.items() if name} == OF_THE_OPERATOR
+    # And nothing else is different.
+    assert labelled == plain
 
 
 def test_selectors_and_ports_meet() -> None:
@@ -77,6 +102,12 @@ def test_pod_may_do_no_more_than_it_needs() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_pages_and_rules_link_to_the_same_place() -> None:
+    (container,) = _only("StatefulSet")["spec"]["template"]["spec"]["containers"]
+    (variable,) = container["env"]
+    assert variable == {"name": "SPARSITY_MONITOR_SERVICE_URL", "value": AlertSettings().service_url}
 
 
 def test_dashboards_fit_into_what_kubectl_applies() -> None:

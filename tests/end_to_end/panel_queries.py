@@ -64,7 +64,12 @@ def choices(prometheus: Prometheus, variable: dict[str, Any], variables: Mapping
     # Named groups as JavaScript writes them.
     pattern = re.sub(r"\(\?<(\w+)>", r"(?P<\1>", variable["regex"].strip("/"))
     found = (re.search(pattern, text) for text in _written(prometheus.query(argument)))
-    return {(match["text"], match["value"]) for match in found if match}
+    return {_offered(match) for match in found if match}
+
+
+def _offered(match: re.Match[str]) -> tuple[str, str]:
+    named = match.groupdict()
+    return (named["text"], named["value"]) if named else (match[1], match[1])
 
 
 def _written(samples: Iterable[tuple[dict[str, str], float]]) -> Iterable[str]:

@@ -46,7 +46,9 @@ class ReportedRun:
         reference = pb.Reference(name="other seed", weights=[_REFERENCE_WEIGHTS] * count)
         now = time.time()
         client.register(
-            registration(self.run_id, name=name, groups=self._groups, references=[reference], started_at=now)
+            registration(
+                self.run_id, name=name, groups=self._groups, references=[reference], started_at=now, planned_steps=1000
+            )
         )
         self._stream = OpenStream(client)
         self._stream.send(opening(self.run_id))

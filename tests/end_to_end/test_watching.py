@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from transformers import TrainerCallback
 
@@ -83,14 +85,22 @@ def test_run_that_goes_dense_is_told_of_and_a_sparse_one_is_not(service: Service
             "summary": f"Run sft ({dense.run_id}) is denser than any published RL run",
             "description": "Cumulative sparsity is 15% of the trained weights (criterion bits, bfloat16), below 35 %. "
             "Published RL checkpoints keep 36–96 %, supervised fine-tuning 0.6–19 %.",
-            "runbook_url": f"{QUICK.runbook_url}#cumulativesparsitycritical",
+            "runbook_url": "http://127.0.0.1:8765/runbook#cumulativesparsitycritical",
         }
+        _assert_leads_to_what_to_do(service, texts["runbook_url"])
         eventually(lambda: _alerts_not_drawn_in(watched, dense.run_id) == [], _SECONDS)
     eventually(lambda: watched.firing() == set(), _SECONDS)
     eventually(lambda: watched.webhook.alerts("resolved").keys() >= told, _SECONDS)
     # Both alerts about cumulative sparsity end at once. Alertmanager may hear of the graver one first, and for that
     # instant nothing inhibits the milder.
     assert watched.webhook.alerts("firing").keys() <= expected
+
+
+def _assert_leads_to_what_to_do(service: ServiceProcess, link: str) -> None:
+    """Whoever was told follows the link, which names the default address; here the service has another port."""
+    asked = urlsplit(link)
+    chapters = service.client.http.get(asked.path).text.split('<h2 id="')
+    assert any(chapter.startswith(f'{asked.fragment}"') for chapter in chapters)
 
 
 def _has_history(watched: Watching, run_id: str) -> bool:
@@ -103,6 +113,8 @@ def _assert_variables_offer(watched: Watching, run_id: str, name: str) -> None:
     variables = {each["name"]: each for each in board["templating"]["list"] if each["type"] == "query"}
     offered = {name: choices(watched.prometheus, each, {"run": run_id}) for name, each in variables.items()}
     assert (f"{name} · {run_id}", run_id) in offered["run"]
+    ((_, service_url),) = offered["service_url"]
+    assert httpx.get(f"{service_url}/runs/{run_id}").status_code == 200
     layers = {f"{stack} {number}" for stack in ("encoder", "decoder") for number in ("00", "01")}
     assert offered["layer"] == {(layer, layer) for layer in {"-", *layers}}
     modules = {f"{path}{module}" for path in ("encoder.", "") for module in MODULES}

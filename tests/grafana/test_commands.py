@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.commands import grafana_commands
+from monitor.grafana.dashboards import all_dashboards
+from monitor.grafana.dashboards.board import opening_with
 from tests.grafana.apply.stand_in import ADMIN, StandIn
+
+NAMES = ("fleet", "run", "compare", "service-health")
 
 
 def _run(*arguments: str) -> tuple[int, str]:
@@ -66,11 +72,52 @@ def test_settings_that_cannot_be_say_which_there_are(text: str, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_alerts_link_to_the_service_that_is_named(grafana: StandIn, tmp_path: Path) -> None:
+    options = ("--prometheus-url", "http://p", "--service-url", "https://monitor.example/")
+    code, _ = _run("apply", "--url", grafana.url, "--token", ADMIN, *options)
+    assert code == 0
+    link = "https://monitor.example/runbook#runlost"
+    assert grafana.rules["sm-run-lost"]["annotations"]["runbook_url"] == link
+    (tmp_path / "alerts.yaml").write_text("service_url: https://other.example\nhold_seconds: 60\n")
+    settings = ("--alert-settings", str(tmp_path / "alerts.yaml"))
+    for said, expected in (((), "other"), (("--service-url", "https://monitor.example"), "monitor")):
+        assert _run("generate", str(tmp_path), *settings, *said)[0] == 0
+        rules = (tmp_path / "prometheus/rules/sparsity-monitor.yml").read_text("utf-8")
+        assert f"runbook_url: https://{expected}.example/runbook#runlost" in rules
+        assert "for: 60s" in rules
+
+
+@pytest.mark.parametrize("command", ["apply", "generate"])
+def test_a_service_url_that_no_browser_could_follow_is_refused(command: str, grafana: StandIn, tmp_path: Path) -> None:
+    where = ("--url", grafana.url, "--token", ADMIN) if command == "apply" else (str(tmp_path / "out"),)
+    code, output = _run(command, *where, "--service-url", "monitor.example")
+    assert code == 1
+    assert "'monitor.example' was given; expected where browsers find the service" in output
+    assert grafana.writes == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_generate_names_the_files_that_it_changed(tmp_path: Path) -> None:
     code, output = _run("generate", str(tmp_path))
     assert code == 0
     assert str(tmp_path / "runbook.md") in output
     assert _run("generate", str(tmp_path)) == (0, "")
+
+
+def test_dashboards_for_grafana_com_ask_for_their_data_source(tmp_path: Path) -> None:
+    assert _run("generate", str(tmp_path), "--for-grafana-com")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.json" for name in NAMES}
+    for name, plain in all_dashboards(AlertSettings()).items():
+        shared = json.loads((tmp_path / name).read_text("utf-8"))
+        (asked,) = shared.pop("__inputs")
+        assert (asked["type"], asked["pluginId"]) == ("datasource", "prometheus")
+        needs = {(each["type"], each["id"]) for each in shared.pop("__requires")}
+        panels = {("panel", panel["type"]) for panel in plain["panels"]} - {("panel", "row")}
+        assert needs == {("grafana", "grafana"), ("datasource", "prometheus"), *panels}
+        # What the import does, in all texts alike.
+        imported = json.loads(json.dumps(shared).replace(f"${{{asked['name']}}}", "chosen"))
+        assert (imported.pop("__elements"), imported.pop("id")) == ({}, None)
+        assert imported == opening_with("chosen", plain)
 
 
 def test_without_its_libraries_it_says_how_to_get_them() -> None:

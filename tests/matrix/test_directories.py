@@ -358,7 +358,8 @@ def test_a_mask_that_cannot_be_written_where_it_belongs_is_written_elsewhere(
     model: Path, healthy: Trained, tmp_path: Path, temporary: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = tmp_path / "out"
-    taken = output / "sparsity_monitor" / "update_mask.safetensors"
+    # What the mask is written to before it has its name.
+    taken = output / "sparsity_monitor" / ".update_mask.safetensors.partial"
     trained = train(model, output, recording(), step_1=taken.mkdir)
     assert trained.losses == healthy.losses
     (mask,) = temporary.glob("*/update_mask.safetensors")

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from monitor.observe.followed import FollowedModel
 from monitor.observe.kernels import gpu, several_devices, streamed_base, transfer
 from monitor.observe.observer import UpdateObserver
+from monitor.observe.passes import Passes
 from monitor.observe.streams import OnStream, _OnItsWay
 from tests.observe.cuda_model import CudaModel
 from tests.observe.mutation import mutate
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the real one 
 
 HOLD = "self._stream.hold_training()"
 WAIT = "self.before_update()"
-NOTES = "notes.pin_memory().to(self._roster.measured[0].source.device, non_blocking=True)"
+NOTES = "notes.pin_memory().to(self._model.roster.measured[0].source.device, non_blocking=True)"
 REASON = "# Made on the pass's own stream: made on the training's, it would be reused before it is read."
 COUNT = "found = chunk.kernel()"
 ALSO = "# Also where it fails: what was launched before still reads the buffer when the next pass copies."
@@ -84,21 +86,21 @@ MUTATIONS = {
         "in collect on the host reads pinned memory, while copy_ in start",
     ),
     "notes from pageable memory": (
-        (UpdateObserver, "_pass"),
+        (Passes, "start"),
         NOTES,
-        "notes.to(self._roster.measured[0].source.device, non_blocking=True)",
+        "notes.to(self._model.roster.measured[0].source.device, non_blocking=True)",
         {},
         "the host waits for the device: a copy to cuda:0 in start of pageable memory",
     ),
     "notes that are copied while the host waits": (
-        (UpdateObserver, "_pass"),
+        (Passes, "start"),
         NOTES,
-        "notes.pin_memory().to(self._roster.measured[0].source.device)",
+        "notes.pin_memory().to(self._model.roster.measured[0].source.device)",
         {},
         "the host waits for the device: a copy to cuda:0 in start that blocks",
     ),
     "notes on the training's stream": (
-        (UpdateObserver, "_pass"),
+        (Passes, "start"),
         f"def count() -> torch.Tensor:\n        there = notes\n        if self._stream.beside_training:\n"
         f"            {REASON}\n            there = {NOTES}",
         f"early = {NOTES}\n\n    def count() -> torch.Tensor:\n        there = early",
@@ -106,7 +108,7 @@ MUTATIONS = {
         "memory of the result of a copy to cuda:0 in start is given out again on the training's stream",
     ),
     "parameters that are taken up under a pass": (
-        (UpdateObserver, "follow"),
+        (FollowedModel, "thawed"),
         HOLD,
         "pass",
         {},

@@ -342,8 +342,8 @@ def test_looking_costs_microseconds_for_each_parameter() -> None:
     many = nn.ModuleList(nn.Linear(2, 2) for _ in range(300))
     observer = UpdateObserver(many)
     observer.observe(1)
-    rebound = observer._measurement._kernel
+    rebound = observer._model.measurement._kernel
     observer.observe(2)
     # What stays where it was is neither looked up nor bound again.
-    assert observer._measurement._kernel is rebound
+    assert observer._model.measurement._kernel is rebound
     assert math.isclose(observer.observe(3).cumulative_sparsity, 1.0)

@@ -86,6 +86,8 @@ def test_runs_are_listed_for_programs(client: Client, run_id: str) -> None:
         "observations": "1",
         "last observation": "2023-11-14 22:13:32 UTC",
         "measured as": "bits, bfloat16",
+        "branch of": "",
+        "planned steps": "",
     }
 
 

@@ -4,6 +4,7 @@ import gzip
 import html
 import json
 import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,6 @@ REFUSED = [
     ("GET", "/runs/none", 404, "run 'none' is not in this store"),
     ("GET", "/runs", 404, "there is nothing at '/runs'"),
     ("GET", "/docs", 404, "there is nothing at '/docs'"),
-    ("GET", "/favicon.ico", 404, "there is nothing at '/favicon.ico'"),
     ("POST", "/api/runs", 405, "'/api/runs' can be read only, with GET or HEAD"),
     ("DELETE", "/runs/none", 405, "'/runs/none' can be read only, with GET or HEAD"),
     ("PUT", "/metrics", 405, "'/metrics' can be read only, with GET or HEAD"),
@@ -220,7 +220,8 @@ def test_a_store_that_does_not_answer_is_said_to_both(start: Callable[..., Clien
         assert client.http.get("/api/runs/run/history", headers={"Accept": accept}).status_code == 200
 
 
-PATHS = ["/", "/runs/{}", "/style.css", "/metrics", "/healthz", "/readyz", "/api/runs", "/api/runs/{}"]
+PATHS = ["/", "/runs/{}", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"]
+PATHS += ["/metrics", "/healthz", "/readyz", "/api/runs", "/api/runs/{}"]
 PATHS += ["/api/runs/{}/history", "/api/openapi.json", "/none", "/runs/none", "/api/runs/none"]
 
 
@@ -266,13 +267,29 @@ def test_metrics_are_compressed_where_that_is_asked_for(
     assert not compressed or len(raw) < len(text) / 3
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/api/runs", "/api/runs/none", "/style.css", "/runs/none", "/none"])
+@pytest.mark.parametrize("path", [path.format("none") for path in PATHS])
 def test_every_answer_keeps_a_browser_on_the_safe_side(client: Client, path: str) -> None:
     headers = client.http.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in headers["content-security-policy"]
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "beginning"),
+    [
+        ("/icon.svg", "image/svg+xml", b"<svg "),
+        # No cursor, three sizes.
+        ("/favicon.ico", "image/x-icon", struct.pack("<HHH", 0, 1, 3)),
+    ],
+)
+def test_the_icon_is_there_and_asked_for_once_a_day(path: str, kind: str, beginning: bytes, client: Client) -> None:
+    answer = client.http.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    assert answer.content.startswith(beginning)
+    assert answer.headers["cache-control"] == "public, max-age=86400, immutable"
+    assert client.http.get("/").headers["cache-control"] == "no-store"
 
 
 def test_nothing_can_be_changed_over_http(seen: Client, run_id: str) -> None:

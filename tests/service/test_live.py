@@ -81,6 +81,44 @@ def test_a_failed_run_says_why(recorded: Recorded) -> None:
     assert recorded.run.finish.reason == "out of memory"
 
 
+@pytest.mark.parametrize(
+    ("ending", "outcome", "state"),
+    [
+        (pb.Finish.ENDING_COMPLETED, pb.Finish.OUTCOME_FINISHED, RunState.FINISHED),
+        (pb.Finish.ENDING_STOPPED, pb.Finish.OUTCOME_FINISHED, RunState.STOPPED),
+        (pb.Finish.ENDING_PREEMPTED, pb.Finish.OUTCOME_FAILED, RunState.PREEMPTED),
+        (pb.Finish.ENDING_FAILED, pb.Finish.OUTCOME_FAILED, RunState.FAILED),
+        # From senders of earlier versions, and of later ones.
+        (pb.Finish.ENDING_UNSPECIFIED, pb.Finish.OUTCOME_FINISHED, RunState.FINISHED),
+        (pb.Finish.ENDING_UNSPECIFIED, pb.Finish.OUTCOME_FAILED, RunState.FAILED),
+        (99, pb.Finish.OUTCOME_FAILED, RunState.FAILED),
+    ],
+)
+def test_endings_are_told_apart(recorded: Recorded, ending: int, outcome: int, state: RunState) -> None:
+    recorded.add(pb.Item(sequence=1, finish=pb.Finish(outcome=outcome, ending=ending, finished_at=NOW)))
+    assert recorded.run.state(NOW + 1000, SETTINGS) is state
+    assert recorded.run.ended_before(NOW + 1000, NOW + 1000, SETTINGS)
+
+
+def test_a_slow_run_is_not_stalled_between_its_observations_also_after_a_restart(recorded: Recorded) -> None:
+    for number in range(1, 8):
+        recorded.add(observed(number, observed_at=NOW + 50 * number), now=NOW + 50 * number)
+    recorded.add(heartbeat=pb.Heartbeat(), now=NOW + 490)
+    restarted = from_store(recorded.store.run("run"))
+    assert [run.state(NOW + 490, SETTINGS) for run in (recorded.run, restarted)] == [RunState.RUNNING] * 2
+    recorded.add(heartbeat=pb.Heartbeat(), now=NOW + 501)
+    restarted = from_store(recorded.store.run("run"))
+    assert [run.state(NOW + 501, SETTINGS) for run in (recorded.run, restarted)] == [RunState.STALLED] * 2
+
+
+def test_a_resumed_run_learns_its_pauses_anew(recorded: Recorded) -> None:
+    for number in range(1, 8):
+        recorded.add(observed(number, observed_at=NOW + number), now=NOW + number)
+    assert recorded.run.pauses.count == 6
+    recorded.register(attempt=2, resumed_from_step=7, now=NOW + 500)
+    assert recorded.run.pauses.count == 0
+
+
 def test_a_resumed_run_runs_again_and_has_time_to_load(recorded: Recorded) -> None:
     recorded.add(observed(1), finished(2, reason="killed"))
     recorded.register(attempt=2, resumed_from_step=1, now=NOW + 500)

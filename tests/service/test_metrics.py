@@ -34,6 +34,29 @@ def test_promtool_has_nothing_to_say(client: Client, run_id: str) -> None:
     assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
 
 
+def _service_url(client: Client) -> list[str]:
+    return re.findall(
+        r'^sparsity_monitor_service_info\{service_url="(.*)"\} 1.0$', client.http.get("/metrics").text, re.M
+    )
+
+
+def test_metrics_say_where_browsers_find_the_service(start: Callable[..., Client]) -> None:
+    client = start(service_url="https://monitor.example/sparsity/")
+    assert _service_url(client) == ["https://monitor.example/sparsity"]
+
+
+@pytest.mark.parametrize(("listens", "found"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost")])
+def test_without_a_setting_it_is_found_where_it_listens(
+    listens: str, found: str, start: Callable[..., Client], run_id: str
+) -> None:
+    client = start(http_address=f"{listens}:0")
+    port = client.listening.http_address.rpartition(":")[2]
+    (url,) = _service_url(client)
+    assert url == f"http://{found}:{port}"
+    client.register(registration(run_id))
+    assert client.http.get(f"{url}/runs/{run_id}").status_code == 200
+
+
 def test_groups_are_exported_with_both_components(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
     client.send(run_id, [observed(1)])

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 
+from monitor.grafana.alerts.catalogue import all_alerts
+from monitor.grafana.alerts.settings import AlertSettings
 from monitor.service.page import count, percent, when
+from monitor.service.page.runbook import rendered
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration, stacked_groups
 from tests.service.running import Client
@@ -110,8 +114,43 @@ def test_what_a_run_sends_is_text_and_never_markup(client: Client, run_id: str) 
         assert "&lt;script" in page
 
 
+def test_the_absolute_link_of_a_run_is_shown_where_it_is_known(start: Callable[..., Client]) -> None:
+    client = start(service_url="https://monitor.example/")
+    client.register(registration("a run?"))
+    link = "https://monitor.example/runs/a%20run%3F"
+    assert f'<a href="{link}">{link}</a>' in client.http.get("/runs/a%20run%3F").text
+
+
+def test_every_alert_has_its_chapter_on_the_page_of_the_runbook(client: Client) -> None:
+    answer = client.http.get("/runbook")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    for alert in all_alerts(AlertSettings()):
+        link = urlsplit(AlertSettings().runbook_of(alert.name))
+        assert link.path == "/runbook"
+        chapter = answer.text.split(f'<h2 id="{link.fragment}">{alert.name}</h2>')[1].split("<h2")[0]
+        assert f"<p><em>{alert.severity}" in chapter
+        assert chapter.count("<li>") == len(alert.actions)
+        assert f'<a href="#{link.fragment}">{alert.name}</a>' in answer.text
+    assert len(set(re.findall(r' id="([^"]+)"', answer.text))) == answer.text.count(" id=")
+    assert '<a href="/runbook">' in client.http.get("/").text
+
+
+def test_the_page_of_the_runbook_shows_no_markdown(client: Client) -> None:
+    page = client.http.get("/runbook").text
+    text = re.sub(r"<code>.*?</code>|<[^>]*>", "", page.split("<main>")[1])
+    assert re.findall(r"\*|`|\||^#|&lt;!--", text, re.MULTILINE) == []
+    assert '<div class="wide"><table>' in page
+
+
+def test_markup_in_a_runbook_is_text() -> None:
+    body = rendered(f"## {HOSTILE}\n\n{HOSTILE} [x](javascript:alert(1)) <b>\n").body
+    assert re.findall("<script|<b>|href", body) == []
+    assert "&lt;script&gt;" in body
+
+
 def test_nothing_is_loaded_from_elsewhere(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
+    assert re.findall(r"<(?:img|link|script|iframe)[^>]*https?:|<script", client.http.get("/runbook").text) == []
     for path in ("/", f"/runs/{run_id}", "/style.css"):
         assert re.findall(r"https?://|url\(|@import|<script", client.http.get(path).text) == []
     assert client.http.get("/style.css").headers["content-type"].startswith("text/css")

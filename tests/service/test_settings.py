@@ -60,6 +60,43 @@ def test_a_shown_url_has_no_password(url: str) -> None:
     assert shown.endswith("@host/db") or shown.endswith("@host")
 
 
+@pytest.mark.parametrize(
+    ("url", "begins"),
+    [
+        ("", ""),
+        ("https://monitor.example", "https://monitor.example"),
+        ("https://ml.example/sparsity/", "https://ml.example/sparsity"),
+        ("http://[::1]:8765/", "http://[::1]:8765"),
+        ("HTTP://my_host:80", "HTTP://my_host:80"),
+    ],
+)
+def test_links_begin_with_where_browsers_find_the_service(url: str, begins: str) -> None:
+    assert ServiceSettings(service_url=url).service_url == begins
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "monitor.example",
+        "/runbook",
+        "ftp://monitor.example",
+        "http://",
+        "http://host:99999",
+        "http://me:s3cret@host",
+        "https://host/?a=b",
+        "https://host/#a",
+        "https://host/$HOME",
+        "https://host/{{.Labels.run}}",
+        "https://host/a b",
+        "https://host\n",
+        "javascript:alert(1)//",
+    ],
+)
+def test_a_link_that_no_browser_or_template_could_follow_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="expected where browsers find the service, such as https://"):
+        ServiceSettings(service_url=url)
+
+
 @pytest.mark.parametrize("limit", ["max_runs", "max_groups", "series_budget", "max_batch_items", "max_request_bytes"])
 def test_a_service_that_could_take_nothing_is_refused(limit: str) -> None:
     with pytest.raises(ValidationError, match=limit):

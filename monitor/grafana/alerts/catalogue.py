@@ -26,5 +26,5 @@ def texts(alert: Alert, settings: AlertSettings) -> dict[str, str]:
     return {
         "summary": alert.summary,
         "description": alert.description,
-        "runbook_url": f"{settings.runbook_url}#{alert.name.lower()}",
+        "runbook_url": settings.runbook_of(alert.name),
     }

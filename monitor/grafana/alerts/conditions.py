@@ -18,8 +18,7 @@ def in_state(states: str) -> str:
 def about_training_runs(condition: str, settings: AlertSettings, *, warm: bool = True) -> str:
     """Restrict a condition to runs that train, and give it their name and what they are measured by.
 
-    Stalled runs belong to them: what was wrong before they stalled is not right because of it. Finished, failed and
-    lost ones do not.
+    Stalled runs are among them, because stalling mends nothing. Those that ended, and lost ones, are not.
 
     Args:
         warm: leave runs out that are still in their warm-up.
@@ -33,7 +32,7 @@ def about_training_runs(condition: str, settings: AlertSettings, *, warm: bool =
 def settled_history(now: str, settings: AlertSettings, seconds: int, offset: int = 0) -> str:
     """Return the values of an expression over a time that ended `offset` seconds ago, without those of the warm-up.
 
-    They are no steady state: a run would be compared with a past in which it had hardly begun to move.
+    They are not a steady state: a run would be compared with a past in which it had hardly begun to move.
     """
     ago = f" offset {offset}s" if offset else ""
     return f"(\n{_where(now, _past_warmup(settings))}\n)[{seconds}s:]{ago}"

@@ -33,13 +33,13 @@ def _service_down(settings: AlertSettings) -> Alert:
         hold_seconds=settings.down_seconds,
         panel=(SERVICE_UID, "Up"),
         summary="The sparsity-monitor service cannot be scraped",
-        description="Prometheus gets no metrics from job {{ .Labels.job }}. Runs go on and keep what they observe on "
-        "their own disk; nobody sees it, and no alert about runs can fire.",
+        description="Prometheus gets no metrics from job {{ .Labels.job }}. Runs continue and keep their observations "
+        "on their own disks, but nobody sees them, and no alert about a run can fire.",
         meaning="The service is down, cannot be reached, or is not in the scrape configuration.",
         actions=(
-            "See whether the process runs and what it logged last; `/readyz` says whether its store answers.",
-            "If the disk of the store is full, make room: nothing is acknowledged that was not committed.",
-            "Start it again on the same store. Uploaders connect by themselves and send what is missing.",
+            "Check whether the process is running and what it logged last; `/readyz` says whether its store answers.",
+            "If the store's disk is full, free some space. Nothing that was not committed has been acknowledged.",
+            "Restart it on the same store. Uploaders reconnect on their own and send what is missing.",
         ),
     )
 
@@ -56,14 +56,15 @@ def _lost(settings: AlertSettings) -> Alert:
         expr=lambda _: with_name(f"\n{condition}\n"),
         hold_seconds=settings.state_hold_seconds,
         panel=(FLEET_UID, "State of all runs"),
-        summary=f"{_RUN} is lost: nothing is heard of it",
-        description="Neither observations nor signs of life arrive, and the run did not say that it ended. It was "
-        "killed, its machine is gone, or its network is.",
-        meaning="The uploader beside the training process is silent. It outlives a killed trainer, so the machine or "
-        "the network is the first suspect.",
+        summary=f"{_RUN} is lost: nothing has been heard from it",
+        description="Neither observations nor heartbeats arrive, and the run did not report that it ended. It was "
+        "killed, or its machine or its network is down.",
+        meaning="The uploader beside the training process is silent. It outlives a killed trainer, so suspect the "
+        "machine or the network first.",
         actions=(
-            "See whether the training job still runs. If it does, look at the network between it and the service.",
-            "If it is gone: resume it with the same output directory; it goes on as the next attempt of the same run.",
+            "Check whether the training job is still running. If it is, check the network between it and the service.",
+            "If it is gone, resume it with the same output directory; it continues as the next attempt of the same "
+            "run.",
             "Deliver what is still in its spool with `sparsity-monitor push DIRECTORY`.",
         ),
     )
@@ -77,13 +78,14 @@ def _stalled(settings: AlertSettings) -> Alert:
         hold_seconds=settings.state_hold_seconds,
         panel=(FLEET_UID, "State of all runs"),
         summary=f"{_RUN} is stalled: alive, but without observations",
-        description="The sender is alive, and no observation has come for longer than the service expects "
-        "(`--stalled-after-seconds`).",
-        meaning="Training makes no steps, or steps take longer than the service expects.",
+        description="The uploader is alive, but no observation has arrived for far longer than this run ever paused.",
+        meaning="Training makes no progress, or a step takes far longer than any before. A run is stalled when a pause "
+        "between observations is three times as long as the longest before, and at least a third of "
+        "`--stalled-after-seconds`; until five pauses are known, when it is as long as that setting.",
         actions=(
-            "Look at the training job: a hanging collective, a dead generation server, a full disk, an endless "
+            "Look at the training job: a hung collective, a dead generation server, a full disk, an endless "
             "evaluation?",
-            "If steps simply take that long, raise `--stalled-after-seconds`.",
+            "If it evaluates or compiles for that long, raise `--stalled-after-seconds`.",
             "If training goes on and only observations are missing, its log says why the monitor stopped.",
         ),
     )
@@ -92,8 +94,8 @@ def _stalled(settings: AlertSettings) -> Alert:
 def _dropped(settings: AlertSettings) -> Alert:
     dropped = metric("run_dropped_items")
     seconds = settings.dropped_seconds
-    # The least, since a new attempt counts from zero again; a run that is seen for the first time does so, too. What
-    # was last known before may lie some scrapes, or an outage of the service, further back.
+    # The minimum, since a new attempt counts from zero again, as does a run that is seen for the first time. The last
+    # value before that may be some scrapes, or an outage of the service, older.
     known = f"last_over_time({dropped}[1d] offset {seconds}s)"
     before = f"min_over_time({dropped}[{seconds}s]) < {known} or {known} or 0 * {dropped}"
     condition = f"{dropped} - ({before}) > 0"
@@ -104,13 +106,13 @@ def _dropped(settings: AlertSettings) -> Alert:
         hold_seconds=0,
         panel=(RUN_UID, "Not delivered"),
         summary=f"{_RUN} dropped observations",
-        description="{{ .Value | humanize }} items were lost: the spool beside the run was full, its disk too slow, or "
-        "the service refused them. Its history has a gap.",
-        meaning="The service could not be reached for so long that the run's share of the disk filled up; or the disk "
-        "did not keep up with the training; or the service has a limit that items exceed.",
+        description="{{ .Value | humanize }} items were lost: the spool beside the run was full, its disk too slow, "
+        "or the service refused them. The run's history has a gap.",
+        meaning="The service was unreachable for so long that the spool reached its bound; or the disk did not keep "
+        "up with training; or items exceeded a limit of the service.",
         actions=(
-            "Look into `uploader.log` beside the run's spool, and the training's log: they say which.",
-            "Bring the service back, or the network to it: the uploader sends what is left by itself.",
+            "Check `uploader.log` beside the run's spool, and the training log: they say which.",
+            "Restore the service, or the network to it: the uploader then sends what is left on its own.",
             "Raise `spool_max_bytes`, or `every`, so that an outage of this length fits.",
         ),
     )
@@ -127,15 +129,15 @@ def _expensive(settings: AlertSettings) -> Alert:
         expr=expr,
         hold_seconds=settings.hold_seconds,
         panel=(RUN_UID, "Share of training time"),
-        summary=f"{_RUN} spends too much time on being watched",
+        summary=f"{_RUN} spends too much time being monitored",
         description="Observing takes {{ .Value | humanizePercentage }} of the training thread's time, more than "
         f"{100 * settings.host_share:g} %.",
         meaning="Seconds of the training thread per step, times steps per second.",
         actions=(
-            "Raise `every`, so that not each step is observed; counts stay exact, they are only rarer.",
+            "Raise `every`, so that not every step is observed; counts stay exact, only less frequent.",
             "Leave out tolerances and references that nobody looks at; each is one more pass over the mask.",
-            "On a GPU the pass runs beside the next forward pass: if it does not fit, memory bandwidth is short. "
-            "Compare device seconds and host seconds on the Run dashboard.",
+            "On a GPU the pass overlaps the next forward pass: if it does not fit there, memory bandwidth is the "
+            "bottleneck. Compare device seconds and host seconds on the Run dashboard.",
         ),
     )
 
@@ -147,13 +149,13 @@ def _series_budget(settings: AlertSettings) -> Alert:
         expr=lambda _: f"{metric('rolled_up_runs')} > 0",
         hold_seconds=settings.hold_seconds,
         panel=(SERVICE_UID, "Series against the budget"),
-        summary="Runs are shown without their layers, because of the series budget",
+        summary="Runs are shown without their layers because of the series budget",
         description="{{ .Value | humanize }} runs have no series per layer and module on {{ .Labels.instance }}: all "
         "of them together would exceed the series budget. Totals per run are complete.",
         meaning="More groups are live than the service may export. The largest runs fell back to totals.",
         actions=(
-            "Raise `--series-budget` if Prometheus has the memory for it: some kilobytes per series.",
-            "Lower `--finished-grace-seconds`, so that finished runs leave sooner.",
+            "Raise `--series-budget` if Prometheus has the memory for it: a few kilobytes per series.",
+            "Lower `--finished-grace-seconds`, so that finished runs leave the scrape sooner.",
             "The stored history is complete; the service's own page and API show it by layer.",
         ),
     )

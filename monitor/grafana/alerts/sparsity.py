@@ -37,15 +37,15 @@ def _non_finite(settings: AlertSettings) -> Alert:
         hold_seconds=0,
         panel=(RUN_UID, "Non-finite weights"),
         summary=f"{_RUN} has weights that are NaN or infinite",
-        description="{{ .Value | humanize }} visible weights ({{ .Labels.visible_dtype }}) are NaN or infinite. What "
-        "is trained from here on is lost.",
-        meaning="At least one weight is no number any more. It spreads through the model with the next steps.",
+        description="{{ .Value | humanize }} visible weights ({{ .Labels.visible_dtype }}) are NaN or infinite. "
+        "Training from here on is wasted.",
+        meaning="At least one weight is NaN or infinite, and this spreads through the model within the next steps.",
         actions=(
-            "Stop the run: it does not recover by itself.",
-            "On the Run dashboard, see which layer had non-finite weights first, and what loss, gradient "
-            "norm and learning rate did just before.",
+            "Stop the run: it will not recover on its own.",
+            "On the Run dashboard, find the layer that had non-finite weights first, and what loss, gradient norm and "
+            "learning rate did just before.",
             "Resume from a checkpoint before that step, with a lower learning rate, gradient clipping or a longer "
-            "warm-up. In float16 the visible weights overflow at 65504: bfloat16 does not.",
+            "warm-up. In float16, visible weights overflow above 65504; in bfloat16 they do not.",
         ),
     )
 
@@ -65,20 +65,21 @@ def _cumulative_critical(settings: AlertSettings) -> Alert:
         summary=f"{_RUN} is denser than any published RL run",
         description=f"Cumulative sparsity is {_PERCENT} of the trained weights ({_MEASURED}), below {100 * limit:g} %. "
         f"Published RL checkpoints keep {RL_CUMULATIVE}, supervised fine-tuning {SFT_CUMULATIVE}.",
-        meaning="Most trained weights differ from the base; frozen ones do not count. No published RL checkpoint is "
-        "like this; supervised fine-tuning is.",
+        meaning="Most trained weights differ from the base; frozen ones are not counted. No published RL checkpoint "
+        "looks like this; supervised fine-tuning does.",
         actions=(
-            "Is this supervised fine-tuning? Then it is what to expect: silence it by its label `run`, or route all "
-            "whose `name` says so to nobody.",
-            "Does it train adapters, or a few layers? Published runs train all weights. Few that train with a learning "
-            "rate of their own (LoRA often 1e-4) change more, each; the Run dashboard shows the share of the whole "
-            "model beside it.",
-            "Compare the learning rate with what you meant: raising it makes the sparsity largely disappear (arXiv "
-            "2511.08567). RL usually runs at 1e-6 or below.",
-            "Check the base: measured against other weights than the run started from, everything has changed. The "
-            "Run dashboard shows its source and fingerprint.",
-            "See on the Run dashboard whether it came at once (learning rate, base, data) or by and by (a long run).",
-            "Data far from the policy's own distribution makes updates dense, too (arXiv 2505.11711).",
+            "Is this supervised fine-tuning? Then this is expected: silence the alert by its label `run`, or route "
+            "those whose `name` says so to a receiver that does nothing.",
+            "Does it train adapters, or only a few layers? Published runs train all weights. Where few train, the "
+            "learning rate is usually higher (LoRA often 1e-4), and a larger share of them changes; the Run dashboard "
+            "also shows the cumulative sparsity of the whole model.",
+            "Check that the learning rate is the one you intended: raising it makes most of the sparsity disappear "
+            "(arXiv 2511.08567). RL usually runs at 1e-6 or below.",
+            "Check the base: compared with weights other than those the run started from, everything looks changed. "
+            "The Run dashboard shows its source and fingerprint.",
+            "See on the Run dashboard whether sparsity fell at once (learning rate, base, data) or gradually (a long "
+            "run).",
+            "Data far from the policy's own distribution also makes updates dense (arXiv 2505.11711).",
         ),
     )
 
@@ -94,14 +95,15 @@ def _cumulative_low(settings: AlertSettings) -> Alert:
         summary=f"{_RUN} has changed more than {100 * (1 - limit):g} % of its trained weights",
         description=f"Cumulative sparsity is {_PERCENT} of the trained weights ({_MEASURED}), below {100 * limit:g} %. "
         f"Published RL checkpoints keep {RL_CUMULATIVE}.",
-        meaning="The update is on its way to be dense. Whether that is unusual depends on the criterion: of published "
-        "RL checkpoints, one of ten is below 70 % at tolerance 1e-5 (arXiv 2505.11711), seven of eight are by bits "
+        meaning="The update is becoming dense. Whether that is unusual depends on the criterion: of the published RL "
+        "checkpoints, one in ten is below 70 % at tolerance 1e-5 (arXiv 2505.11711), but seven in eight are by bits "
         "(arXiv 2511.08567).",
         actions=(
-            "Look at the step: the densest of them, at 36.3 %, had trained for more than 3000.",
-            "Compare with earlier runs of the same recipe on the Compare dashboard. If they all get here, lower "
+            "Look at the step: the densest of them, at 36.3 %, had trained for more than 3000 steps.",
+            "Compare with earlier runs of the same recipe on the Compare dashboard. If they all end up here, lower "
             "`cumulative_sparsity_warning`.",
-            "Check learning rate, batch size and whether the data is still close to what the policy produces itself.",
+            "Check the learning rate, the batch size, and whether the data is still close to what the policy itself "
+            "generates.",
         ),
     )
 
@@ -124,15 +126,15 @@ def _step_collapsed(settings: AlertSettings) -> Alert:
         expr=expr,
         hold_seconds=settings.hold_seconds,
         panel=(RUN_UID, "Step sparsity"),
-        summary=f"{_RUN} suddenly moves far more weights per observation",
+        summary=f"{_RUN} suddenly changes far more weights per observation",
         description=f"{_PERCENT} of the trained visible weights change from one observation to the next, more than "
-        f"{settings.step_density_factor:g} times as many as this run's own recent median (step sparsity, {{{{ "
+        f"{settings.step_density_factor:g} times this run's own recent median (step density, {{{{ "
         ".Labels.visible_dtype }}).",
-        meaning="Step density, which is 1 − step sparsity, rose far above the run's own median of the hours before.",
+        meaning="Step density (1 − step sparsity) rose far above the run's own median over the preceding hours.",
         actions=(
-            "Find the step at which it rose on the Run dashboard, and what changed there: learning-rate schedule, "
-            "stage of a curriculum, data, resume.",
-            "If the stride between observations was raised, more steps lie between two masks: expected.",
+            "On the Run dashboard, find the step at which it rose, and what changed there: learning-rate schedule, "
+            "curriculum stage, data, a resume.",
+            "If the stride between observations was raised, more steps lie between two of them, and this is expected.",
             "If loss or reward worsened at the same step, go back to a checkpoint before it.",
         ),
     )
@@ -149,13 +151,13 @@ def _far_denser(settings: AlertSettings, level: Level) -> Alert:
         summary=f"{_RUN} changes {label} {{{{ .Labels.{label} }}}} far more than the others",
         description=f"Cumulative density of {label} {{{{ .Labels.{label} }}}} is {_PERCENT} ({_MEASURED}), more than "
         f"{settings.outlier_factor:g} times the median {label} that this run trains.",
-        meaning=f"One {label} takes far more updates than the rest. In published updates all are similarly sparse.",
+        meaning=f"One {label} takes far more updates than the rest. In published runs, all are similarly sparse.",
         actions=(
             "Look at the matrix of layers and modules on the Run dashboard: is it one matrix or many?",
-            "Is it trained in another way than the rest, such as by adapters on more of its matrices? Frozen parts are "
-            "left out; a part that is hardly trained is the exception then, and this is expected.",
-            "Look for a learning rate, weight decay or initialisation of that part's own.",
-            "A part that was added new (a head, new tokens) is expected to be dense; leave it out with `exclude`.",
+            "Is it trained differently from the rest, such as with adapters on more of its matrices? Then this is "
+            "expected: only frozen parts are left out of the median.",
+            "Check whether that part has a learning rate, weight decay or initialisation of its own.",
+            "A newly added part (a head, new tokens) is expected to be dense; leave it out with `exclude`.",
         ),
     )
 
@@ -194,12 +196,12 @@ def _overlap_at_chance(settings: AlertSettings) -> Alert:
         panel=(RUN_UID, "Lift"),
         summary=f"{_RUN} no longer lands where reference {{{{ .Labels.reference }}}} did",
         description="Overlap with reference {{ .Labels.reference }} is {{ .Value | humanize }} times what chance "
-        f"gives. It was above {settings.lift_before:g} before; published runs are at 1.65 to 2.6.",
-        meaning="The update mask met the reference mask far more often than chance, and now it does not: updates "
-        "land elsewhere, or nearly everywhere.",
+        f"would give. It was above {settings.lift_before:g} before; published runs reach 1.65 to 2.6.",
+        meaning="The update mask used to overlap the reference mask far more than by chance, and no longer does: "
+        "updates land elsewhere, or nearly everywhere.",
         actions=(
-            "If cumulative sparsity fell as well, start there: a dense mask overlaps with everything as chance does.",
-            "Otherwise the data or the objective changed: compare the layers of lift on the Run dashboard.",
+            "If cumulative sparsity fell as well, start there: a dense mask overlaps any other no more than by chance.",
+            "Otherwise the data or the objective changed: look at lift by layer on the Run dashboard.",
             "Check that the reference belongs to the same base model.",
         ),
     )
@@ -222,16 +224,16 @@ def _inert(settings: AlertSettings) -> Alert:
         hold_seconds=settings.hold_seconds,
         panel=(RUN_UID, "Hidden"),
         summary=f"{_RUN} trains, but no visible weight moves",
-        description="Steps go on, and for as long as this alert looks back, not one visible weight ({{ "
+        description="Training continues, but for as long as this alert looks back, not one visible weight ({{ "
         ".Labels.visible_dtype }}) has changed between observations, or next to none while the stored ones move.",
-        meaning="Every update is smaller than what the visible dtype can show, or there is none. A bfloat16 weight "
+        meaning="Every update is smaller than the visible dtype can resolve, or there is none. A bfloat16 weight "
         "moves only when its update exceeds about 0.2–0.4 % of it (arXiv 2602.03839). A run that moves few weights is "
         "not inert: RL with SGD earns its reward with 0.02 % of them (arXiv 2602.07729).",
         actions=(
-            "Look at hidden weights on the Run dashboard: if there are many, the master weights move and the "
-            "rounding hides it; they show later, or with a higher learning rate.",
-            "If there are none: is the learning rate zero (end of the schedule), are all parameters frozen, are "
-            "rewards all equal so that advantages vanish?",
+            "Look at hidden weights on the Run dashboard: if there are many, the master weights move and rounding "
+            "hides it; the changes will show later, or with a higher learning rate.",
+            "If there are none: is the learning rate zero (end of the schedule), are all parameters frozen, or are "
+            "all rewards equal, so that advantages vanish?",
             "In pure bfloat16 training, updates that round to nothing are lost for good: keep float32 master weights.",
         ),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from monitor.errors import ConfigurationError
-from monitor.grafana.addresses import DATASOURCE_UID, FOLDER_UID, GROUP, UID_PREFIX
+from monitor.grafana.addresses import DATASOURCE_UID, FOLDER_UID, GROUP, OLDEST_VERSION, UID_PREFIX
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.apply.client import Grafana, GrafanaError
 from monitor.grafana.apply.difference import differences
@@ -22,9 +21,9 @@ from monitor.grafana.apply.resources import (
     Route,
 )
 from monitor.grafana.dashboards import all_dashboards
+from monitor.grafana.dashboards.board import opening_with
 from monitor.grafana.rules.managed_rules import managed_rules
 
-OLDEST_VERSION = "9.3"
 # How Grafana refuses to delete a folder with alert rules of other people.
 _NOT_EMPTY = (400, 409)
 
@@ -167,21 +166,12 @@ def _wanted(wish: Wish) -> list[Resource]:
     if wish.prometheus_url is not None:
         resources.append(DataSource(uid, wish.prometheus_url))
     for dashboard in all_dashboards(wish.settings).values():
-        resources.append(DashboardResource(_opening_with(uid, dashboard)))
+        resources.append(DashboardResource(opening_with(uid, dashboard)))
     if wish.alerts:
         resources += [AlertRule(rule) for rule in managed_rules(wish.settings, uid)]
         if wish.webhook_url is not None:
             resources += [ContactPoint(wish.webhook_url), Route()]
     return resources
-
-
-def _opening_with(datasource_uid: str, dashboard: dict[str, Any]) -> dict[str, Any]:
-    """Choose the data source that a dashboard opens with: the default of a Grafana may be none of ours."""
-    chosen = copy.deepcopy(dashboard)
-    for variable in chosen["templating"]["list"]:
-        if variable["name"] == "datasource":
-            variable["current"] = {"selected": True, "text": datasource_uid, "value": datasource_uid}
-    return chosen
 
 
 def _obsolete(grafana: Grafana, wanted: Sequence[Resource]) -> list[AlertRule]:
@@ -226,7 +216,7 @@ def _half_applied(error: GrafanaError, done: Sequence[str], left: Sequence[str])
     if not done:
         return GrafanaError(f"{error}. Nothing was changed", error.status)
     return HalfAppliedError(
-        f"{error}.\nDone before: {', '.join(done)}.\nNot done: {', '.join(left)}.\nOnce that is put right, the same "
+        f"{error}.\nDone before: {', '.join(done)}.\nNot done: {', '.join(left)}.\nOnce that is fixed, the same "
         "command completes it",
         error.status,
     )

@@ -1,8 +1,8 @@
 """Grafana's HTTP API, through the library grafana-api: the only file that knows it.
 
 It offers folders, data sources and dashboards, and nothing of alert provisioning; what it lacks goes through its own
-POST, PUT, GET and DELETE, with paths below /api. It takes any 4xx for an exception of one kind, fails on an answer that
-is empty or no JSON, and does not wrap what goes wrong with the connection: all that is put right here.
+POST, PUT, GET and DELETE, with paths below /api. It raises one kind of exception for any 4xx, fails on an answer that
+is empty or not JSON, and does not wrap connection errors: this file does.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Grafana:
                 f"{url!r} was given; expected the URL of a Grafana, such as https://grafana.example"
             )
         if not token.isascii() or not token.strip() or token != token.strip():
-            raise ConfigurationError("the token is empty, or has spaces or letters that no token has")
+            raise ConfigurationError("the token is empty, or has spaces or characters that no token has")
         self.url = url.rstrip("/")
         prefix = parts.path.strip("/")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

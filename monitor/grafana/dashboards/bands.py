@@ -32,7 +32,7 @@ STEP: Steps = [
 ]
 STEP_MEANING = (
     f"Bands: {RL_STEP} in green, {RL_STEP.source}; {SFT_STEP} in orange, {SFT_STEP.source}. With float32 master "
-    "weights it is less."
+    "weights, step sparsity is lower."
 )
 
 

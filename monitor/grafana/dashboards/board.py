@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from grafana_foundation_sdk.builders.dashboard import (
     AnnotationQuery,
     Dashboard,
+    DashboardLink,
     DatasourceVariable,
     QueryVariable,
 )
@@ -43,15 +45,19 @@ def board(
     variables: Iterable[QueryVariable | DatasourceVariable],
     rows: Iterable[Row],
     alerts_of: Matchers,
+    links: Iterable[DashboardLink] = (),
 ) -> dict[str, Any]:
     """Return the JSON of a dashboard.
 
     Args:
         alerts_of: which alerts are drawn into its graphs.
+        links: in its head, besides those to the other dashboards.
     """
-    dashboard = Dashboard(title).uid(uid).description(f"{description} Generated: change the code, not this.")
+    dashboard = Dashboard(title).uid(uid).description(f"{description} Generated: change the code, not this dashboard.")
     dashboard = dashboard.tags([TAG]).readonly().time("now-6h", "now").refresh("30s").timezone("browser")
     dashboard = dashboard.tooltip(DashboardCursorSync.CROSSHAIR).link(to_the_others()).annotation(_alerts(alerts_of))
+    for link in links:
+        dashboard = dashboard.link(link)
     for variable in variables:
         dashboard = dashboard.with_variable(variable)
     plain = _plain(dashboard)
@@ -65,6 +71,15 @@ def board(
         # Grafana 12 would hide them in a menu.
         entry.pop("placement")
     return plain
+
+
+def opening_with(datasource_uid: str, dashboard: dict[str, Any]) -> dict[str, Any]:
+    """Choose the data source that a dashboard opens with: the default of a Grafana may be none of ours."""
+    chosen = copy.deepcopy(dashboard)
+    for variable in chosen["templating"]["list"]:
+        if variable["name"] == "datasource":
+            variable["current"] = {"selected": True, "text": datasource_uid, "value": datasource_uid}
+    return chosen
 
 
 def _alerts(matchers: Matchers) -> AnnotationQuery:

@@ -32,7 +32,7 @@ def compare() -> dict[str, Any]:
     return board(
         COMPARE_UID,
         "sparsity-monitor / Compare",
-        "Several runs beside each other, chosen above.",
+        "Several runs side by side, chosen above.",
         variables=variables.of_runs(),
         rows=[
             Row("Is it still sparse?", _sparsity()),
@@ -52,8 +52,8 @@ def _named(ratio: Ratio, matchers: Matchers = SOME_RUNS) -> str:
 def _sparsity() -> list[Any]:
     cumulative = lines(
         "Cumulative sparsity",
-        "Visible weights that equal the base, out of those that are trained, by each run's own criterion: compare only "
-        f"runs that are measured alike. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
+        "Share of the trained visible weights that equal the base, by each run's own criterion: compare only runs "
+        f"that are measured the same way. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
         "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
         "percentunit",
         Query(_named(CUMULATIVE_SPARSITY), _LEGEND),
@@ -61,7 +61,7 @@ def _sparsity() -> list[Any]:
     )
     step = lines(
         "Step sparsity",
-        f"Visible weights that equal the previous observation, out of those that are trained. {bands.STEP_MEANING} "
+        f"Share of the trained visible weights that are the same as at the previous observation. {bands.STEP_MEANING} "
         "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights.",
         "percentunit",
@@ -93,8 +93,8 @@ def _moving() -> list[Any]:
     panels = [
         lines(
             "Transient",
-            "Weights that changed at some observation and are back at the base, out of those that are trained. "
-            "Metrics: sparsity_monitor_run_touched_weights, sparsity_monitor_run_changed_weights, "
+            "Share of the trained weights that changed at some observation and are back at the base. Metrics: "
+            "sparsity_monitor_run_touched_weights, sparsity_monitor_run_changed_weights, "
             "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
             Query(_named(TRANSIENT), _LEGEND),
@@ -102,7 +102,7 @@ def _moving() -> list[Any]:
             no_data=_NONE_CHOSEN,
         ),
         lines(
-            "Norm of the update",
+            "Update norm",
             "Euclidean norm of the visible update. Metric: sparsity_monitor_run_update_norm.",
             "none",
             Query(with_name(metric("run_update_norm", SOME_RUNS), JOB), _LEGEND),
@@ -139,7 +139,8 @@ def _training() -> Any:
 def _measured_as() -> Any:
     panel = rows(
         "What is measured",
-        "Sparsities compare only where criterion, dtype and base are the same. Metric: sparsity_monitor_run_info.",
+        "Sparsities are comparable only where criterion, dtype and base are the same. Metric: "
+        "sparsity_monitor_run_info.",
         TEXT,
         Query(metric("run_info", SOME_RUNS), table=True),
         no_data=_NONE_CHOSEN,

@@ -36,7 +36,7 @@ def fleet(settings: AlertSettings) -> dict[str, Any]:
     return board(
         FLEET_UID,
         "sparsity-monitor / Fleet",
-        "All runs: their state, how sparse their updates are now, and which one needs a look.",
+        "All runs: their state, how sparse their updates are now, and which ones need attention.",
         variables=variables.of_fleet(),
         rows=[
             Row("Now", [*_counts(), _firing(), _runs(settings)]),
@@ -54,7 +54,7 @@ def _counts() -> list[Any]:
             "none",
             Query(f"sum({states.in_state(state, JOB)})", now=True),
             [(None, "text"), (1, colour)],
-            width=4,
+            width=3,
             no_data=_NO_DATA,
         )
         for state, colour in states.COLOURS.items()
@@ -69,13 +69,13 @@ def _firing() -> Any:
     recorded = CUMULATIVE_SPARSITY.record(Level.RUN)
     return number(
         "Alerts firing",
-        "Alerts about runs and service that fire now, as Prometheus evaluates them; those that Grafana manages are in "
-        f"its menu, under Alerting. Metrics: ALERTS, {recorded}.",
+        "Alerts about runs and the service that are firing now, as Prometheus evaluates them; Grafana lists those "
+        f"that it manages under Alerting. Metrics: ALERTS, {recorded}.",
         "none",
         # Zero only where Prometheus has our rules: elsewhere it would say that all is well, and nobody looks.
         Query(f"count({_alerts({})}) or 0 * count({recorded}{braces(JOB)})", now=True),
         [(None, "green"), (1, "red")],
-        width=4,
+        width=3,
         no_data="Prometheus has not evaluated our rules: no run has reported yet, or Grafana manages the alerts.",
     )
 
@@ -95,7 +95,7 @@ def trouble(settings: AlertSettings) -> str:
         alerts = _alerts({"severity": _equals(severity), "run": '!=""'})
         return f"({weight} * count by (run) ({alerts}) or {known})"
 
-    weights = {"failed": 5, "lost": 5, "stalled": 2}
+    weights = {"failed": 5, "lost": 5, "stalled": 2, "preempted": 2}
     by_state = " or ".join(f"{weight} * {states.in_state(state, JOB)}" for state, weight in weights.items())
     sparsity = CUMULATIVE_SPARSITY.at(Level.RUN, JOB)
     training = metric("run_state", {**JOB, "state": '=~"running|stalled"'})
@@ -114,29 +114,32 @@ def _runs(settings: AlertSettings) -> Any:
         "Cumulative sparsity": f"max by (run) ({CUMULATIVE_SPARSITY.at(Level.RUN, JOB)})",
         "Step sparsity": f"max by (run) ({STEP_SPARSITY.at(Level.RUN, JOB)})",
         "Step": f"max by (run) ({metric('run_step', JOB)})",
+        "of": f"max by (run) ({metric('run_planned_steps', JOB)})",
         "Last observation": f"1000 * max by (run) ({metric('run_last_observation_timestamp_seconds', JOB)})",
         "About": f"max by (run, name, model, criterion, visible_dtype) ({about})",
     }
     panel = rows(
         "Runs",
-        "One row per run, the one in most trouble first: 10 for each critical alert, 1 for each warning, as "
-        "Prometheus evaluates them; and 5 if failed or lost, 2 if stalled, or, in training, 10 or 1 if cumulative "
+        "One row per run, those in most trouble first: 10 for each critical alert, 1 for each warning, as Prometheus "
+        "evaluates them; and 5 if failed or lost, 2 if stalled or preempted, or, in training, 10 or 1 if cumulative "
         f"sparsity is below {settings.cumulative_sparsity_critical:g} or {settings.cumulative_sparsity_warning:g}. "
-        "Cumulative and step sparsity are those of the trained weights at the latest observation, by the criterion "
-        "and in the dtype of the row. A click on a run shows it. Metrics: ALERTS, sparsity_monitor_run_state, "
+        "Cumulative and step sparsity are those of the trained weights at the latest observation, by the criterion and "
+        "in the dtype of the row. Click a run to open it. Metrics: ALERTS, sparsity_monitor_run_state, "
         "sparsity_monitor_run_changed_weights, sparsity_monitor_run_step_changed_weights, "
         "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights, sparsity_monitor_run_step, "
+        "sparsity_monitor_run_planned_steps, "
         "sparsity_monitor_run_last_observation_timestamp_seconds, sparsity_monitor_run_info.",
         "none",
         *(Query(expr, table=True) for expr in columns.values()),
         height=11,
         no_data=_NO_RUNS,
     )
-    values = {f"Value #{ref_id}": name for ref_id, name in zip("ABCDEFG", columns, strict=True)}
-    shown = ["Trouble", "run", "name", "State", "Cumulative sparsity", "Step sparsity", "Step", "Last observation"]
+    values = {f"Value #{ref_id}": name for ref_id, name in zip("ABCDEFGH", columns, strict=True)}
+    shown = ["Trouble", "run", "name", "State", "Cumulative sparsity", "Step sparsity", "Step", "of"]
+    shown += ["Last observation"]
     renamed = {new: old for old, new in values.items()}
     organise = {
-        "excludeByName": {"Time": True, "Value #G": True},
+        "excludeByName": {"Time": True, "Value #H": True},
         "indexByName": {renamed.get(name, name): index for index, name in enumerate(shown)},
         "renameByName": values,
     }
@@ -158,7 +161,7 @@ def _runs(settings: AlertSettings) -> Any:
 def _cumulative() -> Any:
     panel = lines(
         "Cumulative sparsity of all runs",
-        f"Visible weights that equal the base, out of those that are trained, by each run's own criterion. "
+        "Share of the trained visible weights that equal the base, by each run's own criterion. "
         f"{bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights.",
         "percentunit",
@@ -171,7 +174,7 @@ def _cumulative() -> Any:
 def _step() -> Any:
     panel = lines(
         "Step sparsity of all runs",
-        f"Visible weights that equal the previous observation, out of those that are trained. {bands.STEP_MEANING} "
+        f"Share of the trained visible weights that are the same as at the previous observation. {bands.STEP_MEANING} "
         "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights.",
         "percentunit",
@@ -188,7 +191,8 @@ def _linked(panel: Any) -> Any:
 def _states() -> Any:
     panel = states_over_time(
         "State of all runs",
-        "Running, stalled (alive, no observations), lost (silent), failed, finished. Metric: "
+        "Running, stalled (alive, no observations), lost (silent), failed, finished, stopped (early, by itself), "
+        "preempted (from outside). Metric: "
         "sparsity_monitor_run_state.",
         Query(with_name(states.codes(JOB), JOB), "{{name}} ({{run}})"),
         states.STEPS,

@@ -6,7 +6,7 @@ from typing import Any
 
 from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.alerts.settings import AlertSettings
-from monitor.grafana.dashboards import bands, states, variables
+from monitor.grafana.dashboards import bands, links, states, variables
 from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.panels import NOT_REPORTED, TEXT, in_series, number, rows, said_by_runs
 from monitor.grafana.dashboards.query import ONE_RUN, Query
@@ -31,7 +31,7 @@ def run(settings: AlertSettings) -> dict[str, Any]:
         RUN_UID,
         "sparsity-monitor / Run",
         "One run: whether its updates are sparse, where they land, whether they land where the reference did, what "
-        "the trainer logged, and what watching cost.",
+        "the trainer logged, and what monitoring costs.",
         variables=variables.of_run(),
         rows=[
             Row("Now", [*_now(settings), *_of_the_whole_model(), _measured_as()]),
@@ -40,9 +40,10 @@ def run(settings: AlertSettings) -> dict[str, Any]:
             Row("What moves?", moving_panels()),
             Row("Do they land where the reference did?", overlap_panels(settings)),
             Row("What the trainer logged", training_panels()),
-            Row("What watching cost", cost_panels(settings)),
+            Row("What monitoring costs", cost_panels(settings)),
         ],
         alerts_of=ONE_RUN,
+        links=[links.run_by_step()],
     )
 
 
@@ -57,8 +58,8 @@ def _now(settings: AlertSettings) -> list[Any]:
         ),
         number(
             "Cumulative sparsity",
-            "Visible weights that equal the base, out of those that are trained. Red: below what the critical alert "
-            "allows. Orange: below what the warning allows. Metrics: sparsity_monitor_run_changed_weights, "
+            "Share of the trained visible weights that equal the base. Red: below what the critical alert allows. "
+            "Orange: below what the warning allows. Metrics: sparsity_monitor_run_changed_weights, "
             "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
             Query(CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
@@ -66,8 +67,8 @@ def _now(settings: AlertSettings) -> list[Any]:
         ),
         number(
             "Step sparsity",
-            "Visible weights that equal the previous observation, out of those that are trained. Orange: denser than "
-            "published RL within 32 steps. Metrics: sparsity_monitor_run_step_changed_weights, "
+            "Share of the trained visible weights that are the same as at the previous observation. Orange: denser "
+            "than published RL within 32 steps. Metrics: sparsity_monitor_run_step_changed_weights, "
             "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
             Query(STEP_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
@@ -75,7 +76,7 @@ def _now(settings: AlertSettings) -> list[Any]:
         ),
         number(
             "Hidden",
-            "Weights whose stored value moved while the visible one did not, out of those that are trained. Metrics: "
+            "Share of the trained weights whose stored value moved while the visible one did not. Metrics: "
             "sparsity_monitor_run_hidden_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
             Query(HIDDEN.at(Level.RUN, ONE_RUN), now=True),
@@ -89,7 +90,7 @@ def _now(settings: AlertSettings) -> list[Any]:
             [(None, "green"), (1, "red")],
         ),
         number(
-            "Cost of watching",
+            "Cost of monitoring",
             "Seconds of the training thread per step, times steps per second. Orange: above what the alert allows. "
             "Metrics: sparsity_monitor_run_host_seconds, sparsity_monitor_run_stride_steps, "
             "sparsity_monitor_run_step.",
@@ -111,19 +112,25 @@ def _of_the_whole_model() -> list[Any]:
     return [
         number(
             "Trained weights",
-            "Weights that train, or did at some time in this run, out of all; with adapters, those of the matrices "
-            "that they change. All other ratios are of them. Metrics: sparsity_monitor_run_frozen_weights, "
-            "sparsity_monitor_run_weights.",
+            "Share of all weights that train, or did at some time in this run; with adapters, those of the matrices "
+            "that they change. All ratios are shares of these, unless they say otherwise. Metrics: "
+            "sparsity_monitor_run_frozen_weights, sparsity_monitor_run_weights.",
             "percentunit",
             Query(TRAINED_SHARE.at(Level.RUN, ONE_RUN), now=True),
         ),
         number(
             "Whole-model cumulative sparsity",
-            "Visible weights that equal the base, out of all: frozen ones, which always do, are counted, those that "
-            "nothing can be said of are not. Metrics: sparsity_monitor_run_changed_weights, "
-            "sparsity_monitor_run_weights, sparsity_monitor_run_unmeasured_weights.",
+            "Share of all visible weights that equal the base: frozen ones, which always do, are included; unmeasured "
+            "ones are not. Metrics: sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, "
+            "sparsity_monitor_run_unmeasured_weights.",
             "percentunit",
             Query(WHOLE_MODEL_CUMULATIVE_SPARSITY.at(Level.RUN, ONE_RUN), now=True),
+        ),
+        number(
+            "Planned steps",
+            "Optimizer step at which the training is to end. Metric: sparsity_monitor_run_planned_steps.",
+            "none",
+            Query(metric("run_planned_steps", ONE_RUN), now=True),
         ),
     ]
 
@@ -131,8 +138,8 @@ def _of_the_whole_model() -> list[Any]:
 def _state() -> Any:
     panel = number(
         "State",
-        "Running, stalled (alive, no observations), lost (silent), failed or finished. Metric: "
-        "sparsity_monitor_run_state.",
+        "Running, stalled (alive, no observations), lost (silent), failed, finished, stopped (early, by itself) or "
+        "preempted (from outside). Metric: sparsity_monitor_run_state.",
         "none",
         Query(states.codes(ONE_RUN), now=True),
         states.STEPS,
@@ -143,11 +150,11 @@ def _state() -> Any:
 def _measured_as() -> Any:
     panel = rows(
         "What is measured",
-        "What counts as changed, in which dtype, against which weights: no number on this page means anything "
+        "What counts as changed, in which dtype, against which weights: no number on this dashboard means anything "
         "without it. The user's labels follow. Metric: sparsity_monitor_run_info.",
         TEXT,
         Query(metric("run_info", ONE_RUN), table=True),
-        width=18,
+        width=15,
         height=4,
         no_data=NOT_REPORTED,
     )

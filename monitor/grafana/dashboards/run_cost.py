@@ -29,8 +29,9 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
     return [
         lines(
             "Time per observation",
-            "Seconds of the latest observation on the training thread, and on the device: beside it on a GPU, within "
-            "it on a CPU. Metrics: sparsity_monitor_run_host_seconds, sparsity_monitor_run_device_seconds.",
+            "Seconds that the latest observation took on the training thread, and on the device: in parallel on a "
+            "GPU, within that time on a CPU. Metrics: sparsity_monitor_run_host_seconds, "
+            "sparsity_monitor_run_device_seconds.",
             "s",
             Query(metric("run_host_seconds", ONE_RUN), "training thread"),
             Query(metric("run_device_seconds", ONE_RUN), "device"),
@@ -39,7 +40,7 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
         lines(
             "Share of training time",
             "Seconds per step times steps per second, over ten minutes. The training thread should stay below "
-            f"{100 * settings.host_share:g} %; a GPU works beside the next forward pass. Metrics: "
+            f"{100 * settings.host_share:g} %; a GPU works in parallel with the next forward pass. Metrics: "
             "sparsity_monitor_run_host_seconds, sparsity_monitor_run_device_seconds, "
             "sparsity_monitor_run_stride_steps, sparsity_monitor_run_step.",
             "percentunit",
@@ -49,16 +50,15 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
         ),
         lines(
             "Memory",
-            "Bytes that base, masks, previous weights and reference masks take in the training; a base that is there "
-            "anyway, as a reference model, takes none. Metric: "
-            "sparsity_monitor_run_monitor_bytes.",
+            "Bytes that base, masks, previous weights and reference masks take up; a base that exists anyway, such as "
+            "a reference model, takes none. Metric: sparsity_monitor_run_monitor_bytes.",
             "bytes",
             Query(metric("run_monitor_bytes", ONE_RUN), "monitor"),
             width=8,
         ),
         lines(
             "Steps",
-            "Optimizer step, its stride between observations, and the attempt, which rises when the run is resumed. "
+            "Optimizer step, stride between observations, and attempt, which goes up when the run is resumed. "
             "Metrics: sparsity_monitor_run_step, sparsity_monitor_run_stride_steps, sparsity_monitor_run_attempt.",
             "none",
             Query(metric("run_step", ONE_RUN), "step"),

@@ -27,8 +27,9 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
         banded(
             lines(
                 "Lift",
-                "Observed ÷ expected overlap; 1 is chance, by matrix. Red area: as chance does. Published runs are "
-                f"at 1.65 (other seed) to 2.6 (other seed, data and algorithm), arXiv 2505.11711. {_METRICS}",
+                "Observed ÷ expected overlap; 1 is chance, stratified by matrix. Red area: little more than chance. "
+                "Published runs reach 1.65 (other seed) to 2.6 (other seed, data and algorithm), arXiv 2505.11711. "
+                f"{_METRICS}",
                 "none",
                 Query(LIFT.at(Level.RUN, _OF_REFERENCE), "{{reference}}"),
                 width=8,
@@ -62,7 +63,7 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
 def _overlap(name: str, meaning: str, observed: Any, chance: Any) -> Any:
     return lines(
         f"Overlap {name} against chance",
-        f"{meaning} Dashed by name: what chance would give, stratified by matrix. {_METRICS}",
+        f"{meaning} “By chance”: what chance would give, stratified by matrix. {_METRICS}",
         "percentunit",
         Query(observed.at(Level.RUN, _OF_REFERENCE), "{{reference}}"),
         Query(chance.at(Level.RUN, _OF_REFERENCE), "{{reference}} by chance"),

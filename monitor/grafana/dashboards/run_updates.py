@@ -38,8 +38,8 @@ def sparsity_panels() -> list[Any]:
     """Cumulative and step sparsity, with what published runs show."""
     cumulative = lines(
         "Cumulative sparsity",
-        "Visible weights that equal the base, out of those that are trained; also at each absolute tolerance, and out "
-        f"of the whole model. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
+        "Share of the trained visible weights that equal the base; also at each absolute tolerance, and of the whole "
+        f"model. {bands.CUMULATIVE_MEANING} Metrics: sparsity_monitor_run_changed_weights, "
         "sparsity_monitor_run_changed_at_tolerance_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights, sparsity_monitor_run_unmeasured_weights.",
         "percentunit",
@@ -49,7 +49,7 @@ def sparsity_panels() -> list[Any]:
     )
     step = lines(
         "Step sparsity",
-        f"Visible weights that equal the previous observation, out of those that are trained. {bands.STEP_MEANING} "
+        f"Share of the trained visible weights that are the same as at the previous observation. {bands.STEP_MEANING} "
         "Metrics: sparsity_monitor_run_step_changed_weights, sparsity_monitor_run_weights, "
         "sparsity_monitor_run_frozen_weights.",
         "percentunit",
@@ -112,8 +112,8 @@ def moving_panels() -> list[Any]:
         coloured_series(
             lines(
                 "Newly changed and reverted",
-                "Weights that began to differ from the base since the previous observation, and weights that are "
-                "back at it. Where both are alike, the update mask is in balance. Metrics: "
+                "Weights that have come to differ from the base since the previous observation, and weights that have "
+                "returned to it. Where the two are equal, the update mask keeps its size. Metrics: "
                 "sparsity_monitor_run_newly_changed_weights, sparsity_monitor_run_reverted_weights.",
                 "short",
                 Query(metric("run_newly_changed_weights", ONE_RUN), "newly changed"),
@@ -124,8 +124,9 @@ def moving_panels() -> list[Any]:
         lines(
             "Touched and transient",
             "Touched: changed at some observation so far. Transient: touched, and now back at the base. Changed: "
-            "differs from the base now. All out of the trained weights. Metrics: sparsity_monitor_run_touched_weights, "
-            "sparsity_monitor_run_changed_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
+            "differs from the base now. All as shares of the trained weights. Metrics: "
+            "sparsity_monitor_run_touched_weights, sparsity_monitor_run_changed_weights, "
+            "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
             Query(TOUCHED.at(Level.RUN, ONE_RUN), "touched"),
             Query(CHANGED.at(Level.RUN, ONE_RUN), "changed"),
@@ -133,15 +134,15 @@ def moving_panels() -> list[Any]:
         ),
         lines(
             "Hidden",
-            "Weights whose stored value differs from the base while the visible one does not: what moves below the "
-            "resolution of the visible dtype; out of the trained weights. Metrics: "
-            "sparsity_monitor_run_hidden_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
+            "Share of the trained weights whose stored value differs from the base while the visible one does not: "
+            "movement below the resolution of the visible dtype. Metrics: sparsity_monitor_run_hidden_weights, "
+            "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
             "percentunit",
             Query(HIDDEN.at(Level.RUN, ONE_RUN), "hidden"),
             width=8,
         ),
         lines(
-            "Size of the update",
+            "Update size",
             "Euclidean norm of the visible update, and the largest change of one weight. Metrics: "
             "sparsity_monitor_run_update_norm, sparsity_monitor_run_update_max_abs.",
             "none",

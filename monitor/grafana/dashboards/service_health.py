@@ -44,7 +44,7 @@ def _now() -> list[Any]:
     return [
         number(
             "Up",
-            "Services that Prometheus can scrape, out of those that it could within a day. Metrics: up, "
+            "Services that Prometheus can scrape, of those that it could within the last day. Metrics: up, "
             "sparsity_monitor_build_info.",
             "none",
             Query(f"sum({_of_services('up')})", now=True),
@@ -52,7 +52,7 @@ def _now() -> list[Any]:
             no_data=_NOT_SCRAPED,
         ),
         _number("Runs", "Runs in the store.", "runs"),
-        _number("Open streams", "Streams on which runs report at this moment.", "open_streams"),
+        _number("Open streams", "Streams on which runs are reporting now.", "open_streams"),
         _number("Rolled-up runs", "Runs without series per layer, because of the budget.", "rolled_up_runs", 1),
     ]
 
@@ -122,9 +122,9 @@ def _store() -> list[Any]:
     buckets = metric("store_commit_seconds", INSTANCE, suffix="_bucket")
     return [
         lines(
-            "Time of a commit",
-            "Half, and 99 of 100, transactions with items take at most so long. What a sender waits for before it "
-            "forgets an item. Metric: sparsity_monitor_store_commit_seconds.",
+            "Commit time",
+            "Median and 99th percentile of the time that a transaction with items takes. A sender waits for it before "
+            "it forgets an item. Metric: sparsity_monitor_store_commit_seconds.",
             "s",
             Query(f"histogram_quantile(0.5, rate({buckets}[{RATE}]))", f"median {_INSTANCE}"),
             Query(f"histogram_quantile(0.99, rate({buckets}[{RATE}]))", f"99 % {_INSTANCE}"),
@@ -132,7 +132,7 @@ def _store() -> list[Any]:
         ),
         lines(
             "Commits and failures",
-            "Transactions per second, and calls of the store that failed. Metrics: "
+            "Transactions per second, and calls to the store that failed. Metrics: "
             "sparsity_monitor_store_commit_seconds, sparsity_monitor_store_errors_total.",
             "ops",
             Query(f"rate({metric('store_commit_seconds', INSTANCE, suffix='_count')}[{RATE}])", f"commits {_INSTANCE}"),
@@ -146,16 +146,16 @@ def _scrape() -> list[Any]:
     return [
         lines(
             "Series against the budget",
-            "Series of runs and groups that a scrape shows, and how many are allowed before the largest runs fall "
-            "back to totals. Metrics: sparsity_monitor_series, sparsity_monitor_series_budget.",
+            "Series of runs and groups in a scrape, and how many are allowed before the largest runs fall back to "
+            "totals. Metrics: sparsity_monitor_series, sparsity_monitor_series_budget.",
             "short",
             Query(metric("series", INSTANCE), f"series {_INSTANCE}"),
             Query(metric("series_budget", INSTANCE), f"budget {_INSTANCE}"),
             no_data=_NOT_SCRAPED,
         ),
         lines(
-            "Time of a scrape",
-            "Seconds until Prometheus had read all metrics. Metrics: scrape_duration_seconds, "
+            "Scrape time",
+            "Seconds that Prometheus takes to read all metrics. Metrics: scrape_duration_seconds, "
             "sparsity_monitor_build_info.",
             "s",
             Query(_of_services("scrape_duration_seconds"), _INSTANCE),

@@ -7,7 +7,15 @@ from typing import Any
 from monitor.grafana.dashboards.panels import Steps
 from monitor.grafana.promql.metric import Matchers, metric
 
-COLOURS = {"running": "green", "stalled": "orange", "lost": "red", "failed": "dark-red", "finished": "blue"}
+COLOURS = {
+    "running": "green",
+    "stalled": "orange",
+    "lost": "red",
+    "failed": "dark-red",
+    "finished": "blue",
+    "stopped": "light-blue",
+    "preempted": "purple",
+}
 """As in the wire contract: RunSummary.State."""
 
 _CODES = {state: code for code, state in enumerate(COLOURS, start=1)}

@@ -39,6 +39,13 @@ def runs() -> QueryVariable:
     return _several("runs", "Runs", _RUNS).regex(_NAME_AND_RUN)
 
 
+def service_url() -> QueryVariable:
+    """Where browsers find the service that knows the run. Nobody chooses it: links to its pages begin with it."""
+    query = f"query_result({metric('service_info', JOB)} and on (job, instance) {metric('run_info', ONE_RUN)})"
+    variable = _query("service_url", "Service", query).regex('/[{,]service_url="([^"]*)"/')
+    return variable.include_all(False).multi(False).hide(VariableHide.HIDE_VARIABLE)
+
+
 def layer(of: Matchers = ONE_RUN) -> QueryVariable:
     """Layers of the run; "-" stands for what belongs to none."""
     return _several("layer", "Layer", f"label_values({metric('group_weights', of)}, layer)")
@@ -63,7 +70,7 @@ def training_metric(of: Matchers = ONE_RUN) -> QueryVariable:
 
 def of_run() -> list[DatasourceVariable | QueryVariable]:
     """The variables of a dashboard about one run."""
-    return [data_source(), job(), run(), layer(), module(), reference(), training_metric()]
+    return [data_source(), job(), run(), service_url(), layer(), module(), reference(), training_metric()]
 
 
 def of_runs() -> list[DatasourceVariable | QueryVariable]:

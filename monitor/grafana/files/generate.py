@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from monitor.grafana.alerts.settings import AlertSettings
@@ -30,14 +31,14 @@ def generated_files(settings: AlertSettings) -> dict[str, str]:
     }
 
 
-def write_files(directory: Path, settings: AlertSettings) -> list[Path]:
-    """Write all files below a directory, and return the paths of those that changed.
+def write_files(directory: Path, files: Mapping[str, str]) -> list[Path]:
+    """Write files below a directory, given as path → text, and return the paths of those that changed.
 
     Raises:
         OSError: a file cannot be written.
     """
     changed = []
-    for name, text in generated_files(settings).items():
+    for name, text in files.items():
         path = directory / name
         if not path.is_file() or path.read_text("utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The pages: what runs there are, and one run with its layers. Rendered here, without script or outside resources."""
+"""The pages: what runs there are, one run with its layers, the runbook. Without script or outside resources."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from monitor.service.live import LiveRuns
+from monitor.service.page.runbook import packaged_runbook
 from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json
 
 
 class Pages:
-    """Renders pages from the live state. Everything that a run sent is escaped."""
+    """Renders pages from the live state. Everything that a run sent is escaped.
+
+    Attributes:
+        style: their style sheet.
+        icon, favicon: the picture of the service, as SVG and for what knows only the older format.
+        runbook: the page with the runbook.
+    """
 
     def __init__(self, settings: ServiceSettings, live: LiveRuns) -> None:
         self._settings = settings
         self._live = live
-        self.style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+        here = Path(__file__).parent
+        self.style = (here / "style.css").read_text(encoding="utf-8")
+        self.icon = (here / "icon.svg").read_bytes()
+        self.favicon = (here / "favicon.ico").read_bytes()
         self._templates = Environment(
             loader=PackageLoader("monitor.service", "page"),
             autoescape=True,
@@ -33,6 +43,7 @@ class Pages:
             "when": when,
             "path": lambda text: quote(text, ""),
         }
+        self.runbook = self._templates.get_template("runbook.html").render(runbook=packaged_runbook())
 
     def overview(self, now: float) -> str:
         """Return the page with all runs at `now`."""
@@ -45,7 +56,8 @@ class Pages:
         if run is None:
             return None
         detail = run_detail_json(run, now, self._settings)
-        return self._templates.get_template("run.html").render(run=detail, now=now)
+        template = self._templates.get_template("run.html")
+        return template.render(run=detail, now=now, service_url=self._settings.service_url)
 
     def problem(self, title: str, detail: str) -> str:
         """Return the page for what cannot be answered."""

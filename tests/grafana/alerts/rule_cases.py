@@ -65,6 +65,8 @@ ADAPTERS: Series = {run("run_weights"): always(80_000), run("run_frozen_weights"
 """The same trained weights in a model of which 99 % are frozen, as with LoRA on one projection."""
 
 FINISHED: Series = {run("run_state", state="running"): always(0), run("run_state", state="finished"): always(1)}
+STOPPED: Series = {run("run_state", state="running"): always(0), run("run_state", state="stopped"): always(1)}
+PREEMPTED: Series = {run("run_state", state="running"): always(0), run("run_state", state="preempted"): always(1)}
 WARMING_UP: Series = {run("run_step"): always(19)}
 RESUMED: Series = {run("run_started_timestamp_seconds"): always(7190)}
 
@@ -93,6 +95,8 @@ def _without(fires: Series, **more: Series) -> dict[str, Series]:
     """The same trouble in runs that are left in peace."""
     return {
         "finished": {**fires, **FINISHED},
+        "stopped": {**fires, **STOPPED},
+        "preempted": {**fires, **PREEMPTED},
         "warming up": {**fires, **WARMING_UP},
         "just resumed": {**fires, **RESUMED},
         **{name.replace("_", " "): series for name, series in more.items()},
@@ -156,7 +160,7 @@ CASES = [
         "critical",
         MEASURED_AS,
         f"{_RUN} has weights that are NaN or infinite",
-        "3 visible weights (bfloat16) are NaN or infinite. What is trained from here on is lost.",
+        "3 visible weights (bfloat16) are NaN or infinite. Training from here on is wasted.",
         _NAN,
         {"finished": {**_NAN, **FINISHED}},
     ),
@@ -202,18 +206,18 @@ CASES = [
         "StepSparsityCollapsed",
         "warning",
         MEASURED_AS,
-        f"{_RUN} suddenly moves far more weights per observation",
-        "10% of the trained visible weights change from one observation to the next, more than 4 times as many as this "
-        "run's own recent median (step sparsity, bfloat16).",
+        f"{_RUN} suddenly changes far more weights per observation",
+        "10% of the trained visible weights change from one observation to the next, more than 4 times this run's own "
+        "recent median (step density, bfloat16).",
         {**_COLLAPSED, **ADAPTERS},
     ),
     Case(
         "StepSparsityCollapsed",
         "warning",
         MEASURED_AS,
-        f"{_RUN} suddenly moves far more weights per observation",
-        "10% of the trained visible weights change from one observation to the next, more than 4 times as many as this "
-        "run's own recent median (step sparsity, bfloat16).",
+        f"{_RUN} suddenly changes far more weights per observation",
+        "10% of the trained visible weights change from one observation to the next, more than 4 times this run's own "
+        "recent median (step density, bfloat16).",
         _COLLAPSED,
         _without(
             _COLLAPSED,
@@ -246,8 +250,8 @@ CASES = [
         "warning",
         {**MEASURED_AS, "reference": "seed"},
         f"{_RUN} no longer lands where reference seed did",
-        "Overlap with reference seed is 1.05 times what chance gives. It was above 1.5 before; published runs are at "
-        "1.65 to 2.6.",
+        "Overlap with reference seed is 1.05 times what chance would give. It was above 1.5 before; published runs "
+        "reach 1.65 to 2.6.",
         _AT_CHANCE,
         _without(
             _AT_CHANCE,
@@ -260,8 +264,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} trains, but no visible weight moves",
-        "Steps go on, and for as long as this alert looks back, not one visible weight (bfloat16) has changed between "
-        "observations, or next to none while the stored ones move.",
+        "Training continues, but for as long as this alert looks back, not one visible weight (bfloat16) has changed "
+        "between observations, or next to none while the stored ones move.",
         _HIDDEN,
         _without(_HIDDEN, as_with_SGD=_LIKE_SGD),
         minute=126,
@@ -271,8 +275,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} trains, but no visible weight moves",
-        "Steps go on, and for as long as this alert looks back, not one visible weight (bfloat16) has changed between "
-        "observations, or next to none while the stored ones move.",
+        "Training continues, but for as long as this alert looks back, not one visible weight (bfloat16) has changed "
+        "between observations, or next to none while the stored ones move.",
         _INERT,
         _without(
             _INERT,
@@ -287,8 +291,8 @@ CASES = [
         "critical",
         {"job": "sparsity-monitor", "instance": "s"},
         "The sparsity-monitor service cannot be scraped",
-        "Prometheus gets no metrics from job sparsity-monitor. Runs go on and keep what they observe on their own "
-        "disk; nobody sees it, and no alert about runs can fire.",
+        "Prometheus gets no metrics from job sparsity-monitor. Runs continue and keep their observations on their own "
+        "disks, but nobody sees them, and no alert about a run can fire.",
         {'up{job="sparsity-monitor", instance="s"}': "1x110 0x190"},
         {"restarted": {'up{job="sparsity-monitor", instance="s"}': "1x118 0 1x180"}},
     ),
@@ -296,9 +300,9 @@ CASES = [
         "RunLost",
         "critical",
         {**NAMED, "state": "lost"},
-        f"{_RUN} is lost: nothing is heard of it",
-        "Neither observations nor signs of life arrive, and the run did not say that it ended. It was killed, its "
-        "machine is gone, or its network is.",
+        f"{_RUN} is lost: nothing has been heard from it",
+        "Neither observations nor heartbeats arrive, and the run did not report that it ended. It was killed, or its "
+        "machine or its network is down.",
         {run("run_state", state="lost"): always(1), run("run_last_heard_timestamp_seconds"): always(3600)},
         {
             "a day later": {
@@ -312,18 +316,17 @@ CASES = [
         "warning",
         {**NAMED, "state": "stalled"},
         f"{_RUN} is stalled: alive, but without observations",
-        "The sender is alive, and no observation has come for longer than the service expects "
-        "(`--stalled-after-seconds`).",
+        "The uploader is alive, but no observation has arrived for far longer than this run ever paused.",
         {run("run_state", state="stalled"): always(1), run("run_state", state="running"): always(0)},
-        {"finished": FINISHED},
+        {"finished": FINISHED, "stopped": STOPPED, "preempted": PREEMPTED},
     ),
     Case(
         "ObservationsDropped",
         "warning",
         MEASURED_AS,
         f"{_RUN} dropped observations",
-        "5 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. Its "
-        "history has a gap.",
+        "5 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. The "
+        "run's history has a gap.",
         _DROPPED,
         {
             "finished": {**_DROPPED, **FINISHED},
@@ -338,8 +341,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} dropped observations",
-        "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. Its "
-        "history has a gap.",
+        "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. The "
+        "run's history has a gap.",
         {run("run_dropped_items"): "5x110 0x5 3x185"},
     ),
     Case(
@@ -347,8 +350,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} dropped observations",
-        "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. Its "
-        "history has a gap.",
+        "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. The "
+        "run's history has a gap.",
         # During an outage of the service.
         {run("run_dropped_items"): "5x60 stale _x50 8x189"},
     ),
@@ -356,7 +359,7 @@ CASES = [
         "MonitorTooExpensive",
         "warning",
         MEASURED_AS,
-        f"{_RUN} spends too much time on being watched",
+        f"{_RUN} spends too much time being monitored",
         "Observing takes 10% of the training thread's time, more than 5 %.",
         _EXPENSIVE,
         _without(_EXPENSIVE, rarely_observed={**_EXPENSIVE, run("run_stride_steps"): always(10)}),
@@ -365,7 +368,7 @@ CASES = [
         "SeriesBudgetExceeded",
         "warning",
         {"job": "sparsity-monitor", "instance": "s"},
-        "Runs are shown without their layers, because of the series budget",
+        "Runs are shown without their layers because of the series budget",
         "2 runs have no series per layer and module on s: all of them together would exceed the series budget. "
         "Totals per run are complete.",
         {'sparsity_monitor_rolled_up_runs{job="sparsity-monitor", instance="s"}': always(2)},

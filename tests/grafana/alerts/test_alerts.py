@@ -48,7 +48,7 @@ def _test(case: Case, changes: Series, *, fires: bool, name: str) -> dict[str, A
         "exp_annotations": {
             "summary": case.summary,
             "description": case.description,
-            "runbook_url": f"deploy/runbook.md#{case.alert.lower()}",
+            "runbook_url": f"http://127.0.0.1:8765/runbook#{case.alert.lower()}",
         },
     }
     return {

@@ -146,9 +146,8 @@ def test_the_four_dashboards_have_their_addresses() -> None:
 @pytest.mark.parametrize("board", BOARDS)
 def test_variables_that_are_used_exist_and_those_that_exist_are_used(board: Board) -> None:
     names = {variable["name"] for variable in board["templating"]["list"]}
-    everything = str(
-        [board["panels"], board["annotations"], [each.get("query") for each in board["templating"]["list"]]]
-    )
+    queries = [each.get("query") for each in board["templating"]["list"]]
+    everything = str([board["panels"], board["annotations"], board["links"], queries])
     used = set(re.findall(r"\$\{?(?!__)(\w+)", everything)) & (names | {"job", "instance", "run", "layer", "module"})
     assert used == names
 
@@ -260,7 +259,8 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap(board: Board) -> No
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_links_keep_time_and_variables_and_alerts_are_drawn_in(board: Board) -> None:
-    (link,) = board["links"]
+    link, *others = board["links"]
+    assert [each["title"] for each in others] == (["Run by step"] if board["uid"] == RUN_UID else [])
     assert (link["type"], link["keepTime"], link["includeVars"]) == ("dashboards", True, True)
     assert set(link["tags"]) <= set(board["tags"])
     (annotation,) = board["annotations"]["list"]
@@ -272,6 +272,18 @@ def test_links_keep_time_and_variables_and_alerts_are_drawn_in(board: Board) -> 
         assert url.startswith(f"/d/{RUN_UID}?var-run=")
         assert "${__url_time_range}" in url
         assert "${datasource:queryparam}" in url
+
+
+def test_run_leads_to_the_page_of_the_service_that_knows_it() -> None:
+    board = DASHBOARDS["sparsity-monitor / Run"]
+    link = board["links"][1]
+    # As it is, and encoded: ids may hold spaces, "?" and "#".
+    assert link["url"] == "${service_url:raw}/runs/${run:percentencode}"
+    assert (link["type"], link["targetBlank"], link["includeVars"], link["keepTime"]) == ("link", True, False, False)
+    (variable,) = [each for each in board["templating"]["list"] if each["name"] == "service_url"]
+    assert variable["hide"] == 2
+    sample = 'sparsity_monitor_service_info{instance="a",job="b",service_url="https://monitor.example"} 1 1700000000000'
+    assert re.search(variable["regex"].strip("/"), sample)[1] == "https://monitor.example"  # type: ignore[index]
 
 
 def test_no_link_carries_several_values_to_a_variable_of_one() -> None:

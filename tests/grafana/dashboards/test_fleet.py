@@ -8,7 +8,7 @@ import pytest
 
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.fleet import fleet
-from tests.grafana.alerts.rule_cases import RUN, Series, always, run
+from tests.grafana.alerts.rule_cases import PREEMPTED, RUN, Series, always, run
 from tests.grafana.promql.evaluated import returns
 
 PANELS = {panel["title"]: panel for panel in fleet(AlertSettings())["panels"]}
@@ -32,9 +32,10 @@ def _alert(severity: str) -> Series:
         (LOW, 1),
         (DENSE, 10),
         ({**DENSE, **FINISHED}, 0),
+        ({**DENSE, **PREEMPTED}, 2),
         ({**_alert("critical"), **_alert("warning")}, 11),
     ],
-    ids=["healthy", "lost", "low", "dense", "dense and finished", "alerts"],
+    ids=["healthy", "lost", "low", "dense", "dense and finished", "preempted", "alerts"],
 )
 def test_trouble_needs_no_alerts_of_prometheus(series: Series, trouble: int, tmp_path: Path) -> None:
     query = PANELS["Runs"]["targets"][0]["expr"]

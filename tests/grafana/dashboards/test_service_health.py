@@ -33,4 +33,4 @@ def test_targets_of_others_are_not_counted(series: Series, up: int, tmp_path: Pa
 def test_scrapes_of_others_are_not_shown(tmp_path: Path) -> None:
     ours = 'scrape_duration_seconds{job="sparsity-monitor", instance="s"}'
     series = {**FOREIGN, BUILD_INFO: always(1), ours: always(0.1)}
-    returns(QUERIES["Time of a scrape"], series, [{"labels": ours, "value": 0.1}], tmp_path)
+    returns(QUERIES["Scrape time"], series, [{"labels": ours, "value": 0.1}], tmp_path)

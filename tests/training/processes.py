@@ -1,0 +1,67 @@
+"""Training processes for tests: each is forked from one that has imported what trainings need, and ends as it likes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple, Self
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit status, or minus the signal that killed it, and all that it wrote."""
+
+    status: int
+    written: str
+
+
+class TrainingProcesses:
+    """Runs pieces of code as main programs, one at a time. See tests/training/trained.py for what they may use."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._number = 0
+        command = [sys.executable, "-m", "tests.training.processes"]
+        self._nursery = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._nursery.communicate(timeout=60)
+
+    def run(self, code: str, **environment: str) -> Ended:
+        """Run a piece of code to its end, in a directory of its own, which is OUTPUT in its environment."""
+        assert self._nursery.stdin is not None
+        assert self._nursery.stdout is not None
+        self._number += 1
+        output = self._directory / f"process-{self._number}"
+        output.mkdir()
+        given = {"code": code, "environment": {**environment, "OUTPUT": str(output)}}
+        print(json.dumps(given), file=self._nursery.stdin, flush=True)
+        status = int(self._nursery.stdout.readline())
+        return Ended(status, (output / "written.txt").read_text())
+
+
+def _become(code: str, environment: dict[str, str]) -> None:
+    """Be the process that runs a piece of code: what it raises, ends this process as it ends any main program."""
+    os.environ.update(environment)
+    written = os.open(os.path.join(environment["OUTPUT"], "written.txt"), os.O_WRONLY | os.O_CREAT)
+    for descriptor in (1, 2):
+        os.dup2(written, descriptor)
+    exec(compile(code, "training", "exec"), {"__name__": "__main__"})
+
+
+if __name__ == "__main__":
+    import tests.training.trained  # noqa: F401
+
+    # Not `for line in sys.stdin`: the child would read on what the parent has buffered.
+    while line := sys.stdin.readline():
+        if (child := os.fork()) == 0:
+            _become(**json.loads(line))
+            break
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

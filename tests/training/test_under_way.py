@@ -1,0 +1,278 @@
+"""A training that was left is told from one that goes on, in whatever loop it trains."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import Trainer, TrainerCallback
+
+from monitor import SparsityCallback
+from monitor.training import under_way as module
+from monitor.training.under_way import LEFT, Training, under_way
+from monitor.wire import monitor_pb2 as pb
+from tests.eventually import eventually
+from tests.spooled import spooled
+from tests.tiny import common_arguments, plain_trainer, save_model
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.02)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+class At(TrainerCallback):  # type: ignore[misc]
+    """Does something at the end of step 2."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            self.act()
+
+
+def fail() -> None:
+    raise RuntimeError("CUDA out of memory")
+
+
+def trainer_of(model: Path, directory: Path, *callbacks: Any) -> Trainer:
+    return plain_trainer(model, common_arguments(directory, gradient_accumulation_steps=1), list(callbacks))
+
+
+def ends_of(callback: SparsityCallback) -> list[tuple[int, str]]:
+    return [(finish.ending, finish.reason) for finish in spooled(callback, "finish")]
+
+
+def test_a_training_that_was_left_is_ended_soon_although_its_trainer_is_there(model: Path, tmp_path: Path) -> None:
+    callback = SparsityCallback(None, "left")
+    trainer = trainer_of(model, tmp_path, callback, At(fail))
+    with suppress(RuntimeError):
+        trainer.train()
+    eventually(lambda: not under_way.reporters())
+    assert ends_of(callback) == [(pb.Finish.ENDING_FAILED, LEFT)]
+    assert [observation.step for observation in spooled(callback, "observation")] == [1, 2]
+    # The same trainer goes on to train, as the next attempt.
+    trainer.remove_callback(At)
+    trainer.train()
+    assert ends_of(callback)[1:] == [(pb.Finish.ENDING_COMPLETED, "")]
+
+
+def test_a_training_that_waits_for_long_goes_on(model: Path, tmp_path: Path) -> None:
+    looked = threading.Event()
+    callback = SparsityCallback(None, "waits")
+    suspects = iter(range(20))
+
+    def was_left(training: Training) -> bool:
+        if next(suspects, None) is None:
+            looked.set()
+        return original(training)
+
+    original = Training.was_left
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Training, "was_left", was_left)
+        trainer_of(model, tmp_path, callback, At(lambda: looked.wait(60))).train()
+    assert ends_of(callback) == [(pb.Finish.ENDING_COMPLETED, "")]
+
+
+def test_trainings_in_threads_end_apart(model: Path, tmp_path: Path) -> None:
+    other_failed = threading.Event()
+    good, bad = SparsityCallback(None, "good"), SparsityCallback(None, "bad")
+    failing = trainer_of(model, tmp_path / "bad", bad, At(fail))
+    waiting = trainer_of(model, tmp_path / "good", good, At(lambda: other_failed.wait(60)))
+    thread = threading.Thread(target=waiting.train)
+    thread.start()
+    with suppress(RuntimeError):
+        failing.train()
+    eventually(lambda: bool(ends_of(bad)))
+    other_failed.set()
+    thread.join()
+    assert ends_of(bad) == [(pb.Finish.ENDING_FAILED, LEFT)]
+    assert ends_of(good) == [(pb.Finish.ENDING_COMPLETED, "")]
+
+
+def test_the_next_training_ends_the_one_that_was_left_with_the_exception_that_is_handled(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 3600)
+    first, second = SparsityCallback(None, "first"), SparsityCallback(None, "second")
+    try:
+        trainer_of(model, tmp_path / "1", first, At(fail)).train()
+    except RuntimeError:
+        trainer_of(model, tmp_path / "2", second).train()
+    assert ends_of(first) == [(pb.Finish.ENDING_FAILED, "RuntimeError: CUDA out of memory")]
+    assert ends_of(second) == [(pb.Finish.ENDING_COMPLETED, "")]
+
+
+class Loop:
+    """A loop of somebody's own around the events of a Trainer's callbacks, which goes on between its calls."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.state, self.control = trainer.state, trainer.control
+        self.state.max_steps = 4
+
+    def event(self, name: str) -> None:
+        getattr(self.trainer.callback_handler, name)(self.trainer.args, self.state, self.control)
+
+    def begin(self) -> None:
+        self.event("on_train_begin")
+
+    def step(self) -> None:
+        self.event("on_step_begin")
+        self.state.global_step += 1
+        self.event("on_step_end")
+
+    def steps(self) -> Iterator[int]:
+        self.begin()
+        while self.state.global_step < 4:
+            self.step()
+            yield self.state.global_step
+        self.event("on_train_end")
+
+
+@contextmanager
+def many_looks() -> Iterator[None]:
+    """Let the thread that looks after trainings look many times meanwhile."""
+    looks = iter(range(10))
+    done = threading.Event()
+    was_left = Training.was_left
+
+    def counted(training: Training) -> bool:
+        if next(looks, None) is None:
+            done.set()
+        return was_left(training)
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Training, "was_left", counted)
+        yield
+        assert done.wait(60)
+
+
+@pytest.mark.parametrize("as_generator", [False, True])
+def test_a_loop_that_comes_and_goes_is_not_taken_for_one_that_was_left(
+    model: Path, tmp_path: Path, as_generator: bool
+) -> None:
+    callback = SparsityCallback(None, "own loop")
+    loop = Loop(trainer_of(model, tmp_path, callback))
+    if as_generator:
+        steps = loop.steps()
+        next(steps)
+        with many_looks():
+            pass
+        list(steps)
+    else:
+        loop.begin()
+        for _ in range(4):
+            with many_looks():
+                pass
+            loop.step()
+        loop.event("on_train_end")
+    assert ends_of(callback) == [(pb.Finish.ENDING_COMPLETED, "")]
+
+
+def test_a_loop_of_ones_own_is_ended_when_it_is_garbage(model: Path, tmp_path: Path) -> None:
+    callback = SparsityCallback(None, "garbage")
+    loop = Loop(trainer_of(model, tmp_path, callback))
+    loop.begin()
+    loop.step()
+    loop.trainer.state = None
+    del loop
+    eventually(lambda: bool(ends_of(callback)))
+    assert ends_of(callback) == [(pb.Finish.ENDING_FAILED, LEFT)]
+
+
+def test_a_forked_child_ends_nothing(model: Path, tmp_path: Path) -> None:
+    callback = SparsityCallback(None, "forks")
+
+    def fork() -> None:
+        if (child := os.fork()) == 0:
+            # As where a child leaves by an exception that it catches.
+            callback._training_failed(RuntimeError("in the child"))
+            os._exit(len(under_way.reporters()))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    trainer = trainer_of(model, tmp_path, At(fork))
+    callback.attach(trainer)
+    trainer.train()
+    assert ends_of(callback) == [(pb.Finish.ENDING_COMPLETED, "")]
+
+
+class Notebook(ModuleType):
+    """IPython as far as it is used: events by name, of which each cell has some."""
+
+    def __init__(self) -> None:
+        super().__init__("IPython")
+        self.functions: list[Callable[[Any], None]] = []
+        self.events = SimpleNamespace(register=self._register, unregister=self._unregister)
+
+    def get_ipython(self) -> Notebook:
+        return self
+
+    def _register(self, event: str, function: Callable[[Any], None]) -> None:
+        assert event == "post_run_cell"
+        self.functions.append(function)
+
+    def _unregister(self, event: str, function: Callable[[Any], None]) -> None:
+        self.functions.remove(function)
+
+    def run_cell(self, cell: Callable[[], object]) -> None:
+        error = None
+        try:
+            cell()
+        except BaseException as raised:  # noqa: BLE001 - as IPython does
+            error = raised
+        for function in list(self.functions):
+            function(SimpleNamespace(error_in_exec=error))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("CUDA out of memory")], ids=repr)
+def test_a_cell_that_raises_ends_its_run_at_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 3600)
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+
+    def act() -> None:
+        raise error
+
+    callback = SparsityCallback(None, "cell")
+    notebook.run_cell(trainer_of(model, tmp_path, callback, At(act)).train)
+    reason = "KeyboardInterrupt" if isinstance(error, KeyboardInterrupt) else "RuntimeError: CUDA out of memory"
+    assert ends_of(callback) == [(pb.Finish.ENDING_FAILED, reason)]
+    assert not notebook.functions
+
+
+def test_a_cell_that_raises_ends_no_training_in_a_thread(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    trains, may_go_on = threading.Event(), threading.Event()
+    callback = SparsityCallback(None, "background")
+
+    def wait() -> None:
+        trains.set()
+        may_go_on.wait(60)
+
+    thread = threading.Thread(target=trainer_of(model, tmp_path, callback, At(wait)).train)
+    thread.start()
+    assert trains.wait(60)
+    notebook.run_cell(fail)
+    may_go_on.set()
+    thread.join()
+    assert ends_of(callback) == [(pb.Finish.ENDING_COMPLETED, "")]
+    assert not notebook.functions
