@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from monitor.terminal import print_anything, printable, printable_lines
+from monitor.errors import UnsupportedSystemError
+from monitor.terminal import print_anything, printable_lines
 
 if TYPE_CHECKING:
     import typer
@@ -39,6 +40,8 @@ def main() -> None:
         app()
     except ModuleNotFoundError as error:
         sys.exit(_MORE.format(error.name))
+    except UnsupportedSystemError as error:
+        sys.exit(str(error))
 
 
 def _add_version(app: "typer.Typer") -> None:
@@ -120,15 +123,17 @@ def _add_runs(app: "typer.Typer") -> None:
         """List the runs that a service knows: for people in a terminal, with tabs between the fields in a pipe."""
         import grpc
 
+        from monitor.errors import ConfigurationError
+        from monitor.report.target import check_target
         from monitor.service.listing import print_runs
+        from monitor.wire.channel import failure
 
         try:
-            print_runs(target)
+            print_runs(check_target(target))
+        except ConfigurationError as error:
+            sys.exit(printable_lines(str(error)))
         except grpc.RpcError as error:
-            sys.exit(
-                f"{target} did not list its runs: {printable(str(error.details()))}. "
-                "Expected the gRPC address of a service, host:port"
-            )
+            sys.exit(failure(target, error))
 
 
 def _add_push(app: "typer.Typer") -> None:
@@ -161,9 +166,10 @@ def _push_without_typer(arguments: list[str]) -> None:
 
 def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> None:
     from monitor.errors import SparsityMonitorError
-    from monitor.report.push import push
 
     try:
+        from monitor.report.push import push
+
         count = push(directory, target, patience_seconds, run_id)
     except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))

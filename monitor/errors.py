@@ -11,6 +11,10 @@ class MissingLibraryError(SparsityMonitorError, ModuleNotFoundError):
     """A library that only training needs is not installed."""
 
 
+class UnsupportedSystemError(SparsityMonitorError, ImportError):
+    """This operating system lacks something that is needed."""
+
+
 class ConfigurationError(SparsityMonitorError, ValueError):
     """A setting has a value that cannot work."""
 

@@ -68,7 +68,7 @@ def test_a_wrong_setting_is_an_error_at_construction(settings: dict[str, Any], m
 
 
 def test_a_malformed_target_is_an_error_at_construction() -> None:
-    with pytest.raises(ConfigurationError, match=r'such as "localhost:50051"\. Leave the scheme away'):
+    with pytest.raises(ConfigurationError, match=r'such as "localhost:50051"\. Leave http:// away'):
         SparsityCallback("http://localhost:50051")
 
 

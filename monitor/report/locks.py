@@ -7,11 +7,11 @@ network file systems know them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from monitor.posix import fcntl
 from monitor.report.ending import Ending, failed, preempted
 from monitor.report.signals import killed_by
 

@@ -20,7 +20,7 @@ def push(directory: Path, target: str, patience_seconds: float, run_id: str | No
 
     Args:
         directory: the run's output directory, or the spool's own.
-        target: gRPC address of the service, host:port.
+        target: gRPC address of the service; see check_target.
         patience_seconds: how long to try to reach the service.
         run_id: of a run of its own, which becomes of what the service never accepted; see `give_run_id`.
 
@@ -29,7 +29,7 @@ def push(directory: Path, target: str, patience_seconds: float, run_id: str | No
         SpoolError: there is no spool, or it is being delivered by another process.
         ReportingError: the service cannot be reached or refuses; what is not delivered stays in the spool.
     """
-    check_target(target)
+    target = check_target(target)
     spool_directory = _find_spool(directory)
     # First where the run went on when its directory broke: its end is told from there.
     return sum(

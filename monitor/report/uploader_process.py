@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+from monitor.report import interpreter
 from monitor.report.shell import shown
 from monitor.report.signals import as_arguments, note_signals
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey
@@ -109,9 +109,6 @@ class UploaderProcess:
 
 
 def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[bytes]:
-    # -P and PYTHONPATH: imports the same package as this process, whatever lies in the working directory.
-    package_root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     signals = note_signals()
     # After "--", since a user's run id may start with a hyphen.
     arguments = [
@@ -126,13 +123,13 @@ def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[by
     ]
     with (directory / UPLOADER_LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "monitor.report.uploader", *arguments],
+            [*interpreter.command("monitor.report.uploader"), *arguments],
             stdin=subprocess.PIPE,
             pass_fds=tuple(signals.values()),
             bufsize=0,
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": path},
+            env=interpreter.environment(),
             # A session of its own: Ctrl-C in the terminal interrupts the training, not the delivery.
             start_new_session=True,
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import grpc
 from rich.console import Console
 from rich.text import Text
 
 from monitor.service.labels import measured_as
 from monitor.service.page import when
 from monitor.terminal import printable
+from monitor.wire.channel import open_channel
 from monitor.wire.monitor_pb2 import ListRunsRequest, RunSummary
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
@@ -39,7 +39,7 @@ def print_runs(target: str) -> None:
     Raises:
         grpc.RpcError: it does not answer.
     """
-    with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    with open_channel(target, [("grpc.max_receive_message_length", -1)]) as channel:
         stub = MonitorServiceStub(channel)
         runs = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS).runs
     if not sys.stdout.isatty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -80,6 +81,7 @@ class ObservedRun:
         self._observer = observer
         self._reporter = reporter
         self._masks = MaskWriter(Elsewhere() if reporter is None else reporter.elsewhere)
+        self._process = os.getpid()
         self._writes_log = writes_log
         self._said_that_others_are_saved = False
         self._versions: int | None = None
@@ -99,6 +101,16 @@ class ObservedRun:
     def directory(self) -> Path | None:
         """Where spool and mask are kept; None where nothing is reported."""
         return self._directory if self._reporter is None else self._reporter.directory
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a training is observed, or is yet to be reported as ended."""
+        return self._observer is not None or self._reporter is not None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the process that observes the training is another one, from which this one was forked."""
+        return self.is_under_way and self._process != os.getpid()
 
     def let_updates_wait(self) -> None:
         """Let weights stay as they are until an observation that is under way has read them; the host goes on."""

@@ -31,7 +31,7 @@ class Pages:
         self.icon = (here / "icon.svg").read_bytes()
         self.favicon = (here / "favicon.ico").read_bytes()
         self._templates = Environment(
-            loader=PackageLoader("monitor.service", "page"),
+            loader=PackageLoader(__name__, ""),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
