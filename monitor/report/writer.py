@@ -123,6 +123,7 @@ class SpoolWriter:
             logger.exception("sparsity-monitor reports no more because of an error; training goes on")
         finally:
             self._home.close()
+            self._backlog = Backlog(0)
 
     def _take(self) -> None:
         """Wait for an item and let all that came since wait in the backlog, or for the next try with what is there."""

@@ -75,11 +75,12 @@ class ObservedRun:
         self.kept: Comparison | None = None
         self.changes_come_late = False
         self.run_id = settings.run_id if reporter is None else reporter.key.run_id
-        self._directory: Path | None = None
         self.unfinished_base = None if observer is None else observer.base_fingerprint
         self._settings = settings
         self._observer = observer
         self._reporter = reporter
+        # Asked where the spool is also when all is told.
+        self._told_by = reporter
         self._masks = MaskWriter(Elsewhere() if reporter is None else reporter.elsewhere)
         self._process = os.getpid()
         self._writes_log = writes_log
@@ -100,7 +101,7 @@ class ObservedRun:
     @property
     def directory(self) -> Path | None:
         """Where spool and mask are kept; None where nothing is reported."""
-        return self._directory if self._reporter is None else self._reporter.directory
+        return None if self._told_by is None else self._told_by.directory
 
     @property
     def is_under_way(self) -> bool:
@@ -316,7 +317,6 @@ class ObservedRun:
             return
         under_way.remove(reporter)
         is_delivered = reporter.close()
-        self._directory = reporter.directory
         if is_delivered or target is None:
             return
         logger.warning(
