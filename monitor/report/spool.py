@@ -22,7 +22,8 @@ SPOOL_FILE = "spool.sqlite"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 # Exit status of an uploader that leaves something here because trying again would not help.
 EXIT_NOT_DELIVERED = 3
-# How the problem of an attempt begins whose service does not answer at all.
+# How the problem of an attempt begins whose service does not answer at all; see monitor/wire/channel.py, which is not
+# imported by the training process.
 UNREACHABLE = "cannot reach the service"
 
 _FORMAT_VERSION = 1

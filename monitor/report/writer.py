@@ -21,6 +21,7 @@ from monitor.report.home import Home, Reported
 from monitor.report.locks import ProcessLock
 from monitor.report.seldom import Seldom
 from monitor.report.shell import pushed, shown
+from monitor.report.spool import UNREACHABLE
 from monitor.wire import monitor_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -229,21 +230,21 @@ class SpoolWriter:
 
     def _wait_for_delivery(self, until: float) -> bool:
         """Wait for the uploader to end, but not for a service that it cannot reach or that refuses the run."""
-        known_problem_at: float | None = None
+        is_hopeless = self._problem() != ""
+        if is_hopeless:
+            until = min(until, time.monotonic() + _DELIVER_SECONDS_WITH_PROBLEM)
         while True:
             now = time.monotonic()
-            if known_problem_at is None and self._has_problem():
-                until = min(until, now + _DELIVER_SECONDS_WITH_PROBLEM)
-                known_problem_at = now
+            if not is_hopeless and self._problem().startswith(UNREACHABLE):
+                is_hopeless, until = True, min(until, now + _DELIVER_SECONDS_WITH_PROBLEM)
             left = until - now
             if self._home.uploader.wait(min(max(left, 0.0), _LOOK_SECONDS)):
                 return True
             if left <= 0 or self._home.uploader.has_ended() or self.uploader_pid is None:
                 return False
 
-    def _has_problem(self) -> bool:
-        try:
+    def _problem(self) -> str:
+        """Return why nothing is delivered now, as far as the spool says; empty where it does not."""
+        with suppress(OSError):
             self._home.see(self._backlog)
-        except OSError:
-            return False
-        return self._home.latest is not None and self._home.latest.problem != ""
+        return "" if self._home.latest is None else self._home.latest.problem
