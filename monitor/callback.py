@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from monitor.errors import ConfigurationError, shown
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.report.ending import reason_of
@@ -70,7 +71,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     Use `callbacks=[SparsityCallback("localhost:50051")]`, or `SparsityCallback("localhost:50051").attach(trainer)`,
     which also shows the sparsities in the trainer's own logs. On several processes each one has the callback, and the
-    first one reports. The arguments are those of RunSettings in monitor/training/settings.py, which explains them.
+    first one reports. The arguments are those of RunSettings in monitor/training/settings.py, which explains them. One
+    that is not given is taken from the environment, for trainings that are configured by a file: SPARSITY_MONITOR_ and
+    its name in capitals, such as SPARSITY_MONITOR_TARGET=localhost:50051, SPARSITY_MONITOR_EVERY=10 or
+    SPARSITY_MONITOR_LABELS="algorithm=GRPO,seed=0"; monitor/training/ENVIRONMENT.md has the table.
 
     It can be pickled and copied. A copy is a callback with the same settings; but one that is made while a training is
     observed does nothing, be it in a process that was forked then, since that run has its observer.
@@ -81,7 +85,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     Raises:
         ConfigurationError: a setting has a value that cannot work.
         MaskFileError: the file of a reference mask is not one that holds a mask.
-        TypeError: a setting is unknown, or the target is missing.
+        TypeError: a setting is unknown.
     """
 
     @takes(RunSettings)
@@ -158,6 +162,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         Returns:
             this callback.
         """
+        if not hasattr(trainer, "add_callback"):
+            raise ConfigurationError(f"attach() was given {shown(trainer)}; expected the Trainer.")
         trainer.add_callback(self)
         self._trainer = trainer
         add_to_log(trainer, self)

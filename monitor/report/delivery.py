@@ -12,6 +12,7 @@ import grpc
 from monitor.report.elsewhere import goes_on_elsewhere
 from monitor.report.locks import TrainerWatch
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
+from monitor.terminal import printable
 from monitor.wire import PROTOCOL_VERSION, monitor_pb2_grpc
 from monitor.wire import monitor_pb2 as pb
 
@@ -101,7 +102,7 @@ class Delivery:
     def _set_aside_oversized(self, max_bytes: int) -> None:
         # gRPC would end the stream at such an item, each time anew, and nothing after it would arrive.
         for sequence, size in self._spool.larger_than(self._key, max_bytes - _ENVELOPE_BYTES):
-            reason = f"{size} bytes, and the service takes at most {max_bytes}"
+            reason = f"it has {size} bytes, and the service takes at most {max_bytes}, its --max-request-bytes"
             logger.error("item %d of %s is never sent: %s", sequence, self._key, reason)
             self._spool.reject(self._key, sequence, reason)
 
@@ -177,12 +178,10 @@ class Delivery:
                     self._spool.acknowledge(self._key, response.acknowledgement.sequence)
                     self._acknowledged = max(self._acknowledged, response.acknowledgement.sequence)
                 case "rejection":
-                    rejection = response.rejection
-                    logger.error(
-                        "the service refuses item %d of %s: %s", rejection.sequence, self._key, rejection.reason
-                    )
-                    self._spool.reject(self._key, rejection.sequence, rejection.reason)
-                    self._acknowledged = max(self._acknowledged, rejection.sequence)
+                    sequence, reason = response.rejection.sequence, printable(response.rejection.reason)
+                    logger.error("the service refuses item %d of %s: %s", sequence, self._key, reason)
+                    self._spool.reject(self._key, sequence, reason)
+                    self._acknowledged = max(self._acknowledged, sequence)
             self._wakeup.set()
 
 

@@ -41,9 +41,12 @@ class Home:
     Args:
         directory: of the spool.
         lock: the one of this training process on the directory; None takes it when something is first written.
+        log: how the delivery went so far, from another home.
     """
 
-    def __init__(self, reported: Reported, directory: Path, lock: ProcessLock | None = None) -> None:
+    def __init__(
+        self, reported: Reported, directory: Path, lock: ProcessLock | None = None, *, log: DeliveryLog | None = None
+    ) -> None:
         self.directory = directory
         self.uploader = UploaderProcess(directory, reported.target, reported.key)
         # What the spool said last of the attempt; None before the first time.
@@ -52,7 +55,7 @@ class Home:
         self._lock = lock
         self._spool: Spool | None = None
         self._first_unsent = 1
-        self._log = DeliveryLog(directory, reported.target)
+        self.log = log or DeliveryLog(directory, reported.target)
         self._device = directory.parent.stat().st_dev
 
     def write(self, backlog: Backlog, before: Home | None = None) -> bool:
@@ -83,7 +86,7 @@ class Home:
         first_unsent = spool.first_unsent(key)
         backlog.acknowledge(first_unsent)
         self._first_unsent = backlog.last_committed + 1 if first_unsent is None else first_unsent
-        self._log.update(self.latest)
+        self.log.update(self.latest)
 
     @property
     def _open_spool(self) -> Spool:

@@ -16,7 +16,7 @@ from monitor.report.uploader import Uploader
 
 
 def push(directory: Path, target: str, patience_seconds: float, run_id: str | None = None) -> int:
-    """Deliver everything in the spool of a run, and return how many items that were.
+    """Deliver everything in the spool of a run, and return how many items that were. Those refused for good are logged.
 
     Args:
         directory: the run's output directory, or the spool's own.
@@ -41,11 +41,11 @@ def _push(directory: Path, target: str, patience_seconds: float, run_id: str | N
     _check_free(directory)
     if run_id is not None:
         give_run_id(directory, run_id)
-    before = _unsent(directory)
+    before = _held(directory)
     problems = asyncio.run(_deliver(directory, target, patience_seconds))
     if problems:
         raise ReportingError("not everything was delivered; it stays in the spool. " + "; ".join(problems))
-    return before - _unsent(directory)
+    return before - _held(directory)
 
 
 def _find_spool(directory: Path) -> Path:
@@ -75,9 +75,10 @@ def _check_free(directory: Path) -> None:
         )
 
 
-def _unsent(directory: Path) -> int:
+def _held(directory: Path) -> int:
+    """Return how many items are still here: unsent, or set aside because the service refused them."""
     with closing(Spool(directory)) as spool:
-        return sum(attempt.unsent for attempt in spool.attempts())
+        return sum(attempt.unsent + attempt.rejected for attempt in spool.attempts())
 
 
 async def _deliver(directory: Path, target: str, patience_seconds: float) -> list[str]:

@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 from monitor.errors import ConfigurationError, SpoolError
+from monitor.limits import Limits, check_run_id
 from monitor.report.locks import TrainerWatch
-from monitor.report.registration import check_run_id
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
 from monitor.wire import monitor_pb2 as pb
 
@@ -25,7 +25,7 @@ def give_run_id(directory: Path, run_id: str) -> None:
         ConfigurationError: the identity cannot be one, or is in the spool already.
         SpoolError: the training goes on, or there is not just one run that was never accepted.
     """
-    check_run_id(run_id)
+    check_run_id(run_id, Limits.in_force())
     with closing(Spool(directory)) as spool:
         attempts = spool.attempts()
         never = [attempt for attempt in attempts if not attempt.registered]

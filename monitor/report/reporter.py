@@ -15,15 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from monitor.errors import ReportingError, SpoolError, SpoolInUseError
-from monitor.report.conversion import numeric_metrics, observation_message
+from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
+from monitor.report.conversion import observation_message, training_log_message
+from monitor.report.delivery_log import undelivered
 from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending, failed, reason_of
 from monitor.report.exit_watch import ExitWatch
+from monitor.report.fitting import fit
 from monitor.report.home import Reported, lock_directory
-from monitor.report.shell import pushed, shown
+from monitor.report.shell import pushed, quoted
+from monitor.report.shell import shown as shown_path
 from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool
 from monitor.report.target import check_target
+from monitor.report.trainer_log import TrainerLog
 from monitor.report.writer import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
 
@@ -34,6 +38,11 @@ logger = logging.getLogger(__name__)
 
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
+# What to do where a run cannot be registered; and where it is refused for good.
+_BEFORE_TRAINING = {
+    False: "Start the service, correct the target, or leave strict=True out to train anyway and deliver later.",
+    True: "Change that before you train: without strict=True the training would run, and be refused all the same.",
+}
 # How long the end of a run waits for the delivery of the last items; the uploader goes on with the rest.
 DELIVER_SECONDS = 10.0
 
@@ -46,14 +55,15 @@ class Reporter:
     exception that leaves it is the failure.
 
     Args:
-        registration: what stays the same during the attempt; its `attempt` is set here, one above those in the spool.
+        registration: what stays the same during the attempt; its `attempt` is set here, one above those in the spool,
+            and texts for people are shortened to what a service takes.
         directory: where the spool is kept; one training process at a time.
         target: gRPC address of the service, host:port. None keeps everything in the spool, for `sparsity-monitor push`.
         max_bytes: bound on the spool; beyond it the oldest items are dropped and counted.
         elsewhere: where to go on if the directory breaks and does not come back; by default temporary folders.
 
     Raises:
-        ConfigurationError: the target is malformed.
+        ConfigurationError: the target is malformed, or the registration is one that services refuse.
         SpoolError: the directory cannot be written.
         SpoolInUseError: another training process uses it.
     """
@@ -61,15 +71,18 @@ class Reporter:
     def __init__(
         self,
         registration: pb.Registration,
-        directory: Path,
+        directory: str | Path,
         target: str | None = None,
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
         elsewhere: Elsewhere | None = None,
     ) -> None:
+        _check_arguments(registration, directory, max_bytes)
         self._target = None if target is None else check_target(target)
+        fit(registration)
+        self._trainer_log = TrainerLog()
         # A later `chdir` of the training must not lead elsewhere.
-        directory = directory.absolute()
+        directory = Path(directory).absolute()
         lock = lock_directory(directory)
         try:
             self.key = _begin(registration, directory, max_bytes)
@@ -108,15 +121,23 @@ class Reporter:
 
     def report(self, observation: Observation) -> None:
         """Hand an observation over."""
+        if not hasattr(observation, "step"):
+            raise ConfigurationError(
+                f"report() was given {shown(observation)}; expected one Observation, as `observe(step)` returns it."
+            )
         self._last_step = observation.step
         self._writer.put(lambda: pb.Item(observation=observation_message(observation, self._groups)))
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:
-        """Hand over what the trainer logged at a step; entries that are no numbers are left out."""
-        metrics = numeric_metrics(logs)
+        """Hand over what the trainer logged at a step.
+
+        Taken is what holds one number, also in a tensor on any device, which is not waited for.
+        """
+        if not isinstance(logs, Mapping):
+            raise ConfigurationError(f"log() was given {shown(logs)}; expected {{name: number}}.")
+        logged_at, metrics = time.time(), self._trainer_log.choose(logs)
         if metrics:
-            message = pb.TrainingLog(step=step, logged_at=time.time(), metrics=metrics)
-            self._writer.put(lambda: pb.Item(training_log=message))
+            self._writer.put(lambda: pb.Item(training_log=training_log_message(step, logged_at, metrics)))
 
     def finish(self, step: int, failure: str = "", *, ending: Ending = COMPLETED) -> None:
         """Report the end of the attempt, unless it was reported before. A forked child reports nothing.
@@ -148,8 +169,8 @@ class Reporter:
             attempt = spool.attempt(self.key)
         if not attempt.registered:
             raise ReportingError(
-                f"the run is not registered with the service at {self._target}: {attempt.problem or 'no answer'}. "
-                "Start the service, correct the target, or leave strict=True out to train anyway and deliver later."
+                f"the run is not registered with the service at {self._target}: "
+                f"{attempt.problem.rstrip('.') or 'no answer'}. {_BEFORE_TRAINING[attempt.refused]}"
             )
 
     def _may_register_before(self, deadline: float) -> bool:
@@ -181,6 +202,16 @@ class Reporter:
         finally:
             self.elsewhere.clear()
 
+    def why_undelivered(self) -> str:
+        """Return why not everything is with the service, and what to do about it, after `close` said so."""
+        if self._target is None:
+            return f"there is no target; deliver with: sparsity-monitor push {quoted(self.directory)}"
+        try:
+            with closing(Spool(self.directory)) as spool:
+                return undelivered(spool.attempt(self.key), self.directory, self._target)
+        except SpoolError as error:
+            return str(error).rstrip(".")
+
 
 def start_anywhere(
     registration: pb.Registration, directory: Path, target: str | None, *, max_bytes: int = DEFAULT_MAX_BYTES
@@ -204,11 +235,23 @@ def start_anywhere(
                     "sparsity-monitor: %s Training goes on. Observations are kept in %s, and delivered from there. "
                     "What is left after the training is delivered with: %s",
                     error,
-                    shown(folder),
+                    shown_path(folder),
                     pushed(folder, target),
                 )
                 return reporter
         raise
+
+
+def _check_arguments(registration: object, directory: object, max_bytes: object) -> None:
+    if not isinstance(registration, pb.Registration):
+        raise ConfigurationError(
+            f"registration is {shown(registration)}; expected what registration_message(observer, run_id=…, name=…) "
+            "returns."
+        )
+    if not isinstance(directory, str | Path):
+        raise ConfigurationError(f"directory is {shown(directory)}; expected where the spool is to be kept, a path.")
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise ConfigurationError(f"max_bytes is {shown(max_bytes)}; expected a whole number of bytes.")
 
 
 def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> AttemptKey:

@@ -27,6 +27,8 @@ EXIT_NOT_DELIVERED = 3
 UNREACHABLE = "cannot reach the service"
 
 _FORMAT_VERSION = 1
+# How a problem begins that trying again does not solve. In words, as earlier versions show it as it is.
+_REFUSED = "refused for good: "
 # How long a connection waits while another one commits.
 _BUSY_SECONDS = 30.0
 _ROWS_AT_A_TIME = 256
@@ -50,8 +52,10 @@ CREATE TABLE IF NOT EXISTS rejected (
 
 _ATTEMPTS = (
     "SELECT run_id, attempt, registration, finished, registered, dropped, last_sequence, "
-    "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt), problem "
-    "FROM attempts"
+    "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt), problem, "
+    "(SELECT COUNT(*) FROM rejected WHERE rejected.run_id = attempts.run_id AND rejected.attempt = attempts.attempt), "
+    "(SELECT reason FROM rejected WHERE rejected.run_id = attempts.run_id AND rejected.attempt = attempts.attempt "
+    "ORDER BY sequence DESC LIMIT 1) FROM attempts"
 )
 
 
@@ -76,6 +80,9 @@ class SpooledAttempt:
         last_sequence: highest sequence number that was appended.
         unsent: items that are not acknowledged.
         problem: why the uploader cannot deliver; empty if it can.
+        refused: trying again does not help while the problem lasts.
+        rejected: of the dropped ones, those that the service refused.
+        rejection: why it refused the last of them.
     """
 
     key: AttemptKey
@@ -86,6 +93,9 @@ class SpooledAttempt:
     last_sequence: int
     unsent: int
     problem: str
+    refused: bool = False
+    rejected: int = 0
+    rejection: str = ""
 
 
 class Spool:
@@ -387,8 +397,13 @@ class Spool:
             (key.run_id, key.attempt),
         )
 
-    def set_problem(self, key: AttemptKey, problem: str) -> None:
-        """Record why the attempt cannot be delivered; the training process logs it."""
+    def set_problem(self, key: AttemptKey, problem: str, *, refused: bool = False) -> None:
+        """Record why the attempt cannot be delivered; the training process logs it.
+
+        Args:
+            refused: trying again does not help.
+        """
+        problem = _REFUSED * refused + problem
         self._change(
             "UPDATE attempts SET problem = ? WHERE run_id = ? AND attempt = ?", (problem, key.run_id, key.attempt)
         )
@@ -399,7 +414,8 @@ def _named(key: AttemptKey) -> str:
 
 
 def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
-    run_id, attempt, registration, finished, registered, dropped, last_sequence, unsent, problem = row
+    run_id, attempt, registration, finished, registered, dropped, last_sequence, unsent, *rest = row
+    problem, rejected, rejection = rest
     return SpooledAttempt(
         key=AttemptKey(run_id, attempt),
         registration=registration,
@@ -408,7 +424,10 @@ def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
         dropped=dropped,
         last_sequence=last_sequence,
         unsent=unsent,
-        problem=problem,
+        problem=problem.removeprefix(_REFUSED),
+        refused=problem.startswith(_REFUSED),
+        rejected=rejected,
+        rejection=rejection or "",
     )
 
 

@@ -7,7 +7,7 @@ import re
 from ipaddress import IPv6Address
 from urllib.parse import quote
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, shown
 
 _EXPECTED = 'expected the gRPC address of the service as host:port, such as "localhost:50051"'
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
@@ -34,7 +34,7 @@ def check_target(target: str) -> str:
         ConfigurationError: it cannot.
     """
     if not isinstance(target, str):
-        raise ConfigurationError(f"target is {target!r}; {_EXPECTED}, in quotes.")
+        raise ConfigurationError(f"target is {shown(target)}; {_EXPECTED}, in quotes.")
     if _WITHOUT_PORT.fullmatch(target):
         return target
     if socket_file := _SOCKET_FILE.fullmatch(target):
@@ -45,7 +45,7 @@ def check_target(target: str) -> str:
     for address in several:
         match = _HOST_AND_PORT.fullmatch(address)
         if match is None or not 0 < int(match["port"]) < 65536:
-            raise ConfigurationError(f"target is {target!r}; {_EXPECTED}. {_what_is_wrong(address)}")
+            raise ConfigurationError(f"target is {shown(target)}; {_EXPECTED}. {_what_is_wrong(address)}")
     return target
 
 

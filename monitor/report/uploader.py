@@ -160,8 +160,9 @@ class Uploader:
             await delivery.run(stub)
         except (grpc.aio.AioRpcError, ConnectionResetError) as error:
             logger.warning("%s attempt %d: %s", key.run_id, key.attempt, self._describe(error))
-            spool.set_problem(key, self._describe(error))
-            if not isinstance(error, grpc.aio.AioRpcError) or error.code() not in _PERMANENT:
+            refused = isinstance(error, grpc.aio.AioRpcError) and error.code() in _PERMANENT
+            spool.set_problem(key, self._describe(error), refused=refused)
+            if not refused:
                 return False
             self._refused.add(key)
         else:

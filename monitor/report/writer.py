@@ -89,6 +89,7 @@ class SpoolWriter:
         try:
             self._queue.put_nowait((self._sequence, make_item))
         except queue.Full:
+            self._home.log.lose("lost because the disk is slower than the training")
             self._warn_of_full_queue(
                 "item %d is lost: the disk of %s is slower than the training", self._sequence, shown(self.directory)
             )
@@ -146,6 +147,7 @@ class SpoolWriter:
             item.sequence = sequence
             self._backlog.add(sequence, item.SerializeToString(), finishes=item.HasField("finish"))
         except Exception:
+            self._home.log.lose("lost because no message could be made of them, which is logged with its error")
             logger.exception("item %d is lost", sequence)
 
     def _write(self) -> None:
@@ -181,7 +183,7 @@ class SpoolWriter:
         for folder in self._elsewhere.folders():
             if folder == before.directory:
                 continue
-            home = Home(self._reported, folder)
+            home = Home(self._reported, folder, log=before.log.in_directory(folder))
             try:
                 home.write(self._backlog, before)
             except OSError as error:

@@ -166,6 +166,8 @@ class Recorder:
             if error.limit:
                 self._instruments.limit_hits.labels(error.limit).inc()
             return Outcome(item.sequence, str(error))
+        for limit in attempt.check.trim(item.training_log) if item.HasField("training_log") else ():
+            self._instruments.limit_hits.labels(limit).inc()
         return Outcome(item.sequence)
 
     def _count(self, outcomes: list[Outcome], good: list[Item], new: set[int]) -> None:

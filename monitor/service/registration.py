@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from monitor.limits import MAX_INTEGER, Limits, identities, is_run_id, sizes, texts_for_people
 from monitor.service.errors import (
     ContradictingRegistrationError,
     IncomparableAttemptError,
@@ -13,7 +14,6 @@ from monitor.service.errors import (
     over_limit,
     shortened,
 )
-from monitor.service.schema import MAX_INTEGER
 from monitor.service.settings import ServiceSettings
 from monitor.wire.monitor_pb2 import Registration
 
@@ -85,7 +85,7 @@ def when(seconds: float) -> str:
 
 def _check_identity(registration: Registration) -> None:
     run_id = registration.run_id
-    if not run_id.strip() or not run_id.isprintable() or "/" in run_id or run_id in (".", ".."):
+    if not is_run_id(run_id):
         raise InvalidRegistrationError(
             f"run_id {shortened(run_id)} was given; expected a name of printable characters without '/'"
         )
@@ -104,17 +104,14 @@ def _check_identity(registration: Registration) -> None:
 
 
 def _check_sizes(registration: Registration, settings: ServiceSettings) -> None:
-    limits = {
-        "max_groups": len(registration.groups),
-        "max_references": len(registration.references),
-        "max_tolerances": len(registration.tolerances),
-        "max_labels": max(
-            len(registration.labels), len(registration.library_versions), len(registration.stored_dtypes)
-        ),
-    }
-    for limit, given in limits.items():
+    for limit, given in sizes(registration).items():
         if given > (allowed := getattr(settings, limit)):
             raise over_limit(f"{given} {limit.removeprefix('max_')}", allowed, limit)
+    # A sender adds these by itself: who allows fewer labels does not mean them.
+    for field in ("library_versions", "stored_dtypes"):
+        given, allowed = len(getattr(registration, field)), max(settings.max_labels, Limits.max_labels)
+        if given > allowed:
+            raise over_limit(f"{given} {field}", allowed, "max_labels")
     for text in _texts(registration):
         if len(text) > settings.max_label_length:
             raise over_limit(
@@ -124,16 +121,8 @@ def _check_sizes(registration: Registration, settings: ServiceSettings) -> None:
 
 def _texts(registration: Registration) -> Iterable[str]:
     """Everything that becomes a label somewhere."""
-    yield from (registration.run_id, registration.name, registration.model, registration.visible_dtype)
-    yield from (registration.parent.run_id, registration.start.id, registration.start.host)
-    yield from (registration.base.source, registration.base.fingerprint, registration.base.mode)
-    yield from (group.module for group in registration.groups)
-    yield from (group.stack for group in registration.groups)
-    yield from (reference.name for reference in registration.references)
-    yield from registration.stored_dtypes
-    for mapping in (registration.labels, registration.library_versions):
-        yield from mapping.keys()
-        yield from mapping.values()
+    yield from (text for _, text in identities(registration))
+    yield from texts_for_people(registration)
 
 
 def _check_groups(registration: Registration) -> None:

@@ -18,8 +18,8 @@ from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending
+from monitor.report.numbers import numbers_in
 from monitor.report.reporter import Reporter
-from monitor.report.shell import pushed
 from monitor.training.directories import MASK_FILE, touched_in
 from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved
@@ -27,6 +27,7 @@ from monitor.training.mask_writer import MaskWriter
 from monitor.training.on_dense import DenseWatch
 from monitor.training.pace import Pace
 from monitor.training.settings import RunSettings
+from monitor.training.told import end_lines, tell
 from monitor.training.tracker_log import without_tracker_entries
 from monitor.training.under_way import Training, under_way
 from monitor.verdict import DenseThresholds, Verdict
@@ -85,6 +86,7 @@ class ObservedRun:
         self._process = os.getpid()
         self._writes_log = writes_log
         self._said_that_others_are_saved = False
+        self._observations = 0
         self._versions: int | None = None
         self._training: Training | None = None
         self._pace = Pace(settings.every, settings.max_overhead)
@@ -181,6 +183,7 @@ class ObservedRun:
     def _report(self, complete: Iterable[Observation]) -> None:
         for observation in complete:
             self.last_observation = observation
+            self._observations += 1
             # First what every process does alike.
             self._pace.see(observation)
             self.last_verdict = self._dense_watch.see(observation)
@@ -199,9 +202,10 @@ class ObservedRun:
     def log(self, step: int, logs: Mapping[str, object]) -> None:
         """Report what the trainer logs."""
         if self._reporter is not None:
-            own = without_tracker_entries(logs)
-            self._reporter.log(step, own)
-            self._dense_watch.remember(own)
+            numbers = numbers_in(without_tracker_entries(logs))
+            self._reporter.log(step, numbers)
+            # What a GPU has yet to deliver is not waited for.
+            self._dense_watch.remember({name: number for name, number in numbers.items() if isinstance(number, float)})
 
     def observe_unless_done(self, step: int) -> None:
         """Observe the weights after a step if they have not been, and wait for that."""
@@ -312,19 +316,14 @@ class ObservedRun:
 
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
-        target = self._settings.target
         if reporter is None:
             return
         under_way.remove(reporter)
-        is_delivered = reporter.close()
-        if is_delivered or target is None:
-            return
-        logger.warning(
-            "sparsity-monitor: not everything has reached %s yet; the uploader goes on trying for a while. For what is "
-            "left then: %s",
-            target,
-            pushed(reporter.directory, target),
-        )
+        delivered, settings = reporter.close(), self._settings
+        lines = end_lines(settings, reporter, self._observations, self.last_observation, delivered=delivered)
+        tell(lines, quiet=settings.quiet)
+        if not delivered and settings.target is not None:
+            logger.warning("sparsity-monitor: %s", reporter.why_undelivered())
 
     @contextmanager
     def _giving_up_on_errors(self, observer: UpdateObserver) -> Iterator[None]:

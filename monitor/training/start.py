@@ -32,6 +32,7 @@ from monitor.training.observed_run import ObservedRun
 from monitor.training.published import published_about
 from monitor.training.resume import RunIdentity, measured_as, restore_touched
 from monitor.training.settings import RunSettings
+from monitor.training.told import start_lines, tell
 from monitor.training.trainer import merges_adapters, warn_of_moved_weights
 from monitor.training.trials import find_trial
 
@@ -138,9 +139,10 @@ def begin(
     else:
         place = Place.of(settings, args, state, earlier)
         lineage = resumed_lineage(experiment, earlier, state.global_step, place)
-    if lineage.words:
-        level = logging.WARNING if lineage.is_surprising else logging.INFO
-        logger.log(level, "sparsity-monitor %s.", lineage.words)
+    if lineage.is_surprising:
+        logger.warning("sparsity-monitor %s.", lineage.words)
+    elif lineage.words:
+        tell([lineage.words], quiet=settings.quiet)
     return Beginning(lineage, labels, directory)
 
 
@@ -228,4 +230,5 @@ def start_reporter(
         except BaseException:
             reporter.close(timeout=0.0)
             raise
+    tell(start_lines(settings, observer, reporter, lineage.name, base_source), quiet=settings.quiet)
     return reporter

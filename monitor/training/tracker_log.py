@@ -54,7 +54,7 @@ class _LogWithSparsities:
 
 def without_tracker_entries(logs: Mapping[str, object]) -> dict[str, object]:
     """Return what the trainer logged of its own."""
-    return {name: value for name, value in logs.items() if not name.startswith(_PREFIX)}
+    return {name: value for name, value in logs.items() if not str(name).startswith(_PREFIX)}
 
 
 def _entries_or_none(callback: Attached) -> dict[str, float]:

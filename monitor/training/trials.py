@@ -11,10 +11,9 @@ from typing import Any
 
 from transformers import Trainer, TrainerState
 
-logger = logging.getLogger(__name__)
+from monitor.limits import Limits, legible, shorten
 
-# What a service takes by default: more would keep the whole run out of it.
-_MOST_LABELS, _LONGEST_LABEL = 32, 512
+logger = logging.getLogger(__name__)
 
 _counted_here = count()
 
@@ -45,17 +44,21 @@ class Trial:
 
     def labelled(self, labels: Mapping[str, str]) -> dict[str, str]:
         """Return the run's labels: those that were given, and the parameters as far as there is room."""
-        tried = {"trial": str(self.number)} | {str(key): _shortened(value) for key, value in self.parameters.items()}
-        new = [name for name in tried if name not in labels and len(name) <= _LONGEST_LABEL]
-        room = max(0, _MOST_LABELS - len(labels))
+        limits = Limits.in_force()
+        most, longest = limits.max_labels, limits.max_label_length
+        tried = {"trial": str(self.number)} | {
+            str(key): shorten(legible(str(value)), longest) for key, value in self.parameters.items()
+        }
+        new = [name for name in tried if name not in labels and len(name) <= longest]
+        room = max(0, most - len(labels))
         if left_out := (set(tried) - set(labels)) - set(new[:room]):
             logger.warning(
                 "sparsity-monitor: parameters of trial %d are no labels, as a run has at most %d and a name at most %d "
                 "characters: %s.",
                 self.number,
-                _MOST_LABELS,
-                _LONGEST_LABEL,
-                _shortened(", ".join(sorted(left_out))),
+                most,
+                longest,
+                shorten(", ".join(sorted(left_out)), longest),
             )
         return {**{name: tried[name] for name in new[:room]}, **labels}
 
@@ -99,8 +102,3 @@ def _make_next(directory: Path) -> int:
         except FileExistsError:
             continue
         return number
-
-
-def _shortened(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"

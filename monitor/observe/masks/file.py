@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Self
 import torch
 
 from monitor.errors import MaskFileError, MissingLibraryError
+from monitor.observe.arguments import path_from
 from monitor.observe.bits import BITS_PER_WORD, chunks, word_count
 
 _FORMAT = "sparsity-monitor mask"
@@ -114,7 +115,7 @@ class MaskFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+        self._path = str(path_from(path, "the path of a mask"))
         try:
             self.fields, kinds = _read_header(self._path)
             self.metadata = _metadata(self.fields)
