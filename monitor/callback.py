@@ -124,7 +124,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     @property
     def directory(self) -> Path:
-        """Where spool and mask of the run are kept.
+        """Where spool and mask of the run are kept: a temporary folder if nothing can be written where they belong.
 
         Raises:
             RuntimeError: training has not started.

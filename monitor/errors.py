@@ -39,6 +39,10 @@ class SpoolError(SparsityMonitorError, OSError):
     """The spool directory cannot be used."""
 
 
+class SpoolInUseError(SpoolError):
+    """Another training process has the spool directory."""
+
+
 class ReportingError(SparsityMonitorError, RuntimeError):
     """The service cannot be reached, or refuses the run."""
 

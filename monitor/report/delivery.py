@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import grpc
 
+from monitor.report.elsewhere import goes_on_elsewhere
 from monitor.report.locks import TrainerWatch
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
 from monitor.terminal import printable
@@ -46,6 +47,8 @@ class Delivery:
         self._follow = follow
         self._sent = 0
         self._acknowledged = 0
+        # Highest sequence number that the service had when it accepted the attempt.
+        self._known = 0
         # Whether the service accepted the attempt.
         self.connected = False
 
@@ -56,11 +59,12 @@ class Delivery:
             grpc.aio.AioRpcError: the connection broke or the service refused.
         """
         response = await self._register(stub)
-        self._spool.acknowledge(self._key, response.last_sequence)
+        # No acknowledgement of what is here: where the attempt is kept elsewhere now, that came from there. The service
+        # knows what it has, and takes it for delivered.
+        self._known = response.last_sequence
         self._spool.set_registered(self._key)
         self.connected = True
         self._set_aside_oversized(response.max_request_bytes)
-        self._sent = self._acknowledged = response.last_sequence
         stream = stub.Report()
         receiver = asyncio.create_task(self._receive(stream))
         try:
@@ -125,9 +129,14 @@ class Delivery:
         trains = self._trains()
         attempt = self._spool.attempt(self._key)
         if not attempt.finished and not trains:
-            self._append_death(attempt)
+            if not self._left(attempt):
+                self._append_death(attempt)
             return True
         return attempt.finished or not self._follow
+
+    def _left(self, attempt: SpooledAttempt) -> bool:
+        """Return whether the attempt went on elsewhere when the directory broke, and its end is told from there."""
+        return self._known > attempt.last_sequence or goes_on_elsewhere(self._spool.directory, self._key)
 
     def _trains(self) -> bool:
         """Return whether the attempt has a training process, and not a later one."""

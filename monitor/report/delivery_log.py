@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import shlex
 from collections import Counter
 from pathlib import Path
 
+from monitor.report.shell import quoted, shown
 from monitor.report.spool import SpooledAttempt
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,12 @@ class DeliveryLog:
         self._logged_kinds = 0
         self._lost_here: Counter[str] = Counter()
 
+    def in_directory(self, directory: Path) -> DeliveryLog:
+        """Return one that goes on for the spool in another directory, with what was lost so far."""
+        other = copy.copy(self)
+        other._directory = directory
+        return other
+
     def lose(self, reason: str) -> None:
         """Count an item that does not get into the spool; the next update says so."""
         self._lost_here[reason] += 1
@@ -48,11 +55,13 @@ class DeliveryLog:
                 "sparsity-monitor: %s. Training goes on, but none of it is shown there before that is changed; "
                 "observations are kept in %s.",
                 attempt.problem.rstrip("."),
-                self._directory,
+                shown(self._directory),
             )
         elif attempt.problem:
             logger.warning(
-                "sparsity-monitor: %s. Training goes on; observations are kept in %s.", attempt.problem, self._directory
+                "sparsity-monitor: %s. Training goes on; observations are kept in %s.",
+                attempt.problem,
+                shown(self._directory),
             )
         else:
             logger.info("sparsity-monitor: connected to %s", self._target)
@@ -77,23 +86,24 @@ class DeliveryLog:
         by_spool = attempt.dropped - attempt.rejected - self._lost_here.total()
         if by_spool > 0:
             reasons.append(
-                f"{by_spool} dropped because the spool in {self._directory} is full. Make the service reachable, or "
-                "keep more with `spool_max_bytes`"
+                f"{by_spool} dropped because the spool in {shown(self._directory)} is full. Make the service "
+                "reachable, or keep more with `spool_max_bytes`"
             )
         return reasons
 
 
 def undelivered(attempt: SpooledAttempt, directory: Path, target: str) -> str:
     """Return why not everything of a run that has ended is with the service, and what to do about it."""
-    push = f"sparsity-monitor push {shlex.quote(str(directory))} --target {target}"
+    place = shown(directory)
+    push = f"sparsity-monitor push {quoted(directory)} --target {target}"
     if attempt.refused:
         return (
-            f"{attempt.problem.rstrip('.')}. The observations are kept in {directory}. Once that is changed, they can "
+            f"{attempt.problem.rstrip('.')}. The observations are kept in {place}. Once that is changed, they can "
             f"be delivered; until then this is refused, too: {push}"
         )
     if attempt.problem:
         return (
-            f"{attempt.problem.rstrip('.')}. The observations are kept in {directory}, and the uploader goes on trying "
+            f"{attempt.problem.rstrip('.')}. The observations are kept in {place}, and the uploader goes on trying "
             f"for a while. For what is left then: {push}"
         )
     return (

@@ -29,6 +29,7 @@ class ProcessLock:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def acquire(self) -> bool:
@@ -47,6 +48,13 @@ class ProcessLock:
                 return False
             raise
         return True
+
+    def is_in_place(self) -> bool:
+        """Return whether the file is still the one that others would meet under its name."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Give the lock up; it can be taken again."""

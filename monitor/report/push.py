@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from monitor.errors import ReportingError, SpoolError
+from monitor.report.elsewhere import linked_spools
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.renaming import give_run_id
 from monitor.report.spool import DIRECTORY, SPOOL_FILE, Spool
@@ -30,14 +31,21 @@ def push(directory: Path, target: str, patience_seconds: float, run_id: str | No
     """
     target = check_target(target)
     spool_directory = _find_spool(directory)
-    _check_free(spool_directory)
+    # First where the run went on when its directory broke: its end is told from there.
+    return sum(
+        _push(each, target, patience_seconds, run_id) for each in (*linked_spools(spool_directory), spool_directory)
+    )
+
+
+def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> int:
+    _check_free(directory)
     if run_id is not None:
-        give_run_id(spool_directory, run_id)
-    before = _held(spool_directory)
-    problems = asyncio.run(_deliver(spool_directory, target, patience_seconds))
+        give_run_id(directory, run_id)
+    before = _held(directory)
+    problems = asyncio.run(_deliver(directory, target, patience_seconds))
     if problems:
         raise ReportingError("not everything was delivered; it stays in the spool. " + "; ".join(problems))
-    return before - _held(spool_directory)
+    return before - _held(directory)
 
 
 def _find_spool(directory: Path) -> Path:
@@ -52,9 +60,14 @@ def _find_spool(directory: Path) -> Path:
 
 
 def _check_free(directory: Path) -> None:
-    lock = ProcessLock(directory / UPLOADER_LOCK)
-    free = lock.acquire()
-    lock.close()
+    try:
+        with closing(ProcessLock(directory / UPLOADER_LOCK)) as lock:
+            free = lock.acquire()
+    except OSError as error:
+        raise SpoolError(
+            f"cannot deliver from {str(directory)!r}: {error}. What the service has is removed from there, which "
+            "has to be possible: copy the directory to a disk that can be written, and give the copy."
+        ) from error
     if not free:
         raise SpoolError(
             f"the uploader of the run in {str(directory)!r} is still at work; its log is beside the spool. Wait until "

@@ -5,24 +5,27 @@ This process opens no socket and never imports grpc: a DataLoader worker forked 
 
 from __future__ import annotations
 
+import logging
 import os
-import shlex
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from monitor.errors import ConfigurationError, ReportingError, SpoolError, shown
+from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
 from monitor.report.conversion import observation_message, training_log_message
 from monitor.report.delivery_log import undelivered
+from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending, failed, reason_of
 from monitor.report.exit_watch import ExitWatch
 from monitor.report.fitting import fit
-from monitor.report.locks import TRAINER_LOCK, ProcessLock
-from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool, unusable
+from monitor.report.home import Reported, lock_directory
+from monitor.report.shell import pushed, quoted
+from monitor.report.shell import shown as shown_path
+from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool
 from monitor.report.target import check_target
 from monitor.report.trainer_log import TrainerLog
 from monitor.report.writer import SpoolWriter
@@ -31,9 +34,10 @@ from monitor.wire import monitor_pb2 as pb
 if TYPE_CHECKING:
     from monitor.observe.observation import Observation
 
+logger = logging.getLogger(__name__)
+
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
-_LOCK_SECONDS = 1.0
 # What to do where a run cannot be registered; and where it is refused for good.
 _BEFORE_TRAINING = {
     False: "Start the service, correct the target, or leave strict=True out to train anyway and deliver later.",
@@ -56,10 +60,12 @@ class Reporter:
         directory: where the spool is kept; one training process at a time.
         target: gRPC address of the service, host:port. None keeps everything in the spool, for `sparsity-monitor push`.
         max_bytes: bound on the spool; beyond it the oldest items are dropped and counted.
+        elsewhere: where to go on if the directory breaks and does not come back; by default temporary folders.
 
     Raises:
         ConfigurationError: the target is malformed, or the registration is one that services refuse.
-        SpoolError: the directory cannot be written, or another training process uses it.
+        SpoolError: the directory cannot be written.
+        SpoolInUseError: another training process uses it.
     """
 
     def __init__(
@@ -69,26 +75,35 @@ class Reporter:
         target: str | None = None,
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         _check_arguments(registration, directory, max_bytes)
         self._target = None if target is None else check_target(target)
         fit(registration)
         self._trainer_log = TrainerLog()
-        self.directory = directory = Path(directory)
-        self._lock = _lock_directory(directory)
+        # A later `chdir` of the training must not lead elsewhere.
+        directory = Path(directory).absolute()
+        lock = lock_directory(directory)
         try:
             self.key = _begin(registration, directory, max_bytes)
         except BaseException:
-            self._lock.close()
+            lock.close()
             raise
         self._last_step = registration.resumed_from_step
         self._groups = tuple(registration.groups)
-        self._writer = SpoolWriter(directory, self.key, max_bytes, self._target)
+        self.elsewhere = elsewhere or Elsewhere()
+        reported = Reported(self.key, registration.SerializeToString(deterministic=True), max_bytes, self._target)
+        self._writer = SpoolWriter(reported, directory, lock, self.elsewhere)
         self._process = os.getpid()
         # Not a plain lock: what handles a signal may come in between, in the same thread.
         self._ending = threading.RLock()
         self._has_finished = self._is_closed = self._is_delivered = False
         self._exit_watch = ExitWatch(self.fail)
+
+    @property
+    def directory(self) -> Path:
+        """Where the spool is: the given directory, or a temporary folder where that broke and did not come back."""
+        return self._writer.directory
 
     @property
     def uploader_pid(self) -> int | None:
@@ -185,17 +200,46 @@ class Reporter:
         try:
             self._is_delivered = self._writer.close(_COMMIT_SECONDS, timeout)
         finally:
-            self._lock.close()
+            self.elsewhere.clear()
 
     def why_undelivered(self) -> str:
         """Return why not everything is with the service, and what to do about it, after `close` said so."""
         if self._target is None:
-            return f"there is no target; deliver with: sparsity-monitor push {shlex.quote(str(self.directory))}"
+            return f"there is no target; deliver with: sparsity-monitor push {quoted(self.directory)}"
         try:
             with closing(Spool(self.directory)) as spool:
                 return undelivered(spool.attempt(self.key), self.directory, self._target)
         except SpoolError as error:
             return str(error).rstrip(".")
+
+
+def start_anywhere(
+    registration: pb.Registration, directory: Path, target: str | None, *, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Reporter:
+    """Return a reporter that keeps its spool in a temporary folder, which is said, where `directory` cannot be written.
+
+    Raises:
+        ConfigurationError, SpoolInUseError: see Reporter.
+        SpoolError: nothing can be written anywhere.
+    """
+    elsewhere = Elsewhere()
+    try:
+        return Reporter(registration, directory, target, max_bytes=max_bytes, elsewhere=elsewhere)
+    except SpoolInUseError:
+        raise
+    except SpoolError as error:
+        for folder in elsewhere.folders():
+            with suppress(SpoolError):
+                reporter = Reporter(registration, folder, target, max_bytes=max_bytes, elsewhere=elsewhere)
+                logger.warning(
+                    "sparsity-monitor: %s Training goes on. Observations are kept in %s, and delivered from there. "
+                    "What is left after the training is delivered with: %s",
+                    error,
+                    shown_path(folder),
+                    pushed(folder, target),
+                )
+                return reporter
+        raise
 
 
 def _check_arguments(registration: object, directory: object, max_bytes: object) -> None:
@@ -217,32 +261,3 @@ def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> At
         key = AttemptKey(registration.run_id, registration.attempt)
         spool.begin(key, registration.SerializeToString(deterministic=True))
     return key
-
-
-def _lock_directory(directory: Path) -> ProcessLock:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = ProcessLock(directory / TRAINER_LOCK)
-    except OSError as error:
-        raise unusable(directory, error) from error
-    try:
-        acquired = _acquire(lock, time.monotonic() + _LOCK_SECONDS)
-    except OSError as error:
-        # Such as ENOLCK, of a network file system that does not lock.
-        lock.close()
-        raise unusable(directory, error) from error
-    if not acquired:
-        lock.close()
-        raise SpoolError(
-            f"another training process reports from {str(directory)!r}. Of the processes that train together, only the "
-            "first makes a Reporter (observer.is_first). Give each run its own output directory, or end the other "
-            "process."
-        )
-    return lock
-
-
-def _acquire(lock: ProcessLock, deadline: float) -> bool:
-    while not (acquired := lock.acquire()) and time.monotonic() < deadline:
-        # The uploader of an earlier attempt takes the lock for a moment, to see whether a training process holds it.
-        time.sleep(_POLL_SECONDS)
-    return acquired

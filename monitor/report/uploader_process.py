@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from monitor.report import interpreter
+from monitor.report.shell import shown
 from monitor.report.signals import as_arguments, note_signals
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey
 
@@ -62,7 +63,7 @@ class UploaderProcess:
         if self._process is not None and status in (None, 0, EXIT_NOT_DELIVERED):
             return
         if status is not None:
-            log = self._directory / UPLOADER_LOG
+            log = shown(self._directory / UPLOADER_LOG)
             logger.warning("sparsity-monitor: the uploader died (status %d, see %s); starting it again", status, log)
         self._restart_at = time.monotonic() + self._restart_pause
         self._restart_pause = min(max(2 * self._restart_pause, _FIRST_RESTART_SECONDS), _LAST_RESTART_SECONDS)
@@ -87,6 +88,13 @@ class UploaderProcess:
             return self._process.wait(timeout) == 0
         except subprocess.TimeoutExpired:
             return False
+
+    def stop(self) -> None:
+        """End it: what it delivers from was lost or left. What is not acknowledged is sent again from elsewhere."""
+        self._close_wakeups()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
     def close(self) -> None:
         """Wake it no more. It goes on by itself with what is left to deliver."""

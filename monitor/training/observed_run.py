@@ -16,12 +16,14 @@ from torch import nn
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
+from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending
 from monitor.report.numbers import numbers_in
 from monitor.report.reporter import Reporter
 from monitor.training.directories import MASK_FILE, touched_in
 from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved
+from monitor.training.mask_writer import MaskWriter
 from monitor.training.on_dense import DenseWatch
 from monitor.training.pace import Pace
 from monitor.training.settings import RunSettings
@@ -57,7 +59,6 @@ class ObservedRun:
         kept: how the weights that were saved last, or are left at the end, differ from the base; None before.
         changes_come_late: whether weights were seen to change between an observation and the next step.
         run_id: identity of the run; where nothing is reported, the one that was given.
-        directory: where spool and mask are kept; None where nothing is reported.
         unfinished_base: fingerprint of the base until the training has ended.
     """
 
@@ -75,11 +76,13 @@ class ObservedRun:
         self.kept: Comparison | None = None
         self.changes_come_late = False
         self.run_id = settings.run_id if reporter is None else reporter.key.run_id
-        self.directory: Path | None = None if reporter is None else reporter.directory
         self.unfinished_base = None if observer is None else observer.base_fingerprint
         self._settings = settings
         self._observer = observer
         self._reporter = reporter
+        # Asked where the spool is also when all is told.
+        self._told_by = reporter
+        self._masks = MaskWriter(Elsewhere() if reporter is None else reporter.elsewhere)
         self._process = os.getpid()
         self._writes_log = writes_log
         self._said_that_others_are_saved = False
@@ -96,6 +99,11 @@ class ObservedRun:
             trained=_OF_ADAPTERS if observer is not None and observer.measures_adapters else "",
             published=published,
         )
+
+    @property
+    def directory(self) -> Path | None:
+        """Where spool and mask are kept; None where nothing is reported."""
+        return None if self._told_by is None else self._told_by.directory
 
     @property
     def is_under_way(self) -> bool:
@@ -212,7 +220,7 @@ class ObservedRun:
         self.observe_unless_done(step)
         if self._observer is None:
             return
-        self._observer.save_touched(touched_in(directory))
+        self._masks.save_touched(self._observer, directory)
         saved = compare_saved(self._observer, directory, step, writes_log=self._writes_log)
         if saved is None:
             return
@@ -224,7 +232,8 @@ class ObservedRun:
         path = touched_in(checkpoint) / MASK_FILE
         if self._observer is not None:
             # A hyperparameter search saves elsewhere, and a directory that is made here would be taken for its own.
-            self._observer.save_update_mask(path if checkpoint.is_dir() else None, self.run_id or "", saved)
+            wanted = path if self._writes_log and checkpoint.is_dir() else None
+            path = self._masks.save_update_mask(self._observer, wanted, self.run_id or "", saved) or path
         if self._reporter is not None:
             self._reporter.log(saved.step, {SAVED_CHANGED: int(saved.changed.sum())})
         if self._writes_log:
@@ -265,7 +274,7 @@ class ObservedRun:
         if self._settings.save_mask:
             run_id = self.run_id or ""
             path = None if self.directory is None else room_for_mask(self.directory / MASK_FILE, run_id)
-            observer.save_update_mask(path, run_id, final)
+            self._masks.save_update_mask(observer, path, run_id, final)
         self.kept = replace(final, words={})
         differs = self.last_observation is not None and not final.as_observed
         if differs and self._reporter is not None:

@@ -15,7 +15,7 @@ from monitor.observe.masks.references import ReferenceMask
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Ranks, join_ranks
 from monitor.report.registration import registration_message
-from monitor.report.reporter import Reporter
+from monitor.report.reporter import Reporter, start_anywhere
 from monitor.report.spool import AttemptKey
 from monitor.training.base_source import Base, find_base
 from monitor.training.directories import output_directory, own_directory
@@ -204,7 +204,8 @@ def start_reporter(
         base_source: what the base came from, for people.
 
     Raises:
-        SpoolError: the run's directory cannot be written, or another training process uses it.
+        SpoolError: the run's directory cannot be written, and was given or is `strict`; or another training process
+            uses it.
         ReportingError: `strict` is set, and the service does not answer or refuses the run.
     """
     lineage = beginning.lineage
@@ -220,7 +221,9 @@ def start_reporter(
         parent=(lineage.parent_run, lineage.parent_step) if lineage.parent_run else None,
         planned_steps=planned_steps,
     )
-    reporter = Reporter(registration, beginning.directory, settings.target, max_bytes=settings.spool_max_bytes)
+    # A directory that was asked for is a setting that cannot work; the trainer's own may be one that is never written.
+    start = Reporter if settings.strict or settings.directory else start_anywhere
+    reporter = start(registration, beginning.directory, settings.target, max_bytes=settings.spool_max_bytes)
     if settings.strict and settings.target is not None:
         try:
             reporter.wait_until_registered(_REGISTER_SECONDS)
