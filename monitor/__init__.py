@@ -30,14 +30,14 @@ __all__ = [
 
 # Imported on first use: the uploader and the service import this package too, and must not load torch.
 _HOMES = {
-    "DenseThresholds": "monitor.verdict",
-    "MaskFile": "monitor.observe.masks.file",
-    "Observation": "monitor.observe.observation",
-    "Overlap": "monitor.observe.observation",
-    "SparsityCallback": "monitor.callback",
-    "UpdateMask": "monitor.observe.masks.mask",
-    "UpdateObserver": "monitor.observe.observer",
-    "Verdict": "monitor.verdict",
+    "DenseThresholds": ".verdict",
+    "MaskFile": ".observe.masks.file",
+    "Observation": ".observe.observation",
+    "Overlap": ".observe.observation",
+    "SparsityCallback": ".callback",
+    "UpdateMask": ".observe.masks.mask",
+    "UpdateObserver": ".observe.observer",
+    "Verdict": ".verdict",
 }
 
 
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        home = import_module(_HOMES[name])
+        home = import_module(_HOMES[name], __name__)
     except ModuleNotFoundError as error:
         if error.name not in _LIBRARIES_OF_TRAINING:
             raise

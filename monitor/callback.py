@@ -9,13 +9,14 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from monitor.errors import ConfigurationError, shown
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.report.ending import reason_of
@@ -35,6 +36,7 @@ from monitor.training.trainer import (
     refuse_a_second_callback,
     updates_early,
 )
+from monitor.training.trials import trial_number
 from monitor.training.under_way import Training, under_way
 from monitor.verdict import Verdict
 
@@ -50,6 +52,8 @@ def _never_disturbs(method: Method) -> Method:
     def guarded(
         self: SparsityCallback, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self._is_inert:
+            return
         try:
             self._stop.before(method.__name__, args, state, control, own=self)
             method(self, args, state, control, **kwargs)
@@ -67,7 +71,13 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     Use `callbacks=[SparsityCallback("localhost:50051")]`, or `SparsityCallback("localhost:50051").attach(trainer)`,
     which also shows the sparsities in the trainer's own logs. On several processes each one has the callback, and the
-    first one reports. The arguments are those of RunSettings in monitor/training/settings.py, which explains them.
+    first one reports. The arguments are those of RunSettings in monitor/training/settings.py, which explains them. One
+    that is not given is taken from the environment, for trainings that are configured by a file: SPARSITY_MONITOR_ and
+    its name in capitals, such as SPARSITY_MONITOR_TARGET=localhost:50051, SPARSITY_MONITOR_EVERY=10 or
+    SPARSITY_MONITOR_LABELS="algorithm=GRPO,seed=0"; monitor/training/ENVIRONMENT.md has the table.
+
+    It can be pickled and copied. A copy is a callback with the same settings; but one that is made while a training is
+    observed does nothing, be it in a process that was forked then, since that run has its observer.
 
     Attributes:
         settings: the arguments, as RunSettings.
@@ -75,7 +85,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     Raises:
         ConfigurationError: a setting has a value that cannot work.
         MaskFileError: the file of a reference mask is not one that holds a mask.
-        TypeError: a setting is unknown, or the target is missing.
+        TypeError: a setting is unknown.
     """
 
     @takes(RunSettings)
@@ -83,10 +93,29 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         """Check the settings; nothing starts before the training does."""
         self.settings = settings
         self._references = open_references(settings.references or {})
-        self._find_reference_model: Callable[[], nn.Module | None] = lambda: None
-        self._become_the_last: Callable[[], None] = lambda: None
+        self._trainer: Trainer | None = None
+        self._is_of_observed_training = False
         self._run = ObservedRun(settings)
         self._stop = StopNotice()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: all but run and trainer, and where a run is under way, no weights either."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_run", "_stop", "_trainer")}
+        if not self._is_inert and not self._run.is_under_way:
+            return state
+        settings = replace(self.settings, base=None, references=None, on_dense=None)
+        return state | {"settings": settings, "_references": {}, "_is_of_observed_training": True}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become the copy. Where its trainer is copied with it, that one attaches it, maybe before."""
+        self.__dict__.update({"_trainer": None} | self.__dict__ | state)
+        self._run = ObservedRun(self.settings)
+        self._stop = StopNotice()
+
+    @property
+    def _is_inert(self) -> bool:
+        """Whether this is a copy of a callback that observes a training, and so does nothing."""
+        return self._is_of_observed_training or self._run.is_elsewhere
 
     @property
     def run_id(self) -> str | None:
@@ -95,7 +124,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
     @property
     def directory(self) -> Path:
-        """Where spool and mask of the run are kept.
+        """Where spool and mask of the run are kept: a temporary folder if nothing can be written where they belong.
 
         Raises:
             RuntimeError: training has not started.
@@ -133,16 +162,18 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         Returns:
             this callback.
         """
+        if not hasattr(trainer, "add_callback"):
+            raise ConfigurationError(f"attach() was given {shown(trainer)}; expected the Trainer.")
         trainer.add_callback(self)
-        # Asked when training starts: callbacks that update it may be added until then.
-        self._find_reference_model = partial(frozen_reference_model, trainer)
-        self._become_the_last = partial(move_to_the_end, trainer, self)
-        add_to_log(trainer, lambda: self.last_observation)
+        self._trainer = trainer
+        add_to_log(trainer, self)
         tell_of_failure(trainer, self, self._training_failed.__name__)
         return self
 
     def _training_failed(self, error: BaseException) -> None:
         """End the run of a training that raised, whoever catches the exception."""
+        if self._is_inert:
+            return
         try:
             self._run.fail(reason_of(error))
         except Exception:
@@ -154,10 +185,17 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take the base, and announce the run. Errors are raised here, as nothing is trained yet."""
+        if self._is_inert:
+            logger.warning(
+                "sparsity-monitor: this training is not observed, because its SparsityCallback is a copy of one that "
+                "was observing another. Make a SparsityCallback for it, or copy before training starts."
+            )
+            return
         model: nn.Module = kwargs["model"]
         refuse_a_second_callback(model, state)
         refuse_a_moving_base(self.settings.base, args)
-        self._become_the_last()
+        if self._trainer is not None:
+            move_to_the_end(self._trainer, self)
         training = Training(state, sys._getframe())
         self._run.abandon()
         under_way.end_left(newcomer=training)
@@ -168,8 +206,10 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             args,
             state,
             references=self._references,
-            reference_model=self._find_reference_model(),
+            # Asked now: callbacks that update it may have been added until here.
+            reference_model=None if self._trainer is None else frozen_reference_model(self._trainer),
             unfinished_base=self._run.unfinished_base,
+            trial_number=None if self._trainer is None else trial_number(self._trainer),
         )
         self._run.look_after(training)
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from monitor.terminal import print_anything, printable, printable_lines
+from monitor.errors import UnsupportedSystemError
+from monitor.terminal import print_anything, printable_lines
 
 if TYPE_CHECKING:
     import typer
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 
 _DEFAULT_TARGET, _PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
+_RUN_ID_HELP = "Deliver what the service never accepted as a run of its own, under this identity."
 _MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[service]"'
 
 
@@ -38,6 +40,8 @@ def main() -> None:
         app()
     except ModuleNotFoundError as error:
         sys.exit(_MORE.format(error.name))
+    except UnsupportedSystemError as error:
+        sys.exit(str(error))
 
 
 def _add_version(app: "typer.Typer") -> None:
@@ -119,15 +123,17 @@ def _add_runs(app: "typer.Typer") -> None:
         """List the runs that a service knows: for people in a terminal, with tabs between the fields in a pipe."""
         import grpc
 
+        from monitor.errors import ConfigurationError
+        from monitor.report.target import check_target
         from monitor.service.listing import print_runs
+        from monitor.wire.channel import failure
 
         try:
-            print_runs(target)
+            print_runs(check_target(target))
+        except ConfigurationError as error:
+            sys.exit(printable_lines(str(error)))
         except grpc.RpcError as error:
-            sys.exit(
-                f"{target} did not list its runs: {printable(str(error.details()))}. "
-                "Expected the gRPC address of a service, host:port"
-            )
+            sys.exit(failure(target, error))
 
 
 def _add_push(app: "typer.Typer") -> None:
@@ -140,9 +146,10 @@ def _add_push(app: "typer.Typer") -> None:
         patience_seconds: Annotated[
             float, typer.Option(help="How long to try to reach the service.")
         ] = _PATIENCE_SECONDS,
+        run_id: Annotated[str | None, typer.Option(help=_RUN_ID_HELP)] = None,
     ) -> None:
         """Deliver what a training run observed and could not send."""
-        _push(directory, target, patience_seconds)
+        _push(directory, target, patience_seconds, run_id)
 
 
 def _push_without_typer(arguments: list[str]) -> None:
@@ -153,15 +160,17 @@ def _push_without_typer(arguments: list[str]) -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--target", default=_DEFAULT_TARGET)
     parser.add_argument("--patience-seconds", type=float, default=_PATIENCE_SECONDS)
+    parser.add_argument("--run-id", help=_RUN_ID_HELP)
     _push(**vars(parser.parse_args(arguments)))
 
 
-def _push(directory: Path, target: str, patience_seconds: float) -> None:
+def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> None:
     from monitor.errors import SparsityMonitorError
-    from monitor.report.push import push
 
     try:
-        count = push(directory, target, patience_seconds)
+        from monitor.report.push import push
+
+        count = push(directory, target, patience_seconds, run_id)
     except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))
     print(f"delivered {count} items to {target}")

@@ -11,6 +11,10 @@ class MissingLibraryError(SparsityMonitorError, ModuleNotFoundError):
     """A library that only training needs is not installed."""
 
 
+class UnsupportedSystemError(SparsityMonitorError, ImportError):
+    """This operating system lacks something that is needed."""
+
+
 class ConfigurationError(SparsityMonitorError, ValueError):
     """A setting has a value that cannot work."""
 
@@ -35,6 +39,10 @@ class SpoolError(SparsityMonitorError, OSError):
     """The spool directory cannot be used."""
 
 
+class SpoolInUseError(SpoolError):
+    """Another training process has the spool directory."""
+
+
 class ReportingError(SparsityMonitorError, RuntimeError):
     """The service cannot be reached, or refuses the run."""
 
@@ -47,3 +55,19 @@ def name_some(names: list[str], limit: int = 5) -> str:
     """
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+_SHOWN_CHARACTERS = 80
+
+
+def shown(value: object) -> str:
+    """Return any value for a message, on one line and not too long.
+
+    >>> shown(list(range(100)))
+    '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, …'
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception as error:  # noqa: BLE001 (the user's own class fails, and a message about it must not)
+        text = f"a {type(value).__name__} whose repr fails with {type(error).__name__}"
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

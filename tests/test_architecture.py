@@ -24,16 +24,22 @@ ROOMS = {
     "version": "",
     "errors": "",
     "service_url": "errors",
+    "sparsity_monitor": "",
     "terminal": "",
-    "wire": "",
+    "posix": "errors",
+    "proxies": "",
+    "percent": "",
+    "environment": "",
+    "wire": "proxies terminal",
+    "limits": "errors environment wire",
     "observe": "errors",
     "verdict": "errors observe",
-    "report": "errors version wire observe",
-    "training": "errors verdict observe report",
+    "report": "errors limits posix terminal version wire observe",
+    "training": "environment errors limits percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
-    "service": "errors service_url terminal version wire",
-    "grafana": "errors service_url terminal service.families",
-    "cli": "errors terminal version report service grafana",
+    "service": "errors limits percent posix service_url terminal version wire",
+    "grafana": "errors proxies service_url terminal service.families",
+    "cli": "errors terminal version wire report service grafana",
     "__init__": "version errors verdict observe callback",
 }
 
@@ -44,6 +50,7 @@ TYPES_ONLY = {"report": "observe"}
 OBSERVE = {
     "chunk_sizes": "",
     "user_warning": "",
+    "arguments": "",
     "criterion": "",
     "streams": "",
     "stopwatch": "",
@@ -56,7 +63,7 @@ OBSERVE = {
     "weights": "user_warning bits ranks",
     "observation": "weights",
     "base": "chunk_sizes borrowed criterion kernels ranks weights",
-    "masks": "chunk_sizes user_warning bits ranks weights observation",
+    "masks": "arguments chunk_sizes user_warning bits ranks weights observation",
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
     "measurement": "borrowed kernels weights state",
@@ -64,7 +71,7 @@ OBSERVE = {
     "changes": "user_warning weights base",
     "followed": "streams kernels weights tally state measurement changes",
     "passes": "streams stopwatch kernels weights observation followed",
-    "observer": "user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
+    "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
     "settings comparison changes followed passes",
 }
 

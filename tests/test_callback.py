@@ -46,7 +46,7 @@ def recording(**settings: Any) -> SparsityCallback:
         ({"visible_dtype": "int8"}, "visible_dtype is 'int8'; expected one of bfloat16, float16, float32"),
         ({"criterion": "changed"}, 'criterion is \'changed\'; expected "bits" or "atol=1e-5"'),
         ({"tolerances": [-1.0]}, "a tolerance is -1.0; expected a finite number"),
-        ({"every": 0}, "every is 0: Input should be greater than or equal to 1"),
+        ({"every": 0}, "every is 0; it should be greater than or equal to 1"),
         ({"run_id": ""}, "run_id is ''"),
         ({"run_id": "a/b"}, "run_id is 'a/b'; expected printable characters without '/'"),
         ({"run_id": " "}, "run_id is ' '; expected printable characters"),
@@ -58,7 +58,7 @@ def recording(**settings: Any) -> SparsityCallback:
         ({"references": {"": "mask.safetensors"}}, "references has the name ''; expected a text"),
         ({"base": 5}, "base is 5; expected a directory or hub id, a module, or a state dict"),
         ({"include": ["*.bias"]}, "include has '*.bias', which is no regular expression"),
-        ({"exclude": "bias"}, "exclude is 'bias'"),
+        ({"exclude": "bias"}, "exclude is the string 'bias'"),
     ],
 )
 def test_a_wrong_setting_is_an_error_at_construction(settings: dict[str, Any], message: str) -> None:
@@ -68,7 +68,7 @@ def test_a_wrong_setting_is_an_error_at_construction(settings: dict[str, Any], m
 
 
 def test_a_malformed_target_is_an_error_at_construction() -> None:
-    with pytest.raises(ConfigurationError, match=r'such as "localhost:50051"\. Leave the scheme away'):
+    with pytest.raises(ConfigurationError, match=r'such as "localhost:50051"\. Leave http:// away'):
         SparsityCallback("http://localhost:50051")
 
 

@@ -15,8 +15,10 @@ DOCUMENTS = (
     "monitor/service/METRICS.md",
     "monitor/service/STORE.md",
     "tests/benchmarks/README.md",
+    "monitor/service/page/runbook.md",
+    "monitor/training/ENVIRONMENT.md",
+    "monitor/training/RUNS.md",
     "tests/matrix/README.md",
-    "deploy/runbook.md",
 )
 
 

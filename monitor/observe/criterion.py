@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, shown
 
 VISIBLE_DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
@@ -26,10 +27,10 @@ def parse_visible_dtype(dtype: str | torch.dtype) -> torch.dtype:
         ConfigurationError: `dtype` is none of bfloat16, float16, float32.
     """
     name = dtype_name(dtype) if isinstance(dtype, torch.dtype) else dtype
-    if name not in VISIBLE_DTYPES:
+    if not isinstance(name, str) or name not in VISIBLE_DTYPES:
         expected = ", ".join(VISIBLE_DTYPES)
         raise ConfigurationError(
-            f"visible_dtype is {dtype!r}; expected one of {expected}. "
+            f"visible_dtype is {shown(dtype)}; expected one of {expected}. "
             "Give the dtype that the trained model will be served in."
         )
     return VISIBLE_DTYPES[name]
@@ -51,11 +52,14 @@ def check_tolerance(tolerance: float, setting: str) -> float:
     Raises:
         ConfigurationError: it is negative, infinite or not a number, also in float32.
     """
-    # −0 becomes 0: kernels compare bit patterns.
-    value = float(tolerance) + 0.0
+    try:
+        # −0 becomes 0: kernels compare bit patterns.
+        value = float(tolerance) + 0.0
+    except (TypeError, ValueError):
+        value = math.nan
     if not 0 <= value <= torch.finfo(torch.float32).max:
         raise ConfigurationError(
-            f"{setting} is {tolerance!r}; expected a finite number ≥ 0, such as 1e-5 (arXiv 2505.11711)."
+            f"{setting} is {shown(tolerance)}; expected a finite number ≥ 0, such as 1e-5 (arXiv 2505.11711)."
         )
     return value
 
@@ -66,6 +70,8 @@ def check_tolerances(tolerances: Sequence[float]) -> tuple[float, ...]:
     Raises:
         ConfigurationError: one is no tolerance, or is there twice.
     """
+    if isinstance(tolerances, str) or not isinstance(tolerances, Iterable):
+        raise ConfigurationError(f"tolerances is {shown(tolerances)}; expected a list of numbers, such as [1e-5].")
     checked = tuple(check_tolerance(tolerance, "a tolerance") for tolerance in tolerances)
     if len(set(checked)) < len(checked):
         raise ConfigurationError(f"tolerances are {list(tolerances)}; expected each one once.")
@@ -97,13 +103,13 @@ class Criterion:
             return text
         if text == "bits":
             return cls()
-        kind, _, number = text.partition("=")
+        kind, _, number = text.partition("=") if isinstance(text, str) else ("", "", "")
         try:
             tolerance = float(number)
         except ValueError:
             tolerance = None
         if kind != "atol" or tolerance is None:
-            raise ConfigurationError(f'criterion is {text!r}; expected "bits" or "atol=1e-5".')
+            raise ConfigurationError(f'criterion is {shown(text)}; expected "bits" or "atol=1e-5".')
         return cls(check_tolerance(tolerance, f"the tolerance of criterion {text!r}"))
 
     def __str__(self) -> str:

@@ -187,6 +187,9 @@ class Observation:
         Raises:
             KeyError: no reference mask of that name was given.
         """
+        if reference not in self.references:
+            known = ", ".join(map(repr, self.references)) or "none"
+            raise KeyError(f"no reference mask {reference!r} was given; of this observation there are: {known}.")
         counts = self.references[reference]
         return Overlap(
             weights=self.trained_weights,

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from monitor.errors import UnsupportedModelError
+from monitor.observe.arguments import check_arguments, check_model, check_step, path_from, paths_from
 from monitor.observe.base.fingerprint import fingerprint
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
@@ -97,6 +98,7 @@ class UpdateObserver:
         ranks: Ranks | None = None,
         bind: Bind | None = None,
     ) -> None:
+        check_arguments(model, base, references, first_step)
         self.rules = _rules(visible_dtype, criterion, tolerances)
         mode = parse_base_mode(base_mode, self.rules.visible_dtype)
         roster = Roster.of_model(model, include, exclude, ranks, process_group)
@@ -131,6 +133,7 @@ class UpdateObserver:
         Call it before an optimizer step, wherever `requires_grad` may have been switched, in all processes alike.
         Parameters that train no more are measured on. Those that were added are named in a warning and not counted.
         """
+        check_model(model)
         with self._stopwatch:
             # Once for each observation: it takes a walk through the whole model.
             if self._looked_for_new_after != self._last_step:
@@ -202,19 +205,20 @@ class UpdateObserver:
         """Return the union of all step masks so far, as `update_mask` does; None when step masks are off."""
         return None if self._state.touched is None else self._copy_mask(self._state.touched)
 
-    def save_touched(self, directory: Path) -> None:
+    def save_touched(self, directory: str | Path) -> None:
         """Write which weights were touched so far, for `restore`: each process what it measures itself.
 
         Before that, what must not be written to is looked at, all of it.
         All processes must call it, with the same directory.
         """
+        directory = path_from(directory, "directory")
         self._model.look_for_moved()
         if self._state.touched is not None:
             self.before_update()
             measured = self._model.roster.measured
             write_shards(directory, self._ranks, self._state.touched, measured, vars(self._metadata))
 
-    def restore(self, directories: Sequence[Path]) -> bool:
+    def restore(self, directories: Sequence[str | Path]) -> bool:
         """Go on from the current weights: they are what the next observation is compared with.
 
         Args:
@@ -223,11 +227,12 @@ class UpdateObserver:
         Returns:
             whether one has. Otherwise what differs from the base now is all that is known to have been touched.
         """
+        paths = paths_from(directories, "directories")
         self.before_update()
         self._ranks.all_or_none(self._model.measurement.measure)
         if self._state.touched is None:
             return True
-        shards = self._ranks.all_or_none(lambda: self._read_touched(directories))
+        shards = self._ranks.all_or_none(lambda: self._read_touched(paths))
         # Decided together, so that none of the model is counted in another way than the rest.
         found = self._ranks.all_say(shards is not None)
         self._state.restore_touched(shards if found and shards is not None else {})
@@ -350,8 +355,7 @@ class UpdateObserver:
         return [observation for observation in finished if observation is not None]
 
     def _begin(self, step: int) -> Started:
-        if step <= self._last_step:
-            raise ValueError(f"step is {step}, and the previous observation was at {self._last_step}; steps must rise.")
+        step = check_step(step, self._last_step)
         started = self._passes.start(step, step - self._last_step + self._left_out)
         self._last_step, self._left_out = step, 0
         return started

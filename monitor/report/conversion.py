@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from monitor.report.numbers import Number
 from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:  # at run time the uploader imports this package, and must not load torch
     from monitor.observe.criterion import Criterion
     from monitor.observe.observation import IntArray, Observation
     from monitor.observe.weights.groups import Group
+
+_MAX_STRIDE = 2**32 - 1
 
 
 def group_messages(groups: Sequence[Group]) -> list[pb.Group]:
@@ -51,7 +53,8 @@ def observation_message(observation: Observation, registered: Sequence[pb.Group]
     return pb.Observation(
         step=observation.step,
         observed_at=observation.observed_at,
-        stride=observation.stride,
+        # Where a loop counts tokens as steps, it may be more than the message holds.
+        stride=min(observation.stride, _MAX_STRIDE),
         changed=observation.changed.tolist(),
         newly_changed=observation.newly_changed.tolist(),
         reverted=observation.reverted.tolist(),
@@ -81,18 +84,8 @@ def _optional(counts: IntArray | None) -> list[int]:
     return [] if counts is None else counts.tolist()
 
 
-def numeric_metrics(logs: Mapping[str, object]) -> dict[str, float]:
-    """Return the entries of a trainer's log that are numbers. Infinities and NaN stay: they are news.
-
-    >>> numeric_metrics({"loss": 0.5, "epoch": 1, "note": "text", "flag": True})
-    {'loss': 0.5, 'epoch': 1.0}
-    """
-    return {
-        name: float(value)
-        for name, value in logs.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and _fits(value)
-    }
-
-
-def _fits(value: float) -> bool:
-    return isinstance(value, float) or math.log2(abs(value) + 1) < 1024
+def training_log_message(step: int, logged_at: float, metrics: Mapping[str, Number]) -> pb.TrainingLog:
+    """Return what the trainer logged as a message; waits for numbers that are on their way from a device."""
+    return pb.TrainingLog(
+        step=step, logged_at=logged_at, metrics={name: float(number) for name, number in metrics.items()}
+    )

@@ -9,8 +9,10 @@ from typing import TypeAlias
 
 import grpc
 
+from monitor.report.elsewhere import goes_on_elsewhere
 from monitor.report.locks import TrainerWatch
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
+from monitor.terminal import printable
 from monitor.wire import PROTOCOL_VERSION, monitor_pb2_grpc
 from monitor.wire import monitor_pb2 as pb
 
@@ -45,6 +47,8 @@ class Delivery:
         self._follow = follow
         self._sent = 0
         self._acknowledged = 0
+        # Highest sequence number that the service had when it accepted the attempt.
+        self._known = 0
         # Whether the service accepted the attempt.
         self.connected = False
 
@@ -55,11 +59,12 @@ class Delivery:
             grpc.aio.AioRpcError: the connection broke or the service refused.
         """
         response = await self._register(stub)
-        self._spool.acknowledge(self._key, response.last_sequence)
+        # No acknowledgement of what is here: where the attempt is kept elsewhere now, that came from there. The service
+        # knows what it has, and takes it for delivered.
+        self._known = response.last_sequence
         self._spool.set_registered(self._key)
         self.connected = True
         self._set_aside_oversized(response.max_request_bytes)
-        self._sent = self._acknowledged = response.last_sequence
         stream = stub.Report()
         receiver = asyncio.create_task(self._receive(stream))
         try:
@@ -88,8 +93,7 @@ class Delivery:
                     request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False
                 )
             except grpc.aio.AioRpcError as error:
-                # Where a first start finds its number taken, another run has the same id.
-                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or not registration.resumed_from_step:
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS or _is_first_start(registration):
                     raise
                 registration.attempt += 1
             else:
@@ -98,7 +102,7 @@ class Delivery:
     def _set_aside_oversized(self, max_bytes: int) -> None:
         # gRPC would end the stream at such an item, each time anew, and nothing after it would arrive.
         for sequence, size in self._spool.larger_than(self._key, max_bytes - _ENVELOPE_BYTES):
-            reason = f"{size} bytes, and the service takes at most {max_bytes}"
+            reason = f"it has {size} bytes, and the service takes at most {max_bytes}, its --max-request-bytes"
             logger.error("item %d of %s is never sent: %s", sequence, self._key, reason)
             self._spool.reject(self._key, sequence, reason)
 
@@ -122,13 +126,21 @@ class Delivery:
 
     def _is_over(self) -> bool:
         # Read the attempt last: between reading it as unfinished and seeing its process dead, it may have finished.
-        alive = self._watch.is_alive()
-        superseded = self._spool.newest() != self._key
+        trains = self._trains()
         attempt = self._spool.attempt(self._key)
-        if not attempt.finished and (superseded or not alive):
-            self._append_death(attempt)
+        if not attempt.finished and not trains:
+            if not self._left(attempt):
+                self._append_death(attempt)
             return True
         return attempt.finished or not self._follow
+
+    def _left(self, attempt: SpooledAttempt) -> bool:
+        """Return whether the attempt went on elsewhere when the directory broke, and its end is told from there."""
+        return self._known > attempt.last_sequence or goes_on_elsewhere(self._spool.directory, self._key)
+
+    def _trains(self) -> bool:
+        """Return whether the attempt has a training process, and not a later one."""
+        return self._watch.is_alive() and self._spool.newest() == self._key
 
     def _append_death(self, attempt: SpooledAttempt) -> None:
         sequence = attempt.last_sequence + 1
@@ -138,6 +150,7 @@ class Delivery:
     async def _send_heartbeat(self, stream: ReportStream) -> None:
         attempt = self._spool.attempt(self._key)
         heartbeat = pb.Heartbeat(sent_at=time.time(), unsent_items=attempt.unsent, dropped_items=attempt.dropped)
+        heartbeat.training_ended = not self._trains()
         await stream.write(pb.ReportRequest(heartbeat=heartbeat))
 
     async def _send_unsent(self, stream: ReportStream) -> bool:
@@ -165,10 +178,14 @@ class Delivery:
                     self._spool.acknowledge(self._key, response.acknowledgement.sequence)
                     self._acknowledged = max(self._acknowledged, response.acknowledgement.sequence)
                 case "rejection":
-                    rejection = response.rejection
-                    logger.error(
-                        "the service refuses item %d of %s: %s", rejection.sequence, self._key, rejection.reason
-                    )
-                    self._spool.reject(self._key, rejection.sequence, rejection.reason)
-                    self._acknowledged = max(self._acknowledged, rejection.sequence)
+                    sequence, reason = response.rejection.sequence, printable(response.rejection.reason)
+                    logger.error("the service refuses item %d of %s: %s", sequence, self._key, reason)
+                    self._spool.reject(self._key, sequence, reason)
+                    self._acknowledged = max(self._acknowledged, sequence)
             self._wakeup.set()
+
+
+def _is_first_start(registration: pb.Registration) -> bool:
+    """Return whether the run begins with this start; where it finds its number taken, another run has the same id."""
+    begins_at = registration.parent.step if registration.HasField("parent") else 0
+    return registration.resumed_from_step <= begins_at

@@ -1,10 +1,13 @@
-"""How the delivery goes, in the log of the training: each problem once, and what is lost."""
+"""How the delivery goes, in the log of the training: each problem once, and what is lost, each with what to do."""
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections import Counter
 from pathlib import Path
 
+from monitor.report.shell import quoted, shown
 from monitor.report.spool import SpooledAttempt
 
 logger = logging.getLogger(__name__)
@@ -23,32 +26,87 @@ class DeliveryLog:
         self._target = target
         self._logged_problem = ""
         self._logged_dropped = 0
+        self._logged_kinds = 0
+        self._lost_here: Counter[str] = Counter()
+
+    def in_directory(self, directory: Path) -> DeliveryLog:
+        """Return one that goes on for the spool in another directory, with what was lost so far."""
+        other = copy.copy(self)
+        other._directory = directory
+        return other
+
+    def lose(self, reason: str) -> None:
+        """Count an item that does not get into the spool; the next update says so."""
+        self._lost_here[reason] += 1
 
     def update(self, attempt: SpooledAttempt) -> None:
         """Log what is new in the spool's entry of the attempt."""
-        self._log_problem(attempt.problem)
-        self._log_dropped(attempt.dropped)
+        self._log_problem(attempt)
+        self._log_dropped(attempt)
 
-    def _log_problem(self, problem: str) -> None:
+    def _log_problem(self, attempt: SpooledAttempt) -> None:
         # Without details: gRPC reports another address of the same host at each try.
-        kind = problem.partition(": ")[0]
+        kind = attempt.problem.partition(": ")[0]
         if kind == self._logged_problem:
             return
         self._logged_problem = kind
-        if problem:
+        if attempt.refused:
             logger.warning(
-                "sparsity-monitor: %s. Training goes on; observations are kept in %s.", problem, self._directory
+                "sparsity-monitor: %s. Training goes on, but none of it is shown there before that is changed; "
+                "observations are kept in %s.",
+                attempt.problem.rstrip("."),
+                shown(self._directory),
+            )
+        elif attempt.problem:
+            logger.warning(
+                "sparsity-monitor: %s. Training goes on; observations are kept in %s.",
+                attempt.problem,
+                shown(self._directory),
             )
         else:
             logger.info("sparsity-monitor: connected to %s", self._target)
 
-    def _log_dropped(self, dropped: int) -> None:
-        # At the first loss, and each time the number has doubled.
-        if dropped >= max(1, 2 * self._logged_dropped):
-            self._logged_dropped = dropped
+    def _log_dropped(self, attempt: SpooledAttempt) -> None:
+        if not attempt.dropped:
+            return
+        reasons = self._why_lost(attempt)
+        # At the first loss of each kind, and each time the number has doubled.
+        if attempt.dropped >= 2 * self._logged_dropped or len(reasons) > self._logged_kinds:
+            self._logged_dropped, self._logged_kinds = attempt.dropped, len(reasons)
             logger.warning(
-                "sparsity-monitor: %d items of this run are lost so far: the spool in %s is full, its disk too slow, "
-                "or the service refused them. Make the service reachable, or keep more with `spool_max_bytes`.",
-                dropped,
-                self._directory,
+                "sparsity-monitor: %d items of this run are lost so far: %s.", attempt.dropped, "; ".join(reasons)
             )
+
+    def _why_lost(self, attempt: SpooledAttempt) -> list[str]:
+        reasons = [f"{count} {reason}" for reason, count in self._lost_here.items()]
+        if attempt.rejected:
+            reasons.append(
+                f"{attempt.rejected} refused by the service, the last because {attempt.rejection.rstrip('.')}"
+            )
+        by_spool = attempt.dropped - attempt.rejected - self._lost_here.total()
+        if by_spool > 0:
+            reasons.append(
+                f"{by_spool} dropped because the spool in {shown(self._directory)} is full. Make the service "
+                "reachable, or keep more with `spool_max_bytes`"
+            )
+        return reasons
+
+
+def undelivered(attempt: SpooledAttempt, directory: Path, target: str) -> str:
+    """Return why not everything of a run that has ended is with the service, and what to do about it."""
+    place = shown(directory)
+    push = f"sparsity-monitor push {quoted(directory)} --target {target}"
+    if attempt.refused:
+        return (
+            f"{attempt.problem.rstrip('.')}. The observations are kept in {place}. Once that is changed, they can "
+            f"be delivered; until then this is refused, too: {push}"
+        )
+    if attempt.problem:
+        return (
+            f"{attempt.problem.rstrip('.')}. The observations are kept in {place}, and the uploader goes on trying "
+            f"for a while. For what is left then: {push}"
+        )
+    return (
+        f"not everything has reached {target} yet; the uploader goes on trying for a while. For what is left then: "
+        f"{push}"
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+from monitor.limits import MAX_REASON_LENGTH, legible, shorten
 from monitor.wire import monitor_pb2 as pb
 
-_MOST_CHARACTERS = 1000
 # torch puts the traceback of a DataLoader's worker into the message; the last line of it are the worker's own words.
 _OF_A_WORKER = "Original Traceback"
 
@@ -30,7 +30,8 @@ class Ending(NamedTuple):
         went_well = self.kind in (pb.Finish.ENDING_COMPLETED, pb.Finish.ENDING_STOPPED)
         return pb.Finish(
             outcome=pb.Finish.OUTCOME_FINISHED if went_well else pb.Finish.OUTCOME_FAILED,
-            reason=self.reason,
+            # What an exception says may be as long as a data set, and hold what cannot be sent.
+            reason=shorten(legible(self.reason), MAX_REASON_LENGTH),
             step=step,
             finished_at=time.time(),
             ending=self.kind,
@@ -73,5 +74,4 @@ def reason_of(error: BaseException) -> str:
     if not lines:
         return name
     said = " ".join([lines[0], *lines[-1:]]) if any(line.startswith(_OF_A_WORKER) for line in lines) else lines[0]
-    reason = f"{name}: {said}"
-    return reason if len(reason) <= _MOST_CHARACTERS else f"{reason[: _MOST_CHARACTERS - 1]}…"
+    return shorten(f"{name}: {said}", MAX_REASON_LENGTH)

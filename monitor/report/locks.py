@@ -7,11 +7,11 @@ network file systems know them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from monitor.posix import fcntl
 from monitor.report.ending import Ending, failed, preempted
 from monitor.report.signals import killed_by
 
@@ -29,6 +29,7 @@ class ProcessLock:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def acquire(self) -> bool:
@@ -47,6 +48,13 @@ class ProcessLock:
                 return False
             raise
         return True
+
+    def is_in_place(self) -> bool:
+        """Return whether the file is still the one that others would meet under its name."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Give the lock up; it can be taken again."""

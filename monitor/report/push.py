@@ -7,33 +7,45 @@ from contextlib import closing
 from pathlib import Path
 
 from monitor.errors import ReportingError, SpoolError
+from monitor.report.elsewhere import linked_spools
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
+from monitor.report.renaming import give_run_id
 from monitor.report.spool import DIRECTORY, SPOOL_FILE, Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
 
 
-def push(directory: Path, target: str, patience_seconds: float) -> int:
-    """Deliver everything in the spool of a run, and return how many items that were.
+def push(directory: Path, target: str, patience_seconds: float, run_id: str | None = None) -> int:
+    """Deliver everything in the spool of a run, and return how many items that were. Those refused for good are logged.
 
     Args:
         directory: the run's output directory, or the spool's own.
-        target: gRPC address of the service, host:port.
+        target: gRPC address of the service; see check_target.
         patience_seconds: how long to try to reach the service.
+        run_id: of a run of its own, which becomes of what the service never accepted; see `give_run_id`.
 
     Raises:
-        ConfigurationError: the target is malformed.
+        ConfigurationError: the target is malformed, or the run id is none.
         SpoolError: there is no spool, or it is being delivered by another process.
         ReportingError: the service cannot be reached or refuses; what is not delivered stays in the spool.
     """
-    check_target(target)
+    target = check_target(target)
     spool_directory = _find_spool(directory)
-    _check_free(spool_directory)
-    before = _unsent(spool_directory)
-    problems = asyncio.run(_deliver(spool_directory, target, patience_seconds))
+    # First where the run went on when its directory broke: its end is told from there.
+    return sum(
+        _push(each, target, patience_seconds, run_id) for each in (*linked_spools(spool_directory), spool_directory)
+    )
+
+
+def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> int:
+    _check_free(directory)
+    if run_id is not None:
+        give_run_id(directory, run_id)
+    before = _held(directory)
+    problems = asyncio.run(_deliver(directory, target, patience_seconds))
     if problems:
         raise ReportingError("not everything was delivered; it stays in the spool. " + "; ".join(problems))
-    return before - _unsent(spool_directory)
+    return before - _held(directory)
 
 
 def _find_spool(directory: Path) -> Path:
@@ -48,9 +60,14 @@ def _find_spool(directory: Path) -> Path:
 
 
 def _check_free(directory: Path) -> None:
-    lock = ProcessLock(directory / UPLOADER_LOCK)
-    free = lock.acquire()
-    lock.close()
+    try:
+        with closing(ProcessLock(directory / UPLOADER_LOCK)) as lock:
+            free = lock.acquire()
+    except OSError as error:
+        raise SpoolError(
+            f"cannot deliver from {str(directory)!r}: {error}. What the service has is removed from there, which "
+            "has to be possible: copy the directory to a disk that can be written, and give the copy."
+        ) from error
     if not free:
         raise SpoolError(
             f"the uploader of the run in {str(directory)!r} is still at work; its log is beside the spool. Wait until "
@@ -58,9 +75,10 @@ def _check_free(directory: Path) -> None:
         )
 
 
-def _unsent(directory: Path) -> int:
+def _held(directory: Path) -> int:
+    """Return how many items are still here: unsent, or set aside because the service refused them."""
     with closing(Spool(directory)) as spool:
-        return sum(attempt.unsent for attempt in spool.attempts())
+        return sum(attempt.unsent + attempt.rejected for attempt in spool.attempts())
 
 
 async def _deliver(directory: Path, target: str, patience_seconds: float) -> list[str]:

@@ -5,31 +5,44 @@ This process opens no socket and never imports grpc: a DataLoader worker forked 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from monitor.errors import ReportingError, SpoolError
-from monitor.report.conversion import numeric_metrics, observation_message
+from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
+from monitor.report.conversion import observation_message, training_log_message
+from monitor.report.delivery_log import undelivered
+from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending, failed, reason_of
 from monitor.report.exit_watch import ExitWatch
-from monitor.report.locks import TRAINER_LOCK, ProcessLock
-from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool, unusable
+from monitor.report.fitting import fit
+from monitor.report.home import Reported, lock_directory
+from monitor.report.shell import pushed, quoted
+from monitor.report.shell import shown as shown_path
+from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool
 from monitor.report.target import check_target
+from monitor.report.trainer_log import TrainerLog
 from monitor.report.writer import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:
     from monitor.observe.observation import Observation
 
+logger = logging.getLogger(__name__)
+
 _COMMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
-_LOCK_SECONDS = 1.0
+# What to do where a run cannot be registered; and where it is refused for good.
+_BEFORE_TRAINING = {
+    False: "Start the service, correct the target, or leave strict=True out to train anyway and deliver later.",
+    True: "Change that before you train: without strict=True the training would run, and be refused all the same.",
+}
 # How long the end of a run waits for the delivery of the last items; the uploader goes on with the rest.
 DELIVER_SECONDS = 10.0
 
@@ -42,39 +55,55 @@ class Reporter:
     exception that leaves it is the failure.
 
     Args:
-        registration: what stays the same during the attempt; its `attempt` is set here, one above those in the spool.
+        registration: what stays the same during the attempt; its `attempt` is set here, one above those in the spool,
+            and texts for people are shortened to what a service takes.
         directory: where the spool is kept; one training process at a time.
         target: gRPC address of the service, host:port. None keeps everything in the spool, for `sparsity-monitor push`.
         max_bytes: bound on the spool; beyond it the oldest items are dropped and counted.
+        elsewhere: where to go on if the directory breaks and does not come back; by default temporary folders.
 
     Raises:
-        ConfigurationError: the target is malformed.
-        SpoolError: the directory cannot be written, or another training process uses it.
+        ConfigurationError: the target is malformed, or the registration is one that services refuse.
+        SpoolError: the directory cannot be written.
+        SpoolInUseError: another training process uses it.
     """
 
     def __init__(
         self,
         registration: pb.Registration,
-        directory: Path,
+        directory: str | Path,
         target: str | None = None,
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        self.directory = directory
+        _check_arguments(registration, directory, max_bytes)
         self._target = None if target is None else check_target(target)
-        self._lock = _lock_directory(directory)
+        fit(registration)
+        self._trainer_log = TrainerLog()
+        # A later `chdir` of the training must not lead elsewhere.
+        directory = Path(directory).absolute()
+        lock = lock_directory(directory)
         try:
             self.key = _begin(registration, directory, max_bytes)
         except BaseException:
-            self._lock.close()
+            lock.close()
             raise
         self._last_step = registration.resumed_from_step
         self._groups = tuple(registration.groups)
-        self._writer = SpoolWriter(directory, self.key, max_bytes, self._target)
+        self.elsewhere = elsewhere or Elsewhere()
+        reported = Reported(self.key, registration.SerializeToString(deterministic=True), max_bytes, self._target)
+        self._writer = SpoolWriter(reported, directory, lock, self.elsewhere)
         self._process = os.getpid()
-        self._ending = threading.Lock()
+        # Not a plain lock: what handles a signal may come in between, in the same thread.
+        self._ending = threading.RLock()
         self._has_finished = self._is_closed = self._is_delivered = False
         self._exit_watch = ExitWatch(self.fail)
+
+    @property
+    def directory(self) -> Path:
+        """Where the spool is: the given directory, or a temporary folder where that broke and did not come back."""
+        return self._writer.directory
 
     @property
     def uploader_pid(self) -> int | None:
@@ -92,25 +121,37 @@ class Reporter:
 
     def report(self, observation: Observation) -> None:
         """Hand an observation over."""
+        if not hasattr(observation, "step"):
+            raise ConfigurationError(
+                f"report() was given {shown(observation)}; expected one Observation, as `observe(step)` returns it."
+            )
         self._last_step = observation.step
         self._writer.put(lambda: pb.Item(observation=observation_message(observation, self._groups)))
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:
-        """Hand over what the trainer logged at a step; entries that are no numbers are left out."""
-        metrics = numeric_metrics(logs)
+        """Hand over what the trainer logged at a step.
+
+        Taken is what holds one number, also in a tensor on any device, which is not waited for.
+        """
+        if not isinstance(logs, Mapping):
+            raise ConfigurationError(f"log() was given {shown(logs)}; expected {{name: number}}.")
+        logged_at, metrics = time.time(), self._trainer_log.choose(logs)
         if metrics:
-            message = pb.TrainingLog(step=step, logged_at=time.time(), metrics=metrics)
-            self._writer.put(lambda: pb.Item(training_log=message))
+            self._writer.put(lambda: pb.Item(training_log=training_log_message(step, logged_at, metrics)))
 
     def finish(self, step: int, failure: str = "", *, ending: Ending = COMPLETED) -> None:
-        """Report the end of the attempt, unless it was reported before.
+        """Report the end of the attempt, unless it was reported before. A forked child reports nothing.
 
         Args:
             step: the last one.
             failure: why it failed.
             ending: how it ended, unless it failed.
         """
-        if self._is_first("_has_finished"):
+        if os.getpid() != self._process:
+            return
+        with self._ending:
+            is_first, self._has_finished = not self._has_finished, True
+        if is_first:
             message = (failed(failure) if failure else ending).message(step)
             self._writer.put(lambda: pb.Item(finish=message))
 
@@ -128,8 +169,8 @@ class Reporter:
             attempt = spool.attempt(self.key)
         if not attempt.registered:
             raise ReportingError(
-                f"the run is not registered with the service at {self._target}: {attempt.problem or 'no answer'}. "
-                "Start the service, correct the target, or leave strict=True out to train anyway and deliver later."
+                f"the run is not registered with the service at {self._target}: "
+                f"{attempt.problem.rstrip('.') or 'no answer'}. {_BEFORE_TRAINING[attempt.refused]}"
             )
 
     def _may_register_before(self, deadline: float) -> bool:
@@ -145,23 +186,72 @@ class Reporter:
 
         The uploader goes on by itself when the time is not enough. Closed once is closed.
         """
-        if not self._is_first("_is_closed"):
-            return self._is_delivered
+        if os.getpid() != self._process:
+            return False
+        # Whoever comes second waits: the process may end when this returns.
+        with self._ending:
+            if not self._is_closed:
+                self._is_closed = True
+                self._close(timeout)
+        return self._is_delivered
+
+    def _close(self, timeout: float) -> None:
         self._exit_watch.stop()
         try:
             self._is_delivered = self._writer.close(_COMMIT_SECONDS, timeout)
         finally:
-            self._lock.close()
-        return self._is_delivered
+            self.elsewhere.clear()
 
-    def _is_first(self, done: str) -> bool:
-        """Return whether nobody has done this before, and note that it is done. A forked child does nothing."""
-        if os.getpid() != self._process:
-            return False
-        with self._ending:
-            first = not getattr(self, done)
-            setattr(self, done, True)
-        return first
+    def why_undelivered(self) -> str:
+        """Return why not everything is with the service, and what to do about it, after `close` said so."""
+        if self._target is None:
+            return f"there is no target; deliver with: sparsity-monitor push {quoted(self.directory)}"
+        try:
+            with closing(Spool(self.directory)) as spool:
+                return undelivered(spool.attempt(self.key), self.directory, self._target)
+        except SpoolError as error:
+            return str(error).rstrip(".")
+
+
+def start_anywhere(
+    registration: pb.Registration, directory: Path, target: str | None, *, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Reporter:
+    """Return a reporter that keeps its spool in a temporary folder, which is said, where `directory` cannot be written.
+
+    Raises:
+        ConfigurationError, SpoolInUseError: see Reporter.
+        SpoolError: nothing can be written anywhere.
+    """
+    elsewhere = Elsewhere()
+    try:
+        return Reporter(registration, directory, target, max_bytes=max_bytes, elsewhere=elsewhere)
+    except SpoolInUseError:
+        raise
+    except SpoolError as error:
+        for folder in elsewhere.folders():
+            with suppress(SpoolError):
+                reporter = Reporter(registration, folder, target, max_bytes=max_bytes, elsewhere=elsewhere)
+                logger.warning(
+                    "sparsity-monitor: %s Training goes on. Observations are kept in %s, and delivered from there. "
+                    "What is left after the training is delivered with: %s",
+                    error,
+                    shown_path(folder),
+                    pushed(folder, target),
+                )
+                return reporter
+        raise
+
+
+def _check_arguments(registration: object, directory: object, max_bytes: object) -> None:
+    if not isinstance(registration, pb.Registration):
+        raise ConfigurationError(
+            f"registration is {shown(registration)}; expected what registration_message(observer, run_id=…, name=…) "
+            "returns."
+        )
+    if not isinstance(directory, str | Path):
+        raise ConfigurationError(f"directory is {shown(directory)}; expected where the spool is to be kept, a path.")
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise ConfigurationError(f"max_bytes is {shown(max_bytes)}; expected a whole number of bytes.")
 
 
 def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> AttemptKey:
@@ -171,32 +261,3 @@ def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> At
         key = AttemptKey(registration.run_id, registration.attempt)
         spool.begin(key, registration.SerializeToString(deterministic=True))
     return key
-
-
-def _lock_directory(directory: Path) -> ProcessLock:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = ProcessLock(directory / TRAINER_LOCK)
-    except OSError as error:
-        raise unusable(directory, error) from error
-    try:
-        acquired = _acquire(lock, time.monotonic() + _LOCK_SECONDS)
-    except OSError as error:
-        # Such as ENOLCK, of a network file system that does not lock.
-        lock.close()
-        raise unusable(directory, error) from error
-    if not acquired:
-        lock.close()
-        raise SpoolError(
-            f"another training process reports from {str(directory)!r}. Of the processes that train together, only the "
-            "first makes a Reporter (observer.is_first). Give each run its own output directory, or end the other "
-            "process."
-        )
-    return lock
-
-
-def _acquire(lock: ProcessLock, deadline: float) -> bool:
-    while not (acquired := lock.acquire()) and time.monotonic() < deadline:
-        # The uploader of an earlier attempt takes the lock for a moment, to see whether a training process holds it.
-        time.sleep(_POLL_SECONDS)
-    return acquired

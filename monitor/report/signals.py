@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def _handled() -> set[int]:
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
+def _hold_back() -> None:
+    # A child that is killed before it has forgotten would note that for its parent.
+    if _noted:
+        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.Signals[name] for name in _noted])
+
+
+def _let_through() -> None:
+    if (mask := _fork.__dict__.pop("mask", None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _forget_in_child() -> None:
     # What kills a forked child, such as a DataLoader's worker, has not killed the training.
     for name in _noted:
@@ -75,7 +87,10 @@ def _forget_in_child() -> None:
         if signal.getsignal(number) is signal.SIG_DFL:
             faulthandler.unregister(number)
     _noted.clear()
+    _let_through()
 
 
+# Of the thread that forks.
+_fork = threading.local()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_forget_in_child)

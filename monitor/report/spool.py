@@ -6,9 +6,10 @@ file system. What is committed here survives the death of either process.
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,16 @@ SPOOL_FILE = "spool.sqlite"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 # Exit status of an uploader that leaves something here because trying again would not help.
 EXIT_NOT_DELIVERED = 3
+# How the problem of an attempt begins whose service does not answer at all; see monitor/wire/channel.py, which is not
+# imported by the training process.
+UNREACHABLE = "cannot reach the service"
 
 _FORMAT_VERSION = 1
+# How a problem begins that trying again does not solve. In words, as earlier versions show it as it is.
+_REFUSED = "refused for good: "
 # How long a connection waits while another one commits.
 _BUSY_SECONDS = 30.0
+_ROWS_AT_A_TIME = 256
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -45,8 +52,10 @@ CREATE TABLE IF NOT EXISTS rejected (
 
 _ATTEMPTS = (
     "SELECT run_id, attempt, registration, finished, registered, dropped, last_sequence, "
-    "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt), problem "
-    "FROM attempts"
+    "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt), problem, "
+    "(SELECT COUNT(*) FROM rejected WHERE rejected.run_id = attempts.run_id AND rejected.attempt = attempts.attempt), "
+    "(SELECT reason FROM rejected WHERE rejected.run_id = attempts.run_id AND rejected.attempt = attempts.attempt "
+    "ORDER BY sequence DESC LIMIT 1) FROM attempts"
 )
 
 
@@ -71,6 +80,9 @@ class SpooledAttempt:
         last_sequence: highest sequence number that was appended.
         unsent: items that are not acknowledged.
         problem: why the uploader cannot deliver; empty if it can.
+        refused: trying again does not help while the problem lasts.
+        rejected: of the dropped ones, those that the service refused.
+        rejection: why it refused the last of them.
     """
 
     key: AttemptKey
@@ -81,6 +93,9 @@ class SpooledAttempt:
     last_sequence: int
     unsent: int
     problem: str
+    refused: bool = False
+    rejected: int = 0
+    rejection: str = ""
 
 
 class Spool:
@@ -108,6 +123,7 @@ class Spool:
                 self._connection.execute("PRAGMA journal_mode=DELETE")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._prepare_schema()
+                self._opened = os.stat(directory / SPOOL_FILE)
         except SpoolError:
             self._connection.close()
             raise
@@ -130,7 +146,7 @@ class Spool:
     def _wrapped_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise unusable(self.directory, error) from error
 
     @contextmanager
@@ -155,6 +171,21 @@ class Spool:
         with self._wrapped_errors():
             return self._connection.execute(query, parameters).fetchall()
 
+    def check_in_place(self) -> None:
+        """Check that the file which is open is the one that its name leads to.
+
+        SQLite keeps writing to one that was deleted, moved away or replaced, and all of it is gone at the close.
+
+        Raises:
+            SpoolError: it is not, or the name cannot be looked at.
+        """
+        try:
+            found = os.stat(self.directory / SPOOL_FILE)
+        except OSError as error:
+            raise unusable(self.directory, error) from error
+        if not os.path.samestat(found, self._opened):
+            raise unusable(self.directory, f"{SPOOL_FILE} was replaced by another file while it was open")
+
     def close(self) -> None:
         """Close the connection."""
         with self._wrapped_errors():
@@ -174,6 +205,58 @@ class Spool:
             (key.run_id, key.attempt, registration),
         )
 
+    def take_over(
+        self,
+        key: AttemptKey,
+        registration: bytes,
+        items: Iterable[tuple[int, bytes]],
+        *,
+        lost: Spool | None,
+        last_sequence: int,
+        dropped: int,
+    ) -> None:
+        """Go on with an attempt that began in another spool, which was lost: all of what is left of it, or nothing.
+
+        Args:
+            items: (sequence, serialized Item) pairs that are known to have been there.
+            lost: the other spool, of which is taken what can still be read.
+            last_sequence: highest sequence number that was appended there.
+            dropped: how many items were dropped there.
+        """
+        with self._transaction() as connection:
+            of_attempt = (key.run_id, key.attempt)
+            # Where a copy of the lost spool was put in its place, the attempt is known.
+            connection.execute(
+                "INSERT OR IGNORE INTO attempts (run_id, attempt, registration) VALUES (?, ?, ?)",
+                (*of_attempt, registration),
+            )
+            connection.execute(
+                "UPDATE attempts SET last_sequence = MAX(last_sequence, ?), dropped = MAX(dropped, ?) "
+                "WHERE run_id = ? AND attempt = ?",
+                (last_sequence, dropped, *of_attempt),
+            )
+            for rows in (() if lost is None else lost._all_unsent(key), items):
+                connection.executemany(
+                    "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?)", ((*of_attempt, *row) for row in rows)
+                )
+
+    def _all_unsent(self, key: AttemptKey) -> Iterator[tuple[int, bytes]]:
+        after = 0
+        with suppress(SpoolError):
+            # Whoever holds it for longer than this does not let go of it.
+            self._read("PRAGMA busy_timeout = 1000")
+            while rows := self.unsent(key, after, _ROWS_AT_A_TIME):
+                yield from rows
+                after = rows[-1][0]
+
+    def leave(self, key: AttemptKey) -> None:
+        """Forget the items of an attempt with which another spool goes on, and whose end is told from there."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM items WHERE run_id = ? AND attempt = ?", (key.run_id, key.attempt))
+            connection.execute(
+                "UPDATE attempts SET finished = 1 WHERE run_id = ? AND attempt = ?", (key.run_id, key.attempt)
+            )
+
     def append(self, key: AttemptKey, items: Sequence[tuple[int, bytes]], *, finished: bool = False) -> None:
         """Commit (sequence, serialized Item) pairs, all or none.
 
@@ -185,7 +268,7 @@ class Spool:
             # REPLACE: an uploader that took this process for dead may have appended a Finish under the same number.
             connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", rows)
             # Missing sequence numbers are items that were lost before they got here.
-            connection.execute(
+            known = connection.execute(
                 "UPDATE attempts SET dropped = dropped + MAX(0, :last - last_sequence - :appended), "
                 "last_sequence = :last, finished = MAX(finished, :finished) "
                 "WHERE run_id = :run_id AND attempt = :attempt",
@@ -196,7 +279,8 @@ class Spool:
                     "run_id": key.run_id,
                     "attempt": key.attempt,
                 },
-            )
+            ).rowcount
+            self._the_one([known][:known], _named(key))
             self._drop_beyond_bound()
 
     def _drop_beyond_bound(self) -> None:
@@ -240,7 +324,7 @@ class Spool:
     def attempt(self, key: AttemptKey) -> SpooledAttempt:
         """Return one attempt; it has begun here."""
         rows = self._read(f"{_ATTEMPTS} WHERE run_id = ? AND attempt = ?", (key.run_id, key.attempt))
-        return _spooled_attempt(self._the_one(rows, f"attempt {key.attempt} of run {key.run_id!r}"))
+        return _spooled_attempt(self._the_one(rows, _named(key)))
 
     def _the_one(self, rows: Sequence[Any], expected: str) -> Any:
         if not rows:
@@ -254,6 +338,13 @@ class Spool:
             "WHERE run_id = ? AND attempt = ? AND sequence > ? ORDER BY sequence LIMIT ?",
             (key.run_id, key.attempt, after, limit),
         )
+
+    def first_unsent(self, key: AttemptKey) -> int | None:
+        """Return the lowest sequence number that is not acknowledged; None where all are."""
+        ((sequence,),) = self._read(
+            "SELECT MIN(sequence) FROM items WHERE run_id = ? AND attempt = ?", (key.run_id, key.attempt)
+        )
+        return None if sequence is None else int(sequence)
 
     def larger_than(self, key: AttemptKey, size: int) -> list[tuple[int, int]]:
         """Return (sequence, bytes) of the items of more than `size` bytes."""
@@ -286,6 +377,19 @@ class Spool:
                 (gone, key.run_id, key.attempt),
             )
 
+    def rename(self, key: AttemptKey, new: AttemptKey, registration: bytes) -> None:
+        """Give an attempt that the service never accepted another identity; `new` is not in this spool."""
+        with self._transaction() as connection:
+            for table in ("attempts", "items", "rejected"):
+                connection.execute(
+                    f"UPDATE {table} SET run_id = ?, attempt = ? WHERE run_id = ? AND attempt = ?",
+                    (new.run_id, new.attempt, key.run_id, key.attempt),
+                )
+            connection.execute(
+                "UPDATE attempts SET registration = ?, problem = '' WHERE run_id = ? AND attempt = ?",
+                (registration, new.run_id, new.attempt),
+            )
+
     def set_registered(self, key: AttemptKey) -> None:
         """Record that the service accepted the attempt, and that there is no problem now."""
         self._change(
@@ -293,15 +397,25 @@ class Spool:
             (key.run_id, key.attempt),
         )
 
-    def set_problem(self, key: AttemptKey, problem: str) -> None:
-        """Record why the attempt cannot be delivered; the training process logs it."""
+    def set_problem(self, key: AttemptKey, problem: str, *, refused: bool = False) -> None:
+        """Record why the attempt cannot be delivered; the training process logs it.
+
+        Args:
+            refused: trying again does not help.
+        """
+        problem = _REFUSED * refused + problem
         self._change(
             "UPDATE attempts SET problem = ? WHERE run_id = ? AND attempt = ?", (problem, key.run_id, key.attempt)
         )
 
 
+def _named(key: AttemptKey) -> str:
+    return f"attempt {key.attempt} of run {key.run_id!r}"
+
+
 def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
-    run_id, attempt, registration, finished, registered, dropped, last_sequence, unsent, problem = row
+    run_id, attempt, registration, finished, registered, dropped, last_sequence, unsent, *rest = row
+    problem, rejected, rejection = rest
     return SpooledAttempt(
         key=AttemptKey(run_id, attempt),
         registration=registration,
@@ -310,7 +424,10 @@ def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
         dropped=dropped,
         last_sequence=last_sequence,
         unsent=unsent,
-        problem=problem,
+        problem=problem.removeprefix(_REFUSED),
+        refused=problem.startswith(_REFUSED),
+        rejected=rejected,
+        rejection=rejection or "",
     )
 
 

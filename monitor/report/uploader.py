@@ -1,7 +1,7 @@
 """The uploader: a process of its own that carries the spool's items to the service and removes what it acknowledged.
 
 It outlives the training process, so that what was observed arrives even when that one is killed. Started as
-`python -m monitor.report.uploader`; `sparsity-monitor push` runs the same code.
+report/interpreter.py says; `sparsity-monitor push` runs the same code.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
 from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
 from monitor.wire import monitor_pb2_grpc
+from monitor.wire.channel import failure, open_aio_channel
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Uploader:
 
     Args:
         directory: the spool's.
-        target: gRPC address of the service, host:port.
+        target: gRPC address of the service.
         linger_seconds: how long to go on trying when the service cannot be reached and no training process is alive.
         follow: wait for what a live training process has yet to observe.
         parent: the training process, if it started this one.
@@ -113,7 +114,7 @@ class Uploader:
             await asyncio.to_thread(lock.wait)
             # No bound: only the training process drops items; recording its end here must not.
             with closing(Spool(self._directory, max_bytes=None)) as spool:
-                async with grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS) as channel:
+                async with open_aio_channel(self._target, _CHANNEL_OPTIONS) as channel:
                     await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))
                 return [
                     f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
@@ -159,8 +160,9 @@ class Uploader:
             await delivery.run(stub)
         except (grpc.aio.AioRpcError, ConnectionResetError) as error:
             logger.warning("%s attempt %d: %s", key.run_id, key.attempt, self._describe(error))
-            spool.set_problem(key, self._describe(error))
-            if not isinstance(error, grpc.aio.AioRpcError) or error.code() not in _PERMANENT:
+            refused = isinstance(error, grpc.aio.AioRpcError) and error.code() in _PERMANENT
+            spool.set_problem(key, self._describe(error), refused=refused)
+            if not refused:
                 return False
             self._refused.add(key)
         else:
@@ -183,9 +185,7 @@ class Uploader:
     def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError) -> str:
         if isinstance(error, ConnectionResetError):
             return f"the service at {self._target} closed the connection"
-        if error.code() is grpc.StatusCode.UNAVAILABLE:
-            return f"cannot reach the service at {self._target}: {error.details()}"
-        return f"the service at {self._target} answers {error.code().name}: {error.details()}"
+        return failure(self._target, error)
 
 
 async def _run(directory: Path, target: str, parent: int, last: AttemptKey, signals: Mapping[str, int]) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+from monitor.report import interpreter
+from monitor.report.shell import shown
 from monitor.report.signals import as_arguments, note_signals
 from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey
 
@@ -62,7 +63,7 @@ class UploaderProcess:
         if self._process is not None and status in (None, 0, EXIT_NOT_DELIVERED):
             return
         if status is not None:
-            log = self._directory / UPLOADER_LOG
+            log = shown(self._directory / UPLOADER_LOG)
             logger.warning("sparsity-monitor: the uploader died (status %d, see %s); starting it again", status, log)
         self._restart_at = time.monotonic() + self._restart_pause
         self._restart_pause = min(max(2 * self._restart_pause, _FIRST_RESTART_SECONDS), _LAST_RESTART_SECONDS)
@@ -88,6 +89,13 @@ class UploaderProcess:
         except subprocess.TimeoutExpired:
             return False
 
+    def stop(self) -> None:
+        """End it: what it delivers from was lost or left. What is not acknowledged is sent again from elsewhere."""
+        self._close_wakeups()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
     def close(self) -> None:
         """Wake it no more. It goes on by itself with what is left to deliver."""
         self._close_wakeups()
@@ -101,9 +109,6 @@ class UploaderProcess:
 
 
 def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[bytes]:
-    # -P and PYTHONPATH: imports the same package as this process, whatever lies in the working directory.
-    package_root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     signals = note_signals()
     # After "--", since a user's run id may start with a hyphen.
     arguments = [
@@ -118,13 +123,13 @@ def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[by
     ]
     with (directory / UPLOADER_LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "monitor.report.uploader", *arguments],
+            [*interpreter.command("monitor.report.uploader"), *arguments],
             stdin=subprocess.PIPE,
             pass_fds=tuple(signals.values()),
             bufsize=0,
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": path},
+            env=interpreter.environment(),
             # A session of its own: Ctrl-C in the terminal interrupts the training, not the delivery.
             start_new_session=True,
         )

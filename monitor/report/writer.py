@@ -1,6 +1,7 @@
 """The writer thread of the training process: takes items from a bounded queue and commits them to the spool.
 
-The training thread only ever puts into the queue, and never waits. The thread alone has the spool and the uploader.
+The training thread only ever puts into the queue, and never waits. The thread alone has the spool and the uploader, and
+goes on elsewhere with both where their directory breaks.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from monitor.errors import SpoolError
-from monitor.report.delivery_log import DeliveryLog
-from monitor.report.spool import AttemptKey, Spool
-from monitor.report.uploader_process import UploaderProcess
+from monitor.report.backlog import MAX_BYTES, Backlog
+from monitor.report.elsewhere import Elsewhere
+from monitor.report.home import Home, Reported
+from monitor.report.locks import ProcessLock
+from monitor.report.seldom import Seldom
+from monitor.report.shell import pushed, shown
+from monitor.report.spool import UNREACHABLE
 from monitor.wire import monitor_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -25,8 +29,12 @@ logger = logging.getLogger(__name__)
 _QUEUE_SIZE = 1024
 _BATCH = 256
 _RETRY_SECONDS = 1.0
+# How long a directory that broke may take to come back while the training goes on, and at its end.
+_PATIENCE_SECONDS, _LAST_PATIENCE_SECONDS = 30.0, 1.0
 # How long `close` waits for the delivery where the service is known to be out of reach.
 _DELIVER_SECONDS_WITH_PROBLEM = 0.5
+# How often the end looks whether the directory, or the delivery, is there.
+_LOOK_SECONDS = 0.25
 
 # Called in the writer thread, so that the conversion costs the training thread nothing.
 MakeItem = Callable[[], pb.Item]
@@ -36,34 +44,44 @@ class SpoolWriter:
     """Commits items in the order of `put`, each with the next sequence number, and keeps an uploader running.
 
     Args:
-        directory: the spool's.
-        key: attempt that the items belong to; it has begun there.
-        max_bytes: bound on the spool.
-        target: gRPC address of the service, host:port. None starts no uploader.
+        reported: the attempt that the items belong to.
+        directory: the spool's; the attempt has begun there.
+        lock: the one of this process on the directory.
+        elsewhere: where to go on if the directory breaks and does not come back.
     """
 
-    def __init__(self, directory: Path, key: AttemptKey, max_bytes: int, target: str | None) -> None:
-        self._directory = directory
-        self._key = key
-        self._max_bytes = max_bytes
-        self._uploader = UploaderProcess(directory, target, key)
-        self._log = DeliveryLog(directory, target)
+    def __init__(self, reported: Reported, directory: Path, lock: ProcessLock, elsewhere: Elsewhere) -> None:
+        self._reported = reported
+        self._home = Home(reported, directory, lock)
+        self._elsewhere = elsewhere
+        self._backlog = Backlog(MAX_BYTES)
         self._queue: queue.Queue[tuple[int, MakeItem] | None] = queue.Queue(_QUEUE_SIZE)
         self._sequence = 0
+        self._broken_since: float | None = None
+        self._left_at = -math.inf
+        self._is_closing = False
         self._give_up_at = math.inf
         self._deliver_seconds = 0.0
         self._is_delivered = False
+        self._warn_of_full_queue = Seldom(logger.warning)
+        self._warn_of_directory = Seldom(logger.warning)
+        self._warn_of_uploader = Seldom(logger.warning)
         self._thread = threading.Thread(target=self._run, name="sparsity-monitor writer", daemon=True)
         self._thread.start()
 
     @property
+    def directory(self) -> Path:
+        """Where the spool is now."""
+        return self._home.directory
+
+    @property
     def uploader_pid(self) -> int | None:
         """Process id of the uploader; None before it is started."""
-        return self._uploader.pid
+        return self._home.uploader.pid
 
     def uploader_has_ended(self) -> bool:
         """Return whether an uploader was started and runs no more."""
-        return self._uploader.has_ended()
+        return self._home.uploader.has_ended()
 
     def put(self, make_item: MakeItem) -> None:
         """Hand an item over without waiting. Its sequence number is set when it is written."""
@@ -71,7 +89,10 @@ class SpoolWriter:
         try:
             self._queue.put_nowait((self._sequence, make_item))
         except queue.Full:
-            logger.warning("item %d is lost: the disk is slower than the training", self._sequence)
+            self._home.log.lose("lost because the disk is slower than the training")
+            self._warn_of_full_queue(
+                "item %d is lost: the disk of %s is slower than the training", self._sequence, shown(self.directory)
+            )
 
     def close(self, commit_seconds: float, deliver_seconds: float = 0.0) -> bool:
         """Commit what is queued, wait for the uploader to deliver it, and return whether all of it is delivered.
@@ -91,89 +112,141 @@ class SpoolWriter:
     # ------------------------------------------------------------------------------------------------- in the thread
 
     def _run(self) -> None:
-        with closing(self._uploader):
-            with self._trouble_logged():
-                self._uploader.keep_running()
-            spool = self._open()
-            if spool is not None:
-                with closing(spool):
-                    self._write(spool)
-
-    def _write(self, spool: Spool) -> None:
-        while batch := self._take():
-            self._commit(spool, self._make(batch))
-            with self._trouble_logged():
-                self._uploader.keep_running()
-                self._uploader.wake()
-                self._log.update(spool.attempt(self._key))
-        with self._trouble_logged():
-            self._uploader.keep_running()
-            problem = spool.attempt(self._key).problem
-            seconds = min(self._deliver_seconds, _DELIVER_SECONDS_WITH_PROBLEM if problem else math.inf)
-            self._is_delivered = self._uploader.wait(seconds)
-
-    @contextmanager
-    def _trouble_logged(self) -> Iterator[None]:
         try:
-            yield
+            self._keep_uploader()
+            while not self._is_closing:
+                self._take()
+                self._write()
+            while self._backlog and time.monotonic() < self._give_up_at:
+                time.sleep(_LOOK_SECONDS)
+                self._write()
+            self._end()
         except Exception:
-            # Committed items are safe, and the next commit tries again.
-            logger.exception("the uploader could not be looked after; observations are kept in %s", self._directory)
+            logger.exception("sparsity-monitor reports no more because of an error; training goes on")
+        finally:
+            self._home.close()
+            self._backlog = Backlog(0)
 
-    def _open(self) -> Spool | None:
-        while True:
-            try:
-                return Spool(self._directory, self._max_bytes)
-            except SpoolError as error:
-                if not self._may_try_again(error):
-                    return None
-
-    def _take(self) -> list[tuple[int, MakeItem]]:
-        """Wait for an item and return it with all that came since; empty when closing and nothing is left."""
-        batch = []
-        entry = self._queue.get()
-        while entry is not None:
-            batch.append(entry)
-            if len(batch) == _BATCH:
-                return batch
-            try:
-                entry = self._queue.get_nowait()
-            except queue.Empty:
-                return batch
-        if batch:
-            # The end was taken from the queue together with the last items; put it back for the next call.
-            self._queue.put(None)
-        return batch
-
-    def _make(self, batch: list[tuple[int, MakeItem]]) -> list[pb.Item]:
-        """Make the items; one that cannot be made is lost, and what comes after it is not."""
-        items = []
-        for sequence, make_item in batch:
-            try:
-                item = make_item()
-                item.sequence = sequence
-                items.append(item)
-            except Exception:
-                logger.exception("item %d is lost", sequence)
-        return items
-
-    def _commit(self, spool: Spool, made: list[pb.Item]) -> None:
-        items = [(item.sequence, item.SerializeToString()) for item in made]
-        finished = any(item.HasField("finish") for item in made)
-        while items:
-            try:
-                spool.append(self._key, items, finished=finished)
-                return
-            except SpoolError as error:
-                if not self._may_try_again(error):
+    def _take(self) -> None:
+        """Wait for an item and let all that came since wait in the backlog, or for the next try with what is there."""
+        with suppress(queue.Empty):
+            for number in range(_BATCH):
+                if number and self._backlog.is_full:
                     return
+                timeout = _RETRY_SECONDS if self._backlog else None
+                entry = self._queue.get(block=number == 0, timeout=timeout)
+                if entry is None:
+                    self._is_closing = True
+                    return
+                self._make(*entry)
 
-    def _may_try_again(self, error: Exception) -> bool:
-        """Wait a moment, unless the time to close is over: then what is queued is lost."""
-        left = self._give_up_at - time.monotonic()
-        if left <= 0:
-            logger.error("items are lost: %s", error)
-            return False
-        logger.warning("trying again: %s", error)
-        time.sleep(min(_RETRY_SECONDS, left))
-        return True
+    def _make(self, sequence: int, make_item: MakeItem) -> None:
+        """Make an item; one that cannot be made is lost, and what comes after it is not."""
+        try:
+            item = make_item()
+            item.sequence = sequence
+            self._backlog.add(sequence, item.SerializeToString(), finishes=item.HasField("finish"))
+        except Exception:
+            self._home.log.lose("lost because no message could be made of them, which is logged with its error")
+            logger.exception("item %d is lost", sequence)
+
+    def _write(self) -> None:
+        try:
+            renewed = self._home.write(self._backlog)
+        except OSError as error:
+            self._wait_or_leave(error)
+            return
+        if renewed or self._broken_since is not None:
+            logger.info("sparsity-monitor: observations are kept in %s again", shown(self.directory))
+        self._broken_since = None
+        self._keep_uploader()
+
+    def _wait_or_leave(self, error: OSError) -> None:
+        now = time.monotonic()
+        if self._broken_since is None:
+            self._broken_since = now
+        patience = _PATIENCE_SECONDS if self._give_up_at == math.inf else _LAST_PATIENCE_SECONDS
+        if now - max(self._broken_since, self._left_at) >= patience and self._leave(error):
+            return
+        self._warn_of_directory(
+            "sparsity-monitor: %s Training goes on, and observations are kept in memory, up to %d MiB. If this lasts "
+            "for %d seconds, or until the end, they are kept in a temporary folder.",
+            error,
+            MAX_BYTES // 2**20,
+            _PATIENCE_SECONDS,
+        )
+
+    def _leave(self, reason: OSError) -> bool:
+        """Go on elsewhere, and return whether there is a place."""
+        self._left_at = time.monotonic()
+        before = self._home
+        for folder in self._elsewhere.folders():
+            if folder == before.directory:
+                continue
+            home = Home(self._reported, folder, log=before.log.in_directory(folder))
+            try:
+                home.write(self._backlog, before)
+            except OSError as error:
+                home.discard()
+                self._warn_of_directory("sparsity-monitor: %s", error)
+                continue
+            before.leave(folder)
+            self._home = home
+            self._broken_since = None
+            self._keep_uploader()
+            logger.warning(
+                "sparsity-monitor: %s Observations are kept in %s from now on, and delivered from there. What is left "
+                "after the training is delivered with: %s",
+                reason,
+                shown(folder),
+                pushed(folder, self._reported.target),
+            )
+            return True
+        return False
+
+    def _keep_uploader(self) -> None:
+        try:
+            self._home.uploader.keep_running()
+            self._home.uploader.wake()
+        except OSError as error:
+            # Committed items are safe, and the next commit tries again.
+            self._warn_of_uploader(
+                "sparsity-monitor: the uploader could not be looked after (%s); observations are kept in %s",
+                error,
+                shown(self.directory),
+            )
+
+    def _end(self) -> None:
+        if self._backlog:
+            logger.error(
+                "sparsity-monitor: the last %d observations and messages of this run are lost, its end among them: "
+                "nothing can be written to %s, nor to a temporary folder.",
+                len(self._backlog),
+                shown(self.directory),
+            )
+            # It would take the training for killed, whose end it cannot read.
+            self._home.uploader.stop()
+            return
+        self._keep_uploader()
+        self._is_delivered = self._wait_for_delivery(time.monotonic() + self._deliver_seconds)
+
+    def _wait_for_delivery(self, until: float) -> bool:
+        """Wait for the uploader to end, but not for a service that it cannot reach or that refuses the run."""
+        is_hopeless = self._problem() != ""
+        if is_hopeless:
+            until = min(until, time.monotonic() + _DELIVER_SECONDS_WITH_PROBLEM)
+        while True:
+            now = time.monotonic()
+            if not is_hopeless and self._problem().startswith(UNREACHABLE):
+                is_hopeless, until = True, min(until, now + _DELIVER_SECONDS_WITH_PROBLEM)
+            left = until - now
+            if self._home.uploader.wait(min(max(left, 0.0), _LOOK_SECONDS)):
+                return True
+            if left <= 0 or self._home.uploader.has_ended() or self.uploader_pid is None:
+                return False
+
+    def _problem(self) -> str:
+        """Return why nothing is delivered now, as far as the spool says; empty where it does not."""
+        with suppress(OSError):
+            self._home.see(self._backlog)
+        return "" if self._home.latest is None else self._home.latest.problem

@@ -72,6 +72,13 @@ class WholeSparsities(Sparsities):
     whole_model_cumulative_sparsity: float | None
 
 
+class ParentJson(_Json):
+    """The run and the step that a run branched from."""
+
+    run_id: str
+    step: int
+
+
 class RunJson(WholeSparsities):
     """One run as it stands now. Times are in seconds since 1970-01-01 UTC."""
 
@@ -89,6 +96,7 @@ class RunJson(WholeSparsities):
     stored_dtypes: list[str]
     attempt: int
     resumed_from_step: int
+    parent: ParentJson | None
     started_at: float
     state: str
     reason: str

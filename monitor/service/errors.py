@@ -63,6 +63,14 @@ class IncomparableAttemptError(ServiceError):
     """The run measured something else in an earlier attempt, so that counts would not be comparable."""
 
 
+class RunInUseError(ServiceError):
+    """Another process trains the run now."""
+
+
+class RunTakenError(ServiceError):
+    """The run is another process's for good, which began it or trained it to its end beside this one."""
+
+
 class UnknownRunError(ServiceError):
     """The run, or that attempt of it, was never registered."""
 

@@ -110,6 +110,12 @@ FAMILIES: tuple[Family, ...] = (
         ),
         "What the run is and how it is measured; the user's labels follow as label_NAME.",
     ),
+    Family(
+        PREFIX + "run_parent_info",
+        "info",
+        ("run", "parent", "parent_step"),
+        "The run and the step that the run branched from; only of runs that did.",
+    ),
     _gauge(
         "run_state",
         ("run", "state"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from monitor.service.errors import UnstorableItemError, how_to_raise, shortened
+from monitor.limits import MAX_INTEGER, importance
+from monitor.service.errors import UnstorableItemError, how_to_raise
 from monitor.service.families import COUNTS
-from monitor.service.schema import MAX_INTEGER
 from monitor.service.settings import ServiceSettings
 from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
 
@@ -39,7 +39,7 @@ class ItemCheck:
             case "observation":
                 self._check_observation(item.observation)
             case "training_log":
-                self._check_training_log(item.training_log)
+                _check_when(item.training_log.step, "logged_at", item.training_log.logged_at)
             case "finish":
                 _check_finish(item.finish)
             case _:
@@ -75,20 +75,19 @@ class ItemCheck:
         for value in values:
             _check_amount(name, value)
 
-    def _check_training_log(self, log: TrainingLog) -> None:
-        # NaN and infinity are accepted: a loss that has become one is what the user needs to see.
-        _check_when(log.step, "logged_at", log.logged_at)
-        allowed = self._settings.max_training_metrics
-        if len(log.metrics) > allowed:
-            raise _over_limit(f"the log has {len(log.metrics)} metrics", allowed, "max_training_metrics")
-        for name in log.metrics:
-            if len(name) > self._settings.max_label_length:
-                given = f"the metric {shortened(name)} has {len(name)} characters"
-                raise _over_limit(given, self._settings.max_label_length, "max_label_length")
+    def trim(self, log: TrainingLog) -> list[str]:
+        """Take out of the trainer's log what is beyond the limits, and return which limits those are.
 
-
-def _over_limit(given: str, allowed: int, limit: str) -> UnstorableItemError:
-    return UnstorableItemError(f"{given}; this service allows {allowed}. {how_to_raise(limit)}", limit)
+        NaN and infinity stay: a loss that has become one is what the user needs to see.
+        """
+        long = [name for name in log.metrics if len(name) > self._settings.max_label_length]
+        for name in long:
+            del log.metrics[name]
+        # A map has no order of its own.
+        beyond = sorted(log.metrics, key=lambda name: (importance(name), name))[self._settings.max_training_metrics :]
+        for name in beyond:
+            del log.metrics[name]
+        return ["max_label_length"] * bool(long) + ["max_training_metrics"] * bool(beyond)
 
 
 def _check_finish(finish: Finish) -> None:

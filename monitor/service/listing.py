@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import grpc
 from rich.console import Console
 from rich.text import Text
 
 from monitor.service.labels import measured_as
 from monitor.service.page import when
 from monitor.terminal import printable
+from monitor.wire.channel import open_channel
 from monitor.wire.monitor_pb2 import ListRunsRequest, RunSummary
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
@@ -28,6 +28,7 @@ _COLUMNS = (
     "observations",
     "last observation",
     "measured as",
+    "branch of",
     "planned steps",
 )
 
@@ -38,7 +39,7 @@ def print_runs(target: str) -> None:
     Raises:
         grpc.RpcError: it does not answer.
     """
-    with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    with open_channel(target, [("grpc.max_receive_message_length", -1)]) as channel:
         stub = MonitorServiceStub(channel)
         runs = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS).runs
     if not sys.stdout.isatty():
@@ -58,7 +59,9 @@ def print_rows(runs: Sequence[RunSummary]) -> None:
 def print_paragraphs(runs: Sequence[RunSummary], console: Console) -> None:
     """Print a paragraph for each run: what it is called, how it stands, what it measures."""
     for run in runs:
-        run_id, name, model, state, reason, attempt, step, observations, last, measured, of = map(printable, _row(run))
+        run_id, name, model, state, reason, attempt, step, observations, last, measured, parent, of = map(
+            printable, _row(run)
+        )
         title = Text(name or run_id, style="bold", overflow="fold")
         console.print(title.append(f"  {run_id}" if name else "", style="not bold"))
         planned = f" of {of}" if of else ""
@@ -66,6 +69,7 @@ def print_paragraphs(runs: Sequence[RunSummary], console: Console) -> None:
         seen = "1 observation," if run.observations == 1 else f"{observations} observations, the last"
         lines = [f"{state} at step {step}{planned} · {seen} {last}{again}" if run.observations else f"{state}{again}"]
         lines += [f"reason: {reason}"] * bool(reason)
+        lines += [f"branch of {parent}"] * bool(parent)
         lines += [" · ".join(filter(None, [model, measured]))]
         for line in lines:
             for part in Text(line).wrap(console, console.width - len(_INDENT), overflow="fold"):
@@ -85,5 +89,6 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         str(run.observations),
         when(run.last_observed_at or None),
         measured_as(registration),
+        f"{registration.parent.run_id} at step {registration.parent.step}" if registration.HasField("parent") else "",
         str(registration.planned_steps or ""),
     )

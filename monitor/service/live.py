@@ -15,7 +15,7 @@ from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import Position, StoredItem, StoredRun
-from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration
+from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Parent, Registration
 
 _MAX_TRAINING_METRICS = 1000
 """Names of training metrics that are shown of a run. A trainer that makes up new ones at each step has ever more."""
@@ -67,6 +67,7 @@ class LiveRun:
         registrations: by attempt.
         registration: of the latest attempt; so are the times, by the service's clock, and the counts of its sender.
         weights: number of weights of the model.
+        training_ended: the sender says that its training process is gone.
         latest: the observation with the greatest step that no later attempt superseded.
         training_metrics: name → newest value; where there are too many, those that were logged last.
         observations: number of stored observations that are not superseded.
@@ -86,10 +87,17 @@ class LiveRun:
     finish: Finish | None
     observations: int
     pauses: Pauses
+    # Not stored: whoever is still there says it again.
+    training_ended: bool = False
 
     @property
     def run_id(self) -> str:
         return self.registration.run_id
+
+    @property
+    def parent(self) -> Parent | None:
+        """The run and the step that this run branched from, None if it did not."""
+        return next((each.parent for each in self.registrations.values() if each.HasField("parent")), None)
 
     @property
     def step(self) -> int:
@@ -155,7 +163,12 @@ class LiveRun:
         run = replace(self, heard_at=now, observation_heard_at=now if observed else self.observation_heard_at)
         if heartbeat is None:
             return run
-        return replace(run, unsent_items=heartbeat.unsent_items, dropped_items=heartbeat.dropped_items)
+        return replace(
+            run,
+            unsent_items=heartbeat.unsent_items,
+            dropped_items=heartbeat.dropped_items,
+            training_ended=heartbeat.training_ended,
+        )
 
 
 class LiveRuns:

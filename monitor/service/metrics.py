@@ -99,6 +99,8 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     labels = {"run": run.run_id}
     registration = run.registration
     families.add("run_info", _info(run), 1)
+    if parent := run.parent:
+        families.add("run_parent_info", {**labels, "parent": parent.run_id, "parent_step": str(parent.step)}, 1)
     families.add("run_weights", labels, run.weights)
     families.add("run_frozen_weights", labels, run.weights - run.totals.trained_weights)
     families.add("run_attempt", labels, registration.attempt)

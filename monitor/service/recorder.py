@@ -18,6 +18,7 @@ from monitor.service.items import ItemCheck
 from monitor.service.live import LiveRuns, from_store
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
+from monitor.service.starts import check_start
 from monitor.service.store import Store
 from monitor.service.stored import Position, StoredItem
 from monitor.wire.monitor_pb2 import Heartbeat, Item, Registration
@@ -58,6 +59,7 @@ class Recorder:
         self._settings = settings
         self._instruments = instruments
         self._uncertain: set[str] = set()
+        self._up_since = time.time()
         self._store = Store(settings.store_url)
         try:
             self.live = LiveRuns(self._store.run(run_id) for run_id in self._store.run_ids())
@@ -71,6 +73,7 @@ class Recorder:
 
         Raises:
             InvalidRegistrationError, ContradictingRegistrationError, IncomparableAttemptError.
+            RunInUseError, RunTakenError: see `check_start`.
         """
         return await self._in_thread(lambda: self._register(registration))
 
@@ -117,8 +120,11 @@ class Recorder:
 
     def _register(self, registration: Registration) -> int:
         try:
+            now = time.time()
             check_registration(registration, self._settings)
-            last = self._store.register(registration, time.time(), self._settings.max_runs)
+            known = self.live.get(registration.run_id)
+            check_start(registration, known, up_since=self._up_since, now=now, settings=self._settings)
+            last = self._store.register(registration, now, self._settings.max_runs)
         except LimitError as error:
             self._instruments.limit_hits.labels(error.limit).inc()
             raise
@@ -160,6 +166,8 @@ class Recorder:
             if error.limit:
                 self._instruments.limit_hits.labels(error.limit).inc()
             return Outcome(item.sequence, str(error))
+        for limit in attempt.check.trim(item.training_log) if item.HasField("training_log") else ():
+            self._instruments.limit_hits.labels(limit).inc()
         return Outcome(item.sequence)
 
     def _count(self, outcomes: list[Outcome], good: list[Item], new: set[int]) -> None:

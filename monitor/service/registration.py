@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
+from monitor.limits import MAX_INTEGER, Limits, identities, is_run_id, sizes, texts_for_people
 from monitor.service.errors import (
     ContradictingRegistrationError,
     IncomparableAttemptError,
@@ -12,7 +14,6 @@ from monitor.service.errors import (
     over_limit,
     shortened,
 )
-from monitor.service.schema import MAX_INTEGER
 from monitor.service.settings import ServiceSettings
 from monitor.wire.monitor_pb2 import Registration
 
@@ -21,6 +22,12 @@ VISIBLE_DTYPES = ("bfloat16", "float16", "float32")
 # What makes the counts of two attempts comparable.
 _COMPARABLE = ("groups", "criterion", "visible_dtype", "base.fingerprint")
 _SHOWN_FIELDS = 6
+
+HOW_TO_TELL_APART = (
+    "What this training observes stays in its spool. When it has ended, report it as a run of its own: "
+    "sparsity-monitor push OUTPUT_DIR --run-id NEW_ID. Give each training a run_id of its own, or none"
+)
+"""What to do about two trainings under one run id."""
 
 
 def check_registration(registration: Registration, settings: ServiceSettings) -> None:
@@ -47,8 +54,8 @@ def check_agreement(new: Registration, stored: Sequence[Registration]) -> None:
     for other in stored:
         if other.attempt == new.attempt and (fields := _differing(other, new, _field_names())):
             raise ContradictingRegistrationError(
-                f"attempt {new.attempt} of run {new.run_id!r} is registered already, with other contents: "
-                f"{_both_values(other, new, fields)}. Use the next attempt number, or a new run id"
+                f"attempt {new.attempt} of run {new.run_id!r} is registered already, by {who_has(other)}, with other "
+                f"contents: {_both_values(other, new, fields)}. {HOW_TO_TELL_APART}"
             )
         if other.attempt != new.attempt and (fields := _differing(_as_measured(other), _as_measured(new), _COMPARABLE)):
             raise IncomparableAttemptError(
@@ -57,18 +64,39 @@ def check_agreement(new: Registration, stored: Sequence[Registration]) -> None:
             )
 
 
+def who_has(registration: Registration) -> str:
+    """Return which process reported an attempt, and since when.
+
+    >>> who_has(Registration(started_at=0, start={"id": "1", "host": "gpu7", "process_id": 42}))
+    'process 42 on gpu7 (since 1970-01-01 00:00:00+00:00)'
+    """
+    start = registration.start
+    process = f"process {start.process_id} on {start.host}" if start.id else "a process"
+    return f"{process} (since {when(registration.started_at)})"
+
+
+def when(seconds: float) -> str:
+    """Return a time in seconds since 1970-01-01 UTC, for messages."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds} s after 1970-01-01 UTC"
+
+
 def _check_identity(registration: Registration) -> None:
     run_id = registration.run_id
-    if not run_id.strip() or not run_id.isprintable() or "/" in run_id or run_id in (".", ".."):
+    if not is_run_id(run_id):
         raise InvalidRegistrationError(
             f"run_id {shortened(run_id)} was given; expected a name of printable characters without '/'"
         )
     if registration.attempt < 1:
         raise InvalidRegistrationError(f"attempt {registration.attempt} was given; attempts count up from 1")
-    if registration.resumed_from_step > MAX_INTEGER:
-        raise InvalidRegistrationError(
-            f"resumed_from_step {registration.resumed_from_step} was given; expected at most {MAX_INTEGER}"
-        )
+    for name, step in (
+        ("resumed_from_step", registration.resumed_from_step),
+        ("parent.step", registration.parent.step),
+    ):
+        if step > MAX_INTEGER:
+            raise InvalidRegistrationError(f"{name} {step} was given; expected at most {MAX_INTEGER}")
     if not (math.isfinite(registration.started_at) and registration.started_at >= 0):
         raise InvalidRegistrationError(
             f"started_at {registration.started_at} was given; expected seconds since 1970-01-01 UTC"
@@ -76,17 +104,14 @@ def _check_identity(registration: Registration) -> None:
 
 
 def _check_sizes(registration: Registration, settings: ServiceSettings) -> None:
-    limits = {
-        "max_groups": len(registration.groups),
-        "max_references": len(registration.references),
-        "max_tolerances": len(registration.tolerances),
-        "max_labels": max(
-            len(registration.labels), len(registration.library_versions), len(registration.stored_dtypes)
-        ),
-    }
-    for limit, given in limits.items():
+    for limit, given in sizes(registration).items():
         if given > (allowed := getattr(settings, limit)):
             raise over_limit(f"{given} {limit.removeprefix('max_')}", allowed, limit)
+    # A sender adds these by itself: who allows fewer labels does not mean them.
+    for field in ("library_versions", "stored_dtypes"):
+        given, allowed = len(getattr(registration, field)), max(settings.max_labels, Limits.max_labels)
+        if given > allowed:
+            raise over_limit(f"{given} {field}", allowed, "max_labels")
     for text in _texts(registration):
         if len(text) > settings.max_label_length:
             raise over_limit(
@@ -96,15 +121,8 @@ def _check_sizes(registration: Registration, settings: ServiceSettings) -> None:
 
 def _texts(registration: Registration) -> Iterable[str]:
     """Everything that becomes a label somewhere."""
-    yield from (registration.run_id, registration.name, registration.model, registration.visible_dtype)
-    yield from (registration.base.source, registration.base.fingerprint, registration.base.mode)
-    yield from (group.module for group in registration.groups)
-    yield from (group.stack for group in registration.groups)
-    yield from (reference.name for reference in registration.references)
-    yield from registration.stored_dtypes
-    for mapping in (registration.labels, registration.library_versions):
-        yield from mapping.keys()
-        yield from mapping.values()
+    yield from (text for _, text in identities(registration))
+    yield from texts_for_people(registration)
 
 
 def _check_groups(registration: Registration) -> None:
@@ -192,8 +210,9 @@ def _differing(stored: Registration, new: Registration, fields: Iterable[str]) -
 
 
 def _both_values(stored: Registration, new: Registration, fields: list[str]) -> str:
-    shown = [_contrast(field, _value(stored, field), _value(new, field)) for field in fields[:_SHOWN_FIELDS]]
-    left_out = len(fields) - len(shown)
+    telling = [field for field in fields if field != "start"]
+    shown = [_contrast(field, _value(stored, field), _value(new, field)) for field in telling[:_SHOWN_FIELDS]]
+    left_out = len(telling) - len(shown)
     return ", ".join(shown) + (f" and {left_out} more fields" if left_out else "")
 
 

@@ -35,8 +35,6 @@ from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.kind import check_tables
 
 SCHEMA_VERSION = 1
-MAX_INTEGER = 2**63 - 1
-"""Largest integer that both databases hold; steps and sequence numbers above it are refused."""
 
 _WAIT_SECONDS = 10
 _LOCK_WAIT_SECONDS = 3

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from monitor.limits import Limits
 from monitor.service_url import checked_service_url
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>\d{1,5})")
@@ -83,14 +84,16 @@ class ServiceSettings(BaseModel):
         200_000, description="Above this many series the largest runs fall back to run-level series"
     )
 
-    max_request_bytes: int = Field(8 * 1024 * 1024, ge=4096, description="Largest request that is taken")
+    max_request_bytes: int = Field(Limits.max_request_bytes, ge=4096, description="Largest request that is taken")
     max_runs: Count = Field(1000, description="Runs in the store")
-    max_groups: Count = Field(20_000, description="Groups (layer, module) of a run")
-    max_references: int = Field(16, ge=0, description="Reference masks of a run")
-    max_tolerances: int = Field(16, ge=0, description="Tolerances of a run")
-    max_labels: int = Field(32, ge=0, description="Labels of a run")
-    max_label_length: int = Field(512, ge=16, description="Characters of any name, label or module")
-    max_training_metrics: int = Field(200, ge=0, description="Metrics in one log of the trainer")
+    max_groups: Count = Field(Limits.max_groups, description="Groups (layer, module) of a run")
+    max_references: int = Field(Limits.max_references, ge=0, description="Reference masks of a run")
+    max_tolerances: int = Field(Limits.max_tolerances, ge=0, description="Tolerances of a run")
+    max_labels: int = Field(Limits.max_labels, ge=0, description="Labels of a run")
+    max_label_length: int = Field(Limits.max_label_length, ge=16, description="Characters of any name, label or module")
+    max_training_metrics: int = Field(
+        Limits.max_training_metrics, ge=0, description="Metrics in one log of the trainer; of more, these are kept"
+    )
     max_batch_items: Count = Field(64, description="Items of one run that are stored in one transaction")
     shutdown_seconds: Seconds = Field(5, description="Time that open requests get to end at a shutdown")
 

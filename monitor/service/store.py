@@ -13,11 +13,11 @@ from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from monitor.limits import MAX_INTEGER
 from monitor.service import history
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.registration import check_agreement
 from monitor.service.schema import (
-    MAX_INTEGER,
     attempts,
     cannot_open,
     file_of,

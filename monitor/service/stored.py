@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from monitor.service.schema import MAX_INTEGER
+from monitor.limits import MAX_INTEGER
 from monitor.wire.monitor_pb2 import Finish, Item, Registration
 
 

@@ -1,17 +1,22 @@
-"""Lets a class take its settings as arguments, one by one, while they are declared in a class of their own."""
+"""Lets a class take its settings as arguments, one by one, while they are declared in a class of their own.
+
+What is not given is taken from the environment.
+"""
 
 from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import update_wrapper
 from textwrap import fill, indent
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
-from monitor.errors import ConfigurationError
+from monitor.environment import variable
+from monitor.errors import ConfigurationError, shown
+from monitor.training.environment import settings_from_environment
 
 Parameters = ParamSpec("Parameters")
 Settings = TypeVar("Settings")
@@ -37,10 +42,10 @@ def takes(
     def decorate(init: Callable[[Owner, Settings], None]) -> Callable[Concatenate[Owner, Parameters], None]:
         def construct(self: Owner, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
             try:
-                signature.bind(*args, **kwargs)
+                given = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
                 raise TypeError(f"{type(self).__name__}() {error}") from None
-            init(self, _checked(settings, *args, **kwargs))
+            init(self, _checked(settings, given, settings_from_environment(signature.parameters, given)))
 
         update_wrapper(construct, init)
         hints = typing.get_type_hints(settings)
@@ -59,15 +64,23 @@ def explanations(settings: Any) -> str:
     return "\n".join(fill(f"{name}: {field.description}", 112, subsequent_indent="    ") for name, field in fields)
 
 
-def _checked(settings: Callable[Parameters, Settings], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Settings:
+def _checked(
+    settings: Callable[..., Settings], given: Mapping[str, Any], from_environment: Mapping[str, Any]
+) -> Settings:
     try:
-        return settings(*args, **kwargs)
+        return settings(**given, **from_environment)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_describe(details) for details in error.errors())) from error
+        # Of a value that may be this or that, what it would have to be for the first.
+        first = {details["loc"][0]: details for details in reversed(error.errors())}
+        messages = (_describe(details, from_environment) for details in reversed(first.values()))
+        raise ConfigurationError(" ".join(messages)) from error
 
 
-def _describe(details: Any) -> str:
+def _describe(details: Any, from_environment: Mapping[str, Any]) -> str:
+    setting, *inside = details["loc"]
+    source = f"environment variable {variable(setting)}: " if setting in from_environment else ""
     if isinstance(error := details.get("ctx", {}).get("error"), ConfigurationError):
-        return str(error)
-    where = ".".join(str(part) for part in details["loc"])
-    return f"{where} is {details['input']!r}: {details['msg']}"
+        return f"{source}{error}"
+    where = ".".join(str(part) for part in [setting, *(part for part in inside if isinstance(part, int))])
+    should = details["msg"].removeprefix("Input ")
+    return f"{source}{where} is {shown(details['input'])}; it {should}."

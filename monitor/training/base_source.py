@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, shown
 from monitor.observe.base.weights import holds_the_same
 from monitor.observe.ranks import Ranks
 from monitor.observe.weights.adapters import served_by
@@ -42,7 +42,7 @@ def check_base(given: object) -> BaseSource | None:
     if given is None or isinstance(given, str | Path | nn.Module | Mapping):
         return given
     raise ConfigurationError(
-        f"base is {given!r}; expected a directory or hub id, a module, or a state dict {{parameter name: tensor}}."
+        f"base is {shown(given)}; expected a directory or hub id, a module, or a state dict {{parameter name: tensor}}."
     )
 
 

@@ -32,7 +32,12 @@ def touched_in(checkpoint: Path) -> Path:
 
 def checkpoint_directory(args: TrainingArguments, step: int) -> Path:
     """Return where the Trainer saves the checkpoint of a step."""
-    return output_directory(args) / f"checkpoint-{step}"
+    return checkpoint_in(output_directory(args), step)
+
+
+def checkpoint_in(output: Path, step: int) -> Path:
+    """Return where the Trainer saves the checkpoint of a step that it saves in an output directory."""
+    return output / f"checkpoint-{step}"
 
 
 def step_of(checkpoint: str, otherwise: int) -> int:

@@ -11,6 +11,7 @@ import torch
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
+from monitor.report.shell import shown
 from monitor.training.saved_weights import SavedWeights
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def compare_saved(observer: UpdateObserver, checkpoint: Path, step: int, *, writ
                     "sparsity-monitor: the weights saved at step %d are not those that the model holds, and cannot be "
                     "counted, because %s lacks some under the names that the model has for them.",
                     step,
-                    checkpoint,
+                    shown(checkpoint),
                 )
             return None
     return observer.compare(step, given)
@@ -48,7 +49,7 @@ def describe_saved(saved: Comparison, observed: Observation, mask: Path) -> str:
     return (
         f"the weights saved at step {saved.step} are not those observed there: {_changed(saved)} differ from the base, "
         f"and {int(observed.changed.sum()):,} did when they were observed. A schedule-free optimizer exchanges weights "
-        f"for evaluation, and a callback may for saving. The mask of what was saved is {mask}"
+        f"for evaluation, and a callback may for saving. The mask of what was saved is {shown(mask)}"
     )
 
 

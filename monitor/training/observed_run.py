@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,13 +16,18 @@ from torch import nn
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
+from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending
+from monitor.report.numbers import numbers_in
 from monitor.report.reporter import Reporter
 from monitor.training.directories import MASK_FILE, touched_in
+from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved
+from monitor.training.mask_writer import MaskWriter
 from monitor.training.on_dense import DenseWatch
 from monitor.training.pace import Pace
 from monitor.training.settings import RunSettings
+from monitor.training.told import end_lines, tell
 from monitor.training.tracker_log import without_tracker_entries
 from monitor.training.under_way import Training, under_way
 from monitor.verdict import DenseThresholds, Verdict
@@ -53,7 +59,6 @@ class ObservedRun:
         kept: how the weights that were saved last, or are left at the end, differ from the base; None before.
         changes_come_late: whether weights were seen to change between an observation and the next step.
         run_id: identity of the run; where nothing is reported, the one that was given.
-        directory: where spool and mask are kept; None where nothing is reported.
         unfinished_base: fingerprint of the base until the training has ended.
     """
 
@@ -71,13 +76,17 @@ class ObservedRun:
         self.kept: Comparison | None = None
         self.changes_come_late = False
         self.run_id = settings.run_id if reporter is None else reporter.key.run_id
-        self.directory: Path | None = None if reporter is None else reporter.directory
         self.unfinished_base = None if observer is None else observer.base_fingerprint
         self._settings = settings
         self._observer = observer
         self._reporter = reporter
+        # Asked where the spool is also when all is told.
+        self._told_by = reporter
+        self._masks = MaskWriter(Elsewhere() if reporter is None else reporter.elsewhere)
+        self._process = os.getpid()
         self._writes_log = writes_log
         self._said_that_others_are_saved = False
+        self._observations = 0
         self._versions: int | None = None
         self._training: Training | None = None
         self._pace = Pace(settings.every, settings.max_overhead)
@@ -90,6 +99,21 @@ class ObservedRun:
             trained=_OF_ADAPTERS if observer is not None and observer.measures_adapters else "",
             published=published,
         )
+
+    @property
+    def directory(self) -> Path | None:
+        """Where spool and mask are kept; None where nothing is reported."""
+        return None if self._told_by is None else self._told_by.directory
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a training is observed, or is yet to be reported as ended."""
+        return self._observer is not None or self._reporter is not None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the process that observes the training is another one, from which this one was forked."""
+        return self.is_under_way and self._process != os.getpid()
 
     def let_updates_wait(self) -> None:
         """Let weights stay as they are until an observation that is under way has read them; the host goes on."""
@@ -159,6 +183,7 @@ class ObservedRun:
     def _report(self, complete: Iterable[Observation]) -> None:
         for observation in complete:
             self.last_observation = observation
+            self._observations += 1
             # First what every process does alike.
             self._pace.see(observation)
             self.last_verdict = self._dense_watch.see(observation)
@@ -177,9 +202,10 @@ class ObservedRun:
     def log(self, step: int, logs: Mapping[str, object]) -> None:
         """Report what the trainer logs."""
         if self._reporter is not None:
-            own = without_tracker_entries(logs)
-            self._reporter.log(step, own)
-            self._dense_watch.remember(own)
+            numbers = numbers_in(without_tracker_entries(logs))
+            self._reporter.log(step, numbers)
+            # What a GPU has yet to deliver is not waited for.
+            self._dense_watch.remember({name: number for name, number in numbers.items() if isinstance(number, float)})
 
     def observe_unless_done(self, step: int) -> None:
         """Observe the weights after a step if they have not been, and wait for that."""
@@ -194,7 +220,7 @@ class ObservedRun:
         self.observe_unless_done(step)
         if self._observer is None:
             return
-        self._observer.save_touched(touched_in(directory))
+        self._masks.save_touched(self._observer, directory)
         saved = compare_saved(self._observer, directory, step, writes_log=self._writes_log)
         if saved is None:
             return
@@ -206,7 +232,8 @@ class ObservedRun:
         path = touched_in(checkpoint) / MASK_FILE
         if self._observer is not None:
             # A hyperparameter search saves elsewhere, and a directory that is made here would be taken for its own.
-            self._observer.save_update_mask(path if checkpoint.is_dir() else None, self.run_id or "", saved)
+            wanted = path if self._writes_log and checkpoint.is_dir() else None
+            path = self._masks.save_update_mask(self._observer, wanted, self.run_id or "", saved) or path
         if self._reporter is not None:
             self._reporter.log(saved.step, {SAVED_CHANGED: int(saved.changed.sum())})
         if self._writes_log:
@@ -245,8 +272,9 @@ class ObservedRun:
     def _keep_final(self, observer: UpdateObserver, step: int) -> None:
         final = observer.compare(step)
         if self._settings.save_mask:
-            path = None if self.directory is None else self.directory / MASK_FILE
-            observer.save_update_mask(path, self.run_id or "", final)
+            run_id = self.run_id or ""
+            path = None if self.directory is None else room_for_mask(self.directory / MASK_FILE, run_id)
+            self._masks.save_update_mask(observer, path, run_id, final)
         self.kept = replace(final, words={})
         differs = self.last_observation is not None and not final.as_observed
         if differs and self._reporter is not None:
@@ -288,18 +316,14 @@ class ObservedRun:
 
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
-        target = self._settings.target
-        if reporter is not None:
-            under_way.remove(reporter)
-        if reporter is None or reporter.close() or target is None:
+        if reporter is None:
             return
-        logger.warning(
-            "sparsity-monitor: not everything has reached %s yet; the uploader goes on trying for a while. For what is "
-            "left then: sparsity-monitor push %s --target %s",
-            target,
-            reporter.directory,
-            target,
-        )
+        under_way.remove(reporter)
+        delivered, settings = reporter.close(), self._settings
+        lines = end_lines(settings, reporter, self._observations, self.last_observation, delivered=delivered)
+        tell(lines, quiet=settings.quiet)
+        if not delivered and settings.target is not None:
+            logger.warning("sparsity-monitor: %s", reporter.why_undelivered())
 
     @contextmanager
     def _giving_up_on_errors(self, observer: UpdateObserver) -> Iterator[None]:

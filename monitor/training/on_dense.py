@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, shown
 from monitor.observe.observation import Observation
 from monitor.verdict import GRADIENT_NORM, DenseThresholds, Judge, Kind, Verdict, lost_weights
 
@@ -27,8 +27,8 @@ def check_on_dense(value: object) -> OnDense:
     if value is None or value in ("warn", "stop") or callable(value):
         return value
     raise ConfigurationError(
-        f'on_dense is {value!r}; expected "warn", "stop", a function that takes (args, state, control, **kwargs) as '
-        "the events of a TrainerCallback do, or None."
+        f'on_dense is {shown(value)}; expected "warn", "stop", a function that takes (args, state, control, **kwargs) '
+        "as the events of a TrainerCallback do, or None."
     )
 
 

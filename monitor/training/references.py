@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, shown
 from monitor.observe.masks.file import MaskFile
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask
@@ -20,15 +20,15 @@ def check_references(given: object) -> References:
         ConfigurationError: they have no names, or one is neither a mask nor a path.
     """
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"references is {given!r}; expected {{name: mask file or UpdateMask}}.")
+        raise ConfigurationError(f"references is {shown(given)}; expected {{name: mask file or UpdateMask}}.")
     for name, mask in given.items():
         if not isinstance(name, str) or not name:
             raise ConfigurationError(
-                f"references has the name {name!r}; expected a text for metrics to be labelled with."
+                f"references has the name {shown(name)}; expected a text for metrics to be labelled with."
             )
         if not isinstance(mask, UpdateMask | MaskFile | str | Path):
             raise ConfigurationError(
-                f"references[{name!r}] is {mask!r}; expected an UpdateMask or the path of its file."
+                f"references[{name!r}] is {shown(mask)}; expected an UpdateMask or the path of its file."
             )
     return dict(given)
 

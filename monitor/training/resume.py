@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from monitor.errors import BaseMismatchError, ConfigurationError
 from monitor.observe.observer import UpdateObserver
-from monitor.training.directories import touched_directory, touched_in
+from monitor.training.directories import checkpoint_in, touched_directory, touched_in
 from monitor.training.settings import RunSettings
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 # The run's entry among the state's `stateful_callbacks`. Not the name of a callback class: the Trainer would try to
 # rebuild that callback from it.
 STATE_KEY = "sparsity_monitor"
-_HOW_TO_START_ANEW = f"delete {STATE_KEY!r} from the checkpoint's trainer_state.json to start a new run"
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,21 @@ class RunIdentity:
         attempt: 1 for the first start.
         base_fingerprint: see UpdateObserver; empty where the checkpoint does not say.
         measured_as: see `measured_as`; empty where the checkpoint does not say.
+        output_directory: where the run saves its checkpoints, in full; empty where the checkpoint does not say.
+        name, labels, learning_rate: what people tell trainings apart by; None where the checkpoint does not say.
+        parent_run, parent_step: the run and the step that this one branched from; empty for one that did not.
     """
 
     run_id: str
     attempt: int = 0
     base_fingerprint: str = ""
     measured_as: Mapping[str, Any] = field(default_factory=dict)
+    output_directory: str = ""
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    learning_rate: float | None = None
+    parent_run: str = ""
+    parent_step: int = 0
 
     @classmethod
     def of(cls, state: TrainerState) -> RunIdentity | None:
@@ -68,11 +76,21 @@ class RunIdentity:
         if different:
             raise ConfigurationError(
                 f"run {self.run_id} was measured otherwise before: {'; '.join(different)}. Resume it with what it was "
-                f"started with, or {_HOW_TO_START_ANEW}."
+                "started with, or give another run_id, for a branch of that run."
             )
 
+    def is_measured_against(self, settings: RunSettings) -> bool:
+        """Return whether a branch with these settings is to be measured against the run's own base.
+
+        Not where another base was given for it; and where it rounds or selects the weights in another way, the
+        fingerprints do not compare.
+        """
+        now = measured_as(settings)
+        del now["criterion"]
+        return settings.base is None and all(self.measured_as.get(name, value) == value for name, value in now.items())
+
     def check_base(self, observer: UpdateObserver, source: str) -> None:
-        """Check that the run goes on being measured against the same base.
+        """Check that the run, or a branch of it, goes on being measured against the same base.
 
         Args:
             source: where the observer's base comes from, for the message.
@@ -84,7 +102,7 @@ class RunIdentity:
             raise BaseMismatchError(
                 f"the base read from {source!r} is not the one that run {self.run_id} started from (fingerprint "
                 f"{observer.base_fingerprint} instead of {self.base_fingerprint}). Give the original weights as "
-                f"`base`, or {_HOW_TO_START_ANEW}."
+                "`base`; or, for a branch of that run that is measured against others, give those, and another run_id."
             )
 
 
@@ -102,7 +120,11 @@ def restore_touched(observer: UpdateObserver, args: TrainingArguments, state: Tr
     given = args.resume_from_checkpoint
     places = [touched_in(Path(given))] if isinstance(given, str | Path) else []
     places.append(touched_directory(args, state.global_step))
-    found = observer.restore([place for place in places if _is_of_this_run(place.parent, state)])
+    identity = RunIdentity.of(state)
+    if identity is not None and identity.output_directory:
+        # Of a branch: it begins in another directory than the run whose checkpoint it goes on from.
+        places.append(touched_in(checkpoint_in(Path(identity.output_directory), state.global_step)))
+    found = observer.restore([place for place in places if is_of_this_run(place.parent, state)])
     if not found and state.is_world_process_zero:
         logger.warning(
             "sparsity-monitor: no touched weights that this run saved at step %d were found in %s; counting goes on "
@@ -113,7 +135,7 @@ def restore_touched(observer: UpdateObserver, args: TrainingArguments, state: Tr
         )
 
 
-def _is_of_this_run(checkpoint: Path, state: TrainerState) -> bool:
+def is_of_this_run(checkpoint: Path, state: TrainerState) -> bool:
     """Return whether a checkpoint was saved by the same attempt of the same run as the one that was resumed.
 
     Another run on the same base may have left a checkpoint of the same step in the output directory.
@@ -122,4 +144,4 @@ def _is_of_this_run(checkpoint: Path, state: TrainerState) -> bool:
         saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     except (OSError, ValueError, TypeError):
         return False
-    return RunIdentity.of(saved) == RunIdentity.of(state)
+    return saved.global_step == state.global_step and RunIdentity.of(saved) == RunIdentity.of(state)

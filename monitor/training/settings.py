@@ -5,19 +5,22 @@ Those that UpdateObserver takes, too, are named and explained in monitor/observe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import KW_ONLY
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, fields
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
-from monitor.errors import ConfigurationError
+from monitor.environment import variable
+from monitor.errors import ConfigurationError, shown
+from monitor.limits import Limits, check_identity, check_run_id, check_size, shorten
 from monitor.observe.base.mode import parse_base_mode
-from monitor.observe.criterion import Criterion, check_tolerances, parse_visible_dtype
+from monitor.observe.criterion import Criterion, check_tolerances, dtype_name, parse_visible_dtype
 from monitor.observe.settings import MeasurementSettings
 from monitor.observe.weights.selection import check_patterns
+from monitor.report.registration import checked_labels
 from monitor.report.spool import DEFAULT_MAX_BYTES
 from monitor.report.target import check_target
 from monitor.training.base_source import BaseSource, check_base
@@ -30,8 +33,9 @@ from monitor.verdict import DenseThresholds
 class RunSettings(MeasurementSettings):
     """What can be set about observing and reporting a run; checked when it is given, not while training."""
 
-    target: str | None
-    """gRPC address of the service, host:port. None only records; deliver later with `sparsity-monitor push`."""
+    target: str | None = Field(default="", validate_default=True)
+    """gRPC address of the service, host:port. None only records; deliver later with `sparsity-monitor push`. By default
+    what the environment variable SPARSITY_MONITOR_TARGET says; one of the two has to."""
 
     run_name: str | None = None
     """Name for people; by default the trainer's run_name, else the output directory's name."""
@@ -63,8 +67,13 @@ class RunSettings(MeasurementSettings):
     strict: bool = False
     """Raise into the training when the monitor fails, and refuse to start when the service does not answer."""
 
-    run_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Identity of the run; by default made up, and kept across resumes."""
+    quiet: bool = False
+    """Print nothing: what is said at the start and at the end, such as what is measured and where to look, goes to the
+    log at level INFO instead of standard error."""
+
+    run_id: str | None = None
+    """Identity of the run; by default made up, and kept across resumes. Given, it decides whose training begins; see
+    RUNS.md in monitor/training. Trials of a hyperparameter search add their number."""
 
     directory: str | Path | None = None
     """Where spool and mask are kept; by default `sparsity_monitor` in the output directory."""
@@ -83,19 +92,31 @@ class RunSettings(MeasurementSettings):
     dense_thresholds: DenseThresholds | None = None
     """When updates are dense; see DenseThresholds, whose defaults hold otherwise."""
 
-    @field_validator("target")
+    @field_validator("target", mode="before")
     @classmethod
-    def _target(cls, value: str | None) -> str | None:
-        return None if value is None else check_target(value)
+    def _target(cls, value: object) -> str | None:
+        if value is None:
+            return None
+        if not value:
+            raise ConfigurationError(
+                'no target is given: SparsityCallback("localhost:50051") reports to the service there, '
+                f"SparsityCallback(None) only records. Or set the environment variable {variable('target')}."
+            )
+        if not isinstance(value, str):
+            raise ConfigurationError(
+                f"target is {shown(value)}; expected the gRPC address of the service as text, such as "
+                '"localhost:50051", or None to record only. The trainer tells the callback everything else.'
+            )
+        return check_target(value)
 
     @field_validator("labels", mode="before")
     @classmethod
     def _labels(cls, value: object) -> object:
         if value is None:
             return None
-        if not isinstance(value, Mapping):
-            raise ConfigurationError(f"labels is {value!r}; expected {{name: value}}.")
-        return {name: str(text) for name, text in value.items()}
+        labels, limits = checked_labels(value), Limits.in_force()
+        check_size(len(labels), f"{len(labels)} labels are given", "max_labels", limits)
+        return {name: shorten(text, limits.max_label_length) for name, text in labels.items()}
 
     @field_validator("base", mode="plain")
     @classmethod
@@ -105,42 +126,58 @@ class RunSettings(MeasurementSettings):
     @field_validator("references", mode="plain")
     @classmethod
     def _references(cls, value: object) -> References | None:
-        return None if value is None else check_references(value)
+        if value is None:
+            return None
+        references, limits = check_references(value), Limits.in_force()
+        check_size(len(references), f"{len(references)} reference masks are given", "max_references", limits)
+        for name in references:
+            check_identity(name, "the name of a reference mask", limits)
+        return references
 
-    @field_validator("criterion")
+    @field_validator("criterion", mode="before")
     @classmethod
     def _criterion(cls, value: str) -> str:
         return str(Criterion.parse(value))
 
-    @field_validator("tolerances")
+    @field_validator("tolerances", mode="before")
     @classmethod
-    def _tolerances(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        return check_tolerances(value)
+    def _tolerances(cls, value: Sequence[float]) -> tuple[float, ...]:
+        tolerances = check_tolerances(value)
+        said = f"{len(tolerances)} tolerances are given"
+        check_size(len(tolerances), said, "max_tolerances", Limits.in_force())
+        return tolerances
 
-    @field_validator("visible_dtype")
+    @field_validator("visible_dtype", mode="before")
     @classmethod
     def _visible_dtype(cls, value: str) -> str:
-        parse_visible_dtype(value)
-        return value
+        return dtype_name(parse_visible_dtype(value))
 
-    @field_validator("base_mode")
+    @field_validator("base_mode", mode="before")
     @classmethod
     def _base_mode(cls, value: str, info: ValidationInfo) -> str:
         parse_base_mode(value, parse_visible_dtype(info.data.get("visible_dtype", "bfloat16")))
         return value
 
-    @field_validator("include", "exclude")
+    @field_validator("include", "exclude", mode="before")
     @classmethod
-    def _patterns(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        check_patterns(value or (), str(info.field_name))
+    def _patterns(cls, value: Sequence[str] | None, info: ValidationInfo) -> Sequence[str] | None:
+        if value is not None:
+            check_patterns(value, str(info.field_name))
         return value
 
-    @field_validator("run_id")
+    @field_validator("run_id", mode="before")
     @classmethod
     def _run_id(cls, value: str | None) -> str | None:
-        # The service refuses others.
-        if value is not None and (not value.strip() or not value.isprintable() or "/" in value or value in (".", "..")):
-            raise ConfigurationError(f"run_id is {value!r}; expected printable characters without '/'.")
+        if value is not None:
+            check_run_id(value, Limits.in_force())
+        return value
+
+    @field_validator("dense_thresholds", mode="before")
+    @classmethod
+    def _dense_thresholds(cls, value: object) -> object:
+        known = [field.name for field in fields(DenseThresholds)]
+        if isinstance(value, Mapping) and (unknown := [name for name in value if name not in known]):
+            raise ConfigurationError(f"dense_thresholds has {shown(unknown[0])}; expected some of {', '.join(known)}.")
         return value
 
     @field_validator("on_dense", mode="before")

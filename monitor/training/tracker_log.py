@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from monitor.observe.observation import Observation
 
@@ -16,29 +16,50 @@ logger = logging.getLogger(__name__)
 _PREFIX = "sparsity/"
 
 
-def add_to_log(trainer: Trainer, latest: Callable[[], Observation | None]) -> None:
+class Attached(Protocol):
+    """A callback that has the latest observation, and the trainer that it is attached to."""
+
+    _trainer: Trainer | None
+
+    @property
+    def last_observation(self) -> Observation | None: ...
+
+
+def add_to_log(trainer: Trainer, callback: Attached) -> None:
     """Let the trainer log the latest observation whenever it logs a loss.
 
     By wrapping `Trainer.log`: an entry that a callback adds in `on_log` reaches no tracker.
     """
-    trainer_log = trainer.log
+    trainer.log = _LogWithSparsities(trainer, callback)
 
-    def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+
+class _LogWithSparsities:
+    """A trainer's `log` that adds the latest observation. A closure would keep the trainer from being pickled."""
+
+    def __init__(self, trainer: Trainer, callback: Attached) -> None:
+        self._trainer = trainer
+        self._trainer_log: Callable[..., None] = trainer.log
+        self._callback = callback
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # A callback is pickled without the trainer, whose copy finds its own again here.
+        self._callback._trainer = self._trainer
+
+    def __call__(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         # Evaluations and the summary at the end, which have no loss, get nothing.
-        entries = _entries_or_none(latest) if "loss" in logs else {}
-        trainer_log({**logs, **entries}, *args, **kwargs)
-
-    trainer.log = log
+        entries = _entries_or_none(self._callback) if "loss" in logs else {}
+        self._trainer_log({**logs, **entries}, *args, **kwargs)
 
 
 def without_tracker_entries(logs: Mapping[str, object]) -> dict[str, object]:
     """Return what the trainer logged of its own."""
-    return {name: value for name, value in logs.items() if not name.startswith(_PREFIX)}
+    return {name: value for name, value in logs.items() if not str(name).startswith(_PREFIX)}
 
 
-def _entries_or_none(latest: Callable[[], Observation | None]) -> dict[str, float]:
+def _entries_or_none(callback: Attached) -> dict[str, float]:
     try:
-        return tracker_entries(latest())
+        return tracker_entries(callback.last_observation)
     except Exception:
         logger.exception("the sparsities are missing from this log; training goes on")
         return {}

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
@@ -24,9 +25,10 @@ from monitor.report.reporter import Reporter
 
 logger = logging.getLogger(__name__)
 
-LEFT = "the training was left before its end, and its process goes on; attach(trainer) makes the exception known"
+LEFT = "the training was left before its end, by an exception that attach(trainer) would have named"
 
 _LOOK_SECONDS = 2.5
+_NEAR = 10
 _LIBRARIES = ("transformers", "trl")
 # Frames of these are there at some times and not at others, while the training goes on.
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -187,7 +189,8 @@ under_way = TrainingsUnderWay()
 
 def _loop_of(state: TrainerState, event: FrameType) -> FrameType | None:
     """Return the innermost caller that is a method of the trainer."""
-    for frame in _callers(event):
+    # Not far: before Python 3.13, a frame that was asked for its variables keeps them alive.
+    for frame in islice(_callers(event), _NEAR):
         if getattr(frame.f_locals.get("self"), "state", None) is state:
             return frame
     return None

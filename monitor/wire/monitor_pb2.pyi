@@ -26,7 +26,7 @@ class RegisterRunResponse(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., last_sequence: _Optional[int] = ..., max_request_bytes: _Optional[int] = ...) -> None: ...
 
 class Registration(_message.Message):
-    __slots__ = ("run_id", "attempt", "name", "model", "base", "labels", "groups", "references", "criterion", "tolerances", "visible_dtype", "stored_dtypes", "library_versions", "resumed_from_step", "started_at", "planned_steps")
+    __slots__ = ("run_id", "attempt", "name", "model", "base", "labels", "groups", "references", "criterion", "tolerances", "visible_dtype", "stored_dtypes", "library_versions", "resumed_from_step", "started_at", "parent", "planned_steps", "start")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -56,7 +56,9 @@ class Registration(_message.Message):
     LIBRARY_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FROM_STEP_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
     PLANNED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     attempt: int
     name: str
@@ -72,8 +74,28 @@ class Registration(_message.Message):
     library_versions: _containers.ScalarMap[str, str]
     resumed_from_step: int
     started_at: float
+    parent: Parent
     planned_steps: int
-    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., base: _Optional[_Union[Base, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., criterion: _Optional[_Union[Criterion, _Mapping]] = ..., tolerances: _Optional[_Iterable[float]] = ..., visible_dtype: _Optional[str] = ..., stored_dtypes: _Optional[_Iterable[str]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., resumed_from_step: _Optional[int] = ..., started_at: _Optional[float] = ..., planned_steps: _Optional[int] = ...) -> None: ...
+    start: Start
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., base: _Optional[_Union[Base, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., criterion: _Optional[_Union[Criterion, _Mapping]] = ..., tolerances: _Optional[_Iterable[float]] = ..., visible_dtype: _Optional[str] = ..., stored_dtypes: _Optional[_Iterable[str]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., resumed_from_step: _Optional[int] = ..., started_at: _Optional[float] = ..., parent: _Optional[_Union[Parent, _Mapping]] = ..., planned_steps: _Optional[int] = ..., start: _Optional[_Union[Start, _Mapping]] = ...) -> None: ...
+
+class Parent(_message.Message):
+    __slots__ = ("run_id", "step")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    step: int
+    def __init__(self, run_id: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+
+class Start(_message.Message):
+    __slots__ = ("id", "host", "process_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    host: str
+    process_id: int
+    def __init__(self, id: _Optional[str] = ..., host: _Optional[str] = ..., process_id: _Optional[int] = ...) -> None: ...
 
 class Base(_message.Message):
     __slots__ = ("source", "fingerprint", "mode")
@@ -263,14 +285,16 @@ class Finish(_message.Message):
     def __init__(self, outcome: _Optional[_Union[Finish.Outcome, str]] = ..., reason: _Optional[str] = ..., step: _Optional[int] = ..., finished_at: _Optional[float] = ..., ending: _Optional[_Union[Finish.Ending, str]] = ..., stopped_by: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("sent_at", "unsent_items", "dropped_items")
+    __slots__ = ("sent_at", "unsent_items", "dropped_items", "training_ended")
     SENT_AT_FIELD_NUMBER: _ClassVar[int]
     UNSENT_ITEMS_FIELD_NUMBER: _ClassVar[int]
     DROPPED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_ENDED_FIELD_NUMBER: _ClassVar[int]
     sent_at: float
     unsent_items: int
     dropped_items: int
-    def __init__(self, sent_at: _Optional[float] = ..., unsent_items: _Optional[int] = ..., dropped_items: _Optional[int] = ...) -> None: ...
+    training_ended: bool
+    def __init__(self, sent_at: _Optional[float] = ..., unsent_items: _Optional[int] = ..., dropped_items: _Optional[int] = ..., training_ended: bool = ...) -> None: ...
 
 class ReportResponse(_message.Message):
     __slots__ = ("acknowledgement", "rejection")

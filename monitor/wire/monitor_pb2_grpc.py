@@ -62,8 +62,10 @@ class MonitorServiceServicer(object):
     def RegisterRun(self, request, context):
         """Registers one attempt of a run, before its first item. Idempotent: the same registration may be sent again.
         INVALID_ARGUMENT: a field is missing or out of its limits.
-        FAILED_PRECONDITION: the protocol versions differ, or the run measured something else in an earlier attempt.
+        FAILED_PRECONDITION: the protocol versions differ, the run measured something else in an earlier attempt, or another
+        start of the run trains, or trained to its end, that this one began beside.
         ALREADY_EXISTS: this attempt is registered with other contents.
+        ABORTED: another start of the run is training now. Try again: when that one is killed, this one takes its place.
         RESOURCE_EXHAUSTED: the service holds as many runs as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -78,7 +78,7 @@ class _Scraping:
 
 
 def _scrape(client: Client) -> float:
-    return _seconds(lambda: httpx.get(f"http://{client.listening.http_address}/metrics", timeout=60))
+    return _seconds(lambda: httpx.get(f"http://{client.listening.http_address}/metrics", timeout=60, trust_env=False))
 
 
 def _acknowledgements(stream: OpenStream, first: int) -> list[float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from monitor.version import __version__
-from tests.deploy.installed import Environment, build_wheel, clean_environment
+from tests.deploy.installed import ROOT, Environment, build_wheel, clean_environment
 from tests.eventually import eventually
 from tests.service.messages import new_run_id, registration
 from tests.service.running import ServiceProcess
@@ -75,6 +77,32 @@ def test_the_service_serves_without_torch(watching: Environment, service: Servic
     assert watching.run(watching.command, "--version").stdout.strip() == __version__
     listed = watching.run(watching.command, "runs", service.client.listening.grpc_address)
     assert run_id in listed.stdout, listed.stderr
+
+
+def test_the_command_starts_beside_a_monitor_of_the_users(watching: Environment, tmp_path: Path) -> None:
+    (tmp_path / "monitor.py").write_text("raise SystemExit('the monitor.py of a user was imported')")
+    for command in (["--version"], ["serve", "--help"], ["push", str(tmp_path)]):
+        done = subprocess.run(
+            [watching.command, *command],
+            cwd=tmp_path,
+            env=clean_environment() | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert "a user was imported" not in done.stdout + done.stderr
+        assert done.returncode == 0 or "there is no spool.sqlite" in done.stderr, done.stderr
+
+
+def test_the_wheel_has_no_module_twice(wheel: Path) -> None:
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")]
+    assert {name.partition("/")[0] for name in names} == {"monitor", "sparsity_monitor.py"}
+    assert "monitor/sparsity_monitor.py" not in names
+    assert {f"monitor/{path.relative_to(ROOT / 'monitor')}" for path in (ROOT / "monitor").rglob("*.py")} == {
+        *names,
+        "monitor/sparsity_monitor.py",
+    } - {"sparsity_monitor.py"}
 
 
 @pytest.mark.parametrize("name", ["SparsityCallback", "UpdateObserver", "UpdateMask", "MaskFile"])

@@ -252,6 +252,18 @@ SECTIONS: dict[str, list[Row]] = {
             f"{_INTERRUPTED}::test_resumed_with_another_number_of_processes",
         ),
         Row(
+            "branched from a checkpoint, into another output directory or under another name",
+            "works",
+            "a run of its own that knows its parent; [what decides](../../monitor/training/RUNS.md)",
+            "tests/training/test_lineage.py::test_two_branches_of_one_checkpoint_are_two_runs",
+        ),
+        Row(
+            "`hyperparameter_search`",
+            "works",
+            "each trial is a run of its own, with its parameters as labels and its own mask",
+            "tests/training/test_trials.py::test_each_trial_is_a_run_of_its_own_with_its_own_mask",
+        ),
+        Row(
             "resumed from a checkpoint that was written without the callback",
             "works",
             "a run of its own, against the weights that the training started from",

@@ -95,6 +95,19 @@ def test_resumed_with_another_number_of_processes(
 
 
 @pytest.mark.xdist_group("parallel")
+def test_processes_that_branch_from_a_run_observe_together(model: Path, tmp_path: Path) -> None:
+    """The first one decides for all: a branch may be measured otherwise."""
+    run, branch = tmp_path / "run", tmp_path / "branch"
+    first = train_together(2, "ddp", str(model), str(run), max_steps=2, save_steps=2)
+    settings: dict[str, Any] = {"resume": str(run / "checkpoint-2"), "callback": {"criterion": "atol=1e-3"}}
+    results = train_together(2, "ddp", str(model), str(branch), max_steps=3, **settings)
+    assert results[0]["run_id"] not in (None, first[0]["run_id"])
+    changed = [result["last"].changed.tolist() for result in results]
+    assert changed[0] == changed[1]
+    assert 0 < sum(changed[0]) < first[0]["last"].changed.sum()
+
+
+@pytest.mark.xdist_group("parallel")
 def test_processes_resumed_end_where_uninterrupted_ones_do(model: Path, tmp_path: Path) -> None:
     whole, resumed, alone = (tmp_path / name for name in ("whole", "resumed", "alone"))
     uninterrupted = train_together(2, "ddp", str(model), str(whole), save_steps=2)
@@ -124,7 +137,12 @@ def test_touched_weights_of_another_run_in_the_output_directory_are_left_alone(
     saving_trainer(model, tmp_path / "other", recording(), learning_rate=3e-3).train()
     checkpoint = str(tmp_path / "own" / "checkpoint-2")
     saving_trainer(model, tmp_path / "other", resumed).train(resume_from_checkpoint=checkpoint)
-    assert resumed.run_id == whole.run_id
+    assert_same_counts(resumed.last_observation, whole.last_observation)
+    assert "no touched weights" not in caplog.text
+
+    # Where the run began, its checkpoint is no more.
+    checkpoint = str((tmp_path / "own" / "checkpoint-2").rename(tmp_path / "kept"))
+    saving_trainer(model, tmp_path / "other", resumed).train(resume_from_checkpoint=checkpoint)
     assert 0 < resumed.last_observation.touched.sum() <= whole.last_observation.touched.sum()
     assert "no touched weights that this run saved at step 2 were found in" in caplog.text
     assert "name it as resume_from_checkpoint in the training arguments" in caplog.text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report.delivery_log import DeliveryLog
+from monitor.report.delivery_log import DeliveryLog, undelivered
 from monitor.report.spool import AttemptKey, SpooledAttempt
 
 ATTEMPT = SpooledAttempt(
@@ -45,3 +45,47 @@ def test_lost_items_are_logged_at_the_first_and_when_they_have_doubled(
     for dropped in range(9):
         log.update(replace(ATTEMPT, dropped=dropped))
     assert [int(message.split()[1]) for message in caplog.messages] == [1, 2, 4, 8]
+
+
+def test_each_kind_of_loss_is_told_with_its_own_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = DeliveryLog(tmp_path, "localhost:1")
+    log.update(replace(ATTEMPT, dropped=1))
+    log.lose("lost because the disk is slower than the training")
+    log.update(replace(ATTEMPT, dropped=2))
+    log.update(replace(ATTEMPT, dropped=3, rejected=1, rejection="the step is too large."))
+    full, slow, refused = caplog.messages
+    assert "1 dropped because the spool" in full
+    assert "`spool_max_bytes`" in full
+    assert "refused" not in full
+    assert "1 lost because the disk is slower than the training; 1 dropped because the spool" in slow
+    assert "1 refused by the service, the last because the step is too large; 1 dropped because" in refused
+
+
+@pytest.mark.parametrize(
+    ("rejected", "lost_here", "kind"), [(2, 0, "refused by the service"), (0, 2, "no message could be made")]
+)
+def test_the_spool_is_not_blamed_for_what_others_lose(
+    rejected: int, lost_here: int, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DeliveryLog(tmp_path, "localhost:1")
+    for _ in range(lost_here):
+        log.lose("lost because no message could be made of them, which is logged with its error")
+    log.update(replace(ATTEMPT, dropped=2, rejected=rejected, rejection="it is too large"))
+    (message,) = caplog.messages
+    assert kind in message
+    assert "spool" not in message
+
+
+def test_a_refusal_is_told_as_one_and_what_to_do_depends_on_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = replace(ATTEMPT, refused=True, problem="the service at localhost:1 answers INVALID_ARGUMENT: too many.")
+    DeliveryLog(tmp_path, "localhost:1").update(refused)
+    (message,) = caplog.messages
+    assert "too many. Training goes on, but none of it is shown there before that is changed" in message
+    directory = tmp_path / "out put"
+    push = f"sparsity-monitor push '{directory}' --target localhost:1"
+    assert undelivered(refused, directory, "localhost:1").endswith(f"until then this is refused, too: {push}")
+    away = replace(ATTEMPT, problem="cannot reach the service at localhost:1: refused")
+    assert undelivered(away, directory, "localhost:1").endswith(f"For what is left then: {push}")
+    assert undelivered(ATTEMPT, directory, "localhost:1").startswith("not everything has reached localhost:1 yet")

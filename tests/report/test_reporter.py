@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -311,3 +312,45 @@ def test_push_to_nowhere_keeps_everything(observed: ObservedModel, directory: Pa
     with pytest.raises(ReportingError, match=r"cannot reach the service at 127\.0\.0\.1:1"):
         push(directory, NOWHERE, patience_seconds=0)
     assert Spool(directory).attempt(reporter.key).unsent == 3
+
+
+def test_whoever_ends_a_run_second_waits_until_the_end_is_written(
+    observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    may_commit, commits = threading.Event(), threading.Event()
+    append = Spool.append
+
+    def slow(self: Spool, *given: object, **named: object) -> None:
+        commits.set()
+        assert may_commit.wait(60)
+        append(self, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Spool, "append", slow)
+    first = threading.Thread(target=reporter.fail, args=("RuntimeError: CUDA out of memory",))
+    first.start()
+    assert commits.wait(60)
+    # As when the process ends meanwhile.
+    second = threading.Thread(target=reporter.fail, args=("the training process ended before the training did",))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive()
+    may_commit.set()
+    second.join()
+    first.join()
+    with closing(Spool(directory)) as spool:
+        ((_, item),) = spool.unsent(reporter.key, 0, 10)
+    assert pb.Item.FromString(item).finish.reason == "RuntimeError: CUDA out of memory"
+
+
+def test_a_forked_child_ends_no_run(observed: ObservedModel, directory: Path) -> None:
+    reporter = Reporter(observed.registration(), directory, None)
+    if (child := os.fork()) == 0:
+        reporter.fail("in the child")
+        os._exit(reporter.close())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    reporter.finish(3)
+    reporter.close(timeout=0)
+    with closing(Spool(directory)) as spool:
+        ((_, item),) = spool.unsent(reporter.key, 0, 10)
+    assert pb.Item.FromString(item).finish.ending == pb.Finish.ENDING_COMPLETED

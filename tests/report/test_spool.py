@@ -100,6 +100,13 @@ def test_an_attempt_that_began_elsewhere_is_a_spool_error(spool: Spool) -> None:
         spool.attempt(AttemptKey("run", 2))
 
 
+def test_items_of_an_attempt_that_is_not_there_are_a_spool_error(spool: Spool) -> None:
+    """As where a copy of the file from before the attempt was put back in its place: nobody would deliver them."""
+    with pytest.raises(SpoolError, match="does not hold attempt 2 of run 'run'"):
+        spool.append(AttemptKey("run", 2), [(1, b"a")])
+    assert spool.unsent(AttemptKey("run", 2), after=0, limit=9) == []
+
+
 def test_the_training_process_wins_over_its_presumed_end(spool: Spool) -> None:
     spool.append(KEY, [(1, b"presumed dead")], finished=True)
     spool.append(KEY, [(1, b"alive")])

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from monitor.report.elsewhere import Elsewhere
+from monitor.report.home import Reported, lock_directory
 from monitor.report.spool import DEFAULT_MAX_BYTES, SPOOL_FILE, AttemptKey, Spool
 from monitor.report.writer import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
@@ -24,8 +29,12 @@ def broken_item() -> pb.Item:
 
 
 def start(directory: Path, target: str | None = None) -> SpoolWriter:
-    Spool(directory).begin(KEY, b"registration")
-    return SpoolWriter(directory, KEY, DEFAULT_MAX_BYTES, target)
+    """A writer of an attempt that has begun in the directory."""
+    lock = lock_directory(directory)
+    with closing(Spool(directory)) as spool:
+        if not spool.latest_attempt(KEY.run_id):
+            spool.begin(KEY, b"registration")
+    return SpoolWriter(Reported(KEY, b"registration", DEFAULT_MAX_BYTES, target), directory, lock, Elsewhere())
 
 
 def sequences(directory: Path) -> list[int]:
@@ -57,55 +66,54 @@ def test_an_item_that_cannot_be_made_leaves_a_gap_and_nothing_more(tmp_path: Pat
 
 @pytest.fixture
 def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connection:
-    """A connection that keeps everybody else from writing to the spool, as a disk without space does."""
+    """A connection that can keep everybody else from writing to the spool, as a disk without space does."""
     monkeypatch.setattr("monitor.report.spool._BUSY_SECONDS", 0.01)
-    Spool(tmp_path).begin(KEY, b"registration")
-    connection = sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None, check_same_thread=False)
-    connection.execute("BEGIN EXCLUSIVE")
-    return connection
+    with closing(Spool(tmp_path)) as spool:
+        spool.begin(KEY, b"registration")
+    return sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None, check_same_thread=False)
 
 
-def test_a_spool_that_cannot_be_opened_for_a_while_loses_no_item(
+def test_a_spool_that_cannot_be_written_for_a_while_loses_no_item(
     tmp_path: Path, locked: sqlite3.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = SpoolWriter(tmp_path, KEY, DEFAULT_MAX_BYTES, None)
-    writer.put(item)
-    eventually(lambda: "trying again" in caplog.text)
+    writer = start(tmp_path)
+    locked.execute("BEGIN IMMEDIATE")
+    for _ in range(3):
+        writer.put(item)
+    eventually(lambda: "observations are kept in memory" in caplog.text)
     locked.close()
     writer.close(60)
-    assert sequences(tmp_path) == [1]
+    assert sequences(tmp_path) == [1, 2, 3]
+    assert len(caplog.records) == 1, "the same trouble is told once a minute"
 
 
-def test_a_spool_that_cannot_be_written_at_the_end_is_tried_again_until_the_time_is_over(
+def test_a_spool_that_cannot_be_written_at_the_end_is_left_for_a_temporary_folder(
     tmp_path: Path, locked: sqlite3.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    locked.execute("ROLLBACK")
-    writer = SpoolWriter(tmp_path, KEY, DEFAULT_MAX_BYTES, None)
+    writer = start(tmp_path)
     writer.put(item)
     eventually(lambda: sequences(tmp_path) == [1])
-    locked.execute("BEGIN EXCLUSIVE")
+    locked.execute("BEGIN IMMEDIATE")
     writer.put(item)
-    eventually(lambda: "trying again" in caplog.text)
-
-    def unlock_after_two_more_tries() -> None:
-        # A second lies between two tries, so the end has begun by then.
-        eventually(lambda: caplog.text.count("trying again") >= 3)
-        locked.close()
-
-    unlocking = threading.Thread(target=unlock_after_two_more_tries)
-    unlocking.start()
+    started = time.monotonic()
     writer.close(60)
-    unlocking.join()
-    assert sequences(tmp_path) == [1, 2]
+    assert time.monotonic() - started < 10
+    assert sequences(writer.directory) == [1, 2]
+    assert writer.directory != tmp_path
+    assert f"sparsity-monitor push {writer.directory} --target HOST:PORT" in caplog.text
+    locked.close()
+    shutil.rmtree(writer.directory)
 
 
-def test_a_spool_that_stays_unusable_does_not_hold_up_the_end(
-    tmp_path: Path, locked: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+def test_where_nothing_can_be_written_anywhere_the_end_comes_all_the_same(
+    tmp_path: Path, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(Elsewhere, "folders", lambda _: iter(()))
     before = set(threading.enumerate())
-    writer = SpoolWriter(tmp_path, KEY, DEFAULT_MAX_BYTES, None)
+    writer = start(tmp_path)
+    locked.execute("BEGIN IMMEDIATE")
     writer.put(item)
     writer.close(0.1)
     eventually(lambda: set(threading.enumerate()) <= before)
-    assert "items are lost" in caplog.text
+    assert "the last 1 observations and messages of this run are lost, its end among them" in caplog.text
     locked.close()

@@ -14,12 +14,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 
 from monitor.service.server import Listening, serving
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
+from monitor.wire.channel import open_channel
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 from tests.service.messages import register_request, stream_of
 
@@ -32,9 +32,9 @@ class Client:
 
     def __init__(self, listening: Listening) -> None:
         self.listening = listening
-        self.channel = grpc.insecure_channel(listening.grpc_address)
+        self.channel = open_channel(listening.grpc_address)
         self.stub = MonitorServiceStub(self.channel)
-        self.http = httpx.Client(base_url=f"http://{listening.http_address}", timeout=60)
+        self.http = httpx.Client(base_url=f"http://{listening.http_address}", timeout=60, trust_env=False)
 
     def close(self) -> None:
         self.channel.close()

@@ -86,6 +86,7 @@ def test_runs_are_listed_for_programs(client: Client, run_id: str) -> None:
         "observations": "1",
         "last observation": "2023-11-14 22:13:32 UTC",
         "measured as": "bits, bfloat16",
+        "branch of": "",
         "planned steps": "",
     }
 
@@ -180,7 +181,7 @@ def test_a_run_with_an_absurd_clock_is_listed_among_the_others(client: Client, r
 def test_a_service_that_does_not_answer_is_named() -> None:
     done = _command("runs", "127.0.0.1:1")
     assert done.returncode == 1
-    assert done.stderr.startswith("127.0.0.1:1 did not list its runs")
+    assert done.stderr.startswith("cannot reach the service at 127.0.0.1:1: ")
     assert "Traceback" not in done.stderr
 
 

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.service.families import FAMILIES
 from monitor.service.negotiation import metrics_format
+from monitor.wire import monitor_pb2 as pb
 from tests.end_to_end.prometheus import running_prometheus
 from tests.eventually import eventually
 from tests.grafana.binaries import binary
@@ -73,7 +74,8 @@ ASKED = {
 @pytest.fixture
 def seen(client: Client, run_id: str) -> str:
     """The id of a run with all kinds of metrics, and labels that formats have to escape."""
-    client.register(registration(run_id, name='a "name" \\ of\ntwo lines, 学'))
+    parent = pb.Parent(run_id='a "parent"', step=5)
+    client.register(registration(run_id, name='a "name" \\ of\ntwo lines, 学', parent=parent, planned_steps=40))
     client.send(run_id, [observed(1, unmeasured=[0, 0, 2]), logged(2, loss=float("nan")), finished(3)])
     return run_id
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from monitor.service.families import FAMILIES, PREFIX, family
+from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import Client
 
@@ -32,7 +33,7 @@ def test_a_metric_is_found_without_the_prefix() -> None:
 
 def test_the_table_is_what_is_exported(start: Callable[..., Client]) -> None:
     client = start()
-    client.register(registration("run", planned_steps=40))
+    client.register(registration("run", parent=pb.Parent(run_id="base", step=5), planned_steps=40))
     client.send("run", [observed(1, unmeasured=[0, 0, 2]), logged(2, loss=1), finished(3)])
     # Fails once, so that the limit has a series.
     client.send("run", [logged(4, **{"x" * 600: 1.0})])
@@ -47,7 +48,7 @@ def test_the_table_is_what_is_exported(start: Callable[..., Client]) -> None:
         each.name: (
             each.kind,
             each.help,
-            {*each.labels, *(users_own if each.name.endswith("run_info") else ())},
+            {*each.labels, *(users_own if each.name.endswith("_run_info") else ())},
         )
         for each in FAMILIES
     }

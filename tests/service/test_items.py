@@ -98,10 +98,32 @@ def test_an_item_that_means_nothing_is_refused(item: pb.Item, message: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("metrics", "kept", "limits"),
+    [
+        ({"a": 1, "b": 2}, ["a", "b"], []),
+        ({"a": 1, "b": 2, "loss": 3, "learning_rate": 4}, ["learning_rate", "loss"], ["max_training_metrics"]),
+        ({"c": 1, "b": 2, "a": 3}, ["a", "b"], ["max_training_metrics"]),
+        ({"loss": 1, "x" * 21: 2}, ["loss"], ["max_label_length"]),
+        (
+            {"x" * 21: 1, "c": 1, "b": 2, "eval_loss": 3},
+            ["b", "eval_loss"],
+            ["max_label_length", "max_training_metrics"],
+        ),
+    ],
+)
+def test_of_a_log_that_is_too_large_what_fits_is_kept(
+    metrics: dict[str, float], kept: list[str], limits: list[str]
+) -> None:
+    item = logged(1, **metrics)
+    CHECK.check(item)
+    assert CHECK.trim(item.training_log) == limits
+    assert sorted(item.training_log.metrics) == kept
+    assert item.training_log.metrics[kept[0]] == metrics[kept[0]]
+
+
+@pytest.mark.parametrize(
     ("item", "limit"),
     [
-        (logged(1, a=1, b=2, c=3), "max_training_metrics"),
-        (logged(1, **{"x" * 21: 1.0}), "max_label_length"),
         (finished(1, reason="x" * 5000), "max_request_bytes"),
     ],
 )

@@ -38,14 +38,16 @@ def test_each_item_gets_its_outcome_and_is_counted(tmp_path: Path) -> None:
     async def use(recorder: Recorder, instruments: Instruments) -> None:
         await recorder.register(registration())
         attempt = recorder.open("run", 1)
-        outcomes = await recorder.record(attempt, [observed(1), logged(2, a=1, b=2), observed(3)], None)
+        items = [observed(1), observed(2, changed=[1]), observed(3), logged(4, a=1, b=2)]
+        outcomes = await recorder.record(attempt, items, None)
         assert [(outcome.sequence, outcome.rejected is None) for outcome in outcomes] == [
             (1, True),
             (2, False),
             (3, True),
+            (4, True),
         ]
-        assert await recorder.record(attempt, [observed(3), observed(4)], None) == [Outcome(3), Outcome(4)]
-        assert _counted(instruments, "items_stored_total") == 3
+        assert await recorder.record(attempt, [observed(3), observed(5)], None) == [Outcome(3), Outcome(5)]
+        assert _counted(instruments, "items_stored_total") == 4
         assert _counted(instruments, "items_duplicate_total") == 1
         assert _counted(instruments, "items_rejected_total") == 1
         assert _counted(instruments, "limit_hits_total", limit="max_training_metrics") == 1

@@ -20,6 +20,7 @@ def _run(*registrations: pb.Registration, latest: pb.Item | None, attempt: int =
         logs=[],
         finish=None,
         observations=1,
+        observed_at=[],
     )
     return from_store(stored)
 

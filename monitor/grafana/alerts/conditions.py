@@ -18,7 +18,7 @@ def in_state(states: str) -> str:
 def about_training_runs(condition: str, settings: AlertSettings, *, warm: bool = True) -> str:
     """Restrict a condition to runs that train, and give it their name and what they are measured by.
 
-    Stalled runs are among them, because stalling mends nothing. Those that ended or are lost are not.
+    Stalled runs are among them, because stalling mends nothing. Those that ended, and lost ones, are not.
 
     Args:
         warm: leave runs out that are still in their warm-up.

@@ -78,10 +78,9 @@ def _stalled(settings: AlertSettings) -> Alert:
         hold_seconds=settings.state_hold_seconds,
         panel=(FLEET_UID, "State of all runs"),
         summary=f"{_RUN} is stalled: alive, but without observations",
-        description="The uploader is alive, but no observation has arrived for much longer than ever before in this "
-        "run.",
-        meaning="Training makes no progress, or one step takes far longer than those before. A run is stalled when a "
-        "pause between observations is three times as long as the longest before, and at least a third of "
+        description="The uploader is alive, but no observation has arrived for far longer than this run ever paused.",
+        meaning="Training makes no progress, or a step takes far longer than any before. A run is stalled when a pause "
+        "between observations is three times as long as the longest before, and at least a third of "
         "`--stalled-after-seconds`; until five pauses are known, when it is as long as that setting.",
         actions=(
             "Look at the training job: a hung collective, a dead generation server, a full disk, an endless "

@@ -7,6 +7,7 @@ is empty or not JSON, and does not wrap connection errors: this file does.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +16,11 @@ from urllib.parse import SplitResult, quote, urlsplit
 import requests
 from grafana_api.grafana_api import GrafanaException
 from grafana_api.grafana_face import GrafanaFace
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, select_proxy
 
 from monitor.errors import ConfigurationError, SparsityMonitorError
+from monitor.proxies import is_loopback, named
 
 _SECONDS = 30.0
 # Characters of a message.
@@ -31,6 +35,13 @@ class GrafanaError(SparsityMonitorError, RuntimeError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class _DirectAdapter(HTTPAdapter):
+    """Sends without a proxy, whatever the environment says."""
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        return super().send(*args, **{**kwargs, "proxies": None})
 
 
 class Grafana:
@@ -66,6 +77,9 @@ class Grafana:
             url_path_prefix=f"{prefix}/" if prefix else "",
             timeout=_SECONDS,
         ).api
+        if is_loopback(parts.hostname):
+            for scheme in ("http://", "https://"):
+                self._api.s.mount(scheme, _DirectAdapter())
         # Following a redirect turns a POST into a GET, whose 200 looks like success.
         self._api.s.hooks["response"].append(self._refuse_redirect)
 
@@ -178,7 +192,7 @@ class Grafana:
                 return None
             raise GrafanaError(f"{self.url} answered {method} /api{path} with no JSON: is this a Grafana?") from error
         except requests.exceptions.RequestException as error:
-            raise GrafanaError(f"{self.url} cannot be reached: {error}") from error
+            raise GrafanaError(f"{self.url} cannot be reached{_through_proxy(self.url)}: {error}") from error
         except TypeError as error:
             # The library looks for a message in a page that is none.
             raise GrafanaError(f"{self.url} refused {method} /api{path} with a page: is this a Grafana?") from error
@@ -204,6 +218,16 @@ def _parts(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
+
+
+def _through_proxy(url: str) -> str:
+    """Return by which proxy a URL is reached, for a message; empty if by none."""
+    parts = urlsplit(url)
+    if is_loopback(str(parts.hostname)) or not (proxy := select_proxy(url, get_environ_proxies(url))):
+        return ""
+    names = (name for scheme in (parts.scheme, "all") for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()))
+    variable = next((name for name in names if os.environ.get(name) == proxy), None)
+    return f" through the proxy of {named(variable)}" if variable else ""
 
 
 def _message(error: GrafanaException) -> str:

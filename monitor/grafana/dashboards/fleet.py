@@ -137,10 +137,9 @@ def _runs(settings: AlertSettings) -> Any:
         "Runs",
         "One row per run, those in most trouble first: 10 for each critical alert, 1 for each warning, as Prometheus "
         "evaluates them; and 5 if failed or lost, 2 if stalled or preempted, or, in training, 10 or 1 if cumulative "
-        f"sparsity is below {settings.cumulative_sparsity_critical:g} or "
-        f"{settings.cumulative_sparsity_warning:g}. Cumulative and "
-        "step sparsity are those of the trained weights at the latest observation, by the criterion and in the dtype "
-        "of the row. Click a run to open it. Metrics: ALERTS, sparsity_monitor_run_state, "
+        f"sparsity is below {settings.cumulative_sparsity_critical:g} or {settings.cumulative_sparsity_warning:g}. "
+        "Cumulative and step sparsity are those of the trained weights at the latest observation, by the criterion and "
+        "in the dtype of the row. Click a run to open it. Metrics: ALERTS, sparsity_monitor_run_state, "
         "sparsity_monitor_run_changed_weights, sparsity_monitor_run_step_changed_weights, "
         "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights, sparsity_monitor_run_step, "
         "sparsity_monitor_run_planned_steps, "

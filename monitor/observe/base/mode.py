@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from monitor.errors import ConfigurationError
+from monitor.errors import ConfigurationError, shown
 from monitor.observe.criterion import dtype_name
 from monitor.observe.kernels import low_byte
 from monitor.observe.ranks import Ranks
@@ -55,7 +55,7 @@ def parse_base_mode(mode: str, visible_dtype: torch.dtype) -> BaseMode | None:
     if mode == "auto":
         return None
     if mode not in choices:
-        raise ConfigurationError(f"base_mode is {mode!r}; expected one of auto, {', '.join(choices)}.")
+        raise ConfigurationError(f"base_mode is {shown(mode)}; expected one of auto, {', '.join(choices)}.")
     if mode == BaseMode.LOW_BYTE and not low_byte.fits(visible_dtype):
         raise ConfigurationError(
             f"base_mode is 'low_byte', and visible_dtype {visible_dtype}: only 16-bit weights have low bytes. "

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Self
 import torch
 
 from monitor.errors import MaskFileError, MissingLibraryError
+from monitor.observe.arguments import path_from
 from monitor.observe.bits import BITS_PER_WORD, chunks, word_count
 
 _FORMAT = "sparsity-monitor mask"
@@ -113,7 +115,7 @@ class MaskFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+        self._path = str(path_from(path, "the path of a mask"))
         try:
             self.fields, kinds = _read_header(self._path)
             self.metadata = _metadata(self.fields)
@@ -188,12 +190,24 @@ def _read_header(path: str) -> tuple[dict[str, str], dict[str, tuple[str, list[i
             "mask files are read with safetensors, which is not installed: pip install safetensors", name=error.name
         ) from None
     try:
-        with safe_open(path, framework="pt") as opened:
+        with _as_utf8(path) as named, safe_open(named, framework="pt") as opened:
             found = _check_format(opened.metadata() or {})
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
             return found, {name: (each.get_dtype(), each.get_shape()) for name, each in slices.items()}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+@contextmanager
+def _as_utf8(path: str) -> Iterator[str]:
+    """Give a file a name that safetensors takes, which has to be UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield path
 
 
 def _check_format(found: dict[str, str]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from monitor.errors import MaskFileError, MaskMismatchError, name_some
+from monitor.errors import ConfigurationError, MaskFileError, MaskMismatchError, name_some, shown
+from monitor.observe.arguments import path_from
 from monitor.observe.bits import combine, count_common_ones, count_ones, pack, unpack
 from monitor.observe.masks.file import MaskFile, MaskMetadata, write_mask
 from monitor.observe.observation import Overlap
@@ -40,7 +41,10 @@ class UpdateMask:
         Raises:
             TypeError: a tensor is not boolean.
         """
-        if others := [f"{name} {bits.dtype}" for name, bits in bools.items() if bits.dtype != torch.bool]:
+        if not isinstance(bools, Mapping):
+            raise ConfigurationError(f"bools is {shown(bools)}; expected {{parameter name: boolean tensor}}.")
+        kinds = {name: getattr(bits, "dtype", type(bits).__name__) for name, bits in bools.items()}
+        if others := [f"{name} {kind}" for name, kind in kinds.items() if kind != torch.bool]:
             raise TypeError(f"not boolean: {name_some(others)}; compare first, as in `tensor != 0`.")
         words = {name: pack(bits.reshape(-1)) for name, bits in bools.items()}
         shapes = {name: tuple(bits.shape) for name, bits in bools.items()}
@@ -119,6 +123,8 @@ class UpdateMask:
         )
 
     def _check_same(self, other: UpdateMask) -> None:
+        if not isinstance(other, UpdateMask):
+            raise ConfigurationError(f"the other mask is {shown(other)}; expected an UpdateMask.")
         check_covers(self.shapes, other.shapes, "the other mask")
         check_covers(other.shapes, self.shapes, "this mask")
 
@@ -132,7 +138,12 @@ class UpdateMask:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; it appears under `path` only when it is complete."""
-        write_mask(path, (self.words[name] for name in self.shapes), self.shapes, vars(self.metadata))
+        write_mask(
+            path_from(path, "the path of a mask"),
+            (self.words[name] for name in self.shapes),
+            self.shapes,
+            vars(self.metadata),
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], names: Iterable[str] | None = None) -> UpdateMask:

@@ -63,7 +63,8 @@ class _Place:
     @property
     def shortened(self) -> str:
         if self.layer is None:
-            return _without_trunk(self.stack)
+            # "decoder" itself where a decoder is one module.
+            return _without_trunk(self.stack) or self.stack
         container = self.stack.rpartition(".")[0]
         return ".".join(part for part in (_without_trunk(container), self.module) if part) or "weight"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from monitor.errors import ConfigurationError, UnsupportedModelError, name_some
+from monitor.errors import ConfigurationError, UnsupportedModelError, name_some, shown
 from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.adapters import Served, served_by
 
@@ -74,10 +74,16 @@ def check_patterns(patterns: Sequence[str], setting: str) -> None:
         ConfigurationError: one is none; the message names it and the setting.
     """
     if isinstance(patterns, str):
-        raise ConfigurationError(f"{setting} is the string {patterns!r}; expected a list of regular expressions.")
+        raise ConfigurationError(
+            f"{setting} is the string {patterns!r}; expected a list of regular expressions, such as [{patterns!r}]."
+        )
+    if not isinstance(patterns, Iterable):
+        raise ConfigurationError(f"{setting} is {shown(patterns)}; expected a list of regular expressions.")
     for pattern in patterns:
         try:
             re.compile(pattern)
+        except TypeError:
+            raise ConfigurationError(f"{setting} has {shown(pattern)}; expected regular expressions as text.") from None
         except re.error as error:
             raise ConfigurationError(f"{setting} has {pattern!r}, which is no regular expression: {error}.") from error
 

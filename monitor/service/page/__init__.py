@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from monitor.percent import percent
 from monitor.service.live import LiveRuns
 from monitor.service.page.runbook import packaged_runbook
 from monitor.service.settings import ServiceSettings
@@ -31,7 +32,7 @@ class Pages:
         self.icon = (here / "icon.svg").read_bytes()
         self.favicon = (here / "favicon.ico").read_bytes()
         self._templates = Environment(
-            loader=PackageLoader("monitor.service", "page"),
+            loader=PackageLoader(__name__, ""),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
@@ -71,22 +72,6 @@ def of_trained(share: float | None, trained_weights: int) -> str:
     'not trained'
     """
     return percent(share) if trained_weights else "not trained"
-
-
-def percent(share: float | None) -> str:
-    """Return a share for people; never "100 %" while a single weight differs.
-
-    >>> percent(0.98765)
-    '98.77 %'
-    >>> percent(0.999999)
-    '99.9999 %'
-    """
-    if share is None:
-        return "not measured"
-    decimals = 2
-    while decimals < 12 and share < 1 and float(f"{share * 100:.{decimals}f}") == 100:
-        decimals += 1
-    return f"{share * 100:.{decimals}f} %"
 
 
 def count(weights: float | None) -> str:

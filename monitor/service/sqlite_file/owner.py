@@ -6,12 +6,12 @@ The operating system gives the lock back when the process ends, however it ends:
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import os
 import socket
 from pathlib import Path
 
+from monitor.posix import fcntl
 from monitor.service.errors import StoreError, StoreInUseError
 
 _MAX_BYTES = 4096

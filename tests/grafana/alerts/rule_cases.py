@@ -316,7 +316,7 @@ CASES = [
         "warning",
         {**NAMED, "state": "stalled"},
         f"{_RUN} is stalled: alive, but without observations",
-        "The uploader is alive, but no observation has arrived for much longer than ever before in this run.",
+        "The uploader is alive, but no observation has arrived for far longer than this run ever paused.",
         {run("run_state", state="stalled"): always(1), run("run_state", state="running"): always(0)},
         {"finished": FINISHED, "stopped": STOPPED, "preempted": PREEMPTED},
     ),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from monitor.grafana.dashboards import all_dashboards
 from monitor.grafana.rules.managed_rules import rule_uid
 from monitor.grafana.rules.notifications import CONTACT_POINT
 from tests.grafana.apply.stand_in import ADMIN, EDITOR, VIEWER, RefusedError, Request, StandIn
+from tests.proxy import EXCEPTIONS, VARIABLES, RefusingProxy, refusing_proxy
 
 SETTINGS = AlertSettings()
 ALERTS = all_alerts(SETTINGS)
@@ -316,6 +319,38 @@ def test_what_a_proxy_refuses_with_is_told_shortly(page: bytes, said: str, statu
     assert said in str(error.value)
     assert len(str(error.value)) < 900
     assert "\x1b" not in str(error.value)
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RefusingProxy]:
+    for name in VARIABLES + EXCEPTIONS:
+        monkeypatch.delenv(name, raising=False)
+    with refusing_proxy(tmp_path) as proxy:
+        yield proxy
+
+
+def test_a_grafana_on_this_machine_is_reached_past_a_proxy(
+    grafana: StandIn, proxy: RefusingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, proxy.url())
+    port = grafana.url.rpartition(":")[2]
+    for host in ("127.0.0.1", "localhost"):
+        apply(Grafana(f"http://{host}:{port}", ADMIN), OURS, lambda _: None)
+    assert grafana.dashboards
+    assert proxy.asked == []
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+def test_the_proxy_that_refuses_a_grafana_elsewhere_is_named(
+    variable: str, proxy: RefusingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, proxy.url("me:s3cret@"))
+    with pytest.raises(GrafanaError) as failed:
+        Grafana("https://grafana.invalid", ADMIN).get_list("folders")
+    assert f"cannot be reached through the proxy of {variable}=http://***@{proxy.address}: " in str(failed.value)
+    assert "s3cret" not in str(failed.value)
+    assert set(proxy.asked) == {"CONNECT grafana.invalid:443"}
 
 
 def test_grafana_that_is_not_there_is_said() -> None:

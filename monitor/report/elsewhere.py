@@ -1,0 +1,76 @@
+"""Where a run goes on when its own directory breaks: a temporary folder, to which a link leads from there."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from monitor.report.spool import SPOOL_FILE, AttemptKey
+
+# A file system in memory, on Linux: there is room where every disk is full.
+_IN_MEMORY = "/dev/shm"
+_PREFIX = "sparsity-monitor-"
+_LINK = "goes-on-"
+
+
+class Elsewhere:
+    """The temporary folders of one run, each made when it is first asked for, by whichever thread."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Path] = {}
+        self._lock = threading.Lock()
+
+    def folders(self) -> Iterator[Path]:
+        """Return a folder for each place that takes temporary files, the usual one first."""
+        for parent in dict.fromkeys([*_usual(), _IN_MEMORY]):
+            with suppress(OSError):
+                yield self._in(parent)
+
+    def _in(self, parent: str) -> Path:
+        with self._lock:
+            if parent not in self._made:
+                self._made[parent] = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            return self._made[parent]
+
+    def clear(self) -> None:
+        """Remove those in which nothing was left."""
+        for folder in self._made.values():
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _usual() -> list[str]:
+    try:
+        return [tempfile.gettempdir()]
+    except OSError:
+        # Raised where no directory takes a file.
+        return []
+
+
+def leave_link(directory: Path, key: AttemptKey, folder: Path) -> None:
+    """Leave a link in a spool's directory to where the attempt goes on, as far as anything can be left there.
+
+    A link takes no block of a disk that is full.
+    """
+    with suppress(OSError):
+        _link(directory, key).symlink_to(folder)
+
+
+def goes_on_elsewhere(directory: Path, key: AttemptKey) -> bool:
+    """Return whether the attempt left the directory, so that its end is not told from what is there."""
+    return _link(directory, key).is_symlink()
+
+
+def linked_spools(directory: Path) -> list[Path]:
+    """Return the directories with a spool that links in this one lead to."""
+    return [link.readlink() for link in sorted(directory.glob(f"{_LINK}*")) if (link / SPOOL_FILE).is_file()]
+
+
+def _link(directory: Path, key: AttemptKey) -> Path:
+    # Not the run id itself: a name may have 255 bytes.
+    digest = hashlib.sha256(f"{key.attempt} {key.run_id}".encode()).hexdigest()[:16]
+    return directory / f"{_LINK}{digest}"

@@ -1,0 +1,213 @@
+"""The home of an attempt: the directory that has its lock and its spool, and from which an uploader delivers."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from monitor.errors import SpoolError, SpoolInUseError
+from monitor.report.backlog import Backlog
+from monitor.report.delivery_log import DeliveryLog
+from monitor.report.elsewhere import leave_link
+from monitor.report.locks import TRAINER_LOCK, ProcessLock
+from monitor.report.spool import SPOOL_FILE, AttemptKey, Spool, SpooledAttempt, unusable
+from monitor.report.uploader_process import UploaderProcess
+
+_LOCK_SECONDS = 1.0
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What is reported, wherever it is kept.
+
+    Attributes:
+        registration: serialized Registration message.
+        max_bytes: bound on the spool.
+        target: gRPC address of the service, host:port. None starts no uploader.
+    """
+
+    key: AttemptKey
+    registration: bytes
+    max_bytes: int
+    target: str | None
+
+
+class Home:
+    """One directory that keeps an attempt. The writer thread alone uses it.
+
+    Args:
+        directory: of the spool.
+        lock: the one of this training process on the directory; None takes it when something is first written.
+        log: how the delivery went so far, from another home.
+    """
+
+    def __init__(
+        self, reported: Reported, directory: Path, lock: ProcessLock | None = None, *, log: DeliveryLog | None = None
+    ) -> None:
+        self.directory = directory
+        self.uploader = UploaderProcess(directory, reported.target, reported.key)
+        # What the spool said last of the attempt; None before the first time.
+        self.latest: SpooledAttempt | None = None
+        self._reported = reported
+        self._lock = lock
+        self._spool: Spool | None = None
+        self._first_unsent = 1
+        self.log = log or DeliveryLog(directory, reported.target)
+        self._device = directory.parent.stat().st_dev
+
+    def write(self, backlog: Backlog, before: Home | None = None) -> bool:
+        """Commit what waits, to the spool that the directory's name leads to, which is made again if it was lost.
+
+        Args:
+            before: where the attempt was kept until now.
+
+        Returns:
+            whether the spool was made again.
+
+        Raises:
+            SpoolError: it cannot be; everything is still in the backlog.
+        """
+        renewed = self._renew(backlog, self if before is None else before)
+        spool, key = self._open_spool, self._reported.key
+        if waiting := backlog.waiting():
+            spool.append(key, waiting, finished=backlog.is_finished)
+        spool.check_in_place()
+        backlog.commit()
+        self.see(backlog)
+        return renewed
+
+    def see(self, backlog: Backlog) -> None:
+        """Find out how the delivery goes, and log it."""
+        spool, key = self._open_spool, self._reported.key
+        self.latest = spool.attempt(key)
+        first_unsent = spool.first_unsent(key)
+        backlog.acknowledge(first_unsent)
+        self._first_unsent = backlog.last_committed + 1 if first_unsent is None else first_unsent
+        self.log.update(self.latest)
+
+    @property
+    def _open_spool(self) -> Spool:
+        if self._spool is None:
+            raise unusable(self.directory, "it is not open")
+        return self._spool
+
+    def _renew(self, backlog: Backlog, before: Home) -> bool:
+        if self._spool is not None:
+            with suppress(SpoolError):
+                self._spool.check_in_place()
+                return False
+        self._check_directory()
+        if self._lock is None or not self._lock.is_in_place():
+            lost_lock, self._lock = self._lock, lock_directory(self.directory)
+            if lost_lock is not None:
+                lost_lock.close()
+        is_first = before._spool is None and before is self
+        spool = self._made_again(backlog, before)
+        if self._spool is not None:
+            self._spool.close()
+            # It reads the file that was lost.
+            self.uploader.stop()
+            self.uploader = UploaderProcess(self.directory, self._reported.target, self._reported.key)
+        self._spool = spool
+        return not is_first
+
+    def _made_again(self, backlog: Backlog, before: Home) -> Spool:
+        spool = Spool(self.directory, self._reported.max_bytes)
+        last_sequence, dropped = before._counts(backlog)
+        try:
+            spool.take_over(
+                self._reported.key,
+                self._reported.registration,
+                backlog.committed(),
+                lost=before._spool,
+                last_sequence=last_sequence,
+                dropped=dropped,
+            )
+        except SpoolError:
+            spool.close()
+            raise
+        return spool
+
+    def _counts(self, backlog: Backlog) -> tuple[int, int]:
+        """Return the last sequence number that was committed, and how many items are lost, with the spool if it is."""
+        if self._spool is not None:
+            with suppress(SpoolError):
+                attempt = self._spool.attempt(self._reported.key)
+                # It may have committed what the backlog was not told of.
+                return max(attempt.last_sequence, backlog.last_committed), attempt.dropped
+        known = 0 if self.latest is None else self.latest.dropped
+        return backlog.last_committed, known + backlog.forgotten_since(self._first_unsent)
+
+    def _check_directory(self) -> None:
+        """Make sure that there is something to make the directory in, on the same file system."""
+        try:
+            device = self.directory.parent.stat().st_dev
+        except OSError as error:
+            raise unusable(self.directory, error) from error
+        if device != self._device and not self.directory.is_dir():
+            # A place to mount at is a directory, too.
+            raise unusable(self.directory, "another file system is there than when the training began")
+
+    def leave(self, folder: Path) -> None:
+        """Give the directory up, for a folder that has taken over all of the attempt."""
+        self.uploader.stop()
+        if self._spool is not None:
+            with suppress(SpoolError):
+                self._spool.check_in_place()
+                self._spool.leave(self._reported.key)
+            leave_link(self.directory, self._reported.key, folder)
+        self.close()
+
+    def discard(self) -> None:
+        """Close it, and remove what was begun there in vain."""
+        self.close()
+        for name in (SPOOL_FILE, TRAINER_LOCK):
+            with suppress(OSError):
+                (self.directory / name).unlink()
+
+    def close(self) -> None:
+        """Close the spool and give the lock up. The uploader goes on by itself with what is left to deliver."""
+        self.uploader.close()
+        if self._spool is not None:
+            with suppress(SpoolError):
+                self._spool.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def lock_directory(directory: Path) -> ProcessLock:
+    """Make a directory, if it is not there, and take the lock of the training process that reports from there.
+
+    Raises:
+        SpoolError: it cannot be made or locked, or another training process has the lock.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = ProcessLock(directory / TRAINER_LOCK)
+    except OSError as error:
+        raise unusable(directory, error) from error
+    try:
+        acquired = _acquire(lock, time.monotonic() + _LOCK_SECONDS)
+    except OSError as error:
+        # Such as ENOLCK, of a network file system that does not lock.
+        lock.close()
+        raise unusable(directory, error) from error
+    if not acquired:
+        lock.close()
+        raise SpoolInUseError(
+            f"another training process reports from {str(directory)!r}. Of the processes that train together, only the "
+            "first makes a Reporter (observer.is_first). Give each run its own output directory, or end the other "
+            "process."
+        )
+    return lock
+
+
+def _acquire(lock: ProcessLock, deadline: float) -> bool:
+    while not (acquired := lock.acquire()) and time.monotonic() < deadline:
+        # The uploader of an earlier attempt takes the lock for a moment, to see whether a training process holds it.
+        time.sleep(_POLL_SECONDS)
+    return acquired

@@ -1,0 +1,97 @@
+"""Channels to a service: the one place that makes them, and says why one does not connect.
+
+gRPC takes the proxy of the environment for every target, this machine included. What is on this machine is dialled
+directly here; elsewhere a failure names the proxy that stood between.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+
+import grpc
+
+from monitor.proxies import is_loopback, named
+from monitor.terminal import printable
+
+Option = tuple[str, int]
+
+# The variables in which gRPC looks for a proxy; the first that is set decides, even if it is empty.
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+_EXCEPTION_VARIABLES = ("no_grpc_proxy", "no_proxy")
+_LOCAL_SCHEMES = ("unix:", "unix-abstract:", "vsock:")
+_ADDRESS_SCHEME = re.compile(r"dns:(?://[^/]*/)?|ipv4:|ipv6:")
+# In what gRPC says where it meets an HTTP/1 server.
+_NO_GRPC = re.compile(r"http1\.x server|Failed parsing HTTP/2")
+
+
+def open_channel(target: str, options: Iterable[Option] = ()) -> grpc.Channel:
+    """Open a channel to the service at `target`; directly if it is on this machine."""
+    return grpc.insecure_channel(target, options=[*options, *_direct_if_local(target)])
+
+
+def open_aio_channel(target: str, options: Iterable[Option] = ()) -> grpc.aio.Channel:
+    """Open the same for asyncio."""
+    return grpc.aio.insecure_channel(target, options=[*options, *_direct_if_local(target)])
+
+
+def failure(target: str, error: grpc.RpcError) -> str:
+    """Return what to say of a call to the service at `target` that failed; others' words act on no terminal."""
+    code, details = error.code(), printable(str(error.details()))
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return f"what answers at {target} is no service of sparsity-monitor: {details}"
+    if code is grpc.StatusCode.ABORTED:
+        return f"the service at {target} does not take this training now: {details}"
+    if code is not grpc.StatusCode.UNAVAILABLE:
+        return f"the service at {target} answers {code.name}: {details}"
+    proxy = proxy_of(target)
+    through = "" if proxy is None else f" through the proxy of {proxy}"
+    hint = ""
+    if _NO_GRPC.search(details):
+        hint = ". What listens there speaks HTTP and no gRPC: give the service's gRPC address, by default port 50051"
+    return f"cannot reach the service at {target}{through}: {details}{hint}"
+
+
+def proxy_of(target: str) -> str | None:
+    """Return the variable that makes gRPC dial `target` through a proxy, and its value without credentials."""
+    variable = next((name for name in _PROXY_VARIABLES if name in os.environ), None)
+    # gRPC ignores proxies of other kinds.
+    if variable is None or not os.environ[variable].startswith("http://"):
+        return None
+    if is_local(target) or _is_excepted(_hosts(target)[0]):
+        return None
+    return named(variable)
+
+
+def is_local(target: str) -> bool:
+    """Return whether all that `target` names is on this machine."""
+    if target.startswith(_LOCAL_SCHEMES):
+        return True
+    return not target.startswith("xds:") and all(map(is_loopback, _hosts(target)))
+
+
+def _direct_if_local(target: str) -> list[Option]:
+    # Looking a name up takes time, and matters only where there is a proxy.
+    proxied = any(name in os.environ for name in _PROXY_VARIABLES)
+    return [("grpc.enable_http_proxy", 0)] if proxied and is_local(target) else []
+
+
+def _hosts(target: str) -> list[str]:
+    addresses = _ADDRESS_SCHEME.sub("", target, count=1) if _ADDRESS_SCHEME.match(target) else target
+    return [address.rpartition(":")[0].strip("[]") for address in addresses.split(",")]
+
+
+def _is_excepted(host: str) -> bool:
+    """Return whether no_proxy excepts a host, as gRPC reads it: by the end of its name, or by a network."""
+    variable = next((name for name in _EXCEPTION_VARIABLES if name in os.environ), None)
+    entries = [entry.strip() for entry in os.environ[variable].split(",")] if variable else []
+    return any(host.lower().endswith(entry.lower()) or _is_in_network(host, entry) for entry in entries if entry)
+
+
+def _is_in_network(host: str, network: str) -> bool:
+    try:
+        return ip_address(host) in ip_network(network, strict=False)
+    except ValueError:
+        return False

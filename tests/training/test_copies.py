@@ -1,0 +1,299 @@
+"""Callbacks and trainers that are pickled, copied, sent to other processes or forked: before, in, after a training."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import GradientState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from monitor import MaskFile, SparsityCallback, UpdateMask
+from monitor.report.spool import AttemptKey, Spool
+from monitor.wire import monitor_pb2 as pb
+from tests.tiny import common_arguments, plain_trainer, save_model
+
+STEPS = 3
+EVENTS = (
+    "on_train_begin",
+    "on_step_begin",
+    "on_pre_optimizer_step",
+    "on_step_end",
+    "on_epoch_end",
+    "on_log",
+    "on_save",
+    "on_train_end",
+)
+
+
+def _by_pickle(given: Any) -> Any:
+    return pickle.loads(pickle.dumps(given))
+
+
+def _by_cloudpickle(given: Any) -> Any:
+    # The one that numba carries. As Ray does: a function that holds it, sent by value.
+    cloudpickle = pytest.importorskip("numba.cloudpickle")
+    return pickle.loads(cloudpickle.dumps(lambda: given))()
+
+
+WAYS = {"pickle": _by_pickle, "cloudpickle": _by_cloudpickle, "copy": copy.copy, "deepcopy": copy.deepcopy}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_trainings() -> None:
+    """Accelerate keeps references to the data loaders of the process's trainings, which no trainer pickles with."""
+    GradientState._reset_state()
+
+
+def _trainer(model: Path, output: Path, callbacks: list[Any]) -> Trainer:
+    return plain_trainer(model, common_arguments(output, max_steps=STEPS, gradient_accumulation_steps=1), callbacks)
+
+
+def _reported(directory: Path) -> list[tuple[list[int], int]]:
+    """Of each attempt in a spool: the steps that were observed, and the outcome."""
+    with closing(Spool(directory)) as spool:
+        return [_items(spool, attempt.key) for attempt in spool.attempts()]
+
+
+def _items(spool: Spool, key: AttemptKey) -> tuple[list[int], int]:
+    items = [pb.Item.FromString(item) for _, item in spool.unsent(key, 0, 1000)]
+    steps = [item.observation.step for item in items if item.HasField("observation")]
+    (outcome,) = [item.finish.outcome for item in items if item.HasField("finish")]
+    return steps, outcome
+
+
+FINISHED_RUN = ([1, 2, 3], pb.Finish.OUTCOME_FINISHED)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_made_before_training_trains_as_the_callback_would(way: str, model: Path, tmp_path: Path) -> None:
+    given = SparsityCallback(None, "copied", tolerances=[1e-6], labels={"seed": "0"}, on_dense="stop", base=str(model))
+    copied = WAYS[way](given)
+    assert copied is not given
+    assert {
+        name: getattr(copied.settings, name) for name in ("run_name", "tolerances", "labels", "on_dense", "base")
+    } == {name: getattr(given.settings, name) for name in ("run_name", "tolerances", "labels", "on_dense", "base")}
+    _trainer(model, tmp_path, [copied]).train()
+    assert copied.last_observation.step == STEPS
+    assert given.last_observation is None
+    assert _reported(copied.directory) == [FINISHED_RUN]
+
+
+def _ignore(*_: object, **__: object) -> None:
+    """An answer to dense updates that pickles: a function of a module."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_settings_of_every_kind_are_copied(way: str, model: Path, tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 2)
+    mask = UpdateMask.from_bools({"w": torch.tensor([True, False])})
+    mask.save(tmp_path / "mask.safetensors")
+    references = {"path": tmp_path / "mask.safetensors", "file": MaskFile(tmp_path / "mask.safetensors"), "mask": mask}
+    for base in (str(model), model, module, module.state_dict()):
+        copied = WAYS[way](SparsityCallback(None, base=base, references=references, on_dense=_ignore)).settings
+        assert copied.on_dense is _ignore
+        assert {type(each) for each in copied.references.values()} == {type(each) for each in references.values()}
+        if isinstance(base, str | Path):
+            assert copied.base == base
+        else:
+            weights = copied.base if isinstance(copied.base, Mapping) else copied.base.state_dict()
+            assert torch.equal(weights["weight"], module.weight)
+    references["file"].close()
+
+
+def test_a_copy_of_a_callback_whose_training_is_over_can_train(model: Path, tmp_path: Path) -> None:
+    given = SparsityCallback(None).attach(_trainer(model, tmp_path / "first", []))
+    given._trainer.train()
+    copied = _by_pickle(given)
+    _trainer(model, tmp_path / "second", [copied]).train()
+    assert _reported(tmp_path / "second" / "sparsity_monitor") == [FINISHED_RUN]
+
+
+@pytest.mark.parametrize("way", ["pickle", "cloudpickle", "deepcopy"])
+def test_a_trainer_still_copies_after_attach_and_its_copy_shows_the_sparsities(
+    way: str, model: Path, tmp_path: Path
+) -> None:
+    trainer = _trainer(model, tmp_path, [])
+    given = SparsityCallback(None).attach(trainer)
+    other = WAYS[way](trainer)
+    other.add_callback(TrainerCallback)
+    other.train()
+    logged = [entry for entry in other.state.log_history if "loss" in entry]
+    assert len(logged) == STEPS
+    assert all("sparsity/cumulative_sparsity" in entry for entry in logged)
+    # The last one, as attach promises.
+    assert isinstance(other.callback_handler.callbacks[-1], SparsityCallback)
+    assert given.last_observation is None
+    assert not any("sparsity/cumulative_sparsity" in entry for entry in trainer.state.log_history)
+
+
+def _train_in_worker(callback: SparsityCallback, model: Path, output: Path) -> tuple[int, bool]:
+    trainer = _trainer(model, output, [callback])
+    trainer.train()
+    assert callback.last_observation is not None
+    return callback.last_observation.step, bool(callback.last_observation.changed.sum())
+
+
+def test_a_callback_sent_to_a_worker_before_training_trains_there(model: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as workers:
+        given = SparsityCallback(None, "in a worker")
+        assert workers.submit(_train_in_worker, given, model, tmp_path).result(timeout=300) == (STEPS, True)
+    assert _reported(tmp_path / "sparsity_monitor") == [FINISHED_RUN]
+
+
+def _call_every_event(callback: SparsityCallback, event: dict[str, Any]) -> None:
+    for name in EVENTS:
+        getattr(callback, name)(**event, logs={"loss": 1.0})
+
+
+class _InTheMiddle(TrainerCallback):
+    """Does something after the second step."""
+
+    def __init__(self, act: Callable[[dict[str, Any]], None]) -> None:
+        self._act = act
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            self._act({"args": args, "state": state, "control": control, "model": kwargs["model"]})
+
+
+def _losses(trainer: Trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_made_while_training_does_nothing(
+    way: str, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = SparsityCallback(None, strict=True)
+    made: list[SparsityCallback] = []
+
+    def copy_and_call(event: dict[str, Any]) -> None:
+        threads, files = threading.active_count(), set(tmp_path.rglob("*"))
+        made.append(WAYS[way](given))
+        _call_every_event(made[0], event)
+        assert threading.active_count() == threads
+        assert {file.name for file in set(tmp_path.rglob("*")) - files} <= {"spool.db-journal"}
+
+    trainer = _trainer(model, tmp_path, [given, _InTheMiddle(copy_and_call)])
+    with caplog.at_level(logging.WARNING, "monitor"):
+        trainer.train()
+    (copied,) = made
+    assert copied.last_observation is None
+    assert copied.run_id is None
+    assert _reported(given.directory) == [FINISHED_RUN]
+    assert "is a copy of one that was observing another" in caplog.text
+    assert "an error in sparsity-monitor" not in caplog.text
+    bare = _trainer(model, tmp_path / "bare", [])
+    bare.train()
+    assert _losses(trainer) == _losses(bare)
+    # A copy of a copy, after the end, too.
+    _call_every_event(_by_pickle(copied), {"args": trainer.args, "state": trainer.state, "control": trainer.control})
+
+
+def test_a_copy_made_while_training_takes_no_weights_and_no_functions_along(model: Path, tmp_path: Path) -> None:
+    """It would take minutes to send them, and a worker that is spawned could not even start with a lambda."""
+    base = _trainer(model, tmp_path, []).model.state_dict()
+    given = SparsityCallback(None, base=base, on_dense=lambda *_, **__: None)
+    sizes: list[int] = []
+    trainer = _trainer(model, tmp_path, [given, _InTheMiddle(lambda _: sizes.append(len(pickle.dumps(given))))])
+    trainer.train()
+    assert sizes[0] < 10_000
+
+
+def test_a_forked_child_leaves_the_run_alone(model: Path, tmp_path: Path) -> None:
+    given = SparsityCallback(None, strict=True)
+    statuses: list[int] = []
+
+    def fork_and_call(event: dict[str, Any]) -> None:
+        with warnings.catch_warnings():
+            # From Python 3.12 on, of a fork beside threads, which is what this is about.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                _call_every_event(given, event)
+                _call_every_event(_by_pickle(given), event)
+                status = 0
+            finally:
+                os._exit(status)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    _trainer(model, tmp_path, [given, _InTheMiddle(fork_and_call)]).train()
+    assert statuses == [0]
+    assert _reported(given.directory) == [FINISHED_RUN]
+
+
+_WORKERS = """
+import multiprocessing, sys
+from pathlib import Path
+from transformers import Trainer, TrainingArguments
+from monitor import SparsityCallback
+from tests.tiny import common_arguments, plain_trainer, token_data
+
+
+class Data(list):
+    # What a data set or a collator that belongs to a trainer brings along into its workers.
+    callback = None
+
+    def __getitem__(self, index):
+        return super().__getitem__(index)
+
+    def __reduce__(self):
+        return (make, (list(self), self.callback))
+
+
+def make(rows, callback):
+    data = Data(rows)
+    data.callback = callback
+    return data
+
+
+if __name__ == "__main__":
+    model, output, method = sys.argv[1:]
+    multiprocessing.set_start_method(method)
+    arguments = common_arguments(Path(output), max_steps=3, gradient_accumulation_steps=1, dataloader_num_workers=1)
+    trainer = plain_trainer(Path(model), arguments, [])
+    callback = SparsityCallback(None, strict=True, on_dense=lambda *_, **__: None).attach(trainer)
+    trainer.train_dataset = make(token_data(), callback)
+    trainer.train()
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_workers_of_a_data_loader_that_get_the_callback_leave_the_run_alone(
+    start_method: str, model: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(_WORKERS)
+    done = subprocess.run(
+        [sys.executable, script, model, tmp_path, start_method],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert _reported(tmp_path / "sparsity_monitor") == [FINISHED_RUN]
