@@ -38,7 +38,7 @@ class Elsewhere:
 
     def clear(self) -> None:
         """Remove those in which nothing was left."""
-        for folder in self._made.values():
+        for folder in list(self._made.values()):
             with suppress(OSError):
                 folder.rmdir()
 

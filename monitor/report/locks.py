@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from monitor.posix import fcntl
@@ -62,7 +63,9 @@ class ProcessLock:
 
     def close(self) -> None:
         """Give the lock up for good."""
-        os.close(self._descriptor)
+        # Linux closes it also where it reports an error, such as a file system in user space that has died.
+        with suppress(OSError):
+            os.close(self._descriptor)
 
 
 class TrainerWatch:

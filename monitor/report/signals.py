@@ -9,11 +9,14 @@ handles it later, replaces ours.
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 _NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 _STATUS = Path("/proc/self/status")
@@ -26,12 +29,20 @@ _noted: dict[str, int] = {}
 def note_signals() -> Mapping[str, int]:
     """Have signals noted that kill this process, and return name → descriptor of each; none where that is impossible.
 
-    The descriptors are for `killed_by`, in a process that inherits them.
+    The descriptors are for `killed_by`, in a process that inherits them. Never raises.
     """
-    # Elsewhere nobody can tell whether a library in C handles a signal.
-    if not (hasattr(os, "memfd_create") and _STATUS.exists()):
-        return {}
+    try:
+        _note_all()
+    except Exception:
+        # Where a sandbox forbids it: the run is reported all the same.
+        logger.debug("signals that kill this process are not noted", exc_info=True)
+    return dict(_noted)
+
+
+def _note_all() -> None:
     handled = _handled()
+    if handled is None or not hasattr(os, "memfd_create"):
+        return
     for name in _NAMES:
         number = signal.Signals[name]
         if name in _noted or number in handled or signal.getsignal(number) is not signal.SIG_DFL:
@@ -39,7 +50,6 @@ def note_signals() -> Mapping[str, int]:
         descriptor = os.memfd_create(f"sparsity-monitor {name}")
         faulthandler.register(number, descriptor, all_threads=False, chain=True)
         _noted[name] = descriptor
-    return dict(_noted)
 
 
 def killed_by(descriptors: Mapping[str, int]) -> str | None:
@@ -62,9 +72,16 @@ def from_arguments(arguments: Sequence[str]) -> dict[str, int]:
     return {name: int(descriptor) for name, descriptor in pairs}
 
 
-def _handled() -> set[int]:
-    """Return the signals that are handled or ignored, by whatever library, as the kernel has it."""
+def _handled() -> set[int] | None:
+    """Return the signals that are handled or ignored, by whatever library; None where the kernel does not say.
+
+    Not on macOS, nor in gVisor, the sandbox of some clouds.
+    """
+    if not _STATUS.exists():
+        return None
     masks = dict(line.split(":\t", 1) for line in _STATUS.read_text().splitlines() if line.startswith("Sig"))
+    if not {"SigCgt", "SigIgn"} <= set(masks):
+        return None
     mask = int(masks["SigCgt"], 16) | int(masks["SigIgn"], 16)
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
@@ -72,7 +89,7 @@ def _handled() -> set[int]:
 def _hold_back() -> None:
     # A child that is killed before it has forgotten would note that for its parent.
     if _noted:
-        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.Signals[name] for name in _noted])
+        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.Signals[name] for name in list(_noted)])
 
 
 def _let_through() -> None:

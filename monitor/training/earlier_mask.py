@@ -47,5 +47,7 @@ def _move_other(path: Path, run_id: str) -> None:
 
 
 def _short(run_id: str) -> str:
-    # A file's name has 255 bytes, on the usual file systems.
-    return run_id.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    # A mask of `UpdateObserver` may name a run as no service would take it. A file's name has 255 bytes, on the usual
+    # file systems.
+    name = "".join("_" if each in "/\0" else each for each in run_id)
+    return name.encode(errors="replace")[:_LONGEST_NAME].decode(errors="ignore")

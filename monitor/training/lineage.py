@@ -37,10 +37,10 @@ class Experiment:
     def of(cls, settings: RunSettings, args: TrainingArguments) -> Experiment:
         """Return what the settings and the trainer's arguments say."""
         # Before transformers 5, the name is by default the output directory.
-        given = args.run_name if args.run_name != args.output_dir else None
+        given = str(args.run_name) if args.run_name and args.run_name != args.output_dir else None
         name = settings.run_name or given
         default = output_directory(args).resolve().name
-        return cls(settings.run_id, name, default, settings.labels, args.learning_rate)
+        return cls(settings.run_id, name, default, settings.labels, learning_rate(args))
 
     def as_trial(self, trial: Trial) -> Experiment:
         """Return the same of one trial, which has a name and an identity of its own."""
@@ -206,6 +206,11 @@ def _branch(
         ),
         is_surprising=is_surprising,
     )
+
+
+def learning_rate(args: TrainingArguments) -> float | None:
+    """Return the learning rate as JSON keeps it, in which checkpoints are saved: a sweep may give NumPy's."""
+    return None if args.learning_rate is None else float(args.learning_rate)
 
 
 def attempts_known(directory: Path, run_id: str) -> int:

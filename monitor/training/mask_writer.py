@@ -107,7 +107,13 @@ class MaskWriter:
 
 def _cannot_be_made(place: Path | None) -> OSError | None:
     """Return why nothing is to be written there: an output directory that was removed or moved is not made again."""
-    if place is None or place.parent.parent.is_dir():
+    if place is None:
         return None
     above = place.parent.parent
+    try:
+        if above.is_dir():
+            return None
+    except OSError as error:
+        # As of a network file system that is gone. The other processes are on their way to write together.
+        return error
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(above))

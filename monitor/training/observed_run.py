@@ -232,7 +232,7 @@ class ObservedRun:
         path = touched_in(checkpoint) / MASK_FILE
         if self._observer is not None:
             # A hyperparameter search saves elsewhere, and a directory that is made here would be taken for its own.
-            wanted = path if self._writes_log and checkpoint.is_dir() else None
+            wanted = path if self._writes_log and os.path.isdir(checkpoint) else None
             path = self._masks.save_update_mask(self._observer, wanted, self.run_id or "", saved) or path
         if self._reporter is not None:
             self._reporter.log(saved.step, {SAVED_CHANGED: int(saved.changed.sum())})

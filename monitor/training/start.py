@@ -24,6 +24,7 @@ from monitor.training.lineage import (
     Lineage,
     Place,
     attempts_known,
+    learning_rate,
     new_lineage,
     resumed_lineage,
     unnamed_lineage,
@@ -157,7 +158,7 @@ def _identity(
         output_directory=str(output_directory(args).resolve()),
         name=beginning.lineage.name,
         labels=dict(settings.labels or {}),
-        learning_rate=args.learning_rate,
+        learning_rate=learning_rate(args),
         parent_run=beginning.lineage.parent_run,
         parent_step=beginning.lineage.parent_step,
     )

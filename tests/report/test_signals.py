@@ -85,3 +85,30 @@ def test_a_process_answers_signals_as_it_does_without_the_monitor(before: str, a
     assert with_it[0] == status if status is not None else with_it[0] < 0
     # What did not kill this process is not taken for what did.
     assert with_it[2] == ("noted None\n" if status == 7 else without[2])
+
+
+@pytest.mark.parametrize(
+    "sandbox",
+    [
+        # What gVisor has in this file: no line on signals.
+        "signals._STATUS = Path(sys.argv[1])",
+        # Where memory that could be executed is forbidden (vm.memfd_noexec=2).
+        "os.memfd_create = forbidden",
+        "faulthandler.register = forbidden",
+    ],
+)
+def test_where_signals_cannot_be_noted_runs_are_reported_all_the_same(sandbox: str, tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nSeccomp:\t0\n")
+    program = f"""
+import faulthandler, os, sys
+from pathlib import Path
+from monitor.report import signals
+def forbidden(*args, **kwargs): raise PermissionError(13, "Permission denied")
+{sandbox}
+print(dict(signals.note_signals()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(status)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("{}\n", "")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from transformers import TrainerCallback
 
@@ -226,6 +227,16 @@ def test_a_checkpoint_of_an_earlier_version_is_told_apart_by_its_directory(run: 
     branch = train(model, run.directory.with_name("elsewhere"), {}, {}, checkpoint)
     assert same.run_id == run.run_id
     assert parent(registration(branch)) == (run.run_id, STEP)
+
+
+def test_a_training_whose_arguments_come_from_numpy_saves_its_checkpoint(model: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"learning_rate": np.float32(RATE), "run_name": Path("of/a sweep"), "max_steps": STEP}
+    # The Trainer itself could not save what it logs of such a rate.
+    given["logging_strategy"] = "no"
+    train(model, tmp_path, {}, given)
+    state = json.loads((tmp_path / f"checkpoint-{STEP}" / "trainer_state.json").read_text())
+    identity = state["stateful_callbacks"]["sparsity_monitor"]["attributes"]
+    assert (identity["learning_rate"], identity["name"]) == (float(np.float32(RATE)), "of/a sweep")
 
 
 @pytest.fixture(scope="module")
