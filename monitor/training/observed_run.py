@@ -289,24 +289,21 @@ class ObservedRun:
         Args:
             reason: the exception's own words.
         """
-        observer, self._observer = self._observer, None
         try:
-            # Of several processes, only this one may have raised, and the others' counts would never come.
-            if observer is not None and observer.ranks.world == 1:
-                self._report(observer.collect())
+            self._collect_alone()
         finally:
             reporter, self._reporter = self._reporter, None
             if reporter is not None:
                 reporter.fail(reason)
                 under_way.remove(reporter)
+                self._tell_end(reporter, delivered=None)
 
     def abandon(self) -> None:
         """End a training that was left without its end, as with auto_find_batch_size after an out-of-memory error."""
         try:
-            self.collect()
+            self._collect_alone()
         except Exception:
             logger.exception("the last observation of the training before is lost; training goes on")
-        self._observer = None
         if self._reporter is not None:
             self._reporter.finish(step=0, failure="training was started again before it had ended")
             self._close_reporter()
@@ -314,16 +311,26 @@ class ObservedRun:
         self.last_verdict = None
         self.kept = None
 
+    def _collect_alone(self) -> None:
+        """Report what is complete, and observe no more."""
+        observer, self._observer = self._observer, None
+        # Of several processes, only this one may have raised, and the others' counts would never come.
+        if observer is not None and observer.ranks.world == 1:
+            self._report(observer.collect())
+
     def _close_reporter(self) -> None:
         reporter, self._reporter = self._reporter, None
         if reporter is None:
             return
         under_way.remove(reporter)
-        delivered, settings = reporter.close(), self._settings
-        lines = end_lines(settings, reporter, self._observations, self.last_observation, delivered=delivered)
-        tell(lines, quiet=settings.quiet)
-        if not delivered and settings.target is not None:
+        delivered = reporter.close()
+        self._tell_end(reporter, delivered=delivered)
+        if not delivered and self._settings.target is not None:
             logger.warning("sparsity-monitor: %s", reporter.why_undelivered())
+
+    def _tell_end(self, reporter: Reporter, *, delivered: bool | None) -> None:
+        lines = end_lines(self._settings, reporter, self._observations, self.last_observation, delivered=delivered)
+        tell(lines, quiet=self._settings.quiet)
 
     @contextmanager
     def _giving_up_on_errors(self, observer: UpdateObserver) -> Iterator[None]:

@@ -141,7 +141,7 @@ def begin(
         place = Place.of(settings, args, state, earlier)
         lineage = resumed_lineage(experiment, earlier, state.global_step, place)
     if lineage.is_surprising:
-        logger.warning("sparsity-monitor %s.", lineage.words)
+        logger.warning("sparsity-monitor: %s.", lineage.words)
     elif lineage.words:
         tell([lineage.words], quiet=settings.quiet)
     return Beginning(lineage, labels, directory)

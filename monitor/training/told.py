@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.percent import percent
 from monitor.report.reporter import Reporter
+from monitor.report.shell import pushed
 from monitor.terminal import printable
 from monitor.training.settings import RunSettings
 
@@ -72,9 +72,9 @@ def start_lines(
 
 
 def end_lines(
-    settings: RunSettings, reporter: Reporter, observations: int, last: Observation | None, *, delivered: bool
+    settings: RunSettings, reporter: Reporter, observations: int, last: Observation | None, *, delivered: bool | None
 ) -> list[str]:
-    """Return what was observed of a run that has ended, and where it is now."""
+    """Return what was observed of a run that has ended, and where it is now; `delivered` is None while on its way."""
     run_id = reporter.key.run_id
     if last is None:
         lines = [f"run {run_id} ended before anything was observed"]
@@ -87,6 +87,8 @@ def end_lines(
         ]
     if settings.target is None:
         return [*lines, f"kept; deliver with: {_push(reporter)}"]
+    if delivered is None:
+        return [*lines, f"what is left is on its way to {settings.target}"]
     return [*lines, f"delivered to {settings.target}"] if delivered else lines
 
 
@@ -99,7 +101,7 @@ def _where_to_look(target: str | None, reporter: Reporter) -> str:
 
 
 def _push(reporter: Reporter) -> str:
-    return f"sparsity-monitor push {shlex.quote(str(reporter.directory))} --target HOST:PORT"
+    return pushed(reporter.directory, None)
 
 
 def _measured_as(settings: RunSettings) -> str:

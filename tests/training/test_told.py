@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tqdm import tqdm
+from transformers import TrainerCallback
 
 from monitor import SparsityCallback
 from monitor.training.told import tell
@@ -72,6 +73,23 @@ def test_without_a_target_the_run_says_where_it_is_kept(
     lines = told(capsys)
     assert lines[0].endswith(f", recorded in {callback.directory}")
     assert lines[-1].endswith(f"push '{callback.directory}' --target HOST:PORT")
+
+
+def test_a_run_that_failed_says_how_far_it_came_and_where_that_is(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class FailsAtTwo(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                raise RuntimeError("out of memory")
+
+    trainer = sft_trainer(model, common_arguments(tmp_path, bf16_weights=True), [FailsAtTwo()])
+    callback = SparsityCallback(None, "a run").attach(trainer)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    lines = told(capsys)
+    assert f"sparsity-monitor: run {callback.run_id} ended after 2 observations, the last at step 2" in lines
+    assert lines[-1].endswith(f"push {callback.directory} --target HOST:PORT")
 
 
 def test_what_is_not_delivered_is_said_with_its_reason(
