@@ -59,13 +59,14 @@ class Recorder:
         self._settings = settings
         self._instruments = instruments
         self._uncertain: set[str] = set()
-        self._up_since = time.time()
         self._store = Store(settings.store_url)
         try:
             self.live = LiveRuns(self._store.run(run_id) for run_id in self._store.run_ids())
         except StoreError:
             self._store.close()
             raise
+        # Reading a large store takes longer than a run may be silent.
+        self._up_since = time.time()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
     async def register(self, registration: Registration) -> int:

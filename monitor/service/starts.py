@@ -53,8 +53,8 @@ def check_start(
 def _is_training(run: LiveRun, up_since: float, now: float, settings: ServiceSettings) -> bool:
     if run.finish is not None or run.training_ended:
         return False
-    # While the service was down, nobody could be heard.
-    return now - max(run.heard_at, up_since) <= settings.lost_after_seconds
+    # While the service was down, nobody could be heard. What was heard in the future, a clock has been set back since.
+    return abs(now - max(run.heard_at, up_since)) <= settings.lost_after_seconds
 
 
 def _outlived(new: Registration, finish: Finish) -> bool:

@@ -40,6 +40,13 @@ def test_runs_are_shown_with_both_sparsities_and_how_they_were_measured(client: 
     assert 'href="/api/runs"' in page
 
 
+def test_a_long_name_leaves_the_states_of_all_runs_in_sight(client: Client, run_id: str) -> None:
+    client.register(registration(run_id, name="x" * 200))
+    assert '<table class="runs">' in client.http.get("/").text
+    style = client.http.get("/style.css").text
+    assert re.search(r"^\.runs tbody th {[^}]*white-space: normal; overflow-wrap: anywhere;", style, re.MULTILINE)
+
+
 def test_a_run_is_shown_layer_by_layer(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
     client.send(run_id, [observed(1), logged(2, loss=float("nan"))])

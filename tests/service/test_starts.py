@@ -88,6 +88,7 @@ ACCEPTED = {
     "after a kill that was noticed": (SECOND, as_it_stands(FIRST, finish=KILLED)),
     "after a kill, whose rest is still delivered": (SECOND, as_it_stands(FIRST, training_ended=True)),
     "after a silence": (SECOND, as_it_stands(FIRST, heard_at=NOW - 61)),
+    "after a clock was set back": (SECOND, as_it_stands(FIRST, heard_at=NOW + 3600)),
     "a run that went to its end, trained on": (
         registration(attempt=3, resumed_from_step=40, start=start("second")),
         as_it_stands(FIRST, finish=ENDED),

@@ -208,7 +208,8 @@ ENDINGS = (
         "some seconds, or when another training begins",
         {
             "soon": Case(
-                f"with suppress(RuntimeError): trainer(observing(), At(2, fails({_OF_MEMORY}))).train(){_WAIT}", _LEFT
+                f"with suppress(RuntimeError): trainer(observing(), At(2, fails({_OF_MEMORY}))).train(){_WAIT}",
+                re.escape(_LEFT),
             ),
             "while it is handled": Case(
                 f"try: trainer(observing(), At(2, fails({_OF_MEMORY}))).train()\n"
