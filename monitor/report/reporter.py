@@ -196,10 +196,11 @@ class Reporter:
         return self._is_delivered
 
     def _close(self, timeout: float) -> None:
-        self._exit_watch.stop()
         try:
             self._is_delivered = self._writer.close(_COMMIT_SECONDS, timeout)
         finally:
+            # Not before: where another thread closes, the process must not end until the last item is committed.
+            self._exit_watch.stop()
             self.elsewhere.clear()
 
     def why_undelivered(self) -> str:

@@ -182,6 +182,27 @@ def test_an_exception_that_ends_the_process_is_the_reason_of_failure(client: Cli
     assert steps(client, "raised") == [1, 2, 3]
 
 
+# Another thread closes, on a disk that takes a while, when the process ends.
+_CLOSED_BESIDE = """
+import threading, time
+from monitor.report.home import Home
+write, writing = Home.write, threading.Event()
+def slow(*args):
+    writing.set()
+    time.sleep(1)
+    return write(*args)
+Home.write = slow
+threading.Thread(target=reporter.fail, args=("its own words",), daemon=True).start()
+writing.wait()
+"""
+
+
+def test_the_process_does_not_end_before_another_thread_has_written_the_end(client: Client, directory: Path) -> None:
+    assert run_script(_CLOSED_BESIDE, "beside", directory, client.listening.grpc_address).returncode == 0
+    eventually(lambda: client.is_over("beside"))
+    assert client.run("beside").reason == "its own words"
+
+
 def test_a_process_that_ends_without_finishing_has_failed(client: Client, directory: Path) -> None:
     assert run_script("", "ended", directory, client.listening.grpc_address).returncode == 0
     eventually(lambda: client.is_over("ended"))
