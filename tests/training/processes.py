@@ -58,6 +58,9 @@ def _become(code: str, environment: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     import tests.training.trained  # noqa: F401
+    from monitor.training import under_way
+
+    under_way._LOOK_SECONDS = 0.25
 
     # Not `for line in sys.stdin`: the child would read on what the parent has buffered.
     while line := sys.stdin.readline():
