@@ -246,7 +246,8 @@ class ObservedRun:
         """Have the run ended where its training is left by an exception that somebody catches."""
         self._training = training
         if self._reporter is not None:
-            under_way.add(training, self, self._reporter)
+            is_alone = self._observer is None or self._observer.ranks.world == 1
+            under_way.add(training, self, self._reporter, is_alone=is_alone)
 
     def finish(self, step: int, *, best: int | None, ending: Ending = COMPLETED) -> None:
         """Write the mask of the weights that are left, and report how the training has ended.
@@ -322,7 +323,7 @@ class ObservedRun:
         delivered, settings = reporter.close(), self._settings
         lines = end_lines(settings, reporter, self._observations, self.last_observation, delivered=delivered)
         tell(lines, quiet=settings.quiet)
-        if not delivered and settings.target is not None:
+        if not delivered and (settings.target is not None or reporter.broke_off):
             logger.warning("sparsity-monitor: %s", reporter.why_undelivered())
 
     @contextmanager
