@@ -196,7 +196,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         refuse_a_moving_base(self.settings.base, args)
         if self._trainer is not None:
             move_to_the_end(self._trainer, self)
-        training = Training(state, sys._getframe())
+        training = Training(state, sys._getframe(), args, model)
         self._run.abandon()
         under_way.end_left(newcomer=training)
         self._stop = StopNotice()

@@ -56,7 +56,10 @@ class Home:
         self._spool: Spool | None = None
         self._first_unsent = 1
         self.log = log or DeliveryLog(directory, reported.target)
-        self._device = directory.parent.stat().st_dev
+        # None where it cannot be looked at now: it is when something is first written.
+        self._device: int | None = None
+        with suppress(OSError):
+            self._device = directory.parent.stat().st_dev
 
     def write(self, backlog: Backlog, before: Home | None = None) -> bool:
         """Commit what waits, to the spool that the directory's name leads to, which is made again if it was lost.
@@ -147,6 +150,8 @@ class Home:
             device = self.directory.parent.stat().st_dev
         except OSError as error:
             raise unusable(self.directory, error) from error
+        if self._device is None:
+            self._device = device
         if device != self._device and not self.directory.is_dir():
             # A place to mount at is a directory, too.
             raise unusable(self.directory, "another file system is there than when the training began")
@@ -158,7 +163,7 @@ class Home:
             with suppress(SpoolError):
                 self._spool.check_in_place()
                 self._spool.leave(self._reported.key)
-            leave_link(self.directory, self._reported.key, folder)
+        leave_link(self.directory, self._reported.key, folder)
         self.close()
 
     def discard(self) -> None:

@@ -203,8 +203,18 @@ class Reporter:
             self._exit_watch.stop()
             self.elsewhere.clear()
 
+    @property
+    def broke_off(self) -> str:
+        """The error with which reporting broke off before its end; empty where it did not."""
+        return self._writer.broke_off
+
     def why_undelivered(self) -> str:
         """Return why not everything is with the service, and what to do about it, after `close` said so."""
+        if self.broke_off:
+            return (
+                f"reporting broke off because of an error ({self.broke_off}), and nothing that came after it is kept "
+                f"or delivered. For what was kept before: {pushed(self.directory, self._target)}"
+            )
         if self._target is None:
             return f"there is no target; deliver with: sparsity-monitor push {quoted(self.directory)}"
         try:

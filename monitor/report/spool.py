@@ -113,6 +113,7 @@ class Spool:
     def __init__(self, directory: Path, max_bytes: int | None = DEFAULT_MAX_BYTES) -> None:
         self.directory = directory
         self._max_bytes = max_bytes
+        self._opened: os.stat_result | None = None
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(directory / SPOOL_FILE, timeout=_BUSY_SECONDS, isolation_level=None)
@@ -147,7 +148,8 @@ class Spool:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise unusable(self.directory, error) from error
+            # SQLite calls it a disk I/O error when the directory is gone.
+            raise unusable(self.directory, self._displaced() or error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -179,12 +181,23 @@ class Spool:
         Raises:
             SpoolError: it is not, or the name cannot be looked at.
         """
+        if displaced := self._displaced():
+            raise unusable(self.directory, displaced)
+
+    def _displaced(self) -> str:
+        """Return why the name of the open file does not lead to it; empty where it does."""
+        if self._opened is None:
+            return ""
         try:
             found = os.stat(self.directory / SPOOL_FILE)
+        except FileNotFoundError:
+            gone = SPOOL_FILE if os.path.isdir(self.directory) else "the directory"
+            return f"{gone} was removed or moved away while it was in use"
         except OSError as error:
-            raise unusable(self.directory, error) from error
-        if not os.path.samestat(found, self._opened):
-            raise unusable(self.directory, f"{SPOOL_FILE} was replaced by another file while it was open")
+            return str(error)
+        if os.path.samestat(found, self._opened):
+            return ""
+        return f"{SPOOL_FILE} was replaced by another file while it was open"
 
     def close(self) -> None:
         """Close the connection."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from monitor.report.backlog import MAX_BYTES, Backlog
 from monitor.report.elsewhere import Elsewhere
+from monitor.report.ending import reason_of
 from monitor.report.home import Home, Reported
 from monitor.report.locks import ProcessLock
 from monitor.report.seldom import Seldom
@@ -48,9 +49,13 @@ class SpoolWriter:
         directory: the spool's; the attempt has begun there.
         lock: the one of this process on the directory.
         elsewhere: where to go on if the directory breaks and does not come back.
+
+    Attributes:
+        broke_off: the error with which reporting broke off before its end; empty where it did not.
     """
 
     def __init__(self, reported: Reported, directory: Path, lock: ProcessLock, elsewhere: Elsewhere) -> None:
+        self.broke_off = ""
         self._reported = reported
         self._home = Home(reported, directory, lock)
         self._elsewhere = elsewhere
@@ -86,6 +91,9 @@ class SpoolWriter:
     def put(self, make_item: MakeItem) -> None:
         """Hand an item over without waiting. Its sequence number is set when it is written."""
         self._sequence += 1
+        if not self._thread.is_alive():
+            # It said why when it ended.
+            return
         try:
             self._queue.put_nowait((self._sequence, make_item))
         except queue.Full:
@@ -102,11 +110,12 @@ class SpoolWriter:
         """
         self._deliver_seconds = deliver_seconds
         self._give_up_at = time.monotonic() + commit_seconds
-        try:
-            self._queue.put(None, timeout=commit_seconds)
-        except queue.Full:
-            return False
-        self._thread.join(commit_seconds + deliver_seconds)
+        if self._thread.is_alive():
+            try:
+                self._queue.put(None, timeout=commit_seconds)
+            except queue.Full:
+                return False
+            self._thread.join(commit_seconds + deliver_seconds)
         return not self._thread.is_alive() and self._is_delivered
 
     # ------------------------------------------------------------------------------------------------- in the thread
@@ -121,11 +130,19 @@ class SpoolWriter:
                 time.sleep(_LOOK_SECONDS)
                 self._write()
             self._end()
-        except Exception:
+        except BaseException as error:
+            self.broke_off = reason_of(error)
             logger.exception("sparsity-monitor reports no more because of an error; training goes on")
         finally:
             self._home.close()
             self._backlog = Backlog(0)
+            self._clear_queue()
+
+    def _clear_queue(self) -> None:
+        """Let go of what nobody takes any more, and of a `close` that waits for room."""
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
 
     def _take(self) -> None:
         """Wait for an item and let all that came since wait in the backlog, or for the next try with what is there."""

@@ -246,7 +246,8 @@ class ObservedRun:
         """Have the run ended where its training is left by an exception that somebody catches."""
         self._training = training
         if self._reporter is not None:
-            under_way.add(training, self, self._reporter)
+            is_alone = self._observer is None or self._observer.ranks.world == 1
+            under_way.add(training, self, self._reporter, is_alone=is_alone)
 
     def finish(self, step: int, *, best: int | None, ending: Ending = COMPLETED) -> None:
         """Write the mask of the weights that are left, and report how the training has ended.
@@ -325,7 +326,7 @@ class ObservedRun:
         under_way.remove(reporter)
         delivered = reporter.close()
         self._tell_end(reporter, delivered=delivered)
-        if not delivered and self._settings.target is not None:
+        if not delivered and (self._settings.target is not None or reporter.broke_off):
             logger.warning("sparsity-monitor: %s", reporter.why_undelivered())
 
     def _tell_end(self, reporter: Reporter, *, delivered: bool | None) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from transformers import TrainerState
 
@@ -40,10 +40,11 @@ class Training:
     Args:
         state: the trainer's, which is another one in each training.
         event: the frame of one of its events.
+        parts: what else the loop holds, such as the model. It may replace its state while it goes on.
     """
 
-    def __init__(self, state: TrainerState, event: FrameType) -> None:
-        self._state = weakref.ref(state)
+    def __init__(self, state: TrainerState, event: FrameType, *parts: object) -> None:
+        self._parts = [weakref.ref(each) for each in (state, *parts)]
         loop = _loop_of(state, event)
         # Not the frame itself: it would keep alive what is in it.
         self._loop = None if loop is None else (id(loop), loop.f_code)
@@ -60,7 +61,7 @@ class Training:
     def was_left(self) -> bool:
         """Return whether it is over, as far as can be told."""
         if not self._is_watched:
-            return self._state() is None
+            return all(part() is None for part in self._parts)
         return not any(self._is_loop(frame) for top in sys._current_frames().values() for frame in _callers(top))
 
     def has_the_loop_of(self, other: Training) -> bool:
@@ -82,8 +83,26 @@ class Run(Protocol):
         """Collect what is under way, and end as failed."""
 
 
+class Opened(NamedTuple):
+    """What is ended with a training.
+
+    Attributes:
+        run: weakly, because it holds a copy of the weights, and goes when its trainer does.
+        reporter: of the run.
+        is_alone: no other process trains with this one.
+    """
+
+    run: weakref.ref[Run]
+    reporter: Reporter
+    is_alone: bool
+
+
 class TrainingsUnderWay:
-    """The trainings of this process whose runs are open. A thread looks after them as long as there are any."""
+    """The trainings of this process whose runs are open. A thread looks after them as long as there are any.
+
+    The thread ends none that several processes share. Were it wrong, this one would observe no more, and the others
+    would wait for its counts; so such a training ends when the next one begins, when a cell raises, or at exit.
+    """
 
     def __init__(self) -> None:
         self._begin()
@@ -93,12 +112,11 @@ class TrainingsUnderWay:
     def _begin(self) -> None:
         # A forked child has none of its parent's, nor its thread.
         self._lock = threading.Lock()
-        # The run weakly: it holds a copy of the weights, and goes when its trainer does.
-        self._open: dict[Training, tuple[weakref.ref[Run], Reporter]] = {}
+        self._open: dict[Training, Opened] = {}
         self._closed = threading.Event()
 
-    def add(self, training: Training, run: Run, reporter: Reporter) -> None:
-        """Look after a training from now on."""
+    def add(self, training: Training, run: Run, reporter: Reporter, *, is_alone: bool) -> None:
+        """Look after a training from now on; `is_alone` says that no other process trains with this one."""
         with self._lock:
             if not self._open:
                 self._closed = threading.Event()
@@ -106,19 +124,19 @@ class TrainingsUnderWay:
                     target=self._look, args=(self._closed,), name="sparsity-monitor watch", daemon=True
                 ).start()
                 cells.follow(self)
-            self._open[training] = (weakref.ref(run), reporter)
+            self._open[training] = Opened(weakref.ref(run), reporter, is_alone)
 
     def remove(self, reporter: Reporter) -> None:
         """Look no more after the training that is reported there."""
         with self._lock:
-            self._open = {training: run for training, run in self._open.items() if run[1] is not reporter}
+            self._open = {training: run for training, run in self._open.items() if run.reporter is not reporter}
             if not self._open:
                 self._closed.set()
                 cells.leave()
 
     def reporters(self) -> list[Reporter]:
         """Return what reports them."""
-        return [reporter for _, reporter in self._open.values()]
+        return [opened.reporter for opened in self._open.values()]
 
     def end_left(self, error: BaseException | None = None, newcomer: Training | None = None) -> None:
         """End the runs of trainings that were left.
@@ -134,7 +152,7 @@ class TrainingsUnderWay:
     def _end(self, training: Training, error: BaseException | None = None) -> None:
         if (opened := self._open.get(training)) is None:
             return
-        run, reporter = opened[0](), opened[1]
+        run, reporter = opened.run(), opened.reporter
         known = [each for each in (error, *_exceptions_at_hand()) if each is not None and training.was_left_by(each)]
         try:
             (reporter if run is None else run).fail(reason_of(known[0]) if known else LEFT)
@@ -147,7 +165,8 @@ class TrainingsUnderWay:
     def _look(self, closed: threading.Event) -> None:
         suspects: set[Training] = set()
         while not closed.wait(_LOOK_SECONDS):
-            left = {training for training in list(self._open) if training.was_left()}
+            trainings = list(self._open.items())
+            left = {training for training, opened in trainings if training.was_left() and opened.is_alone}
             # Seen twice: a loop may be away for a moment, as greenlets are.
             for training in left & suspects:
                 self._end(training)

@@ -293,6 +293,54 @@ def assert_left_before_training(
     assert len(caplog.records) == 1
 
 
+def hide(hidden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the file system of a directory be one that does not answer what the directory is."""
+    stat = Path.stat
+
+    def stale(path: Path, **options: bool) -> os.stat_result:
+        if path == hidden:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stale)
+
+
+def test_a_place_that_cannot_be_looked_at_does_not_end_reporting(
+    observed: ObservedModel, directory: Path, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in memory").mkdir()
+    monkeypatch.setattr("monitor.report.elsewhere._IN_MEMORY", str(tmp_path / "in memory"))
+    reporter = Reporter(observed.registration(), directory, None)
+    report_some(reporter, observed, 2)
+    kept(reporter, 2)
+    remove(directory)
+    hide(temporary, monkeypatch)
+    reporter.finish(2)
+    reporter.close(timeout=0)
+    assert reporter.directory.parent == tmp_path / "in memory"
+    assert (spooled(reporter).unsent, spooled(reporter).finished) == (3, True)
+
+
+def test_a_directory_that_cannot_be_looked_at_from_the_start_is_left(
+    observed: ObservedModel, directory: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.mkdir(parents=True)
+    hide(directory.parent, monkeypatch)
+    reporter = Reporter(observed.registration(), directory, None)
+    report_some(reporter, observed, 2)
+    reporter.finish(2)
+    reporter.close(timeout=0)
+    assert reporter.directory.parent == temporary
+    assert (spooled(reporter).unsent, spooled(reporter).finished) == (3, True)
+    assert goes_on_elsewhere(directory, reporter.key), "what began there would be taken for killed"
+    assert str(directory / TRAINER_LOCK) not in open_files()
+
+
+def open_files() -> set[str]:
+    """The paths of the files that this process has open."""
+    return {os.path.realpath(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd")}
+
+
 _HOLD = """
 import fcntl, sys
 file = open(sys.argv[1], "w")

@@ -375,3 +375,26 @@ def test_a_forked_child_ends_no_run(observed: ObservedModel, directory: Path) ->
     with closing(Spool(directory)) as spool:
         ((_, item),) = spool.unsent(reporter.key, 0, 10)
     assert pb.Item.FromString(item).finish.ending == pb.Finish.ENDING_COMPLETED
+
+
+@pytest.mark.parametrize("target", [None, NOWHERE])
+def test_a_run_whose_reporting_broke_off_is_not_told_to_be_on_its_way(
+    observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch, target: str | None
+) -> None:
+    reporter = Reporter(observed.registration(), directory, target)
+    report_some(reporter, observed, 1)
+    eventually(lambda: spooled(reporter).last_sequence == 1)
+
+    def write(*arguments: object) -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr("monitor.report.home.Home.write", write)
+    report_some(reporter, observed, 1)
+    reporter.finish(2)
+    assert not reporter.close(timeout=60)
+    assert reporter.why_undelivered() == (
+        "reporting broke off because of an error (ValueError: a fault), and nothing that came after it is kept or "
+        f"delivered. For what was kept before: sparsity-monitor push {directory} --target {target or 'HOST:PORT'}"
+    )
+    if target is not None:
+        end_uploader(reporter)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -195,3 +196,25 @@ def test_a_spool_of_a_newer_version_is_refused(spool: Spool, tmp_path: Path) -> 
     connection.close()
     with pytest.raises(SpoolError, match="format version 99"):
         Spool(tmp_path)
+
+
+def remove_directory(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def remove_file(directory: Path) -> None:
+    (directory / SPOOL_FILE).unlink()
+
+
+@pytest.mark.parametrize(
+    ("remove", "gone"), [(remove_directory, "the directory was removed"), (remove_file, f"{SPOOL_FILE} was removed")]
+)
+def test_a_spool_that_is_gone_is_not_said_to_be_a_fault_of_the_disk(
+    remove: Callable[[Path], None], gone: str, tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path / "out")
+    spool.begin(KEY, b"registration")
+    remove(tmp_path / "out")
+    for use in (spool.check_in_place, lambda: spool.append(KEY, [(1, b"a")])):
+        with pytest.raises(SpoolError, match=f"cannot keep observations in .*out': {gone} or moved away while it was"):
+            use()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import shutil
 import sqlite3
 import threading
@@ -117,3 +118,48 @@ def test_where_nothing_can_be_written_anywhere_the_end_comes_all_the_same(
     eventually(lambda: set(threading.enumerate()) <= before)
     assert "the last 1 observations and messages of this run are lost, its end among them" in caplog.text
     locked.close()
+
+
+def test_what_comes_after_the_writer_broke_off_costs_nothing_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("monitor.report.writer._QUEUE_SIZE", 2)
+    caplog.set_level(logging.WARNING)
+    writer = start(tmp_path)
+    monkeypatch.setattr(Spool, "append", broken_append)
+    writer.put(item)
+    eventually(lambda: not writer._thread.is_alive())
+    for _ in range(5):
+        writer.put(item)
+    started = time.monotonic()
+    assert not writer.close(60, 60)
+    assert time.monotonic() - started < 10
+    assert writer.broke_off == "SystemExit: of somebody else's"
+    assert [record.getMessage() for record in caplog.records] == [
+        "sparsity-monitor reports no more because of an error; training goes on"
+    ]
+
+
+def broken_append(*arguments: object, **named: object) -> None:
+    raise SystemExit("of somebody else's")
+
+
+def test_a_close_that_waits_for_room_ends_with_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.report.writer._QUEUE_SIZE", 1)
+    writes, may_break = threading.Event(), threading.Event()
+
+    def append(*arguments: object, **named: object) -> None:
+        writes.set()
+        assert may_break.wait(60)
+        broken_append()
+
+    writer = start(tmp_path)
+    monkeypatch.setattr(Spool, "append", append)
+    writer.put(item)
+    assert writes.wait(60)
+    writer.put(item)
+    closing_it = threading.Thread(target=writer.close, args=(600,))
+    closing_it.start()
+    may_break.set()
+    closing_it.join(60)
+    assert not closing_it.is_alive()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,7 +17,9 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from monitor import SparsityCallback
+from monitor.report.spool import Spool
 from monitor.training import under_way as module
+from monitor.training.observed_run import ObservedRun
 from monitor.training.under_way import LEFT, Training, under_way
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
@@ -183,15 +187,58 @@ def test_a_loop_that_comes_and_goes_is_not_taken_for_one_that_was_left(
     assert ends_of(callback) == [(pb.Finish.ENDING_COMPLETED, "")]
 
 
+def test_a_loop_that_replaces_its_state_goes_on(model: Path, tmp_path: Path) -> None:
+    callback = SparsityCallback(None, "another state")
+    loop = Loop(trainer_of(model, tmp_path, callback))
+    loop.begin()
+    loop.step()
+    loop.state = loop.trainer.state = copy.copy(loop.state)
+    gc.collect()
+    with many_looks():
+        pass
+    for _ in range(3):
+        loop.step()
+    loop.event("on_train_end")
+    assert ends_of(callback) == [(pb.Finish.ENDING_COMPLETED, "")]
+
+
+def test_a_training_of_several_processes_is_not_ended_by_looking_at_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of them would wait for the counts of this one if it went on after all."""
+    look_after = ObservedRun.look_after
+
+    def as_one_of_two(run: ObservedRun, training: Training) -> None:
+        assert run._observer is not None
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(run._observer.ranks, "world", 2)
+            look_after(run, training)
+
+    monkeypatch.setattr(ObservedRun, "look_after", as_one_of_two)
+    callback = SparsityCallback(None, "of two")
+    with suppress(RuntimeError):
+        trainer_of(model, tmp_path, callback, At(fail)).train()
+    with many_looks():
+        pass
+    assert ends_of(callback) == []
+    under_way.end_left()
+    assert ends_of(callback) == [(pb.Finish.ENDING_FAILED, LEFT)]
+
+
 def test_a_loop_of_ones_own_is_ended_when_it_is_garbage(model: Path, tmp_path: Path) -> None:
     callback = SparsityCallback(None, "garbage")
     loop = Loop(trainer_of(model, tmp_path, callback))
     loop.begin()
     loop.step()
-    loop.trainer.state = None
-    del loop
-    eventually(lambda: bool(ends_of(callback)))
-    assert ends_of(callback) == [(pb.Finish.ENDING_FAILED, LEFT)]
+    directory = callback.directory
+    # The callback has the model, as long as it observes.
+    del loop, callback
+    gc.collect()
+    eventually(lambda: not under_way.reporters())
+    with closing(Spool(directory)) as spool:
+        (attempt,) = spool.attempts()
+        items = [pb.Item.FromString(item) for _, item in spool.unsent(attempt.key, 0, 99)]
+    assert [item.finish.reason for item in items if item.HasField("finish")] == [LEFT]
 
 
 def test_a_forked_child_ends_nothing(model: Path, tmp_path: Path) -> None:
