@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from importlib.util import find_spec
 
@@ -19,3 +20,9 @@ if find_spec("torch"):
 
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of every later search for garbage, which trainers and processes that end make."""
+    gc.collect()
+    gc.freeze()

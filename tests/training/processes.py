@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -61,6 +62,9 @@ if __name__ == "__main__":
     from monitor.training import under_way
 
     under_way._LOOK_SECONDS = 0.25
+    # What is imported is not looked through at the end of each child.
+    gc.collect()
+    gc.freeze()
 
     # Not `for line in sys.stdin`: the child would read on what the parent has buffered.
     while line := sys.stdin.readline():

@@ -125,7 +125,7 @@ def test_the_proxy_that_is_named_is_the_one_that_grpc_takes(
         monkeypatch.setenv(name, value)
     # Where the proxy is left out, the documentation's addresses answer nobody.
     with open_channel(target) as channel, pytest.raises(grpc.RpcError):
-        MonitorServiceStub(channel).ListRuns(ListRunsRequest(), timeout=3)
+        MonitorServiceStub(channel).ListRuns(ListRunsRequest(), timeout=1)
     assert (proxy_of(target) is not None) == bool(proxy.asked)
 
 
