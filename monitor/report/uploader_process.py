@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[by
         key.run_id,
         str(key.attempt),
     ]
-    with (directory / UPLOADER_LOG).open("ab") as log:
+    with (directory / UPLOADER_LOG).open("ab") as log, _starting:
         process = subprocess.Popen(
             [*interpreter.command("monitor.report.uploader"), *arguments],
             stdin=subprocess.PIPE,
@@ -136,3 +137,29 @@ def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[by
     if process.stdin is not None:
         os.set_blocking(process.stdin.fileno(), False)
     return process
+
+
+# Popen waits until nobody holds its pipe any more; a DataLoader's worker that is forked meanwhile would, all its life.
+_starting = threading.Lock()
+_FORK_SECONDS = 5.0
+_fork = threading.local()
+
+
+def _wait_for_start() -> None:
+    # Not for ever: a training waits here.
+    _fork.waited = _starting.acquire(timeout=_FORK_SECONDS)
+
+
+def _forked() -> None:
+    if _fork.waited:
+        _starting.release()
+
+
+def _forget_in_child() -> None:
+    # The thread that holds it is not there.
+    global _starting  # noqa: PLW0603
+    _starting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait_for_start, after_in_parent=_forked, after_in_child=_forget_in_child)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
+from monitor.report import uploader_process
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
@@ -190,3 +192,25 @@ def test_a_checkpoint_that_is_resumed_again_without_the_first_spool_is_delivered
         if each.item.HasField("observation")
     ]
     assert stored == [(1, 1), (1, 2), (3, 3)]
+
+
+def test_a_process_is_forked_after_the_uploader_has_been_started_not_meanwhile(tmp_path: Path) -> None:
+    """A worker that is forked meanwhile would hold the pipe that the start waits for, as long as it lives."""
+    module = uploader_process
+    events: list[str] = []
+    with module._starting:
+        thread = threading.Thread(target=lambda: (events.append("fork"), _fork_and_end(), events.append("forked")))
+        thread.start()
+        eventually(lambda: events == ["fork"])
+        thread.join(0.2)
+        assert events == ["fork"]
+    thread.join(10)
+    assert events == ["fork", "forked"]
+    assert module._starting.acquire(timeout=1)
+    module._starting.release()
+
+
+def _fork_and_end() -> None:
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)

@@ -12,7 +12,7 @@ from tests.eventually import eventually
 from tests.service.running import Client, service_in_thread
 from tests.tiny import save_model
 from tests.training.endings import ENDINGS, Case
-from tests.training.processes import Ended, TrainingProcesses
+from tests.training.processes import TrainingProcesses
 
 # One process imports what trainings need.
 pytestmark = pytest.mark.xdist_group("training processes")
@@ -83,4 +83,6 @@ def test_a_training_that_ends_is_shown_as_it_ended(
 
 
 def test_a_process_that_the_monitor_does_not_see_is_one_of_ours(processes: TrainingProcesses) -> None:
-    assert processes.run("print('hello')") == Ended(0, "hello\n")
+    ended = processes.run("print('hello')")
+    # A library says at its end what the search for garbage has left alone.
+    assert (ended.status, ended.written.partition("nanobind")[0]) == (0, "hello\n")
