@@ -193,7 +193,7 @@ def test_a_copy_made_while_training_does_nothing(
         made.append(WAYS[way](given))
         _call_every_event(made[0], event)
         assert threading.active_count() == threads
-        assert {file.name for file in set(tmp_path.rglob("*")) - files} <= {"spool.db-journal"}
+        assert {file.name for file in set(tmp_path.rglob("*")) - files} <= {"spool.sqlite-journal"}
 
     trainer = _trainer(model, tmp_path, [given, _InTheMiddle(copy_and_call)])
     with caplog.at_level(logging.WARNING, "monitor"):
