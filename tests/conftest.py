@@ -26,3 +26,8 @@ def pytest_collection_finish() -> None:
     """Leave what is imported out of every later search for garbage, which trainers and processes that end make."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let libraries find nothing left at the end, which they would say."""
+    gc.unfreeze()
