@@ -198,9 +198,7 @@ async def _run(directory: Path, target: str, parent: int, last: AttemptKey, sign
 def _outlive_sigterm() -> None:
     """Go on for some seconds after a SIGTERM: schedulers send it to all processes of a job, to tell its end."""
     loop = asyncio.get_running_loop()
-    # Not on Windows.
-    with suppress(NotImplementedError):
-        loop.add_signal_handler(signal.SIGTERM, loop.call_later, _AFTER_SIGTERM_SECONDS, sys.exit, EXIT_NOT_DELIVERED)
+    loop.add_signal_handler(signal.SIGTERM, loop.call_later, _AFTER_SIGTERM_SECONDS, sys.exit, EXIT_NOT_DELIVERED)
 
 
 def main() -> int:

@@ -194,11 +194,10 @@ def test_a_checkpoint_that_is_resumed_again_without_the_first_spool_is_delivered
     assert stored == [(1, 1), (1, 2), (3, 3)]
 
 
-def test_a_process_is_forked_after_the_uploader_has_been_started_not_meanwhile(tmp_path: Path) -> None:
+def test_a_process_is_forked_after_the_uploader_has_been_started_not_meanwhile() -> None:
     """A worker that is forked meanwhile would hold the pipe that the start waits for, as long as it lives."""
-    module = uploader_process
     events: list[str] = []
-    with module._starting:
+    with uploader_process._starting:
         thread = threading.Thread(target=lambda: (events.append("fork"), _fork_and_end(), events.append("forked")))
         thread.start()
         eventually(lambda: events == ["fork"])
@@ -206,8 +205,8 @@ def test_a_process_is_forked_after_the_uploader_has_been_started_not_meanwhile(t
         assert events == ["fork"]
     thread.join(10)
     assert events == ["fork", "forked"]
-    assert module._starting.acquire(timeout=1)
-    module._starting.release()
+    assert uploader_process._starting.acquire(timeout=1)
+    uploader_process._starting.release()
 
 
 def _fork_and_end() -> None:
