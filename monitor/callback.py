@@ -309,4 +309,3 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """See who stops the training."""
-

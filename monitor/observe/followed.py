@@ -45,6 +45,7 @@ class FollowedModel:
         rules: Rules,
         bind: Bind | None,
         stream: Stream,
+        *,
         base_squares: Mapping[str, float],
     ) -> None:
         self.roster, self.state = roster, state

@@ -116,7 +116,7 @@ class UpdateObserver:
         self._ranks = roster.ranks
         self._stream = stream_for(roster.measured[0].source.device)
         self._stopwatch = Stopwatch()
-        self._model = FollowedModel(roster, self._state, self.rules, bind, self._stream, squared_norms)
+        self._model = FollowedModel(roster, self._state, self.rules, bind, self._stream, base_squares=squared_norms)
         self._passes = Passes(self._model, self._stream, self._stopwatch)
         self._started: list[Started] = []
         self._last_step = first_step

@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 # By name, as in published.py. A batch here is what one forward and backward pass takes, of which
 # gradient_accumulation_steps make a step. Read in trl 1.16; GOLD, GKD and IW-OPD generate as their data wants it.
 _EVERY_BATCHES = {
-    **dict.fromkeys(("GRPOConfig", "RLOOConfig", "SDFTConfig", "SDPOConfig"), ("steps_per_generation", "num_iterations")),
+    **dict.fromkeys(
+        ("GRPOConfig", "RLOOConfig", "SDFTConfig", "SDPOConfig"), ("steps_per_generation", "num_iterations")
+    ),
     "DistillationConfig": ("gradient_accumulation_steps",),
     "OnlineDPOConfig": (),
 }
@@ -68,10 +70,10 @@ class Schedule:
         """Optimizer steps from one sync to the next; None where they are not always as many."""
         if self.in_steps:
             return self.every
-        steps, rest = divmod(self.every, self._batches_per_step)
+        steps, rest = divmod(self.every, self.batches_per_step)
         if rest == 0:
             return steps
-        return 1 if self._batches_per_step % self.every == 0 else None
+        return 1 if self.batches_per_step % self.every == 0 else None
 
 
 def _whole(value: object) -> int | None:
@@ -110,9 +112,7 @@ class Synchronisations:
             self._hand_over(step)
 
     @classmethod
-    def of(
-        cls, args: TrainingArguments, step: int, *, earlier: Synchronisations, writes_log: bool
-    ) -> Synchronisations:
+    def of(cls, args: TrainingArguments, step: int, *, earlier: Synchronisations, writes_log: bool) -> Synchronisations:
         """Return those of a training that begins, and say so where they are not known.
 
         Args:
@@ -189,9 +189,9 @@ class Synchronisations:
         how_often = "not a whole number of steps" if steps is None else "1 step" if steps == 1 else f"{steps} steps"
         advice = "" if steps is None else f" Give every={steps}, and neither max_overhead nor step_masks=False."
         logger.warning(
-            "sparsity-monitor: the trainer hands its weights to what generates every %s. They are not observed at these "
-            "and no other steps, so that what changed from one weight sync to the next cannot be told, or not always. "
-            "What changed between observations is shown in its place, and called so.%s",
+            "sparsity-monitor: the trainer hands its weights to what generates every %s. They are observed at other "
+            "steps, too, or not at all of these, so that what changed from one weight sync to the next cannot always "
+            "be told. What changed between observations is shown in its place, and called so.%s",
             how_often,
             advice,
         )
