@@ -94,7 +94,7 @@ class ObservedRun:
         self._observations = 0
         self._versions: int | None = None
         self._training: Training | None = None
-        self._pace = Pace(settings.every, settings.max_overhead)
+        self._pace = Pace(settings.every, settings.max_overhead, self.synchronisations.offset(settings.every))
         self._dense_watch = DenseWatch(
             settings.on_dense,
             settings.dense_thresholds or DenseThresholds(),

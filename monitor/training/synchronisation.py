@@ -130,6 +130,15 @@ class Synchronisations:
         followed._args = args
         return followed
 
+    def offset(self, every: int) -> int:
+        """Return by how many steps observations `every` so many are to be later, so that they are at the syncs.
+
+        After a resume, trainers that count batches count these from the checkpoint on.
+        """
+        schedule = self._schedule
+        counts_batches = schedule is not None and not schedule.in_steps and schedule.steps == every
+        return self._start % every if counts_batches else 0
+
     def end_batch(self) -> None:
         """Note that a batch is over that is not the last one of its step."""
         self._batches += 1
@@ -186,14 +195,15 @@ class Synchronisations:
             return
         self._must_tell = False
         steps = self._schedule.steps
-        how_often = "not a whole number of steps" if steps is None else "1 step" if steps == 1 else f"{steps} steps"
-        advice = "" if steps is None else f" Give every={steps}, and neither max_overhead nor step_masks=False."
         logger.warning(
-            "sparsity-monitor: the trainer hands its weights to what generates every %s. They are observed at other "
-            "steps, too, or not at all of these, so that what changed from one weight sync to the next cannot always "
-            "be told. What changed between observations is shown in its place, and called so.%s",
-            how_often,
-            advice,
+            "sparsity-monitor: the trainer hands its weights to what generates %s, and they are not observed at "
+            "exactly these steps, so that what changed from one weight sync to the next cannot always be told. What "
+            "changed between observations is shown in its place, and called so.%s",
+            "in the midst of steps" if steps is None else "after every step" if steps == 1 else f"every {steps} steps",
+            ""
+            if steps is None
+            else f" To see it, set every={steps}, and neither max_overhead nor step_masks=False; "
+            "a checkpoint or an evaluation between two syncs leaves one out.",
         )
 
 
