@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,7 @@ class FittingMasks:
             files = tuple(stack.enter_context(MaskFile(path)) for path in names)
             _check_shapes(names, files)
             common, left_out = _common(files)
-            if not common or (left_out and all_cover_the_same):
+            if (not common and len(files) > 1) or (left_out and all_cover_the_same):
                 raise MaskMismatchError(_not_the_same(names, files))
             warnings = tuple(_warnings(names, files, left_out))
             shapes = {name: files[0].shapes[name] for name in common}
@@ -87,10 +87,22 @@ class FittingMasks:
         """Parameter name → number of weights."""
         return {name: math.prod(shape) for name, shape in self.shapes.items()}
 
-    def shared(self, of: Callable[[MaskMetadata], str]) -> str:
-        """Return what all masks say of themselves, "" where they differ."""
-        said = {of(file.metadata) for file in self.files}
-        return said.pop() if len(said) == 1 else ""
+    @property
+    def shared_metadata(self) -> MaskMetadata:
+        """What all masks say of themselves; nothing where they differ."""
+
+        def shared(said: Iterable[str]) -> str:
+            different = set(said)
+            return different.pop() if len(different) == 1 else ""
+
+        each = [file.metadata for file in self.files]
+        return MaskMetadata(
+            criterion=shared(metadata.criterion for metadata in each),
+            visible_dtype=shared(metadata.visible_dtype for metadata in each),
+            base_fingerprint=shared(metadata.base_fingerprint for metadata in each),
+            step=int(shared(str(metadata.step) for metadata in each) or 0),
+            run_id=shared(metadata.run_id for metadata in each),
+        )
 
     def close(self) -> None:
         """Close the files."""

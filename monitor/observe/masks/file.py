@@ -216,6 +216,22 @@ def _read_header(path: str) -> tuple[dict[str, str], dict[str, tuple[str, list[i
         raise ValueError(str(error)) from error
 
 
+def safetensors_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return what a safetensors file says of itself; nothing of any other file, or where there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with _as_utf8(os.fspath(path)) as named, safe_open(named, framework="pt") as opened:
+            return opened.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def is_mask(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is a mask that `write_mask` wrote, of whatever version."""
+    return safetensors_metadata(path).get("format") == _FORMAT
+
+
 @contextmanager
 def _as_utf8(path: str) -> Iterator[str]:
     """Give a file a name that safetensors takes, which has to be UTF-8."""
