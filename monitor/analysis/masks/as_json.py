@@ -40,7 +40,7 @@ def mask_as_json(described: Comparison) -> dict[str, Any]:
 
 def _mask(comparison: Comparison, position: int) -> dict[str, Any]:
     file = comparison.masks.files[position]
-    made = {name: file.fields[name] for name in ("made_by", "made_of") if name in file.fields}
+    made: dict[str, Any] = {name: file.fields[name] for name in ("made_by", "made_of") if name in file.fields}
     return {
         "path": comparison.masks.paths[position],
         **vars(file.metadata),

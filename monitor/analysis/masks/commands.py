@@ -172,9 +172,9 @@ def difference(masks: _Masks, *, output: _MaskOutput) -> None:
 def _combine(made_by: str, paths: list[Path], at_least: int | None, output: Path) -> None:
     with _failing_clearly():
         from monitor.analysis.masks import combination
-        from monitor.analysis.masks.fitting import FittingMasks, measured_as
+        from monitor.analysis.masks.fitting import FittingMasks
         from monitor.analysis.masks.progress import advancing
-        from monitor.analysis.masks.tables import share
+        from monitor.analysis.masks.wording import measured_as, share
 
         _check_combination(paths, at_least, output)
         with FittingMasks.open(paths, all_cover_the_same=True) as masks:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from monitor.analysis.masks.booleans import BooleanMask
-from monitor.analysis.masks.fitting import measured_as
+from monitor.analysis.masks.wording import measured_as
 from monitor.analysis.masks.written_booleans import write_npz, write_safetensors, write_torch
 from monitor.errors import ConfigurationError
 from monitor.observe.bits import pack

@@ -25,15 +25,6 @@ def letters(position: int) -> str:
     return (letters(above - 1) if above else "") + string.ascii_uppercase[last]
 
 
-def measured_as(metadata: MaskMetadata) -> str:
-    """Return what a density of a mask has to be named with.
-
-    >>> measured_as(MaskMetadata("bits", "bfloat16")), measured_as(MaskMetadata())
-    ('bits/bfloat16', 'criterion not stated')
-    """
-    return "/".join(filter(None, (metadata.criterion, metadata.visible_dtype))) or "criterion not stated"
-
-
 @dataclass(frozen=True)
 class FittingMasks:
     """Mask files of one model. Close them, or use them in a `with` statement.
