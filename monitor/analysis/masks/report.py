@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,9 @@ def _add_masks(report: Report, comparison: Comparison) -> None:
     for position, (letter, file) in enumerate(zip(comparison.masks.letters, comparison.masks.files, strict=True)):
         density, said = comparison.density(position, comparison.everywhere), file.metadata
         counts = (f"{density.ones:,}", f"{density.weights:,}", share(density.share))
-        rows.append((letter, comparison.masks.paths[position], measured_as(said), said.run_id, said.step, *counts))
+        rows.append(
+            (letter, comparison.masks.paths[position], measured_as(said), said.run_id, said.step or "", *counts)
+        )
     report.table(["mask", "file", "measured by", "run", "step", "ones", "weights", "density"], rows)
     for warning in comparison.masks.warnings:
         report.paragraph(f"Note: {warning}.")
@@ -90,10 +92,18 @@ def _plot_matrix(
     letters = comparison.masks.letters
     with report.plot(caption, height=1.2 + _INCHES_PER_ROW * len(letters)) as axes:
         highest = max(1.0, np.nanmax(values, initial=0.0))
-        axes.pcolormesh(np.nan_to_num(values), vmin=0.0, vmax=highest, cmap="viridis", edgecolors="face")
+        fields = np.ma.masked_invalid(values)
+        axes.pcolormesh(fields, vmin=0.0, vmax=highest, cmap="viridis", edgecolors="face")
         for (row, column), value in np.ndenumerate(values):
             color = _DARK if value > 0.6 * highest else _LIGHT
-            axes.text(column + 0.5, row + 0.5, written(value), ha="center", va="center", color=color, fontsize=9)
+            axes.text(
+                column + 0.5,
+                row + 0.5,
+                written(value),
+                ha="center",
+                va="center",
+                color="black" if np.isnan(value) else color,
+            )
         axes.set_xticks(np.arange(len(letters)) + 0.5, letters)
         axes.set_yticks(np.arange(len(letters)) + 0.5, letters)
         axes.invert_yaxis()
@@ -129,16 +139,16 @@ def _plot_layers(axes: Axes, layers: Mapping[str, Compared]) -> None:
     axes.legend(frameon=False)
 
 
-def _add_parts(report: Report, title: str, letters: Sequence[str], parts: Mapping[str, Compared]) -> None:
+def _add_parts(report: Report, title: str, letters: tuple[str, str], parts: Mapping[str, Compared]) -> None:
     rows = []
     for label, compared in parts.items():
         counts, chance = compared.overlap.counts, compared.overlap.by_matrix
         densities = (ratio(ones, counts.weights) for ones in (counts.changed, counts.reference))
         shares = map(share, (*densities, counts.o1, chance.o1, counts.o2, chance.o2, counts.jaccard))
         rows.append((label, f"{counts.weights:,}", *shares, number(chance.lift), number(chance.z_score, 1)))
-    densities_of = (f"density of {letter}" for letter in letters)
-    columns = [title, "weights", *densities_of, "o₁", "by chance", "o₂", "by chance", "Jaccard", "lift", "z-score"]
-    report.table(columns, rows, f"By {title}; chance, lift and z-score by matrix")
+    columns = [title, "weights", *letters, "o₁", "by chance", "o₂", "by chance", "Jaccard", "lift", "z-score"]
+    first, second = letters
+    report.table(columns, rows, f"By {title}; {first} and {second}: densities; chance, lift and z-score by matrix")
 
 
 def _add_published(report: Report) -> None:
