@@ -73,7 +73,7 @@ def _in_at_least(masks: int, words: Sequence[torch.Tensor]) -> torch.Tensor:
 
     32 weights are counted at once: each plane holds one binary digit of 32 counts, and a mask is added with carry.
     """
-    planes = [torch.zeros_like(words[0]) for _ in range(len(words).bit_length())]
+    planes = [torch.zeros_like(words[0]) for _ in range(max(masks, len(words)).bit_length())]
     for carry in words:
         for position, plane in enumerate(planes):
             planes[position], carry = plane ^ carry, plane & carry  # noqa: PLW2901 - what is carried into the next plane
@@ -116,7 +116,8 @@ def write_combination(
         for name, weights in masks.weights.items():
             words, counts = _combined(masks, name, combination)
             ones.append(count_ones(words))
-            expected.append(weights * combination.probability([ratio(count, weights) for count in counts]))
+            if weights:
+                expected.append(weights * combination.probability([count / weights for count in counts]))
             yield words
             advance(weights)
 

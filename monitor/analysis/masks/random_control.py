@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from zlib import crc32
 
 import numpy as np
@@ -28,13 +27,13 @@ def random_words(weights: int, ones: int, seed: Seed) -> torch.Tensor:
     generator = np.random.default_rng([number, position, crc32(name.encode())])
     words = torch.empty(word_count(weights), dtype=torch.int32, device="cpu")
     sizes = [min(_CHUNK, weights - first) for first in range(0, weights, _CHUNK)]
-    for chunk, (size, some) in enumerate(zip(sizes, _split(sizes, ones, generator), strict=True)):
+    for chunk, (size, some) in enumerate(zip(sizes, split(sizes, ones, generator), strict=True)):
         first = chunk * _CHUNK // BITS_PER_WORD
         words[first : first + word_count(size)] = pack(torch.from_numpy(_choose(size, some, generator)))
     return words
 
 
-def _split(sizes: list[int], ones: int, generator: np.random.Generator) -> Iterator[int]:
+def split(sizes: list[int], ones: int, generator: np.random.Generator) -> list[int]:
     """Return how many of the ones lie in each chunk: multivariate hypergeometric, of any number of weights.
 
     numpy draws that of fewer than 10⁹ weights, and large embeddings have more. So each weight is tossed for on its own,
@@ -46,7 +45,7 @@ def _split(sizes: list[int], ones: int, generator: np.random.Generator) -> Itera
     surplus = int(tossed.sum()) - ones
     among = tossed if surplus > 0 else np.array(sizes, dtype=np.int64) - tossed
     corrected = _draw(among, abs(surplus), generator)
-    yield from (tossed - np.sign(surplus) * corrected).tolist()
+    return [int(some) for some in tossed - np.sign(surplus) * corrected]
 
 
 def _draw(amounts: npt.NDArray[np.int64], count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -28,6 +28,8 @@ _DEFAULT_DTYPE = "bfloat16"
 class Weights(Protocol):
     """The weights of a checkpoint under the model's own names."""
 
+    source: str
+
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Parameter name → shape."""
@@ -152,9 +154,9 @@ def _check_covered(masks: FittingMasks, weights: Weights) -> None:
     for name, shape in masks.shapes.items():
         found = weights.shapes.get(name)
         if found != shape:
-            said = "is not there" if found is None else f"is of shape {list(found)} there"
+            said = "is not" if found is None else f"is of shape {list(found)}"
             raise MaskMismatchError(
-                f"the masks cover {name}, of shape {list(shape)}, which {said} in {str(weights)!r}. Expected the "
+                f"the masks cover {name}, of shape {list(shape)}, which {said} in {weights.source!r}. Expected the "
                 "weights that the masks were taken from: --base BASE, and --finetuned once for each mask."
             )
 
