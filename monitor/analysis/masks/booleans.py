@@ -14,8 +14,11 @@ import numpy as np
 import torch
 
 from monitor.analysis.formats import tensors_in
-from monitor.errors import MaskFileError, shown
+from monitor.errors import ConfigurationError, MaskFileError, shown
 from monitor.observe.masks.file import safetensors_metadata
+
+SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
+"""What names of files with booleans end in; the last three are torch.save's."""
 
 _NUMPY_ENTRY = ".npy"
 
@@ -41,7 +44,10 @@ class BooleanMask:
         Raises:
             CheckpointError: it is no safetensors file, and nothing that torch.save wrote.
             MaskFileError: it ends in .npz, and is none.
+            ConfigurationError: its name ends in nothing that is known.
         """
+        if path.suffix not in SUFFIXES:
+            raise ConfigurationError(f"{str(path)!r} ends in none of {', '.join(SUFFIXES)}, which say the format.")
         if path.suffix == ".npz":
             return _in_npz(path)
         tensors = tensors_in(path)
@@ -59,9 +65,8 @@ class BooleanMask:
         others = ~(ones | zeros)
         if others.any():
             raise MaskFileError(
-                f"{str(self.path)!r} has {int(others.sum()):,} values in {name} that are neither 0 nor 1, such as "
-                f"{values[others][0].item()!r}. Expected a mask, of booleans or of zeros and ones; compare first, as "
-                "in `tensor != 0`."
+                f"{name} in {str(self.path)!r} holds what is neither 0 nor 1, such as {values[others][0].item()!r}. "
+                "Expected a mask, of booleans or of zeros and ones; compare first, as in `tensor != 0`."
             )
         return torch.as_tensor(ones)
 

@@ -199,9 +199,7 @@ def _check_combination(masks: list[Path], at_least: int | None, output: Path) ->
 
 def _check_is_mask_name(output: Path) -> None:
     if output.suffix != ".safetensors":
-        raise ConfigurationError(
-            f"the mask would be written to {str(output)!r}; expected a name that ends in .safetensors."
-        )
+        raise ConfigurationError(f"{str(output)!r} would be a mask file; expected a name that ends in .safetensors.")
 
 
 @mask_commands.command()

@@ -28,10 +28,11 @@ def share(value: float) -> str:
 def number(value: float, decimals: int = 2) -> str:
     """Return a number that may be NaN.
 
-    >>> number(1.648), number(12345.6, 1)
-    ('1.65', '12,345.6')
+    >>> number(1.648), number(12345.6, 1), number(-0.01, 1)
+    ('1.65', '12,345.6', '0.0')
     """
-    return NOTHING if math.isnan(value) else f"{value:,.{decimals}f}"
+    # Added, 0 takes the sign from −0.
+    return NOTHING if math.isnan(value) else f"{round(value, decimals) + 0.0:,.{decimals}f}"
 
 
 def measured_as(metadata: MaskMetadata) -> str:
