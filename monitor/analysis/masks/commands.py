@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monitor.errors import ConfigurationError, SparsityMonitorError
+from monitor.analysis.in_words import errors_in_words
+from monitor.errors import ConfigurationError
 from monitor.terminal import printable_lines
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def overlap(
     as_json: _Json = False,
 ) -> None:
     """Tell how far update masks coincide, and what chance would give."""
-    with _failing_clearly():
+    with errors_in_words():
         from monitor.analysis.masks.fitting import FittingMasks
 
         _check_overlap(masks, base, finetuned or [], output)
@@ -121,7 +121,7 @@ def _compare(masks: FittingMasks, seed: int | None, base: str | None, finetuned:
 @mask_commands.command()
 def info(file: _File, *, as_json: _Json = False) -> None:
     """Tell where a mask comes from, and how dense it is in each layer and module."""
-    with _failing_clearly():
+    with errors_in_words():
         from monitor.analysis.masks.fitting import FittingMasks
 
         with FittingMasks.open([file]) as mask:
@@ -170,7 +170,7 @@ def difference(masks: _Masks, *, output: _MaskOutput) -> None:
 
 
 def _combine(made_by: str, paths: list[Path], at_least: int | None, output: Path) -> None:
-    with _failing_clearly():
+    with errors_in_words():
         from monitor.analysis.masks import combination
         from monitor.analysis.masks.fitting import FittingMasks
         from monitor.analysis.masks.progress import advancing
@@ -213,7 +213,7 @@ def convert(
     visible_dtype: Annotated[str, typer.Option(help='Dtype in which weights were compared, such as "bfloat16".')] = "",
 ) -> None:
     """Turn a mask file into a boolean for each weight, as other tools have it, or the other way round."""
-    with _failing_clearly():
+    with errors_in_words():
         from monitor.analysis.masks import conversion
         from monitor.observe.masks.file import is_mask
 
@@ -230,15 +230,3 @@ def convert(
 def _warn(warnings: Sequence[str]) -> None:
     for warning in warnings:
         print(printable_lines(f"Note: {warning}."), file=sys.stderr)
-
-
-@contextmanager
-def _failing_clearly() -> Iterator[None]:
-    try:
-        yield
-    except SparsityMonitorError as error:
-        sys.exit(printable_lines(str(error)))
-    except BrokenPipeError:
-        raise  # of whoever stopped reading: typer ends quietly
-    except OSError as error:
-        sys.exit(printable_lines(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}."))
