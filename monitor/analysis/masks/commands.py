@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monitor.analysis.in_words import errors_in_words
+from monitor.analysis.outputs import check_writable
 from monitor.errors import ConfigurationError
 from monitor.terminal import printable_lines
 
@@ -72,11 +73,13 @@ def _check_overlap(masks: list[Path], base: str | None, finetuned: list[str], ou
             f"{len(masks)} masks, {'a' if base else 'no'} --base and {len(finetuned)} --finetuned are given; expected "
             "--base BASE and --finetuned once for each mask, in their order, or neither."
         )
-    if output is not None and output.suffix not in (".html", ".htm"):
+    if output is not None and output.suffix != ".html":
         raise ConfigurationError(
             f"--output is {str(output)!r}; expected a name that ends in .html, for the report. A mask of several is "
             "written by `mask consensus`, `mask union` and `mask intersection`."
         )
+    if output is not None:
+        check_writable("--output", output)
 
 
 def _show(comparison: Comparison, as_json: bool, output: Path | None) -> None:
@@ -194,12 +197,13 @@ def _check_combination(masks: list[Path], at_least: int | None, output: Path) ->
         raise ConfigurationError("one mask is given; expected two or more to combine.")
     if at_least is not None and at_least > len(masks):
         raise ConfigurationError(f"--at-least is {at_least}, and {len(masks)} masks are given: no weight can be in it.")
-    _check_is_mask_name(output)
+    _check_mask_output("--output", output)
 
 
-def _check_is_mask_name(output: Path) -> None:
-    if output.suffix != ".safetensors":
-        raise ConfigurationError(f"{str(output)!r} would be a mask file; expected a name that ends in .safetensors.")
+def _check_mask_output(what: str, path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise ConfigurationError(f"{str(path)!r} would be a mask file; expected a name that ends in .safetensors.")
+    check_writable(what, path)
 
 
 @mask_commands.command()
@@ -219,11 +223,12 @@ def convert(
 
         said = conversion.stated(criterion, visible_dtype)
         if not is_mask(source):
-            _check_is_mask_name(target)
+            _check_mask_output("the target", target)
             print(conversion.to_mask(source, target, said))
         elif said:
             raise ConfigurationError(f"--criterion and --visible-dtype are for booleans; {str(source)!r} says its own.")
         else:
+            check_writable("the target", target)
             print(conversion.to_booleans(source, target))
 
 

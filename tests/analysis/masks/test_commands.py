@@ -142,7 +142,7 @@ def combined(*masks: Bools) -> dict[str, np.ndarray]:
 
 def test_masks_are_combined(tmp_path: Path) -> None:
     paths = masks_in(tmp_path, 3)
-    output = tmp_path / "new" / "made.safetensors"
+    output = tmp_path / "made.safetensors"
     stacked = combined(*map(load, paths))
     for arguments, expected in (
         (["union"], lambda bits: bits.any(axis=0)),
@@ -181,7 +181,7 @@ def test_masks_are_converted_both_ways(tmp_path: Path) -> None:
         (["overlap", "A", "nowhere"], "cannot read a mask from .*nowhere.*No such file"),
         (["overlap", "A", "text"], "cannot read a mask from .*text"),
         (["overlap", "A", "B", "-o", "x.safetensors"], "expected a name that ends in .html"),
-        (["overlap", "A", "B", "-o", "nowhere/x.html"], "cannot read or write .*nowhere.*: No such file or directory"),
+        (["overlap", "A", "B", "-o", "nowhere/x.html"], "--output is .*nowhere/x.html', which cannot be written"),
         (["overlap", "A", "B", "--base", "x"], "2 masks, a --base and 0 --finetuned are given"),
         (["overlap", "A", "B", "--finetuned", "x", "--finetuned", "y"], "no --base and 2 --finetuned"),
         (["overlap", "A", "B", "--base", "x", "--finetuned", "y", "--finetuned", "z"], "'y' is no directory"),
@@ -190,6 +190,11 @@ def test_masks_are_converted_both_ways(tmp_path: Path) -> None:
         (["consensus", "A", "B", "--at-least", "3", "-o", "x.safetensors"], "no weight can be in it"),
         (["convert", "A", "x.csv"], "ends in none of"),
         (["convert", "A", "x.npz", "--criterion", "bits"], "says its own"),
+        (
+            ["union", "A", "B", "-o", "nowhere/x.safetensors"],
+            "--output is .*nowhere.*, which cannot be written",
+        ),
+        (["convert", "A", "nowhere/x.npz"], "the target is 'nowhere/x.npz', which cannot be written"),
         (["convert", "numbers.pt", "x.npz"], "expected a name that ends in .safetensors"),
         (["convert", "numbers.pt", "x.safetensors"], "neither 0 nor 1, such as 0.5"),
         (["info", "text"], "cannot read a mask from"),
