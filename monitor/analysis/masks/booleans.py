@@ -21,6 +21,8 @@ SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 """What names of files with booleans end in; the last three are torch.save's."""
 
 _NUMPY_ENTRY = ".npy"
+# Values that are looked at together: comparing booleans with a number makes eight bytes of each.
+_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,24 @@ class BooleanMask:
             MaskFileError: there are others, so that something would be lost.
         """
         values = self._readers[name]()
-        ones, zeros = values == 1, values == 0
-        others = ~(ones | zeros)
+        if values.dtype in (torch.bool, np.bool_):
+            return torch.as_tensor(values)
+        values = values.reshape(-1)
+        ones = torch.empty(len(values), dtype=torch.bool)
+        for first in range(0, len(values), _CHUNK):
+            chunk = slice(first, first + _CHUNK)
+            ones[chunk] = torch.as_tensor(self._ones(name, values[chunk]))
+        return ones.view(self.shapes[name])
+
+    def _ones(self, name: str, values: Any) -> Any:
+        ones = values == 1
+        others = ~(ones | (values == 0))
         if others.any():
             raise MaskFileError(
                 f"{name} in {str(self.path)!r} holds what is neither 0 nor 1, such as {values[others][0].item()!r}. "
                 "Expected a mask, of booleans or of zeros and ones; compare first, as in `tensor != 0`."
             )
-        return torch.as_tensor(ones)
+        return ones
 
 
 def _in_npz(path: Path) -> BooleanMask:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 from monitor.analysis.masks.booleans import BooleanMask
+from monitor.analysis.masks.progress import advancing
 from monitor.analysis.masks.wording import measured_as
-from monitor.analysis.masks.written_booleans import write_npz, write_safetensors, write_torch
+from monitor.analysis.masks.written_booleans import Advance, write_npz, write_safetensors, write_torch
 from monitor.errors import ConfigurationError
 from monitor.observe.bits import pack
 from monitor.observe.criterion import Criterion, dtype_name, parse_visible_dtype
 from monitor.observe.masks.file import MaskFile, MaskMetadata, write_mask
 
-_WRITERS: Mapping[str, Callable[[Path, MaskFile], None]] = {
+_WRITERS: Mapping[str, Callable[[Path, MaskFile, Advance], None]] = {
     ".safetensors": write_safetensors,
     ".npz": write_npz,
     ".pt": write_torch,
@@ -49,7 +52,8 @@ def to_booleans(source: Path, target: Path) -> str:
     if target.suffix not in _WRITERS:
         raise ConfigurationError(f"{str(target)!r} ends in none of {', '.join(_WRITERS)}, which say the format.")
     with MaskFile(source) as mask:
-        _WRITERS[target.suffix](target, mask)
+        with advancing("Converting", _weights(mask.shapes)) as advance:
+            _WRITERS[target.suffix](target, mask, advance)
         kept = "" if target.suffix == ".safetensors" else _not_kept(mask.metadata)
         return f"{_written(target, mask.shapes, 'boolean')} ({source}: {_size(source)}).{kept}"
 
@@ -67,9 +71,20 @@ def to_mask(source: Path, target: Path, said: Mapping[str, str]) -> str:
     booleans = BooleanMask.open(source)
     known = {field.name: booleans.fields.get(field.name, str(field.default)) for field in fields(MaskMetadata)}
     known |= said
-    write_mask(target, (pack(booleans.read(name).reshape(-1)) for name in booleans.shapes), booleans.shapes, known)
+    with advancing("Converting", _weights(booleans.shapes)) as advance:
+        write_mask(target, _words(booleans, advance), booleans.shapes, known)
     how = measured_as(MaskMetadata(criterion=known["criterion"], visible_dtype=known["visible_dtype"]))
     return f"{_written(target, booleans.shapes, 'bit')} ({source}: {_size(source)}). Measured by: {how}."
+
+
+def _words(booleans: BooleanMask, advance: Advance) -> Iterator[torch.Tensor]:
+    for name, shape in booleans.shapes.items():
+        yield pack(booleans.read(name).reshape(-1))
+        advance(math.prod(shape))
+
+
+def _weights(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _not_kept(metadata: MaskMetadata) -> str:
@@ -82,8 +97,7 @@ def _not_kept(metadata: MaskMetadata) -> str:
 
 
 def _written(target: Path, shapes: Mapping[str, tuple[int, ...]], unit: str) -> str:
-    weights = sum(math.prod(shape) for shape in shapes.values())
-    return f"{target}: a {unit} for each of {weights:,} weights in {len(shapes):,} parameters, {_size(target)}"
+    return f"{target}: a {unit} for each of {_weights(shapes):,} weights in {len(shapes):,} parameters, {_size(target)}"
 
 
 def _size(path: Path) -> str:
