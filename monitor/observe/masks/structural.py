@@ -162,15 +162,15 @@ def _magnitude_digit(seed: int, visible_dtype: torch.dtype, number: int, weights
 
 
 def _magnitude(weights: torch.Tensor) -> torch.Tensor:
-    """Return numbers in the order of the magnitudes, int64: their bit patterns without the sign, one for all NaN."""
+    """Return numbers in the order of the magnitudes, int32: their bit patterns without the sign, one for all NaN."""
     kind = torch.int16 if weights.element_size() == 2 else torch.int32
     infinity = int(torch.tensor(math.inf, dtype=weights.dtype).view(kind))
     # Devices make different NaN when they round one.
-    return (weights.view(kind) & torch.iinfo(kind).max).clamp(max=infinity + 1).long()
+    return (weights.view(kind) & torch.iinfo(kind).max).clamp(max=infinity + 1).int()
 
 
 def _random_digit(seed: int, number: int, weights: Weights) -> torch.Tensor:
-    return (_pseudo_random(weights.indices, seed) >> _DIGIT_BITS * (3 - number)) & _DIGIT
+    return ((_pseudo_random(weights.indices, seed) >> _DIGIT_BITS * (3 - number)) & _DIGIT).int()
 
 
 def _pseudo_random(indices: torch.Tensor, seed: int) -> torch.Tensor:
