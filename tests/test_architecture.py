@@ -71,7 +71,7 @@ OBSERVE = {
     "measurement": "borrowed kernels weights state",
     "comparison": "kernels ranks weights observation tally state measurement",
     "changes": "user_warning weights base",
-    "followed": "streams kernels weights tally state measurement changes",
+    "followed": "streams kernels weights base tally state measurement changes",
     "passes": "streams stopwatch kernels weights observation followed",
     "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
     "settings comparison changes followed passes",
