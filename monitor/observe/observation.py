@@ -152,7 +152,7 @@ class Observation:
         """
         if self.synchronisation is None:
             return None
-        return _ratio(int(self.synchronisation.changed.sum()), self.trained_weights)
+        return ratio(int(self.synchronisation.changed.sum()), self.trained_weights)
 
     @property
     def relative_norm(self) -> float | None:
@@ -162,7 +162,7 @@ class Observation:
         """
         if self.base_squared_norm is None:
             return None
-        return float(np.sqrt(_ratio(float(self.squared_norm.sum()), float(self.base_squared_norm.sum()))))
+        return float(np.sqrt(ratio(float(self.squared_norm.sum()), float(self.base_squared_norm.sum()))))
 
     def overlap(self, reference: str) -> Overlap:
         """Return the overlap of the update mask with a reference mask, over all groups.
