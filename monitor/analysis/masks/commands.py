@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monitor.analysis.structural_commands import add_mask_make
 from monitor.errors import ConfigurationError, SparsityMonitorError
 from monitor.terminal import printable_lines
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from monitor.analysis.masks.fitting import FittingMasks
 
 mask_commands = typer.Typer(no_args_is_help=True, help="Compare, combine and convert the update masks of runs.")
+add_mask_make(mask_commands)
 
 _Masks = Annotated[list[Path], typer.Argument(help="Mask files, such as update_mask.safetensors.", metavar="A B [C …]")]
 _File = Annotated[Path, typer.Argument(help="Mask file, such as update_mask.safetensors.", metavar="FILE")]

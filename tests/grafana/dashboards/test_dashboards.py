@@ -404,9 +404,7 @@ def test_published_bands_are_drawn_in(title: str, sparsity: str, sft: Band, rl: 
 
 def test_published_enrichment_is_drawn_in_beside_the_runs_own() -> None:
     """25–49 % of the changed weights in the lowest tenth are 2.5–4.9 times chance."""
-    (panel,) = [
-        each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Enrichment by layer"
-    ]
+    (panel,) = [each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Enrichment by layer"]
     assert [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]] == [None, 2.5, 4.9]
     assert "2.5–4.9" in panel["description"]
     assert "25–49 %" in panel["description"]
