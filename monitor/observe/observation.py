@@ -32,6 +32,21 @@ class ReferenceCounts:
 
 
 @dataclass(frozen=True)
+class Synchronisation:
+    """What changed from one weight sync to the next: between the end points, whatever happened in between.
+
+    Attributes:
+        step: step of the weights that were handed over.
+        previous_step: step of those that were handed over before them.
+        changed: visible weights that differ between the two, one entry per group.
+    """
+
+    step: int
+    previous_step: int
+    changed: IntArray
+
+
+@dataclass(frozen=True)
 class Observation:
     """The counts of every group at one optimizer step. Arrays have one entry per group, in the order of `groups`.
 
@@ -64,6 +79,8 @@ class Observation:
         unmeasured: weights that nothing can be said of any more, or not at this step, because they were replaced, given
             up, or measured against a base that has moved. They are in no count of changes and in no sparsity.
             None where there are no such weights.
+        base_squared_norm: Σ|θ₀|² of the trained visible weights of the base, over finite θ₀; None where nobody counted.
+        synchronisation: the latest weight sync up to this step; None where the trainer has none, or none can be told.
     """
 
     step: int
@@ -87,6 +104,8 @@ class Observation:
     monitor_bytes: int = 0
     base_mode: str = "device"
     unmeasured: IntArray | None = None
+    base_squared_norm: FloatArray | None = None
+    synchronisation: Synchronisation | None = None
 
     @property
     def weights(self) -> int:
@@ -124,6 +143,26 @@ class Observation:
     def update_norm(self) -> float:
         """Euclidean norm of the visible update."""
         return float(np.sqrt(self.squared_norm.sum()))
+
+    @property
+    def changed_ratio(self) -> float | None:
+        """Share of the trained visible weights that the latest weight sync changed, 0 to 1.
+
+        None where there is none, NaN where no weights are trained.
+        """
+        if self.synchronisation is None:
+            return None
+        return ratio(int(self.synchronisation.changed.sum()), self.trained_weights)
+
+    @property
+    def relative_norm(self) -> float | None:
+        """‖Δ‖/‖θ₀‖ over the trained visible weights; NaN where these are all 0, None where the base's is not known.
+
+        Source: arXiv 2606.13657.
+        """
+        if self.base_squared_norm is None:
+            return None
+        return float(np.sqrt(ratio(float(self.squared_norm.sum()), float(self.base_squared_norm.sum()))))
 
     def overlap(self, reference: str) -> Overlap:
         """Return the overlap of the update mask with a reference mask, over all groups.

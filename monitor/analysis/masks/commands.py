@@ -11,6 +11,7 @@ import typer
 
 from monitor.analysis.in_words import errors_in_words
 from monitor.analysis.outputs import check_writable
+from monitor.analysis.structural_commands import add_mask_make
 from monitor.errors import ConfigurationError
 from monitor.terminal import printable_lines
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from monitor.analysis.masks.fitting import FittingMasks
 
 mask_commands = typer.Typer(no_args_is_help=True, help="Compare, combine and convert the update masks of runs.")
+add_mask_make(mask_commands)
 
 _Masks = Annotated[list[Path], typer.Argument(help="Mask files, such as update_mask.safetensors.", metavar="A B [C …]")]
 _File = Annotated[Path, typer.Argument(help="Mask file, such as update_mask.safetensors.", metavar="FILE")]
