@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -121,7 +120,7 @@ def write_combination(
             yield words
             advance(weights)
 
-    said = {**vars(masks.shared_metadata), "made_by": made_by, "made_of": json.dumps(masks.paths)}
+    said = {**vars(masks.shared_metadata), "made_by": made_by, "made_of": ", ".join(masks.paths)}
     write_mask(path, combined(), masks.shapes, said)
     return Combined(sum(masks.weights.values()), sum(ones), math.fsum(expected))
 

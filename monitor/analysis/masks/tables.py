@@ -26,9 +26,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(_table_of_pairs(comparison))
         console.print("\nChance, lift and z-score by matrix. By layer and module: --json, or -o report.html.")
     console.print()
-    for a, b in pairs:
-        for sentence in about_pair(comparison, a, b):
-            console.print(sentence)
+    if sentences := [sentence for a, b in pairs for sentence in about_pair(comparison, a, b)]:
+        console.print("\n".join([*sentences, ""]))
     console.print("\n".join([ABOUT_SCORES, *PUBLISHED, CAVEAT]))
 
 
@@ -58,9 +57,11 @@ def _print_masks(comparison: Comparison, console: Console) -> None:
 def _origin(file: MaskFile) -> str:
     metadata = file.metadata
     made = f"{file.fields['made_by']} of {file.fields.get('made_of', '')}" if "made_by" in file.fields else ""
+    # A structural mask is measured by nothing.
+    measured = "" if made and not metadata.criterion else measured_as(metadata)
     step = f"step {metadata.step}" if metadata.step else ""
     run = f"run {metadata.run_id}" if metadata.run_id else ""
-    return ", ".join(filter(None, (measured_as(metadata), step, run, made)))
+    return ", ".join(filter(None, (measured, step, run, made)))
 
 
 def _print_parts(comparison: Comparison, console: Console) -> None:
