@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
     from monitor.observe.masks.file import MaskFile
     from monitor.observe.masks.mask import UpdateMask
-    from monitor.observe.observation import Observation, Overlap
+    from monitor.observe.observation import Observation
     from monitor.observe.observer import UpdateObserver
+    from monitor.observe.overlap import Overlap
     from monitor.verdict import DenseThresholds, Verdict
 
 __all__ = [
@@ -33,7 +34,7 @@ _HOMES = {
     "DenseThresholds": ".verdict",
     "MaskFile": ".observe.masks.file",
     "Observation": ".observe.observation",
-    "Overlap": ".observe.observation",
+    "Overlap": ".observe.overlap",
     "SparsityCallback": ".callback",
     "UpdateMask": ".observe.masks.mask",
     "UpdateObserver": ".observe.observer",

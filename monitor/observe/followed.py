@@ -135,9 +135,8 @@ class FollowedModel:
     def _measure_too(self, names: Sequence[str]) -> None:
         self._changes.untouched.forget(names)
         roster = self.roster.with_late(names)
-        # Where one process has no memory for them, the others must not wait for its counts.
         late = [weights for weights in roster.late if weights.name in set(names)]
-        self._ranks.all_or_none(lambda: self.state.take_up(late))
+        self.state.take_up(late)
         self._base_squares |= squared_norms(find(None, late), late, self._rules.visible_dtype, self._ranks)
         self._exchange(roster)
 

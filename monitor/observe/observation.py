@@ -7,67 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from monitor.observe.overlap import Overlap, ratio
 from monitor.observe.weights.groups import Group
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """How far an update mask M and a reference mask R coincide, with what chance would give.
-
-    Attributes:
-        weights: n, the trained weights: a mask covers no others.
-        changed: |M|.
-        reference: |R|.
-        intersection: |M ∩ R|.
-        expected_intersection: what chance gives when ones are spread evenly within each matrix: Σ|Mᵢ||Rᵢ|/nᵢ.
-        reference_in_trained: of |R|, what lies in trained weights, where M can meet it; None where all does.
-
-    Ratios are NaN where their denominator is 0. Source: arXiv 2505.11711 (o₁, o₂), arXiv 2511.08567 (Jaccard).
-    """
-
-    weights: int
-    changed: int
-    reference: int
-    intersection: int
-    expected_intersection: float
-    reference_in_trained: int | None = None
-
-    @property
-    def o1(self) -> float:
-        """Share of the changed weights that lie in the reference, 0 to 1."""
-        return _ratio(self.intersection, self.changed)
-
-    @property
-    def o2(self) -> float:
-        """Share of the reference that changed, 0 to 1."""
-        return _ratio(self.intersection, self.reference)
-
-    @property
-    def expected_o1(self) -> float:
-        """o₁ that chance gives over all trained weights, |R|/n of the part of R that lies in them."""
-        return _ratio(self._reachable, self.weights)
-
-    @property
-    def expected_o2(self) -> float:
-        """o₂ that chance gives over all trained weights, |M|/n, or less where a part of R is frozen."""
-        return _ratio(self.changed, self.weights) * _ratio(self._reachable, self.reference)
-
-    @property
-    def _reachable(self) -> int:
-        return self.reference if self.reference_in_trained is None else self.reference_in_trained
-
-    @property
-    def jaccard(self) -> float:
-        """|M ∩ R| ÷ |M ∪ R|, 0 to 1."""
-        return _ratio(self.intersection, self.changed + self.reference - self.intersection)
-
-    @property
-    def lift(self) -> float:
-        """Intersection ÷ what chance gives stratified by matrix; 1 is chance."""
-        return _ratio(self.intersection, self.expected_intersection)
 
 
 @dataclass(frozen=True)
@@ -176,7 +120,7 @@ class Observation:
     @property
     def cumulative_sparsity(self) -> float:
         """Share of the trained visible weights that equal the base, 0 to 1; NaN where none are trained."""
-        return 1.0 - _ratio(int(self.changed.sum()), self.trained_weights)
+        return 1.0 - ratio(int(self.changed.sum()), self.trained_weights)
 
     @property
     def whole_model_cumulative_sparsity(self) -> float:
@@ -185,7 +129,7 @@ class Observation:
         Unmeasured ones are left out; NaN where there are no others.
         """
         unmeasured = 0 if self.unmeasured is None else int(self.unmeasured.sum())
-        return 1.0 - _ratio(int(self.changed.sum()), self.weights - unmeasured)
+        return 1.0 - ratio(int(self.changed.sum()), self.weights - unmeasured)
 
     @property
     def step_sparsity(self) -> float | None:
@@ -193,7 +137,7 @@ class Observation:
 
         None when step masks are off, NaN where no weights are trained.
         """
-        return None if self.step_changed is None else 1.0 - _ratio(int(self.step_changed.sum()), self.trained_weights)
+        return None if self.step_changed is None else 1.0 - ratio(int(self.step_changed.sum()), self.trained_weights)
 
     @property
     def update_norm(self) -> float:
@@ -208,7 +152,7 @@ class Observation:
         """
         if self.synchronisation is None:
             return None
-        return _ratio(int(self.synchronisation.changed.sum()), self.trained_weights)
+        return ratio(int(self.synchronisation.changed.sum()), self.trained_weights)
 
     @property
     def relative_norm(self) -> float | None:
@@ -218,7 +162,7 @@ class Observation:
         """
         if self.base_squared_norm is None:
             return None
-        return float(np.sqrt(_ratio(float(self.squared_norm.sum()), float(self.base_squared_norm.sum()))))
+        return float(np.sqrt(ratio(float(self.squared_norm.sum()), float(self.base_squared_norm.sum()))))
 
     def overlap(self, reference: str) -> Overlap:
         """Return the overlap of the update mask with a reference mask, over all groups.
@@ -238,7 +182,3 @@ class Observation:
             expected_intersection=float(counts.expected_intersection.sum()),
             reference_in_trained=int(counts.trained.sum()),
         )
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else float("nan")

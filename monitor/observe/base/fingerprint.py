@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from monitor.observe.base.norms import by_name, squared_norm
 from monitor.observe.base.weights import BaseWeights
 from monitor.observe.chunk_sizes import FINGERPRINT_ON_GPU, elements_on
 from monitor.observe.criterion import visible
+from monitor.observe.kernels.sums import compiled_sums
 from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 
@@ -55,17 +56,35 @@ def identify(
     sums, squares = ranks.all_or_none(here)
     everywhere = ranks.sum(sums).tolist()
     of_fingerprint = {weights.name for weights in selected}
-    lines = [
-        json.dumps([w.name, list(w.shape), *sums])
-        for w, sums in zip(measured, everywhere, strict=True)
-        if w.name in of_fingerprint
-    ]
-    digits = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
+    digits = fingerprint_of(
+        (w.name, w.shape, sums) for w, sums in zip(measured, everywhere, strict=True) if w.name in of_fingerprint
+    )
     return Identified(digits, by_name(measured, ranks.sum_floats(squares)))
 
 
 def _look_at(weights: torch.Tensor, measured: MeasuredWeights) -> tuple[torch.Tensor, torch.Tensor]:
     return weight_sums(weights, measured.indices), squared_norm(weights)
+
+
+def fingerprint_of(parameters: Iterable[tuple[str, tuple[int, ...], Sequence[int]]]) -> str:
+    """Return the fingerprint of (name, shape, both sums of `weight_sums`) of each parameter, in any order."""
+    lines = [json.dumps([name, list(shape), *sums]) for name, shape, sums in parameters]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
+
+
+def span_sums(weights: torch.Tensor, visible_dtype: torch.dtype, first: int) -> torch.Tensor:
+    """Return the `weight_sums` of a span of a parameter that begins at its weight `first`; many times faster on a CPU.
+
+    Args:
+        weights: stored weights, contiguous.
+        visible_dtype: to be rounded to.
+        first: index of the first of them in the parameter.
+    """
+    seen = visible(weights, visible_dtype)
+    if seen.device.type == "cpu" and (sums := compiled_sums(seen, first)) is not None:
+        return sums
+    device = seen.device
+    return weight_sums(seen, lambda begin, end: torch.arange(first + begin, first + end, device=device))
 
 
 def weight_sums(weights: torch.Tensor, indices: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
