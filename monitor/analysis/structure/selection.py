@@ -10,8 +10,9 @@ from fractions import Fraction
 
 import torch
 
+from monitor.analysis.structure.parts import parts
+
 _HIGH, _LOW = 1 << 15, 1 << 16
-_AT_A_TIME = 1 << 22
 
 
 def share_count(share: float, weights: int) -> int:
@@ -36,7 +37,7 @@ def energy_of_largest(values: torch.Tensor, count: int) -> float:
     magnitudes = values.abs()
     limit = kth_largest(magnitudes, count)
     energy, above = 0.0, 0
-    for part in magnitudes.reshape(-1).split(_AT_A_TIME):
+    for part in parts(magnitudes):
         larger = part[part > limit].double()
         energy, above = energy + float(larger.square().sum()), above + larger.numel()
     return energy + (count - above) * limit**2
@@ -49,11 +50,11 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 def _kth_largest_bits(bits: torch.Tensor, k: int) -> int:
     """Count the upper half of the bits, and the lower one where the k-th is."""
     high = torch.zeros(_HIGH, dtype=torch.int64, device=bits.device)
-    for part in bits.split(_AT_A_TIME):
+    for part in parts(bits):
         high += torch.bincount(part >> 16, minlength=_HIGH)
     upper, k = _from_above(high, k)
     low = torch.zeros(_LOW, dtype=torch.int64, device=bits.device)
-    for part in bits.split(_AT_A_TIME):
+    for part in parts(bits):
         low += torch.bincount(part[(part >> 16) == upper] & 0xFFFF, minlength=_LOW)
     lower, _ = _from_above(low, k)
     return upper << 16 | lower

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import torch
 
+from monitor.analysis.structure.parts import parts
+
 TOP = 16
 """How many of the largest singular values the share of energy is of, as in arXiv 2606.13657."""
 
@@ -100,14 +102,13 @@ def largest_singular_values(matrix: torch.Tensor) -> torch.Tensor:
             block, _ = torch.linalg.qr(block)
         basis = torch.cat([basis, block], dim=1)
         block = wide @ (wide.T @ block)
-    return torch.linalg.svdvals(basis.T @ wide)
+    values: torch.Tensor = torch.linalg.svdvals(basis.T @ wide)
+    return values
 
 
 def squared_norm(values: torch.Tensor) -> float:
     """Return Σ v² of finite values, each square and the sum in float64, without a copy of all in float64."""
-    flat = values.reshape(-1)
-    # So many that the copies take 32 MB.
-    return math.fsum(float(part.double().square().sum()) for part in flat.split(1 << 22))
+    return math.fsum(float(part.double().square().sum()) for part in parts(values))
 
 
 def _scaled(delta: torch.Tensor) -> torch.Tensor:

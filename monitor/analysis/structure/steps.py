@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from monitor.analysis.structure.parts import parts
 from monitor.observe.observation import IntArray
 
 BUCKETS = 32
 """Powers of two: bucket b counts moves of 2ᵇ to 2ᵇ⁺¹ − 1 steps. float32 has fewer than 2³² values."""
-
-_AT_A_TIME = 1 << 22
 
 
 def representable_steps(base: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
@@ -29,7 +28,7 @@ def step_histogram(base: torch.Tensor, current: torch.Tensor) -> IntArray:
     counts = torch.zeros(BUCKETS, dtype=torch.int64, device=base.device)
     # Bucket of s: how many powers of two from 2 on are ≤ s.
     limits = 2 ** torch.arange(1, BUCKETS, device=base.device)
-    for before, after in zip(base.reshape(-1).split(_AT_A_TIME), current.reshape(-1).split(_AT_A_TIME), strict=True):
+    for before, after in zip(parts(base), parts(current), strict=True):
         moved = (before != after) & torch.isfinite(before) & torch.isfinite(after)
         steps = representable_steps(before[moved], after[moved])
         counts += torch.bincount(torch.bucketize(steps, limits, right=True), minlength=BUCKETS)
