@@ -65,7 +65,7 @@ OBSERVE = {
     "weights": "user_warning bits ranks",
     "observation": "weights",
     "base": "chunk_sizes borrowed criterion kernels ranks weights",
-    "masks": "arguments chunk_sizes user_warning bits ranks weights observation",
+    "masks": "arguments chunk_sizes user_warning criterion bits ranks weights observation base",
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
     "measurement": "borrowed kernels weights state",
