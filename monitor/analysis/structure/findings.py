@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
 
 from monitor.analysis.structure import published
 from monitor.analysis.structure.measured import MatrixStructure, Structure, rank_share
-from monitor.analysis.structure.profiles import Lines, Profile, lines_of_stripes
+from monitor.analysis.structure.profiles import Lines, lines_of_stripes
 from monitor.analysis.structure.spectrum import TOP, Method
 from monitor.analysis.structure.sums import TOP_COORDINATES
 from monitor.observe.criterion import dtype_name
@@ -43,6 +44,9 @@ class Finding:
 _FULL_RANK = 0.9
 _TIMES_EVEN = 2.0
 _STRIPED = 2.0
+_MANY_OF_ALL = 0.1
+# Of the dispersion under chance: more than so many standard deviations are no chance.
+_NO_CHANCE = 3.0
 
 
 def findings_of(structure: Structure) -> Iterator[Finding]:
@@ -146,13 +150,14 @@ def _rank(structure: Structure) -> Finding:
         text = f"No matrix was small enough for all singular values, so that no rank is known; {energy}."
         return Finding("rank", text, Agreement.UNKNOWN)
     full, concentrated = rank >= _FULL_RANK, top >= _TIMES_EVEN * even
-    shape = "Updates are not low-rank" if full else "Updates are of low rank"
-    but = {True: "and yet", False: "and"}[full and concentrated]
-    text = f"{shape}: rank {percent(rank)} of the maximum (published {published.RANK}), {but} {energy}."
-    if not concentrated:
-        text += f" The matrices are {'too small to tell' if even * _TIMES_EVEN > 1 else 'hardly concentrated'}."
-    agreement = Agreement.AS_PUBLISHED if full and concentrated else Agreement.OTHERWISE
-    return Finding("rank", text + _unchanged_matrices(structure), agreement)
+    text = (
+        f"Updates are {'not low-rank' if full else 'of low rank'}: rank {percent(rank)} of the maximum (published "
+        f"{published.RANK}), and {'yet ' * (full and concentrated)}{energy}.{_unchanged_matrices(structure)}"
+    )
+    if even > _MANY_OF_ALL:
+        text += f" Of matrices as small as these, {TOP} singular values say little: the published ones have thousands."
+        return Finding("rank", text, Agreement.UNKNOWN)
+    return Finding("rank", text, Agreement.AS_PUBLISHED if full and concentrated else Agreement.OTHERWISE)
 
 
 def _unchanged_matrices(structure: Structure) -> str:
@@ -199,28 +204,22 @@ def _stripes(structure: Structure) -> Iterator[Finding]:
         along, across = (_median_dispersion(matrices, each) for each in (lines, _other(lines)))
         if math.isnan(along):
             continue
-        striped = along >= _STRIPED
+        chance = 1 + _NO_CHANCE * median(matrix.along(lines).chance_deviation for matrix in matrices)
+        how = "gather" if along >= _STRIPED else "gather a little" if along > chance else "do not gather"
         count = _count(len(matrices), "matrix", "matrices")
         text = (
-            f"Changed weights {'gather' if striped else 'do not gather'} in {lines} of {modules}: the share that "
+            f"Changed weights {how} in {lines} of {modules}: the share that "
             f"changed varies {along:.3g} times as much among the {lines} as by chance, among the {_other(lines)} "
             f"{across:.3g} times (variance ÷ binomial variance, median over {count}). "
             "Published: stripes, without a figure (arXiv 2511.08567)."
         )
-        yield Finding("stripes", text, Agreement.AS_PUBLISHED if striped else Agreement.OTHERWISE)
+        agreement = {"gather": Agreement.AS_PUBLISHED, "do not gather": Agreement.OTHERWISE}
+        yield Finding("stripes", text, agreement.get(how, Agreement.UNKNOWN))
 
 
 def _median_dispersion(matrices: list[MatrixStructure], lines: Lines) -> float:
-    values = sorted(each for matrix in matrices if not math.isnan(each := profile_along(matrix, lines).dispersion))
-    if not values:
-        return math.nan
-    middle = len(values) // 2
-    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
-
-
-def profile_along(matrix: MatrixStructure, lines: Lines) -> Profile:
-    """Return the profile over the rows, or over the columns."""
-    return matrix.rows if lines is Lines.ROWS else matrix.columns
+    values = [each for matrix in matrices if not math.isnan(each := matrix.along(lines).dispersion)]
+    return median(values) if values else math.nan
 
 
 def _other(lines: Lines) -> Lines:

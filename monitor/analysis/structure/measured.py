@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +46,10 @@ class MatrixStructure:
     largest: Overlap
     principal: Overlap
     principal_method: Method
+
+    def along(self, lines: Lines) -> Profile:
+        """Return the profile over the rows, or over the columns."""
+        return self.rows if lines is Lines.ROWS else self.columns
 
 
 def measure_matrix(name: str, group: GroupKey, update: Update, settings: StructureSettings) -> MatrixStructure:
@@ -90,6 +95,14 @@ def together(overlaps: Iterable[Overlap]) -> Overlap:
     )
 
 
+class Skipped(NamedTuple):
+    """A parameter that was left out of everything, and why, as a clause."""
+
+    name: str
+    weights: int
+    why: str
+
+
 @dataclass(frozen=True)
 class Structure:
     """What was found of an update.
@@ -99,14 +112,14 @@ class Structure:
         matrices: in the order of the checkpoint.
         vectors: sums over what is no matrix: norms, biases.
         vector_count: number of those parameters.
-        skipped: (name, number of weights, why) of each parameter that was left out.
+        skipped: what was left out.
     """
 
     settings: StructureSettings
     matrices: tuple[MatrixStructure, ...]
     vectors: Sums
     vector_count: int
-    skipped: tuple[tuple[str, int, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def sums(self) -> Sums:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from monitor.analysis.structure.defaults import PRINCIPAL_WHOLE_UP_TO
 from monitor.analysis.structure.magnitudes import largest
 from monitor.analysis.structure.spectrum import Method
-
-WHOLE_UP_TO = 1024
-"""Rows or columns, whichever are fewer, up to which the base is decomposed whole: with vectors, this takes long."""
 
 # Of torch.svd_lowrank: columns beyond the rank, and subspace iterations.
 _OVERSAMPLING = 32
@@ -26,7 +24,7 @@ def principal_rank(share: float, shape: tuple[int, ...]) -> int:
 
 
 def principal_weights(
-    name: str, base: torch.Tensor, share: float, rank_share: float, whole_up_to: int = WHOLE_UP_TO
+    name: str, base: torch.Tensor, share: float, rank_share: float, whole_up_to: int = PRINCIPAL_WHOLE_UP_TO
 ) -> tuple[torch.Tensor, Method]:
     """Return the mask of the principal weights, and how the base was decomposed.
 

@@ -16,12 +16,14 @@ class Range:
     Attributes:
         of: what it was measured of.
         source: arXiv id.
+        about: whether the source gives it roughly.
     """
 
     lowest: float
     highest: float
     of: str
     source: str
+    about: bool = False
 
     def holds(self, value: float) -> bool:
         """Return whether a value lies within, to the digits that were published."""
@@ -29,12 +31,21 @@ class Range:
         return round(value, 3) >= self.lowest and round(value, 3) <= self.highest
 
     def __str__(self) -> str:
+        return f"{self.value} for {self.of}, arXiv {self.source}"
+
+    @property
+    def value(self) -> str:
+        """The figures alone.
+
+        >>> RANK.value, TOP_16.value
+        ('99.2–99.8 %', 'about 27 %')
+        """
         low, high = f"{100 * self.lowest:g}", f"{100 * self.highest:g}"
-        return f"{low if low == high else f'{low}–{high}'} % for {self.of} (arXiv {self.source})"
+        return f"{'about ' * self.about}{low if low == high else f'{low}–{high}'} %"
 
 
 RANK = Range(0.992, 0.998, "DPO, PRIME, KTO and GRPO", "2505.11711")
-TOP_16 = Range(0.27, 0.27, "on-policy distillation, about", "2606.13657")
+TOP_16 = Range(0.27, 0.27, "on-policy distillation", "2606.13657", about=True)
 SMALLEST = Range(0.25, 0.49, "on-policy distillation", "2606.13657")
 PRINCIPAL = Range(0.044, 0.055, "on-policy distillation", "2606.13657")
 RELATIVE_NORM = Range(0.00036, 0.00142, "on-policy distillation", "2606.13657")

@@ -1,4 +1,4 @@
-"""What is measured, and how: one owner of the defaults."""
+"""What is measured, and how."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from monitor.analysis.structure import principal, spectrum
+from monitor.analysis.structure import defaults
 from monitor.errors import ConfigurationError, shown
 from monitor.observe.criterion import Criterion
 
@@ -32,10 +32,10 @@ class StructureSettings:
 
     visible_dtype: torch.dtype = torch.bfloat16
     criterion: Criterion = field(default_factory=Criterion)
-    share: float = 0.1
-    principal_rank: float = 0.1
-    whole_up_to: int = spectrum.WHOLE_UP_TO
-    principal_whole_up_to: int = principal.WHOLE_UP_TO
+    share: float = defaults.ALPHA
+    principal_rank: float = defaults.PRINCIPAL_RANK
+    whole_up_to: int = defaults.WHOLE_UP_TO
+    principal_whole_up_to: int = defaults.PRINCIPAL_WHOLE_UP_TO
     only: tuple[str, ...] = ()
     max_size: int | None = None
 

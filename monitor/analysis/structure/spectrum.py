@@ -8,13 +8,11 @@ from enum import StrEnum
 
 import torch
 
+from monitor.analysis.structure.defaults import WHOLE_UP_TO
 from monitor.analysis.structure.parts import parts
 
 TOP = 16
 """How many of the largest singular values the share of energy is of, as in arXiv 2606.13657."""
-
-WHOLE_UP_TO = 4096
-"""Rows or columns, whichever are fewer, up to which all singular values are computed, as in arXiv 2606.13657."""
 
 # Of the block Krylov iteration. On entries drawn independently, whose spectrum decays as slowly as any, the energy of
 # the 16 largest comes within 0.1 % of itself; see tests/analysis/structure/test_spectrum.py.
