@@ -31,7 +31,6 @@ def structure_as_json(structure: Structure) -> dict[str, Any]:
                 "principal_rank": settings.principal_rank,
                 "top_singular_values": TOP,
                 "whole_spectrum_up_to": settings.whole_up_to,
-                "whole_base_up_to": settings.principal_whole_up_to,
             },
             "findings": [vars(finding) for finding in findings_of(structure)],
             "total": _total(structure),

@@ -61,6 +61,9 @@ def structure(
     of the singular values: see DEFINITIONS.md beside this command's code for how long it takes. A GPU is used where
     there is one; --only and --max-size sample.
     """
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        sys.exit(f"cannot write {str(output)!r}: expected a file in a directory that is there. Give another --output.")
+
     from monitor.analysis.structure.settings import StructureSettings
     from monitor.observe.criterion import Criterion, parse_visible_dtype
 

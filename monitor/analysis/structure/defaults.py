@@ -7,7 +7,4 @@ PRINCIPAL_RANK = 0.1
 """Rank at which principal weights are the largest entries, as a share of min(rows, columns), as in arXiv 2606.13657."""
 
 WHOLE_UP_TO = 4096
-"""min(rows, columns) up to which all singular values of Δ are computed, as in arXiv 2606.13657."""
-
-PRINCIPAL_WHOLE_UP_TO = 1024
-"""The same of the base for its principal weights: with singular vectors, this takes several times as long."""
+"""min(rows, columns) up to which all singular values of Δ, and of the base, are computed, as in arXiv 2606.13657."""

@@ -57,7 +57,7 @@ def measure_matrix(name: str, group: GroupKey, update: Update, settings: Structu
     rows, columns = update.base.shape
     by_magnitude = (name, update.base, settings.share, settings.visible_dtype)
     principal, principal_method = principal_weights(
-        name, update.base, settings.share, settings.principal_rank, settings.principal_whole_up_to
+        name, update.base, settings.share, settings.principal_rank, settings.whole_up_to
     )
     return MatrixStructure(
         name=name,

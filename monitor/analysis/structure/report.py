@@ -25,9 +25,7 @@ def report_of(structure: Structure, source: Source) -> Report:
         report.paragraph(finding.text)
     _table(report, tables.total(structure))
     if structure.matrices:
-        _by_layer(
-            report, structure, f"share of energy in the {TOP} largest σ", lambda matrix: matrix.spectrum.top_share
-        )
+        _by_layer(report, structure, f"energy in the {TOP} largest σ", lambda matrix: matrix.spectrum.top_share)
         _by_layer(report, structure, "cumulative density", lambda matrix: matrix.sums.density)
         _by_layer(report, structure, "lift among the smallest weights", lambda matrix: matrix.smallest.lift)
         _table(report, tables.by_module(structure))
@@ -75,8 +73,8 @@ def _stripes(report: Report, structure: Structure) -> None:
         profile = matrix.along(lines)
         mean, deviation = float(profile.ratios.mean()), math.sqrt(profile.binomial_variance)
         caption = (
-            f"{matrix.name}, {lines}: the share of each that changed, in ascending order. By chance, all but one in twenty "
-            f"lie in the band. Variance ÷ binomial variance: {profile.dispersion:.3g}."
+            f"{matrix.name}, {lines}: the share of each that changed, in ascending order. By chance, all but one in "
+            f"twenty lie in the band. Variance ÷ binomial variance: {profile.dispersion:.3g}."
         )
         with report.plot(caption, height=2.2) as axes:
             axes.axhspan(mean - 2 * deviation, mean + 2 * deviation, color=COLORS[4], alpha=0.3, linewidth=0)

@@ -21,8 +21,7 @@ class StructureSettings:
         criterion: when a weight counts as changed, for the mask. Norms, spectra and steps are of all visible Δ.
         share: α, the share of a matrix that counts as its smallest, largest and principal weights (arXiv 2511.08567).
         principal_rank: k of the principal weights, as a share of min(rows, columns).
-        whole_up_to: min(rows, columns) up to which all singular values of Δ are computed.
-        principal_whole_up_to: the same of the base for its principal weights, where vectors are needed, too.
+        whole_up_to: min(rows, columns) up to which all singular values of Δ, and of the base, are computed.
         only: patterns with * of parameter names; a parameter that none of them fits is skipped. Empty: none is.
         max_size: a parameter of more weights is skipped.
 
@@ -35,7 +34,6 @@ class StructureSettings:
     share: float = defaults.ALPHA
     principal_rank: float = defaults.PRINCIPAL_RANK
     whole_up_to: int = defaults.WHOLE_UP_TO
-    principal_whole_up_to: int = defaults.PRINCIPAL_WHOLE_UP_TO
     only: tuple[str, ...] = ()
     max_size: int | None = None
 

@@ -9,15 +9,16 @@ from enum import StrEnum
 import torch
 
 from monitor.analysis.structure.defaults import WHOLE_UP_TO
-from monitor.analysis.structure.parts import parts
+from monitor.analysis.structure.squares import gram, scaled, squared_norm
 
 TOP = 16
 """How many of the largest singular values the share of energy is of, as in arXiv 2606.13657."""
 
-# Of the block Krylov iteration. On entries drawn independently, whose spectrum decays as slowly as any, the energy of
-# the 16 largest comes within 0.1 % of itself; see tests/analysis/structure/test_spectrum.py.
+# Of the block Krylov iteration: it ends when another block adds less than this share to the energy of the 16 largest.
+# On entries drawn independently, whose spectrum decays as slowly as any, that is then within 0.1 % of the true one.
 _BLOCK = 32
-_DEPTH = 8
+_ENOUGH = 1e-4
+_MOST_BLOCKS = 32
 _SEED = 20_251_108
 
 
@@ -58,15 +59,15 @@ def spectrum_of(delta: torch.Tensor, whole_up_to: int = WHOLE_UP_TO) -> Spectrum
         delta: shape (rows, columns), at least one of each. Only read.
         whole_up_to: the smaller side up to which all singular values are computed.
     """
-    scaled = _scaled(delta)
+    matrix = scaled(delta)
     full_rank = min(delta.shape)
     whole = full_rank <= whole_up_to
-    sigma = torch.linalg.svdvals(scaled) if whole else largest_singular_values(scaled)
+    sigma = torch.linalg.svdvals(matrix) if whole else largest_singular_values(matrix)
     # The tolerance in float32, as matrix_rank has it, so that the integer is the same.
     tolerance = sigma[0] * (max(delta.shape) * torch.finfo(torch.float32).eps)
     rank = int((sigma > tolerance).sum())
     values = sigma.double()
-    energy = squared_norm(scaled)
+    energy = squared_norm(matrix)
     top = float(values[:TOP].square().sum())
     return Spectrum(
         method=Method.WHOLE if whole else Method.RANDOMISED,
@@ -79,44 +80,48 @@ def spectrum_of(delta: torch.Tensor, whole_up_to: int = WHOLE_UP_TO) -> Spectrum
 
 
 def largest_singular_values(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the TOP largest singular values and less exact ones after them, in descending order, alike at each call.
+    """Return the TOP largest singular values and less exact ones after them, descending, in float64.
+
+    They are the same at each call.
 
     A block Krylov iteration (Musco and Musco, arXiv 1504.05477): for the same products with the matrix it is far closer
     than a subspace iteration, which `torch.svd_lowrank` is, where the spectrum decays as slowly as that of an update.
     No value is larger than the true one.
 
     Args:
-        matrix: float32 of shape (rows, columns), each more than _BLOCK · _DEPTH. Only read.
+        matrix: float32 of shape (rows, columns). Only read.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     generator = torch.Generator().manual_seed(_SEED)
-    start = torch.randn(wide.shape[1], _BLOCK, generator=generator).to(wide.device)
-    block = wide @ start
+    width = min(_BLOCK, wide.shape[0])
+    block = wide @ torch.randn(wide.shape[1], width, generator=generator).to(wide.device)
     basis = torch.empty(wide.shape[0], 0, device=wide.device)
-    for _ in range(_DEPTH):
-        # Twice is enough (Kahan; Giraud et al., 2005): once leaves what rounding mixed in.
-        for _ in range(2):
-            block = block - basis @ (basis.T @ block)
-            block, _ = torch.linalg.qr(block)
+    projected = torch.empty(wide.shape[1], 0, device=wide.device)
+    values, before = torch.zeros(TOP, dtype=torch.float64), 0.0
+    while basis.shape[1] + width <= min(wide.shape[0], width * _MOST_BLOCKS):
+        block = _orthonormal(block, basis)
         basis = torch.cat([basis, block], dim=1)
-        block = wide @ (wide.T @ block)
-    values: torch.Tensor = torch.linalg.svdvals(basis.T @ wide)
+        projected = torch.cat([projected, wide.T @ block], dim=1)
+        values = _singular_values(projected)
+        energy = float(values[:TOP].square().sum())
+        if energy - before <= _ENOUGH * energy:
+            break
+        before = energy
+        block = wide @ projected[:, -width:]
     return values
 
 
-def squared_norm(values: torch.Tensor) -> float:
-    """Return Σ v² of finite values, each square and the sum in float64, without a copy of all in float64."""
-    return math.fsum(float(part.double().square().sum()) for part in parts(values))
+def _orthonormal(block: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """Return what is new in a block of columns, orthonormal. Twice, since once leaves what rounding mixed in."""
+    for _ in range(2):
+        block, _ = torch.linalg.qr(block - basis @ (basis.T @ block))
+    return block
 
 
-def _scaled(delta: torch.Tensor) -> torch.Tensor:
-    """Return Δ times a power of two, so that squares of tiny or huge values neither vanish nor overflow."""
-    largest = float(delta.abs().max())
-    if not largest:
-        return delta
-    exponent = -math.frexp(largest)[1]
-    # In two steps, since 2¹⁴⁹ is more than float32 holds.
-    return delta * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
+def _singular_values(tall: torch.Tensor) -> torch.Tensor:
+    """Return those of a matrix of few columns."""
+    squares: torch.Tensor = torch.linalg.eigvalsh(gram(tall))
+    return squares.clamp(min=0).sqrt().flip(0)
 
 
 def _entropy_rank(sigma: torch.Tensor) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from monitor.analysis.structure.selection import energy_of_largest, share_count
-from monitor.analysis.structure.spectrum import squared_norm
+from monitor.analysis.structure.squares import squared_norm
 from monitor.analysis.structure.steps import BUCKETS, step_histogram
 from monitor.analysis.structure.update import Update
 from monitor.observe.observation import IntArray
