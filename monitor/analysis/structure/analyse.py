@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from monitor.analysis.pairs import Pairs
+from monitor.analysis.pairs import Pair, Pairs
 from monitor.analysis.structure.matrices import matrices_of
 from monitor.analysis.structure.measured import MatrixStructure, Skipped, Structure, measure_matrix
 from monitor.analysis.structure.settings import StructureSettings
 from monitor.analysis.structure.sums import Sums
 from monitor.analysis.structure.update import Update
 from monitor.errors import ConfigurationError, name_some
-from monitor.observe.weights.groups import GroupKey
 
 # Told what is being measured, and how much work is behind it; the units are those of `cost`.
 Advance = Callable[[str, float], None]
@@ -66,25 +65,35 @@ def structure_between(
 
     Raises:
         CheckpointError: a file cannot be read.
+        ConfigurationError: the device has not enough memory.
     """
     matrices: list[MatrixStructure] = []
     vectors, vector_count = Sums.nothing(), 0
     for name, work in plan.costs.items():
         advance(name, 0)
-        _, group, base, finetuned = pairs.read(name)
-        update = Update.between(base.to(device), finetuned.to(device), settings.visible_dtype, settings.criterion)
-        del base, finetuned
-        found = list(_matrices(name, group, update, settings))
+        try:
+            found, rest = _measure(pairs.read(name), settings, device)
+        except torch.OutOfMemoryError:
+            raise ConfigurationError(
+                f"{device.type} has not enough memory for {name} of shape {list(pairs.finetuned.shapes[name])}. Leave "
+                "it out with --max-size or --only, or measure on the CPU, with CUDA_VISIBLE_DEVICES set to nothing."
+            ) from None
         matrices += found
-        if not found:
-            vectors, vector_count = vectors + Sums.of(update), vector_count + 1
+        if rest is not None:
+            vectors, vector_count = vectors + rest, vector_count + 1
         advance(name, work)
     return Structure(settings, tuple(matrices), vectors, vector_count, plan.skipped)
 
 
-def _matrices(name: str, group: GroupKey, update: Update, settings: StructureSettings) -> Iterator[MatrixStructure]:
-    for place in matrices_of(name, tuple(update.base.shape)):
-        yield measure_matrix(place.name, group, update.matrix(place), settings)
+def _measure(
+    pair: Pair, settings: StructureSettings, device: torch.device
+) -> tuple[list[MatrixStructure], Sums | None]:
+    """Return the structure of each matrix of a parameter; or, if it has none, the sums of it."""
+    base, finetuned = pair.base.to(device), pair.finetuned.to(device)
+    update = Update.between(base, finetuned, settings.visible_dtype, settings.criterion)
+    places = list(matrices_of(pair.name, tuple(update.base.shape)))
+    found = [measure_matrix(place.name, pair.group, update.matrix(place), settings) for place in places]
+    return found, None if found else Sums.of(update)
 
 
 def default_device() -> torch.device:

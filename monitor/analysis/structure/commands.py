@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from monitor.analysis.in_words import errors_in_words
 from monitor.analysis.structure import defaults
-from monitor.errors import SparsityMonitorError
-from monitor.terminal import printable_lines
+from monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from monitor.analysis.structure.measured import Structure
@@ -61,16 +62,11 @@ def structure(
     of the singular values: see DEFINITIONS.md beside this command's code for how long it takes. A GPU is used where
     there is one; --only and --max-size sample.
     """
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        sys.exit(f"cannot write {str(output)!r}: expected a file in a directory that is there. Give another --output.")
-
-    from monitor.analysis.structure.settings import StructureSettings
-    from monitor.observe.criterion import Criterion, parse_visible_dtype
-
-    try:
-        settings = StructureSettings(
-            visible_dtype=parse_visible_dtype(visible_dtype),
-            criterion=Criterion.parse(criterion),
+    with errors_in_words():
+        _check_writable(output)
+        settings = _settings(
+            criterion,
+            visible_dtype,
             share=share,
             principal_rank=principal_rank,
             whole_up_to=whole_up_to,
@@ -78,11 +74,28 @@ def structure(
             max_size=max_size,
         )
         found, source = _measure(base, finetuned, settings)
-    except SparsityMonitorError as error:
-        sys.exit(printable_lines(str(error)))
-    _print(found, source, as_json=as_json, every_matrix=matrices)
-    if output is not None:
-        _write(found, source, output)
+        _print(found, source, as_json=as_json, every_matrix=matrices)
+        if output is not None:
+            from monitor.analysis.structure.report import report_of
+
+            report_of(found, source).write(output)
+
+
+def _check_writable(output: Path | None) -> None:
+    # Before the work, which may take hours.
+    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):
+        raise ConfigurationError(
+            f"--output is {str(output)!r}; expected a file in a directory that is there and can be written to."
+        )
+
+
+def _settings(criterion: str, visible_dtype: str, **others: Any) -> StructureSettings:
+    from monitor.analysis.structure.settings import StructureSettings
+    from monitor.observe.criterion import Criterion, parse_visible_dtype
+
+    return StructureSettings(
+        visible_dtype=parse_visible_dtype(visible_dtype), criterion=Criterion.parse(criterion), **others
+    )
 
 
 def _measure(base: str, finetuned: str, settings: StructureSettings) -> tuple[Structure, Source]:
@@ -104,15 +117,6 @@ def _measure(base: str, finetuned: str, settings: StructureSettings) -> tuple[St
 
         found = structure_between(pairs, settings, plan, device, advance)
     return found, Source.of(pairs, device.type)
-
-
-def _write(found: Structure, source: Source, output: Path) -> None:
-    from monitor.analysis.structure.report import report_of
-
-    try:
-        report_of(found, source).write(output)
-    except OSError as error:
-        sys.exit(f"cannot write {str(output)!r}: {error.strerror}. Give another file with --output.")
 
 
 def _print(found: Structure, source: Source, *, as_json: bool, every_matrix: bool) -> None:
