@@ -45,6 +45,7 @@ _FULL_RANK = 0.9
 _TIMES_EVEN = 2.0
 _STRIPED = 2.0
 _MANY_OF_ALL = 0.1
+_LIFT = 0.05
 # Of the dispersion under chance: more than so many standard deviations are no chance.
 _NO_CHANCE = 3.0
 
@@ -194,7 +195,8 @@ def _enrichment(
         return "No weight of a matrix changed, or too few are marked in matrices as small as these.", Agreement.UNKNOWN
     side = "above" if above else "below"
     figures = f"; {values}" if structure.settings.share == 0.1 else ""
-    agreement = Agreement.AS_PUBLISHED if (lift > 1) is above else Agreement.OTHERWISE
+    shown = lift > 1 + _LIFT if above else lift < 1 - _LIFT
+    agreement = Agreement.AS_PUBLISHED if shown else Agreement.OTHERWISE
     return f"{text} Published: {side} chance for RL (arXiv 2511.08567){figures}.", agreement
 
 
