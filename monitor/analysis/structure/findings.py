@@ -211,8 +211,8 @@ def _stripes(structure: Structure) -> Iterator[Finding]:
         count = _count(len(matrices), "matrix", "matrices")
         text = (
             f"Changed weights {how} in {lines} of {modules}: the share that "
-            f"changed varies {along:.3g} times as much among the {lines} as by chance, among the {_other(lines)} "
-            f"{across:.3g} times (variance ÷ binomial variance, median over {count}). "
+            f"changed varies {_times(along)} times as much among the {lines} as by chance, among the {_other(lines)} "
+            f"{_times(across)} times (variance ÷ binomial variance, median over {count}). "
             "Published: stripes, without a figure (arXiv 2511.08567)."
         )
         agreement = {"gather": Agreement.AS_PUBLISHED, "do not gather": Agreement.OTHERWISE}
@@ -238,6 +238,10 @@ def methods(structure: Structure) -> str:
         f"(seeded, lower bounds) for {count - whole:,}; principal weights from the whole decomposition of the base for "
         f"{base:,}, from a randomised one for {count - base:,}."
     )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}" if factor < 10 else f"{factor:.3g}"
 
 
 def _small_percent(share: float) -> str:

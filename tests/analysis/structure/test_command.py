@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from monitor.analysis.structure.commands import add_structure
 from tests.analysis.models import changed, dense_model, expert_model, saved
@@ -156,6 +156,19 @@ def test_the_page_has_the_words_the_tables_and_the_plots(run: Run, models: tuple
     assert "model.layers.1.mlp.down_proj.weight" in text
     assert text.count("<svg") >= 5
     assert "<script" not in text
+
+
+def test_profiles_are_written_in_full(run: Run, models: tuple[Path, Path], tmp_path: Path) -> None:
+    run(*models, "--profiles", tmp_path / "profiles.safetensors")
+
+    profiles = load_file(tmp_path / "profiles.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    before, after = (
+        rounded(model.state_dict()[name], torch.bfloat16) for model in (dense_model(), changed(dense_model()))
+    )
+    assert np.array_equal(profiles[f"{name}/rows"].numpy(), (before != after).sum(axis=1))
+    assert np.array_equal(profiles[f"{name}/columns"].numpy(), (before != after).sum(axis=0))
+    assert list(tmp_path.iterdir()) == [tmp_path / "profiles.safetensors"]
 
 
 @pytest.mark.parametrize(
