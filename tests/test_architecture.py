@@ -39,7 +39,7 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
-    "analysis": "errors limits percent terminal version observe",
+    "analysis": "errors limits percent terminal verdict version observe",
     "subnetwork": "errors limits version observe",
     "cli": "errors terminal version wire report service grafana analysis",
     "__init__": "version errors verdict observe callback",
