@@ -1,0 +1,105 @@
+"""An optimizer whose steps are guarded: hooks of torch's run just before and just after each of them.
+
+A step that is skipped, as by a GradScaler that found an overflow, runs none.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from monitor.errors import ConfigurationError
+from monitor.subnetwork.coverage import Coverage
+from monitor.subnetwork.packed import PackedStep, moves_each_weight_by_itself
+from monitor.subnetwork.refusals import refuse_closure, stepped_by
+from monitor.subnetwork.restored import RestoredStep
+
+_guarded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+
+
+class GuardedOptimizer:
+    """Keeps the weights outside the mask where they are in every step of an optimizer, until it is released.
+
+    Args:
+        given: the optimizer, or what accelerate or DeepSpeed make of it.
+        coverage: what is inside the mask.
+
+    Attributes:
+        optimizer: the optimizer of torch that moves the weights.
+        step: how that is done.
+        steps: number of steps since.
+
+    Raises:
+        ConfigurationError: it cannot be guarded, or is already, or has tensors that are not of the model.
+        UnsupportedModelError: DeepSpeed holds the weights in a way that is not known here.
+    """
+
+    def __init__(self, given: object, coverage: Coverage) -> None:
+        self.optimizer, self._zero = stepped_by(given)
+        if self.optimizer in _guarded:
+            raise ConfigurationError(
+                f"this {type(self.optimizer).__name__} trains a subnetwork already; expected one mask. Intersect masks "
+                "with `&`, or close() the other Subnetwork."
+            )
+        if self._zero is not None:
+            for group, settings in enumerate(self.optimizer.param_groups):
+                for partition in settings["params"]:
+                    coverage.add_partition(partition, group)
+        self._check_known(coverage)
+        self.step = self._choose(coverage)
+        self.steps = 0
+        # torch.compile leaves them as they are, and compiles the step between.
+        before, after = torch.compiler.disable(self._before), torch.compiler.disable(self._after)
+        self._hooks = [
+            self.optimizer.register_step_pre_hook(before),
+            self.optimizer.register_step_post_hook(after),
+        ]
+        _guarded.add(self.optimizer)
+
+    def _check_known(self, coverage: Coverage) -> None:
+        unknown = [p for group in self.optimizer.param_groups for p in group["params"] if not coverage.has(p)]
+        if unknown:
+            raise ConfigurationError(
+                f"{type(self.optimizer).__name__} steps {len(unknown)} tensors that the model does not have, the first "
+                f"of shape {list(unknown[0].shape)}. Give the model that holds all of them, as it was when the "
+                "optimizer was made, and before an evaluation under FSDP2."
+            )
+
+    def _choose(self, coverage: Coverage) -> PackedStep | RestoredStep:
+        if self._zero is None and not self.is_sharded and moves_each_weight_by_itself(self.optimizer):
+            return PackedStep(self.optimizer, coverage)
+        return RestoredStep(self.optimizer, coverage)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether it steps DTensors."""
+        return any(hasattr(p, "device_mesh") for group in self.optimizer.param_groups for p in group["params"])
+
+    @property
+    def keeps_all_state_because(self) -> str:
+        """Why it keeps state of weights outside the mask, too; empty if it does not."""
+        if isinstance(self.step, PackedStep):
+            return ""
+        if self._zero is not None:
+            return "DeepSpeed's checkpoints hold that of whole partitions"
+        if moves_each_weight_by_itself(self.optimizer):
+            return "the checkpoints of sharded weights hold that of whole shards"
+        return f"{type(self.optimizer).__name__} is not known to move each weight by itself"
+
+    def _before(self, optimizer: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        refuse_closure(args[1:], kwargs)
+        with torch.no_grad():
+            self.step.before()
+
+    def _after(self, optimizer: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with torch.no_grad():
+            self.step.after()
+        self.steps += 1
+
+    def release(self) -> None:
+        """Let the optimizer go on without the mask."""
+        for hook in self._hooks:
+            hook.remove()
+        _guarded.discard(self.optimizer)
