@@ -39,7 +39,7 @@ class SubnetworkCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, mask: UpdateMask | MaskFile | str | os.PathLike[str]) -> None:
-        self._mask = open_mask(mask)
+        self._mask: UpdateMask | MaskFile = open_mask(mask)
         self._subnetwork: Subnetwork | None = None
         self._steps = 0
 
@@ -69,7 +69,8 @@ class SubnetworkCallback(TrainerCallback):  # type: ignore[misc]
         """
         self.close()
         known = state.stateful_callbacks.get(STATE_KEY, {}).get("attributes", {}).get("mask")
-        self._subnetwork = Subnetwork(kwargs["model"], self._mask, kwargs["optimizer"])
+        resumed = state.global_step > 0
+        self._subnetwork = Subnetwork(kwargs["model"], self._mask, kwargs["optimizer"], resumed=resumed)
         identity = self._subnetwork.mask_identity
         if known not in (None, identity):
             self.close()
@@ -80,7 +81,7 @@ class SubnetworkCallback(TrainerCallback):  # type: ignore[misc]
         state.stateful_callbacks[STATE_KEY] = {"args": {}, "attributes": {"mask": identity}}
         self._steps = 0
         if state.is_world_process_zero:
-            begins = " from the checkpoint of a training of all weights" if state.global_step and not known else ""
+            begins = " from the checkpoint of a training of all weights" if resumed and not known else ""
             tell([f"subnetwork{begins} {self._subnetwork.described()}"], quiet=False)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

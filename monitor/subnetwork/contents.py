@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def _pieces(mask: ReferenceMask, name: str) -> Iterator[torch.Tensor]:
         yield mask.read(name, first, first + WORDS_OF_A_FILE).cpu()
 
 
-def open_mask(given: object) -> ReferenceMask:
+def open_mask(given: object) -> UpdateMask | MaskFile:
     """Return the mask that a user gives: as it is, or from its file.
 
     Raises:
@@ -62,7 +63,6 @@ def open_mask(given: object) -> ReferenceMask:
     """
     if isinstance(given, UpdateMask | MaskFile):
         return given
-    try:
-        return MaskFile(given)  # type: ignore[arg-type] # says what it wants
-    except TypeError:
-        raise ConfigurationError(f"mask is {shown(given)}; expected an UpdateMask, or the path of its file.") from None
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigurationError(f"mask is {shown(given)}; expected an UpdateMask, or the path of its file.")
+    return MaskFile(given)

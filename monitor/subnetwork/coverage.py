@@ -87,6 +87,10 @@ class Coverage:
         """Whether the tensor is one of the model's parameters, or has been added."""
         return id(tensor) in self._names or id(tensor) in self._inside
 
+    def covers_any(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Whether what is inside the mask is known of one of the tensors."""
+        return any(map(self.covers, tensors))
+
     def covers(self, tensor: torch.Tensor) -> bool:
         """Whether what is inside the mask of a tensor is known already."""
         return id(tensor) in self._inside
@@ -114,8 +118,8 @@ class Coverage:
         words = shard.words_of_whole(partial(self._mask.read, name))
         if words.dtype != torch.int32 or words.shape != (word_count(shard.count),):
             raise MaskMismatchError(
-                f"the mask has words of {words.dtype} and shape {list(words.shape)} for {name}; expected int32 of shape "
-                f"{[word_count(shard.count)]}. Make masks with UpdateMask.from_bools."
+                f"the mask has words of {words.dtype} and shape {list(words.shape)} for {name}; expected int32 of "
+                f"shape {[word_count(shard.count)]}. Make masks with UpdateMask.from_bools."
             )
         held = local(parameter)
         self._inside[id(parameter)] = parameter, Inside.of_words(words, held.shape, held.device)

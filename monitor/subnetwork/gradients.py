@@ -20,13 +20,15 @@ def mask_gradient_of(parameter: torch.Tensor, inside: Inside) -> RemovableHandle
         def after(parameter: torch.Tensor) -> None:
             zero_outside(parameter.grad, inside)
 
-        return parameter.register_post_accumulate_grad_hook(after)
+        registered: RemovableHandle = parameter.register_post_accumulate_grad_hook(after)  # type: ignore[no-untyped-call]
+        return registered
 
     # Before it is accumulated: DeepSpeed takes the gradient away right after that. Not in place: it may have others.
     def before(gradient: torch.Tensor) -> torch.Tensor:
         return torch.where(inside.bools(), gradient, 0)
 
-    return parameter.register_hook(before)
+    handle: RemovableHandle = parameter.register_hook(before)  # type: ignore[no-untyped-call]
+    return handle
 
 
 def zero_outside(gradient: torch.Tensor | None, inside: Inside) -> None:

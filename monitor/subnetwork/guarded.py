@@ -5,7 +5,7 @@ A step that is skipped, as by a GradScaler that found an overflow, runs none.
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +15,6 @@ from monitor.subnetwork.coverage import Coverage
 from monitor.subnetwork.packed import PackedStep, moves_each_weight_by_itself
 from monitor.subnetwork.refusals import refuse_closure, stepped_by
 from monitor.subnetwork.restored import RestoredStep
-
-_guarded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
 
 class GuardedOptimizer:
@@ -30,19 +28,15 @@ class GuardedOptimizer:
         optimizer: the optimizer of torch that moves the weights.
         step: how that is done.
         steps: number of steps since.
+        is_stepping: a step is under way.
 
     Raises:
-        ConfigurationError: it cannot be guarded, or is already, or has tensors that are not of the model.
+        ConfigurationError: it cannot be guarded, or has tensors that are not of the model.
         UnsupportedModelError: DeepSpeed holds the weights in a way that is not known here.
     """
 
     def __init__(self, given: object, coverage: Coverage) -> None:
         self.optimizer, self._zero = stepped_by(given)
-        if self.optimizer in _guarded:
-            raise ConfigurationError(
-                f"this {type(self.optimizer).__name__} trains a subnetwork already; expected one mask. Intersect masks "
-                "with `&`, or close() the other Subnetwork."
-            )
         if self._zero is not None:
             for group, settings in enumerate(self.optimizer.param_groups):
                 for partition in settings["params"]:
@@ -50,13 +44,13 @@ class GuardedOptimizer:
         self._check_known(coverage)
         self.step = self._choose(coverage)
         self.steps = 0
+        self.is_stepping = False
         # torch.compile leaves them as they are, and compiles the step between.
-        before, after = torch.compiler.disable(self._before), torch.compiler.disable(self._after)
+        disable: Callable[[Any], Any] = torch.compiler.disable
         self._hooks = [
-            self.optimizer.register_step_pre_hook(before),
-            self.optimizer.register_step_post_hook(after),
+            self.optimizer.register_step_pre_hook(disable(self._before)),
+            self.optimizer.register_step_post_hook(disable(self._after)),
         ]
-        _guarded.add(self.optimizer)
 
     def _check_known(self, coverage: Coverage) -> None:
         unknown = [p for group in self.optimizer.param_groups for p in group["params"] if not coverage.has(p)]
@@ -68,32 +62,35 @@ class GuardedOptimizer:
             )
 
     def _choose(self, coverage: Coverage) -> PackedStep | RestoredStep:
-        if self._zero is None and not self.is_sharded and moves_each_weight_by_itself(self.optimizer):
-            return PackedStep(self.optimizer, coverage)
-        return RestoredStep(self.optimizer, coverage)
+        return RestoredStep(self.optimizer, coverage) if self.why_not_packed else PackedStep(self.optimizer, coverage)
 
     @property
-    def is_sharded(self) -> bool:
-        """Whether it steps DTensors."""
-        return any(hasattr(p, "device_mesh") for group in self.optimizer.param_groups for p in group["params"])
-
-    @property
-    def keeps_all_state_because(self) -> str:
+    def why_not_packed(self) -> str:
         """Why it keeps state of weights outside the mask, too; empty if it does not."""
-        if isinstance(self.step, PackedStep):
-            return ""
+        kind = type(self.optimizer).__name__
+        groups = self.optimizer.param_groups
+        parameters = [p for group in groups for p in group["params"]]
+        if not moves_each_weight_by_itself(self.optimizer):
+            return f"{kind} is not known to move each weight by itself"
         if self._zero is not None:
             return "DeepSpeed's checkpoints hold that of whole partitions"
-        if moves_each_weight_by_itself(self.optimizer):
+        if any(hasattr(p, "device_mesh") for p in parameters):
             return "the checkpoints of sharded weights hold that of whole shards"
-        return f"{type(self.optimizer).__name__} is not known to move each weight by itself"
+        if any(
+            p.device.type == "cpu" and (g.get("fused") or p.element_size() < 4) for g in groups for p in g["params"]
+        ):
+            # What is left over at the end of a tensor goes through another loop of torch's, with other roundings.
+            return "on a CPU, fused and 16-bit steps round by a weight's place among the others"
+        return ""
 
     def _before(self, optimizer: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         refuse_closure(args[1:], kwargs)
         with torch.no_grad():
             self.step.before()
+        self.is_stepping = True
 
     def _after(self, optimizer: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.is_stepping = False
         with torch.no_grad():
             self.step.after()
         self.steps += 1
@@ -102,4 +99,3 @@ class GuardedOptimizer:
         """Let the optimizer go on without the mask."""
         for hook in self._hooks:
             hook.remove()
-        _guarded.discard(self.optimizer)

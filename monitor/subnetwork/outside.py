@@ -21,7 +21,9 @@ class OutsideWeights:
 
     def moved(self) -> list[str]:
         """Return the parameters with other weights outside the mask than then, in what this process holds."""
-        return [name for name, p in self._coverage.trainable.items() if not torch.equal(self._then[name], self._sums(p))]
+        return [
+            name for name, p in self._coverage.trainable.items() if not torch.equal(self._then[name], self._sums(p))
+        ]
 
     def _sums(self, parameter: torch.Tensor) -> torch.Tensor:
         weights = local(parameter)

@@ -107,4 +107,3 @@ def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             "optimizer.step was given a closure, which makes gradients after they were masked. Call backward() first, "
             "then step() without it."
         )
-

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from monitor.errors import ConfigurationError, MaskMismatchError, shown
 from monitor.observe.base.fingerprint import fingerprint
@@ -28,6 +27,7 @@ from monitor.subnetwork.gradients import mask_gradient_of
 from monitor.subnetwork.guarded import GuardedOptimizer
 from monitor.subnetwork.outside import OutsideWeights
 from monitor.subnetwork.refusals import refuse_model
+from monitor.subnetwork.watch import watch
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Subnetwork:
         model: the model that trains; SUBNETWORK.md beside this file has what is supported.
         mask: which weights train: a mask, or the path of its file. It must cover every trainable parameter.
         optimizers: the optimizer, or all of them where there are several.
+        resumed: training goes on from a checkpoint, whose weights are not the base that the mask was taken against.
 
     Attributes:
         mask_identity: 32 hexadecimal digits that name the mask, for checkpoints.
@@ -61,7 +62,7 @@ class Subnetwork:
 
     Raises:
         ConfigurationError: an argument cannot work, or the processes have different masks.
-        MaskMismatchError: the mask lacks a parameter, has another shape, or none of its ones are where something trains.
+        MaskMismatchError: the mask lacks a parameter, has another shape, or is empty where something trains.
         MaskFileError: the file of the mask cannot be read.
         UnsupportedModelError: the model holds its weights in a way in which they cannot be kept.
     """
@@ -71,6 +72,8 @@ class Subnetwork:
         model: nn.Module,
         mask: UpdateMask | MaskFile | str | os.PathLike[str],
         optimizers: torch.optim.Optimizer | Iterable[torch.optim.Optimizer],
+        *,
+        resumed: bool = False,
     ) -> None:
         refuse_model(model)
         self._hooks: list[Any] = []
@@ -81,7 +84,8 @@ class Subnetwork:
         self.mask_identity = contents.identity
         if not ranks.all_have(contents.identity):
             raise ConfigurationError("the processes have different masks; expected the same one in all of them.")
-        coverage = ranks.all_or_none(lambda: Coverage(model, opened))
+        coverage = self._coverage = ranks.all_or_none(lambda: Coverage(model, opened))
+        watch.refuse_a_second(coverage)
         whole = {name: contents.ones[name] for name in coverage.trainable}
         self.inside, self.weights = sum(whole.values()), sum(p.numel() for p in coverage.trainable.values())
         if not self.inside:
@@ -89,7 +93,8 @@ class Subnetwork:
                 f"the mask has no ones among the {self.weights:,} weights that train, and "
                 f"{sum(contents.ones.values()):,} elsewhere: nothing would move. Expected a mask of what is to train."
             )
-        _warn_of_another_base(opened, model, ranks)
+        if not resumed:
+            _warn_of_another_base(opened, model, ranks)
         self._outside = OutsideWeights(coverage)
         try:
             ranks.all_or_none(lambda: self._guard(coverage, optimizers))
@@ -102,17 +107,7 @@ class Subnetwork:
         for each in _listed(optimizers):
             self._guarded.append(GuardedOptimizer(each, coverage))
         self._hooks = [mask_gradient_of(p, coverage.of(p)) for p in coverage.trainable.values()]
-        own, parameters = {id(each.optimizer) for each in self._guarded}, set(map(id, coverage.trainable.values()))
-
-        def refuse_others(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-            if id(optimizer) not in own and any(id(p) in parameters for g in optimizer.param_groups for p in g["params"]):
-                raise ConfigurationError(
-                    f"{type(optimizer).__name__} steps weights of a model that trains a subnetwork, and was not given "
-                    "to it: it would move weights outside the mask. Give Subnetwork(…) all optimizers; or, when that "
-                    "training is over or has failed, close() it first."
-                )
-
-        self._hooks.append(register_optimizer_step_pre_hook(torch.compiler.disable(refuse_others)))
+        watch.begin(coverage, self._guarded)
 
     @property
     def steps(self) -> int:
@@ -127,7 +122,7 @@ class Subnetwork:
 
     def described(self) -> str:
         """Say what trains, and of which weights the optimizers keep state."""
-        reasons = dict.fromkeys(each.keeps_all_state_because for each in self._guarded)
+        reasons = dict.fromkeys(each.why_not_packed for each in self._guarded)
         kept = [f"of all weights, because {reason}" if reason else "of these weights only" for reason in reasons]
         share = percent(self.inside / self.weights)
         return f"trains {self.inside:,} of {self.weights:,} weights ({share}); optimizer state {' and '.join(kept)}"
@@ -145,7 +140,7 @@ class Subnetwork:
             hook.remove()
         for each in self._guarded:
             each.release()
-        self._hooks = []
+        watch.end(self._coverage)
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +176,6 @@ def _warn_of_another_base(mask: ReferenceMask, model: nn.Module, ranks: Ranks) -
     now = fingerprint(base, roster.selected, parse_visible_dtype(taken.visible_dtype), ranks)
     if now != taken.base_fingerprint:
         warn_user(
-            f"the mask was taken against another base (fingerprint {taken.base_fingerprint}, here {now}). That is as "
-            "it should be where training goes on from a checkpoint, or for weights of another run on purpose."
+            f"the mask was taken against another base (fingerprint {taken.base_fingerprint}, here {now}): it says "
+            "which weights moved from there. Start from those weights, or set resumed=True where training goes on."
         )
