@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoModelForCausalLM, TrainerCallback
 
-from monitor import Subnetwork, UpdateMask
+from monitor import Subnetwork, SubnetworkCallback, UpdateMask
 from tests.parallel.models import make_model, spread
 from tests.parallel.processes import run_together
-from tests.subnetwork.optimizers import OPTIMIZERS, Make, moved_outside, share_moved_inside, weights_of
+from tests.parallel.trainings import run_as_torchrun, train
+from tests.subnetwork.optimizers import DECAY, OPTIMIZERS, Make, moved_outside, share_moved_inside, weights_of
+from tests.tiny import save_model
 
 # Processes of their own, which one server forks.
 pytestmark = pytest.mark.xdist_group("parallel")
 
 KINDS = ("sgd", "adamw", "adamw-fused", "adafactor", "muon")
-HOWS = ("ddp", "fsdp2")
+# torch's own Adafactor steps no DTensor, and its Muon not all of them.
+CASES = [("ddp", kind) for kind in KINDS] + [("fsdp2", kind) for kind in ("sgd", "adamw", "adamw-fused")]
 STEPS = 3
 
 
@@ -25,7 +34,7 @@ def random_mask(density: float = 0.3) -> UpdateMask:
     return UpdateMask.from_bools(bools)
 
 
-def train(model: nn.Module, make: Make, mask: UpdateMask | None) -> dict[str, object]:
+def train_loop(model: nn.Module, make: Make, mask: UpdateMask | None) -> dict[str, object]:
     """Train with clipping, on the same data in every process."""
     optimizers = make(model)
     before = weights_of(model)
@@ -50,9 +59,8 @@ def train(model: nn.Module, make: Make, mask: UpdateMask | None) -> dict[str, ob
 
 def train_all(masked: tuple[UpdateMask | None, ...]) -> dict[tuple[str, str, bool], dict[str, object]]:
     return {
-        (how, kind, mask is not None): train(spread(make_model(), how), OPTIMIZERS[kind], mask)
-        for how in HOWS
-        for kind in KINDS
+        (how, kind, mask is not None): train_loop(spread(make_model(), how), OPTIMIZERS[kind], mask)
+        for how, kind in CASES
         for mask in masked
     }
 
@@ -65,20 +73,75 @@ def test_weights_outside_stay_and_those_inside_move_as_on_one_process() -> None:
     mask = random_mask()
     inside = {name: mask.bools(name) for name in mask.shapes}
     together = run_together(train_all, 2, (mask, None))
-    for kind in KINDS:
-        alone, full = (train(make_model(), OPTIMIZERS[kind], given) for given in (mask, None))
-        for how in HOWS:
-            for results in together:
-                masked, unmasked = results[how, kind, True], results[how, kind, False]
-                where = (how, kind)
-                assert not moved_outside(inside, masked["before"], masked["after"]), where
-                assert not masked["moved"], where
-                assert share_moved_inside(inside, masked["before"], masked["after"]) > 0.9, where
-                # As closely as without a mask: the sums over processes may round otherwise.
-                closely = farthest(unmasked["after"], full["after"]) + 1e-6
-                assert farthest(masked["after"], alone["after"]) <= closely, where
-                assert masked["norms"] == pytest.approx(alone["norms"], rel=1e-5), where
-                assert max(masked["norms"]) < min(unmasked["norms"]), where
-                kept, without = masked["bytes"]
-                packed = how == "ddp" and kind in ("sgd", "adamw")
-                assert (kept < 0.4 * without) == packed, (where, masked["said"])
+    alone = {kind: train_loop(make_model(), OPTIMIZERS[kind], mask) for kind in KINDS}
+    full = {kind: train_loop(make_model(), OPTIMIZERS[kind], None) for kind in KINDS}
+    for where in CASES:
+        how, kind = where
+        for results in together:
+            masked, unmasked = results[how, kind, True], results[how, kind, False]
+            assert not moved_outside(inside, masked["before"], masked["after"]), where
+            assert not masked["moved"], where
+            assert share_moved_inside(inside, masked["before"], masked["after"]) > 0.9, where
+            # As closely as without a mask: the sums over processes may round otherwise.
+            closely = farthest(unmasked["after"], full[kind]["after"]) + 1e-6
+            assert farthest(masked["after"], alone[kind]["after"]) <= closely, where
+            assert masked["norms"] == pytest.approx(alone[kind]["norms"], rel=1e-5), where
+            assert masked["norms"][0] < unmasked["norms"][0], where
+            kept, without = masked["bytes"]
+            assert (kept < 0.4 * without) == (how == "ddp" and kind in ("sgd", "adamw")), (where, masked["said"])
+
+
+def train_with_zero(model: str, output: str, mask: str) -> dict[str, dict[str, torch.Tensor]]:
+    """Train the same model with ZeRO-1 and with ZeRO-2, and return the weights and the float32 ones of this process."""
+    from accelerate.state import AcceleratorState
+
+    found = {}
+    for how in ("zero1", "zero2"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        kept: dict[str, torch.Tensor] = {}
+        callbacks = [SubnetworkCallback(mask), KeepMasters(kept)]
+        settings = {"subnetwork": callbacks, "monitored": False, "learning_rate": 0.01, "weight_decay": DECAY}
+        result = train(how, model, f"{output}/{how}", settings)
+        assert all(math.isfinite(loss) for loss in result["losses"])
+        found[how] = kept
+    return found
+
+
+class KeepMasters(TrainerCallback):
+    """Keeps the fragments of the float32 weights that DeepSpeed steps in this process, when training ends."""
+
+    def __init__(self, kept: dict[str, torch.Tensor]) -> None:
+        self.kept = kept
+
+    def on_train_end(self, args: object, state: object, control: object, **kwargs: Any) -> None:
+        for name, parameter in kwargs["model"].named_parameters():
+            held = parameter._hp_mapping
+            if held is not None:
+                whole = torch.full((parameter.numel(),), math.nan)
+                address = held.lp_fragment_address
+                whole[address.start :][: address.numel] = held.hp_fragment
+                self.kept[name] = whole.view(parameter.shape)
+
+
+def test_float32_weights_of_deepspeed_stay_at_the_base_outside(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    model = save_model(tmp_path / "model")
+    base = load_file(model / "model.safetensors")
+    named = dict(AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).named_parameters())
+    generator = torch.Generator().manual_seed(6)
+    bools = {name: torch.rand(p.shape, generator=generator) < 0.3 for name, p in named.items()}
+    UpdateMask.from_bools(bools).save(tmp_path / "mask.safetensors")
+    arguments = (str(model), str(tmp_path), str(tmp_path / "mask.safetensors"))
+    results = run_as_torchrun(2, train_with_zero, arguments)
+    for how in ("zero1", "zero2"):
+        after = load_file(tmp_path / how / "final" / "model.safetensors")
+        assert not moved_outside(bools, base, after), how
+        assert share_moved_inside(bools, base, after) > 0.5, how
+        seen = dict.fromkeys(bools, 0)
+        for result in results:
+            for name, weights in result[how].items():
+                here = ~weights.isnan()
+                seen[name] += int(here.sum())
+                outside = here & ~bools[name]
+                assert torch.equal(weights[outside], base[name].float()[outside]), (how, name)
+        assert seen == {name: mask.numel() for name, mask in bools.items()}, how
