@@ -81,8 +81,8 @@ class SubnetworkCallback(TrainerCallback):  # type: ignore[misc]
         state.stateful_callbacks[STATE_KEY] = {"args": {}, "attributes": {"mask": identity}}
         self._steps = 0
         if state.is_world_process_zero:
-            begins = " from the checkpoint of a training of all weights" if resumed and not known else ""
-            tell([f"subnetwork{begins} {self._subnetwork.described()}"], quiet=False)
+            begins = "from the checkpoint of a training of all weights, " if resumed and not known else ""
+            tell([f"subnetwork: {begins}{self._subnetwork.described()}"], quiet=False)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """See that the step went through what keeps the weights, and say once what that saves.
@@ -101,7 +101,7 @@ class SubnetworkCallback(TrainerCallback):  # type: ignore[misc]
         if self._steps == 0 and subnetwork.steps and state.is_world_process_zero:
             kept, full = subnetwork.state_bytes
             if kept < full:
-                tell([f"subnetwork's optimizer state takes {size(kept)} instead of {size(full)}"], quiet=False)
+                tell([f"subnetwork: the optimizer's state takes {size(kept)} instead of {size(full)}"], quiet=False)
         self._steps = subnetwork.steps
 
     def on_train_end(

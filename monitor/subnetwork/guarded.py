@@ -64,23 +64,27 @@ class GuardedOptimizer:
     def _choose(self, coverage: Coverage) -> PackedStep | RestoredStep:
         return RestoredStep(self.optimizer, coverage) if self.why_not_packed else PackedStep(self.optimizer, coverage)
 
+    def described(self) -> str:
+        """Say of which weights it keeps state."""
+        kind = type(self.optimizer).__name__
+        return f"{kind} keeps state of {f'all, because {why}' if (why := self.why_not_packed) else 'these only'}"
+
     @property
     def why_not_packed(self) -> str:
         """Why it keeps state of weights outside the mask, too; empty if it does not."""
-        kind = type(self.optimizer).__name__
         groups = self.optimizer.param_groups
         parameters = [p for group in groups for p in group["params"]]
         if not moves_each_weight_by_itself(self.optimizer):
-            return f"{kind} is not known to move each weight by itself"
+            return "it is not known to move each weight by itself"
         if self._zero is not None:
-            return "DeepSpeed's checkpoints hold that of whole partitions"
+            return "checkpoints of DeepSpeed hold that of whole partitions"
         if any(hasattr(p, "device_mesh") for p in parameters):
-            return "the checkpoints of sharded weights hold that of whole shards"
+            return "checkpoints of sharded weights hold that of whole shards"
         if any(
             p.device.type == "cpu" and (g.get("fused") or p.element_size() < 4) for g in groups for p in g["params"]
         ):
             # What is left over at the end of a tensor goes through another loop of torch's, with other roundings.
-            return "on a CPU, fused and 16-bit steps round by a weight's place among the others"
+            return "on a CPU a fused or 16-bit step rounds by a weight's place"
         return ""
 
     def _before(self, optimizer: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ class Subnetwork:
         except BaseException:
             self.close()
             raise
-        logger.info("sparsity-monitor: %s", self.described())
+        logger.info("sparsity-monitor: subnetwork: %s", self.described())
 
     def _guard(self, coverage: Coverage, optimizers: object) -> None:
         for each in _listed(optimizers):
@@ -122,10 +122,9 @@ class Subnetwork:
 
     def described(self) -> str:
         """Say what trains, and of which weights the optimizers keep state."""
-        reasons = dict.fromkeys(each.why_not_packed for each in self._guarded)
-        kept = [f"of all weights, because {reason}" if reason else "of these weights only" for reason in reasons]
         share = percent(self.inside / self.weights)
-        return f"trains {self.inside:,} of {self.weights:,} weights ({share}); optimizer state {' and '.join(kept)}"
+        kept = dict.fromkeys(each.described() for each in self._guarded)
+        return "; ".join([f"{self.inside:,} of {self.weights:,} weights train ({share})", *kept])
 
     def moved(self) -> list[str]:
         """Return the parameters of which a weight outside the mask is not, bit for bit, what it was at the start.
@@ -158,7 +157,7 @@ def _device(model: nn.Module) -> torch.device:
 
 def _listed(optimizers: object) -> list[object]:
     # accelerate's and DeepSpeed's wrappers, too; none of them is a collection.
-    given = list(optimizers) if isinstance(optimizers, Iterable) else [optimizers]
+    given = list(optimizers) if isinstance(optimizers, Iterable) and not isinstance(optimizers, str) else [optimizers]
     if not given:
         raise ConfigurationError(f"optimizers is {shown(optimizers)}; expected those that step the model's weights.")
     return given

@@ -100,8 +100,9 @@ def test_a_sparsity_callback_beside_it_sees_updates_within_the_mask(
     assert overlap.o1 == 1.0
     assert overlap.intersection == last.changed.sum() <= mask.count() == overlap.reference
     told = capfd.readouterr().err
-    assert f"subnetwork trains {mask.count():,} of {mask.weights:,} weights" in told
-    assert "optimizer state takes" in told
+    assert f"subnetwork: {mask.count():,} of {mask.weights:,} weights train" in told
+    assert "AdamW keeps state of these only" in told
+    assert "the optimizer's state takes" in told
 
 
 def test_a_resumed_training_goes_on_as_if_it_had_not_been_stopped(
