@@ -51,6 +51,9 @@ class GuardedOptimizer:
             self.optimizer.register_step_pre_hook(disable(self._before)),
             self.optimizer.register_step_post_hook(disable(self._after)),
         ]
+        if isinstance(self.step, PackedStep):
+            of_shards = self.step.state_dict_of_shards
+            self._hooks.append(self.optimizer.register_state_dict_post_hook(lambda _, found: of_shards(found)))
 
     def _check_known(self, coverage: Coverage) -> None:
         unknown = [p for group in self.optimizer.param_groups for p in group["params"] if not coverage.has(p)]
@@ -73,13 +76,10 @@ class GuardedOptimizer:
     def why_not_packed(self) -> str:
         """Why it keeps state of weights outside the mask, too; empty if it does not."""
         groups = self.optimizer.param_groups
-        parameters = [p for group in groups for p in group["params"]]
         if not moves_each_weight_by_itself(self.optimizer):
             return "it is not known to move each weight by itself"
         if self._zero is not None:
             return "checkpoints of DeepSpeed hold that of whole partitions"
-        if any(hasattr(p, "device_mesh") for p in parameters):
-            return "checkpoints of sharded weights hold that of whole shards"
         if any(
             p.device.type == "cpu" and (g.get("fused") or p.element_size() < 4) for g in groups for p in g["params"]
         ):

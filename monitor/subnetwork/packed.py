@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from monitor.errors import MaskMismatchError
-from monitor.subnetwork.coverage import Coverage, Inside
+from monitor.subnetwork.coverage import Coverage, Inside, local
 
 _ELEMENTWISE = (
     torch.optim.Adadelta,
@@ -40,7 +40,7 @@ class PackedStep:
     """Gives an optimizer the weights inside the mask alone.
 
     Args:
-        optimizer: one that moves each weight by itself, over plain tensors.
+        optimizer: one that moves each weight by itself.
         coverage: what is inside the mask.
     """
 
@@ -60,7 +60,7 @@ class PackedStep:
                 if isinstance(value, torch.Tensor):
                     kept += value.nbytes
                     is_packed = value.dim() and value.numel() == self._coverage.of(parameter).ones
-                    full += value.element_size() * parameter.numel() if is_packed else value.nbytes
+                    full += value.element_size() * local(parameter).numel() if is_packed else value.nbytes
         return kept, full
 
     def before(self) -> None:
@@ -77,8 +77,23 @@ class PackedStep:
                 whole = self._whole.get(id(packed))
                 # Without a gradient, it was not stepped.
                 if whole is not None and packed.grad is not None:
-                    whole.detach().masked_scatter_(self._coverage.of(whole).bools(), packed.detach())
+                    local(whole).masked_scatter_(self._coverage.of(whole).bools(), packed.detach())
         self._put_back()
+
+    def state_dict_of_shards(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return what an optimizer's `state_dict()` gave with the state of whole shards in the places of packed ones.
+
+        Only whole ones can be gathered from the processes, and read by other numbers of processes. They are zero
+        outside the mask, and take the memory that training all weights takes.
+        """
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        states = {
+            index: _of_shard(state, parameters[index], self._coverage.of(parameters[index]))
+            if hasattr(parameters[index], "device_mesh")
+            else state
+            for index, state in state_dict["state"].items()
+        }
+        return {**state_dict, "state": states}
 
     def _pack(self, whole: nn.Parameter) -> nn.Parameter:
         if whole.grad is None and not self._coverage.covers(whole):
@@ -88,13 +103,14 @@ class PackedStep:
         bools = inside.bools()
         packed = self._packed.get(id(whole))
         if packed is None:
-            packed = self._packed[id(whole)] = nn.Parameter(_inside(whole.detach(), bools))
+            packed = self._packed[id(whole)] = nn.Parameter(_inside(whole, bools))
             self._whole[id(packed)] = whole
         else:
             # Somebody else may have written to the weights since.
-            packed.detach().copy_(_inside(whole.detach(), bools))
-        if whole.grad is not None and inside.ones:
-            packed.grad = _inside(whole.grad.detach(), bools)
+            packed.detach().copy_(_inside(whole, bools))
+        if whole.grad is not None:
+            # Also of no weights: the other processes have some, and keep state of this parameter.
+            packed.grad = _inside(whole.grad, bools)
         if (state := self._optimizer.state.pop(whole, None)) is not None:
             self._optimizer.state[packed] = _pack_state(state, whole, inside)
         return packed
@@ -109,14 +125,14 @@ class PackedStep:
 
 
 def _inside(values: torch.Tensor, bools: torch.Tensor) -> torch.Tensor:
-    return torch.masked_select(values, bools)
+    return torch.masked_select(local(values), bools)
 
 
 def _pack_state(state: dict[str, Any], whole: torch.Tensor, inside: Inside) -> dict[str, Any]:
     """Return the state of the weights inside: as it is, or out of that of all weights, as other trainings leave it."""
     packed = dict(state)
     for name, value in state.items():
-        if not isinstance(value, torch.Tensor) or name in _OF_THE_PARAMETER or value.shape == (inside.ones,):
+        if not isinstance(value, torch.Tensor) or name in _OF_THE_PARAMETER or _is_packed(value, inside):
             continue
         if value.shape != whole.shape:
             raise MaskMismatchError(
@@ -126,3 +142,21 @@ def _pack_state(state: dict[str, Any], whole: torch.Tensor, inside: Inside) -> d
             )
         packed[name] = _inside(value, inside.bools())
     return packed
+
+
+def _is_packed(value: torch.Tensor, inside: Inside) -> bool:
+    return value.shape == (inside.ones,) and not hasattr(value, "device_mesh")
+
+
+def _of_shard(state: dict[str, Any], whole: Any, inside: Inside) -> dict[str, Any]:
+    """Return the packed state of a DTensor's shard as DTensors."""
+    from torch.distributed.tensor import DTensor
+
+    bools, expanded = inside.bools(), dict(state)
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and name not in _OF_THE_PARAMETER and _is_packed(value, inside):
+            shard = torch.zeros(inside.shape, dtype=value.dtype, device=value.device).masked_scatter_(bools, value)
+            expanded[name] = DTensor.from_local(
+                shard, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
+            )
+    return expanded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from monitor import Subnetwork, SubnetworkCallback, UpdateMask
-from tests.parallel.models import make_model, spread
+from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import run_together
 from tests.parallel.trainings import run_as_torchrun, train
 from tests.subnetwork.optimizers import DECAY, OPTIMIZERS, Make, moved_outside, share_moved_inside, weights_of
@@ -57,12 +65,33 @@ def train_loop(model: nn.Module, make: Make, mask: UpdateMask | None) -> dict[st
     return result
 
 
-def train_all(masked: tuple[UpdateMask | None, ...]) -> dict[tuple[str, str, bool], dict[str, object]]:
-    return {
-        (how, kind, mask is not None): train_loop(spread(make_model(), how), OPTIMIZERS[kind], mask)
+def train_all(mask: UpdateMask) -> dict[tuple[str, str, bool] | str, dict[str, object]]:
+    results: dict[tuple[str, str, bool] | str, dict[str, object]] = {
+        (how, kind, given is not None): train_loop(spread(make_model(), how), OPTIMIZERS[kind], given)
         for how, kind in CASES
-        for mask in masked
+        for given in (mask, None)
     }
+    return results | {"resumed": resume_sharded(mask)}
+
+
+def resume_sharded(mask: UpdateMask) -> dict[str, object]:
+    """Save model and optimizer after a step, as accelerate does under FSDP2, and go on from there with others."""
+    model = spread(make_model(), "fsdp2")
+    (optimizer,) = OPTIMIZERS["adamw"](model)
+    whole = StateDictOptions(full_state_dict=True)
+    with Subnetwork(model, mask, optimizer):
+        train_step(model, optimizer, 0)
+        saved = get_model_state_dict(model, options=whole), get_optimizer_state_dict(model, optimizer, options=whole)
+        saved = copy.deepcopy(saved)
+        train_step(model, optimizer, 1)
+    again = spread(make_model(), "fsdp2")
+    (other,) = OPTIMIZERS["adamw"](again)
+    set_model_state_dict(again, saved[0], options=whole)
+    set_optimizer_state_dict(again, other, saved[1], options=whole)
+    with Subnetwork(again, mask, other, resumed=True) as subnetwork:
+        train_step(again, other, 1)
+        sizes = subnetwork.state_bytes
+    return {"after": weights_of(model), "resumed": weights_of(again), "state": saved[1]["state"], "bytes": sizes}
 
 
 def farthest(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
@@ -72,7 +101,7 @@ def farthest(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> 
 def test_weights_outside_stay_and_those_inside_move_as_on_one_process() -> None:
     mask = random_mask()
     inside = {name: mask.bools(name) for name in mask.shapes}
-    together = run_together(train_all, 2, (mask, None))
+    together = run_together(train_all, 2, mask)
     alone = {kind: train_loop(make_model(), OPTIMIZERS[kind], mask) for kind in KINDS}
     full = {kind: train_loop(make_model(), OPTIMIZERS[kind], None) for kind in KINDS}
     for where in CASES:
@@ -88,7 +117,16 @@ def test_weights_outside_stay_and_those_inside_move_as_on_one_process() -> None:
             assert masked["norms"] == pytest.approx(alone[kind]["norms"], rel=1e-5), where
             assert masked["norms"][0] < unmasked["norms"][0], where
             kept, without = masked["bytes"]
-            assert (kept < 0.4 * without) == (how == "ddp" and kind in ("sgd", "adamw")), (where, masked["said"])
+            assert (kept < 0.4 * without) == (kind in ("sgd", "adamw")), (where, masked["said"])
+    for results in together:
+        resumed = results["resumed"]
+        assert all(torch.equal(weights, resumed["resumed"][name]) for name, weights in resumed["after"].items())
+        assert resumed["bytes"][0] < 0.4 * resumed["bytes"][1]
+    # What the first process would save: of the shape of the weights, and zero outside.
+    state = together[0]["resumed"]["state"]
+    assert {name: state[name]["exp_avg"].shape for name in inside} == {n: bools.shape for n, bools in inside.items()}
+    assert all(not state[name]["exp_avg"][~bools].any() for name, bools in inside.items())
+    assert all(state[name]["exp_avg"][bools].any() for name, bools in inside.items() if bools.sum() > 20)
 
 
 def train_with_zero(model: str, output: str, mask: str) -> dict[str, dict[str, torch.Tensor]]:
