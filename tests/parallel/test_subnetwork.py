@@ -138,7 +138,12 @@ def train_with_zero(model: str, output: str, mask: str) -> dict[str, dict[str, t
         AcceleratorState._reset_state(reset_partial_state=True)
         kept: dict[str, torch.Tensor] = {}
         callbacks = [SubnetworkCallback(mask), KeepMasters(kept)]
-        settings = {"subnetwork": callbacks, "monitored": False, "learning_rate": 0.01, "weight_decay": DECAY}
+        settings = {
+            "callbacks": callbacks,
+            "monitored": False,
+            "learning_rate": 0.01,
+            "arguments": {"weight_decay": DECAY},
+        }
         result = train(how, model, f"{output}/{how}", settings)
         assert all(math.isfinite(loss) for loss in result["losses"])
         found[how] = kept
