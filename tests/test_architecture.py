@@ -233,7 +233,7 @@ def test_no_arrow_runs_back_up(folder: str) -> None:
         ("report/uploader.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
         ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),
         ("training/start.py", "import monitor", "for users"),
-        ("observe/observer.py", "from transformers import Trainer", "only callback, training may"),
+        ("observe/observer.py", "from transformers import Trainer", "only callback, training, subnetwork may"),
         ("service/page/__init__.py", "if TYPE_CHECKING:\n    import torch", r"service\.page imports torch"),
         ("attic.py", "import monitor.errors", "attic is in no table"),
     ],

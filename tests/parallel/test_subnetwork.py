@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from monitor import Subnetwork, SubnetworkCallback, UpdateMask
+from monitor.errors import UnsupportedModelError
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import run_together
 from tests.parallel.trainings import run_as_torchrun, train
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.xdist_group("parallel")
 KINDS = ("sgd", "adamw", "adamw-fused", "adafactor", "muon")
 # torch's own Adafactor steps no DTensor, and its Muon not all of them.
 CASES = [("ddp", kind) for kind in KINDS] + [("fsdp2", kind) for kind in ("sgd", "adamw", "adamw-fused")]
+CASES.append(("hsdp", "adamw"))
 STEPS = 3
 
 
@@ -71,7 +73,16 @@ def train_all(mask: UpdateMask) -> dict[tuple[str, str, bool] | str, dict[str, o
         for how, kind in CASES
         for given in (mask, None)
     }
-    return results | {"resumed": resume_sharded(mask)}
+    return results | {"resumed": resume_sharded(mask), "fsdp1": {"refused": refused_with_fsdp1(mask)}}
+
+
+def refused_with_fsdp1(mask: UpdateMask) -> str:
+    model = spread(make_model(), "fsdp1")
+    try:
+        Subnetwork(model, mask, OPTIMIZERS["adamw"](model))
+    except UnsupportedModelError as error:
+        return str(error)
+    return "not refused"
 
 
 def resume_sharded(mask: UpdateMask) -> dict[str, object]:
@@ -122,6 +133,7 @@ def test_weights_outside_stay_and_those_inside_move_as_on_one_process() -> None:
         resumed = results["resumed"]
         assert all(torch.equal(weights, resumed["resumed"][name]) for name, weights in resumed["after"].items())
         assert resumed["bytes"][0] < 0.4 * resumed["bytes"][1]
+        assert results["fsdp1"]["refused"].startswith("FSDP1 hides the parameters in flat ones. Use FSDP2")
     # What the first process would save: of the shape of the weights, and zero outside.
     state = together[0]["resumed"]["state"]
     assert {name: state[name]["exp_avg"].shape for name in inside} == {n: bools.shape for n, bools in inside.items()}
