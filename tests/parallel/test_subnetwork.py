@@ -258,11 +258,15 @@ def test_float32_weights_of_deepspeed_stay_at_the_base_outside(tmp_path: Path) -
         assert seen == {name: mask.numel() for name, mask in bools.items()}, how
         # Inside, as closely as without a mask: DeepSpeed's sums are of bfloat16.
         distances = {name: distance(results, f"{how} {name}", masters_by_hand(given)) for name, given in GIVEN.items()}
-        assert distances["masked"] <= distances["unmasked"] < 0.01, (how, distances)
+        assert distances["masked"] <= 1.5 * distances["unmasked"] < 0.005, (how, distances)
 
 
 def distance(results: list[dict[str, dict[str, torch.Tensor]]], how: str, expected: dict[str, torch.Tensor]) -> float:
-    """How far the weights that the processes hold are from those expected, in the mean."""
-    found = [(w[~w.isnan()], expected[n][~w.isnan()]) for result in results for n, w in result[how].items()]
-    assert sum(len(weights) for weights, _ in found) == sum(weights.numel() for weights in expected.values())
-    return float(torch.cat([(weights - others).abs() for weights, others in found]).mean())
+    """How far the weights inside that the processes hold are from those expected, in the mean."""
+    mask, found = random_mask(), []
+    for result in results:
+        for name, weights in result[how].items():
+            here = ~weights.isnan() & mask.bools(name)
+            found.append((weights[here] - expected[name][here]).abs())
+    assert sum(map(len, found)) == mask.count()
+    return float(torch.cat(found).mean())
