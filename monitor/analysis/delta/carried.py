@@ -1,0 +1,89 @@
+"""The small files that make a checkpoint usable: configuration, tokenizer, templates. They travel inside the delta."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+LARGEST_FILE = 64 << 20
+"""Bytes of a file that is still carried. The largest tokenizers have about 35 MB."""
+
+LARGEST_TOGETHER = 256 << 20
+"""Bytes of all carried files."""
+
+# Weights in other formats, the state of a training, and what torch or pickle wrote, which runs code where it is loaded.
+_NOT_CARRIED = frozenset(
+    ".safetensors .bin .pt .pth .ckpt .h5 .msgpack .gguf .ggml .onnx .onnx_data .pkl .pickle .npz .npy .tar .gz .zip "
+    ".incomplete .delta .lock".split()
+)
+_STATE_OF_TRAINING = frozenset({"trainer_state.json", "optimizer", "zero_to_fp32.py", "latest"})
+_INDEX = ".index.json"
+# Where transformers keeps the further chat templates of a tokenizer.
+_FOLDERS = ("additional_chat_templates",)
+_MAX_NAME = 255
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a directory holds besides its weights.
+
+    Attributes:
+        carried: path below the directory, with slashes → file.
+        left_out: names that are not carried.
+    """
+
+    carried: dict[str, Path]
+    left_out: tuple[str, ...]
+
+
+def find_files(directory: Path, *, weights: frozenset[Path]) -> Found:
+    """Return what to carry of a directory.
+
+    Args:
+        directory: of the fine-tuned checkpoint.
+        weights: files in it whose tensors the delta describes.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    carried: dict[str, Path] = {}
+    left_out: list[str] = []
+    total = 0
+    for name, path in _candidates(directory):
+        if path in weights or name.endswith(_INDEX):
+            continue
+        if not path.is_file() or not _is_wanted(name, path) or total + path.stat().st_size > LARGEST_TOGETHER:
+            left_out.append(name)
+            continue
+        total += path.stat().st_size
+        carried[name] = path
+    return Found(carried, tuple(left_out))
+
+
+def _candidates(directory: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(directory.iterdir()):
+        if path.name in _FOLDERS and path.is_dir():
+            yield from ((f"{path.name}/{below.name}", below) for below in sorted(path.iterdir()))
+        elif not path.name.startswith("."):
+            yield path.name, path
+
+
+def _is_wanted(name: str, path: Path) -> bool:
+    if path.suffix in _NOT_CARRIED or name in _STATE_OF_TRAINING or unsafe(name):
+        return False
+    return path.stat().st_size <= LARGEST_FILE
+
+
+def unsafe(path: str) -> bool:
+    r"""Return whether a path could lead out of the directory it is for, or is none on some system.
+
+    >>> unsafe("additional_chat_templates/tool_use.jinja"), unsafe("../config.json"), unsafe("/etc/passwd")
+    (False, True, True)
+    """
+    parts = path.split("/")
+    return not (path.isprintable() and "\\" not in path and ":" not in path and all(map(_is_name, parts)))
+
+
+def _is_name(part: str) -> bool:
+    return part not in ("", ".", "..") and len(part.encode(errors="replace")) <= _MAX_NAME

@@ -1,0 +1,176 @@
+"""Describe a fine-tuned checkpoint by what differs from its base, block by block."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monitor.analysis.delta.ahead import in_order, update_all, worker_threads
+from monitor.analysis.delta.blocks import BLOCK_VALUES, Bits, Block, encode
+from monitor.analysis.delta.carried import find_files
+from monitor.analysis.delta.container import DeltaWriter, Mark
+from monitor.analysis.delta.incomplete import whole_file
+from monitor.analysis.delta.layout import INDEX, PlannedShard, dtype_name, layout_of
+from monitor.analysis.delta.manifest import (
+    CarriedFile,
+    Manifest,
+    Shard,
+    Side,
+    Source,
+    Tensor,
+    base_checksum,
+    checksum,
+)
+from monitor.analysis.delta.sides import Checkpoint
+from monitor.analysis.delta.spans import filled, read_bits, read_source, size_of, spans
+from monitor.analysis.stored import StoredTensor
+from monitor.errors import DeltaError
+
+Progress = Callable[[int], None]
+"""Called with the bytes of weights that were done since the last time."""
+
+
+def make_delta(base: Checkpoint, finetuned: Checkpoint, target: Path, progress: Progress) -> Manifest:
+    """Write the delta that leads from one checkpoint to the other, and return what it says.
+
+    Args:
+        base: what the delta will be applied to.
+        finetuned: what will come out.
+        target: the file; it is there once it is complete.
+        progress: is told of bytes of the fine-tuned checkpoint.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read.
+        DeltaError: the two have nothing in common, or the file cannot be written.
+    """
+    if not set(base.files.tensors) & set(finetuned.files.tensors):
+        raise DeltaError(
+            f"{base.name!r} and {finetuned.name!r} have no tensor of the same name: nothing of the one would be used "
+            "for the other. Give the checkpoint that the fine-tuning began from, saved in the same way."
+        )
+    with whole_file(target) as file, worker_threads() as pool:
+        writer = DeltaWriter(file)
+        manifest = _Making(base, finetuned, writer, pool, progress).manifest()
+        writer.finish(manifest)
+    return manifest
+
+
+@dataclass
+class _Making:
+    base: Checkpoint
+    finetuned: Checkpoint
+    writer: DeltaWriter
+    pool: ThreadPoolExecutor
+    progress: Progress
+    # SHA-256 → the first tensor with these bytes.
+    seen: dict[str, Tensor] = field(default_factory=dict)
+
+    def manifest(self) -> Manifest:
+        layout = layout_of(self.finetuned.files, self.finetuned.directory)
+        files, left_out = self._carried(layout.index, frozenset(shard.path for shard in layout.shards))
+        shards, tensors = [], []
+        for shard in layout.shards:
+            described, its_tensors = self._shard(shard)
+            shards.append(described)
+            tensors += its_tensors
+        return Manifest(
+            base=Side(source=self.base.name, checksum=base_checksum(tensors)),
+            finetuned=Side(source=self.finetuned.name, checksum=checksum((each.name, each.sha256) for each in tensors)),
+            frames_sha256=self.writer.frames_sha256,
+            block_values=BLOCK_VALUES,
+            files=tuple(files),
+            left_out=left_out,
+            removed=tuple(name for name in self.base.files.tensors if name not in self.finetuned.files.tensors),
+            shards=tuple(shards),
+            tensors=tuple(tensors),
+        )
+
+    def _carried(self, index: bytes | None, taken: frozenset[str]) -> tuple[list[CarriedFile], tuple[str, ...]]:
+        contents: dict[str, bytes] = {} if index is None else {INDEX: index}
+        left_out: tuple[str, ...] = ()
+        if self.finetuned.directory is not None:
+            weights = frozenset(tensor.file.path for tensor in self.finetuned.files.tensors.values())
+            found = find_files(self.finetuned.directory, weights=weights)
+            contents |= {name: path.read_bytes() for name, path in found.carried.items() if name not in taken}
+            left_out = found.left_out
+        carried = [
+            CarriedFile(path=name, sha256=hashlib.sha256(raw).hexdigest(), frame=self.writer.add_compressed(raw))
+            for name, raw in contents.items()
+        ]
+        return carried, left_out
+
+    def _shard(self, shard: PlannedShard) -> tuple[Shard, list[Tensor]]:
+        whole = hashlib.sha256(shard.header)
+        header = self.writer.add_compressed(shard.header)
+        tensors = [self._tensor(name, tensor, whole) for name, tensor in shard.tensors.items()]
+        size = len(shard.header) + sum(tensor.size for tensor in tensors)
+        return (
+            Shard(path=shard.path, size=size, sha256=whole.hexdigest(), header=header, tensors=len(tensors)),
+            tensors,
+        )
+
+    def _tensor(self, name: str, new: StoredTensor, whole: Any) -> Tensor:
+        old = self.base.files.tensors.get(name)
+        if old is not None and old.dtype != new.dtype:
+            old = None
+        mark = self.writer.mark()
+        before, after = hashlib.sha256(), hashlib.sha256()
+        blocks = []
+        encoded = in_order(self.pool, partial(_encoded, old, new), spans(new.count, BLOCK_VALUES))
+        for each in encoded:
+            updates = [(after, each.new.data), (whole, each.new.data)]
+            update_all(self.pool, updates if each.old is None else [*updates, (before, each.old.data)])
+            self.writer.add(each.frame)
+            blocks.append(each.block)
+            self.progress(each.new.nbytes)
+        source = None if old is None else _source(name, old, new.count, before)
+        described = Tensor(
+            name=name,
+            dtype=dtype_name(name, new),
+            shape=new.shape,
+            width=new.dtype.itemsize,
+            sha256=after.hexdigest(),
+            source=source,
+            start=mark.position,
+            blocks=tuple(blocks),
+        )
+        return self._shortest(described, mark)
+
+    def _shortest(self, described: Tensor, mark: Mark) -> Tensor:
+        """Return a tensor as what it is the same as, if it is; its frames are taken back then."""
+        source = described.source
+        if source is not None and source.size == described.size and not described.changed:
+            return described.model_copy(update={"blocks": ()})
+        same = self.seen.setdefault(described.sha256, described)
+        if same is described:
+            return described
+        self.writer.go_back(mark)
+        source = Source(of="finetuned", name=same.name, sha256=same.sha256, size=same.size)
+        return described.model_copy(update={"source": source, "blocks": (), "start": mark.position})
+
+
+class _Encoded(NamedTuple):
+    old: Bits | None
+    new: Bits
+    block: Block
+    frame: bytes
+
+
+def _encoded(old: StoredTensor | None, new: StoredTensor, span: tuple[int, int]) -> _Encoded:
+    bits = read_bits(new, *span)
+    if old is None:
+        return _Encoded(None, bits, *encode(None, bits))
+    source = read_source(old, *span)
+    return _Encoded(source, bits, *encode(filled(source, len(bits)), bits))
+
+
+def _source(name: str, old: StoredTensor, described: int, digest: Any) -> Source:
+    # What the described tensor is too short for.
+    for span in spans(max(0, old.count - described), BLOCK_VALUES):
+        digest.update(read_bits(old, described + span[0], described + span[1]).data)
+    return Source(of="base", name=name, sha256=digest.hexdigest(), size=size_of(old))
