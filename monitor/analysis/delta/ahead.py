@@ -1,4 +1,4 @@
-"""Work on several blocks at once, a few ahead of the one that is wanted: zstandard, numpy and hashes leave the interpreter."""
+"""Work on a few blocks at once, ahead of the one that is wanted: zstandard, numpy and hashes leave the interpreter."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> Iterator[_Result]:
+def in_order(pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """Yield what `work` makes of each item, in order; only a few results are ever kept."""
     pending: deque[Future[_Result]] = deque()
     for item in items:

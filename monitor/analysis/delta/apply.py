@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,13 @@ import numpy as np
 from monitor.analysis.delta.ahead import in_order, update_all
 from monitor.analysis.delta.blocks import BLOCK_VALUES, Bits, Block, decode
 from monitor.analysis.delta.container import DeltaFile
-from monitor.analysis.delta.incomplete import whole_directory
+from monitor.analysis.delta.incomplete import check_new, whole_directory
+from monitor.analysis.delta.layout import dtype_name
 from monitor.analysis.delta.manifest import CarriedFile, Shard, Source, Tensor
 from monitor.analysis.delta.sides import Checkpoint
-from monitor.analysis.delta.spans import filled, read_bits, read_source, size_of, spans
+from monitor.analysis.delta.spans import filled, read_bits, read_source, spans
 from monitor.analysis.stored import StoredTensor
-from monitor.errors import BaseMismatchError, DeltaError
+from monitor.errors import BaseMismatchError, DeltaError, shown
 
 Progress = Callable[[int], None]
 """Called with the bytes of weights that were done since the last time."""
@@ -42,9 +44,11 @@ def check_base(base: Checkpoint, delta: DeltaFile, pool: ThreadPoolExecutor, pro
     }
     for source, tensor in sources.values():
         found = base.files.tensors.get(source.name)
-        if found is None or (size_of(found), found.dtype.itemsize) != (source.size, tensor.width):
-            what = "it has no" if found is None else "of another shape or dtype is its"
-            raise BaseMismatchError(_another_base(base, delta, f"{what} {source.name}"))
+        if found is None:
+            raise BaseMismatchError(_another_base(base, delta, f"it has no {source.name}"))
+        if (found.count, dtype_name(source.name, found)) != (source.count, tensor.dtype):
+            wanted = f"{list(source.shape)} in {tensor.dtype}"
+            raise BaseMismatchError(_another_base(base, delta, f"it has {source.name}, but not {wanted}"))
     # One thread for each: a checksum has to go through its tensor in order.
     work = partial(_check_source, base, progress)
     for source, same in in_order(pool, work, (source for source, _ in sources.values())):
@@ -64,17 +68,18 @@ def _check_source(base: Checkpoint, progress: Progress, source: Source) -> tuple
 
 def _another_base(base: Checkpoint, delta: DeltaFile, why: str) -> str:
     return (
-        f"{str(delta.path)!r} was made from the base {delta.manifest.base.source!r}, and {base.name!r} has other weights: "
-        f"{why}. Nothing was written; give the base that the delta was made from."
+        f"{str(delta.path)!r} was made from the base {delta.manifest.base.source!r}, and {base.name!r} has other "
+        f"weights: {why}. Nothing was written; give the base that the delta was made from."
     )
 
 
-def check_room(delta: DeltaFile, target: Path) -> None:
-    """Compare what will be written with the space that there is.
+def check_target(delta: DeltaFile, target: Path) -> None:
+    """Accept where to write: there is nothing yet, and space enough.
 
     Raises:
-        DeltaError: it is not enough.
+        DeltaError: it cannot be written there.
     """
+    check_new(target)
     place = next(path for path in (target.absolute(), *target.absolute().parents) if path.is_dir())
     free, needed = shutil.disk_usage(place).free, delta.manifest.written_size
     if free < needed:
@@ -84,9 +89,7 @@ def check_room(delta: DeltaFile, target: Path) -> None:
         )
 
 
-def apply_delta(
-    base: Checkpoint, delta: DeltaFile, target: Path, pool: ThreadPoolExecutor, progress: Progress
-) -> None:
+def apply_delta(base: Checkpoint, delta: DeltaFile, target: Path, pool: ThreadPoolExecutor, progress: Progress) -> None:
     """Write the fine-tuned checkpoint; base and delta have been checked.
 
     Args:
@@ -159,7 +162,9 @@ class _Applying:
         if source is not None and source.of == "finetuned":
             return self._bits(self._by_name[source.name])
         old = None if source is None else self.base.files.tensors[source.name]
-        return in_order(self.pool, partial(self._decoded, tensor, old), _tasks(tensor, self.delta.manifest.block_values))
+        return in_order(
+            self.pool, partial(self._decoded, tensor, old), _tasks(tensor, self.delta.manifest.block_values)
+        )
 
     def _decoded(self, tensor: Tensor, old: StoredTensor | None, task: _Task) -> Bits:
         first, last = task.span
@@ -181,5 +186,16 @@ def _tasks(tensor: Tensor, block_values: int) -> Iterator[_Task]:
 _SAME = Block("same", 0, 0, 0)
 
 
-def _synced(path: Path) -> "_Synced":
-    return _Synced(path.open("xb"))
+@contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _not_as_it_was(what: str, delta: DeltaFile) -> str:
+    return (
+        f"{shown(what)} does not come out with the checksum that {str(delta.path)!r} has for it. Nothing was left "
+        "there; check the disks, and make the delta again."
+    )

@@ -13,11 +13,10 @@ LARGEST_TOGETHER = 256 << 20
 """Bytes of all carried files."""
 
 # Weights in other formats, the state of a training, and what torch or pickle wrote, which runs code where it is loaded.
-_NOT_CARRIED = frozenset(
-    ".safetensors .bin .pt .pth .ckpt .h5 .msgpack .gguf .ggml .onnx .onnx_data .pkl .pickle .npz .npy .tar .gz .zip "
-    ".incomplete .delta .lock".split()
-)
-_STATE_OF_TRAINING = frozenset({"trainer_state.json", "optimizer", "zero_to_fp32.py", "latest"})
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".ggml", ".onnx", ".onnx_data"}
+_OTHERS = {".pkl", ".pickle", ".npz", ".npy", ".tar", ".gz", ".zip", ".incomplete", ".delta", ".lock"}
+_NOT_CARRIED = _WEIGHTS | _OTHERS
+_STATE_OF_TRAINING = {"trainer_state.json", "zero_to_fp32.py", "latest"}
 _INDEX = ".index.json"
 # Where transformers keeps the further chat templates of a tokenizer.
 _FOLDERS = ("additional_chat_templates",)

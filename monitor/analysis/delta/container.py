@@ -28,11 +28,13 @@ _AGAIN = "Copy or download it again."
 
 
 class _Metadata(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
+    format: str
+    format_version: str = Field(pattern="^1$")
     manifest_sha256: Checksum
     manifest_size: str = Field(pattern="^[0-9]{1,12}$")
-    written_by: str = ""
+    written_by: str
 
 
 class Mark(NamedTuple):
@@ -96,10 +98,13 @@ class DeltaWriter:
             "written_by": f"sparsity-monitor {__version__}",
         }
         end = self.position + len(frame)
-        header = {"__metadata__": metadata, "frames": _bytes(0, self.position), "manifest": _bytes(self.position, end)}
-        text = json.dumps(header).encode()
+        text = json.dumps(_header(metadata, self.position, end)).encode()
         self._file.seek(0)
         self._file.write((_HEADER_BYTES - 8).to_bytes(8, "little") + text.ljust(_HEADER_BYTES - 8))
+
+
+def _header(metadata: dict[str, str], frames_end: int, end: int) -> dict[str, Any]:
+    return {"__metadata__": metadata, "frames": _bytes(0, frames_end), "manifest": _bytes(frames_end, end)}
 
 
 def _bytes(start: int, end: int) -> dict[str, Any]:
@@ -204,10 +209,12 @@ class DeltaFile:
     def _ends(self, header: dict[str, Any]) -> tuple[int, int]:
         try:
             frames, manifest = (header[name]["data_offsets"] for name in ("frames", "manifest"))
-            start, middle, end = int(frames[0]), int(frames[1]), int(manifest[1])
+            middle, end = int(frames[1]), int(manifest[1])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DeltaError(f"{str(self.path)!r} is damaged: its header is not as it was written. {_AGAIN}") from error
-        if not 0 == start <= middle <= end or self._frames_at + end != self.size:
+        if header != _header(header["__metadata__"], middle, end) or not 0 <= middle <= end:
+            raise DeltaError(f"{str(self.path)!r} is damaged: its header is not as it was written. {_AGAIN}")
+        if self._frames_at + end != self.size:
             raise DeltaError(
                 f"{str(self.path)!r} is cut short: it has {self.size} bytes, and its header promises "
                 f"{self._frames_at + end}. {_AGAIN}"
@@ -216,7 +223,9 @@ class DeltaFile:
 
     def _parsed(self, frame: bytes, size: int) -> Manifest:
         if size > _MAX_MANIFEST_BYTES:
-            raise DeltaError(f"{str(self.path)!r} has a manifest of {size} bytes; expected {_MAX_MANIFEST_BYTES} at most.")
+            raise DeltaError(
+                f"{str(self.path)!r} has a manifest of {size} bytes; expected {_MAX_MANIFEST_BYTES} at most."
+            )
         try:
             manifest = Manifest.from_json(decompress(frame, size))
             for start, length in _frames_of(manifest):
@@ -225,6 +234,23 @@ class DeltaFile:
         except DeltaError as error:
             raise DeltaError(f"{str(self.path)!r} cannot be used: {error} {_AGAIN}") from error
         return manifest
+
+
+def check_replaceable(target: Path) -> None:
+    """Accept where a delta is to be written: there is nothing, or an earlier delta, whatever it is worth.
+
+    Raises:
+        DeltaError: there is something else, such as a checkpoint.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    try:
+        with target.open("rb") as file:
+            is_delta = FORMAT.encode() in file.read(_HEADER_BYTES)
+    except OSError:
+        is_delta = False
+    if not is_delta:
+        raise DeltaError(f"{str(target)!r} is there already, and is no delta; it is kept as it is. Give another name.")
 
 
 _EXPECTED = "Expected a file that `sparsity-monitor delta make` wrote."

@@ -1,6 +1,6 @@
 """What is being written has another name until it is complete: a file or directory is there as a whole, or not at all.
 
-Only SIGKILL or a power cut leaves something, under a name that says what it is; the next one that writes to the same place
+Only SIGKILL or a power cut leaves something, under a name that says what it is; whoever writes to the same place next
 removes it.
 """
 
@@ -46,9 +46,8 @@ def whole_directory(target: Path) -> Iterator[Path]:
     Raises:
         DeltaError: it cannot be made, is there already and not empty, or another process is making it.
     """
+    check_new(target)
     with _in_words(target):
-        if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
-            raise DeltaError(f"{str(target)!r} is there already, and is kept as it is. Give a directory that is new.")
         partial = _free(target)
         partial.mkdir()
         descriptor = os.open(partial, os.O_RDONLY)
@@ -61,6 +60,17 @@ def whole_directory(target: Path) -> Iterator[Path]:
                 _sync(target.parent)
         finally:
             os.close(descriptor)
+
+
+def check_new(target: Path) -> None:
+    """Accept where a directory is to be made: there is nothing, or an empty one.
+
+    Raises:
+        DeltaError: there is something.
+    """
+    with _in_words(target):
+        if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise DeltaError(f"{str(target)!r} is there already, and is kept as it is. Give a directory that is new.")
 
 
 def _free(target: Path) -> Path:

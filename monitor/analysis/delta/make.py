@@ -15,7 +15,7 @@ from monitor.analysis.delta.blocks import BLOCK_VALUES, Bits, Block, encode
 from monitor.analysis.delta.carried import find_files
 from monitor.analysis.delta.container import DeltaWriter, Mark
 from monitor.analysis.delta.incomplete import whole_file
-from monitor.analysis.delta.layout import INDEX, PlannedShard, dtype_name, layout_of
+from monitor.analysis.delta.layout import INDEX, Layout, PlannedShard, dtype_name, layout_of
 from monitor.analysis.delta.manifest import (
     CarriedFile,
     Manifest,
@@ -27,7 +27,7 @@ from monitor.analysis.delta.manifest import (
     checksum,
 )
 from monitor.analysis.delta.sides import Checkpoint
-from monitor.analysis.delta.spans import filled, read_bits, read_source, size_of, spans
+from monitor.analysis.delta.spans import filled, read_bits, read_source, spans, width_of
 from monitor.analysis.stored import StoredTensor
 from monitor.errors import DeltaError
 
@@ -67,12 +67,13 @@ class _Making:
     writer: DeltaWriter
     pool: ThreadPoolExecutor
     progress: Progress
-    # SHA-256 → the first tensor with these bytes.
-    seen: dict[str, Tensor] = field(default_factory=dict)
+    # (SHA-256, dtype) → the first tensor with these bytes.
+    seen: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def manifest(self) -> Manifest:
-        layout = layout_of(self.finetuned.files, self.finetuned.directory)
-        files, left_out = self._carried(layout.index, frozenset(shard.path for shard in layout.shards))
+        directory = self.finetuned.directory()
+        layout = layout_of(self.finetuned.files, directory)
+        files, left_out = self._carried(directory, layout)
         shards, tensors = [], []
         for shard in layout.shards:
             described, its_tensors = self._shard(shard)
@@ -90,13 +91,13 @@ class _Making:
             tensors=tuple(tensors),
         )
 
-    def _carried(self, index: bytes | None, taken: frozenset[str]) -> tuple[list[CarriedFile], tuple[str, ...]]:
-        contents: dict[str, bytes] = {} if index is None else {INDEX: index}
+    def _carried(self, directory: Path | None, layout: Layout) -> tuple[list[CarriedFile], tuple[str, ...]]:
+        contents: dict[str, bytes] = {} if layout.index is None else {INDEX: layout.index}
         left_out: tuple[str, ...] = ()
-        if self.finetuned.directory is not None:
+        if directory is not None:
             weights = frozenset(tensor.file.path for tensor in self.finetuned.files.tensors.values())
-            found = find_files(self.finetuned.directory, weights=weights)
-            contents |= {name: path.read_bytes() for name, path in found.carried.items() if name not in taken}
+            found = find_files(directory, weights=weights)
+            contents |= {name: path.read_bytes() for name, path in found.carried.items()}
             left_out = found.left_out
         carried = [
             CarriedFile(path=name, sha256=hashlib.sha256(raw).hexdigest(), frame=self.writer.add_compressed(raw))
@@ -133,8 +134,9 @@ class _Making:
             name=name,
             dtype=dtype_name(name, new),
             shape=new.shape,
-            width=new.dtype.itemsize,
+            width=width_of(new),
             sha256=after.hexdigest(),
+            changed=sum(block.changed for block in blocks),
             source=source,
             start=mark.position,
             blocks=tuple(blocks),
@@ -144,13 +146,13 @@ class _Making:
     def _shortest(self, described: Tensor, mark: Mark) -> Tensor:
         """Return a tensor as what it is the same as, if it is; its frames are taken back then."""
         source = described.source
-        if source is not None and source.size == described.size and not described.changed:
+        if source is not None and source.count == described.count and not described.changed:
             return described.model_copy(update={"blocks": ()})
-        same = self.seen.setdefault(described.sha256, described)
+        same = self.seen.setdefault((described.sha256, described.dtype), described)
         if same is described:
             return described
         self.writer.go_back(mark)
-        source = Source(of="finetuned", name=same.name, sha256=same.sha256, size=same.size)
+        source = Source(of="finetuned", name=same.name, sha256=same.sha256, shape=same.shape)
         return described.model_copy(update={"source": source, "blocks": (), "start": mark.position})
 
 
@@ -173,4 +175,4 @@ def _source(name: str, old: StoredTensor, described: int, digest: Any) -> Source
     # What the described tensor is too short for.
     for span in spans(max(0, old.count - described), BLOCK_VALUES):
         digest.update(read_bits(old, described + span[0], described + span[1]).data)
-    return Source(of="base", name=name, sha256=digest.hexdigest(), size=size_of(old))
+    return Source(of="base", name=name, sha256=digest.hexdigest(), shape=old.shape)

@@ -71,13 +71,18 @@ class Source(_Part):
         of: "base": a tensor of the base. "finetuned": one that stands earlier in this manifest.
         name: of the tensor.
         sha256: of its bytes.
-        size: bytes that it has.
+        shape: its shape; the dtype is that of what is described.
     """
 
     of: Literal["base", "finetuned"]
     name: str
     sha256: Checksum
-    size: Count
+    shape: tuple[Count, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
 
 
 class Tensor(_Part):
@@ -89,6 +94,7 @@ class Tensor(_Part):
         shape: its shape.
         width: bytes of a value.
         sha256: of its bytes.
+        changed: values whose bits differ from those of the base; all of them if the base has none to compare with.
         source: what it is described against; None if it stands for itself.
         start: of its first frame, from the beginning of all frames; the others follow.
         blocks: none if it is the source.
@@ -99,6 +105,7 @@ class Tensor(_Part):
     shape: tuple[Count, ...]
     width: Literal[1, 2, 4, 8]
     sha256: Checksum
+    changed: Count
     source: Source | None
     start: Count
     blocks: tuple[Block, ...]
@@ -112,11 +119,6 @@ class Tensor(_Part):
     def size(self) -> int:
         """Bytes of the tensor."""
         return self.count * self.width
-
-    @property
-    def changed(self) -> int:
-        """Values whose bits differ from those of the source; all of them if there is none."""
-        return sum(block.changed for block in self.blocks)
 
 
 class Side(_Part):
@@ -181,6 +183,12 @@ class Manifest(_Part):
             start += shard.tensors
 
     @property
+    def written(self) -> dict[str, str]:
+        """Path → SHA-256 of each file that applying writes."""
+        shards = {each.path: each.sha256 for each in self.shards}
+        return shards | {each.path: each.sha256 for each in self.files}
+
+    @property
     def dense_size(self) -> int:
         """Bytes of all weights of the fine-tuned checkpoint."""
         return sum(tensor.size for tensor in self.tensors)
@@ -208,7 +216,7 @@ def base_checksum(tensors: Iterable[Tensor]) -> str:
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
-    paths = [each.path for each in (*manifest.files, *manifest.shards)]
+    paths = [each.path for each in manifest.files] + [each.path for each in manifest.shards]
     yield from (f"it would write to {shown(path)}" for path in paths if unsafe(path))
     # Some file systems take names that differ in case for the same.
     if len({path.casefold() for path in paths}) < len(paths):
@@ -237,16 +245,20 @@ def _problems_of_sources(tensors: Iterable[Tensor]) -> Iterator[str]:
         source = tensor.source
         if source is not None and source.of == "finetuned":
             found = earlier.get(source.name)
-            if found is None or (found.sha256, found.size) != (source.sha256, source.size) or tensor.blocks:
+            if found is None or (found.sha256, found.size) != (tensor.sha256, tensor.size) or tensor.blocks:
                 yield f"{shown(tensor.name)} is to be the same as {shown(source.name)}"
             elif found.source is not None and found.source.of == "finetuned":
                 yield f"{shown(tensor.name)} is a copy of a copy"
-        if not tensor.blocks and tensor.size and (source is None or source.size != tensor.size):
+        if not tensor.blocks and tensor.size and (source is None or source.count != tensor.count):
             yield f"{shown(tensor.name)} is nowhere"
         earlier[tensor.name] = tensor
 
 
 def _problems_of_blocks(tensor: Tensor, block_values: int) -> Iterator[str]:
+    # Of a copy, the original has the blocks.
+    described = tensor.source is None or tensor.source.of == "base"
+    if tensor.changed > tensor.count or (described and tensor.changed != sum(block.changed for block in tensor.blocks)):
+        yield f"{shown(tensor.name)} has {tensor.changed} changed values"
     if tensor.blocks and len(tensor.blocks) != -(-tensor.count // block_values):
         yield f"{shown(tensor.name)} has {len(tensor.blocks)} blocks"
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from monitor.analysis.files import CheckpointFiles
 from monitor.errors import CheckpointError, DeltaError
 
-_WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx*", "*.gguf", "*/*"]
+_WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx*", "*.gguf"]
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,12 @@ class Checkpoint:
     """A base, or what was made of it.
 
     Attributes:
+        source: what was given: a directory, a file or a hub id.
         files: its weights.
-        name: what it is called: a hub id, or the name of its directory or file.
-        directory: where it is; None where a single file was given.
     """
 
+    source: str
     files: CheckpointFiles
-    name: str
-    directory: Path | None
 
     @classmethod
     def open(cls, source: str) -> Checkpoint:
@@ -33,17 +31,29 @@ class Checkpoint:
             CheckpointError: it has no weights that can be read.
             DeltaError: it is an adapter.
         """
-        path = Path(source)
-        if path.is_file():
-            return cls(CheckpointFiles.open(source), path.name, None)
         files = CheckpointFiles.open(source)
-        directory = path if path.is_dir() else _snapshot(source)
-        if (directory / "adapter_config.json").is_file():
+        if not Path(source).is_file() and files.json("adapter_config.json") is not None:
             raise DeltaError(
-                f"{source!r} is an adapter, which is a difference to its base already: ship it as it is. For a delta, merge "
-                "it first (`merge_and_unload` of PEFT), and save the model."
+                f"{source!r} is an adapter, which is a difference to its base already: ship it as it is. For a delta, "
+                "merge it first (`merge_and_unload` of PEFT), and save the model."
             )
-        return cls(files, path.resolve().name if path.is_dir() else source, directory)
+        return cls(source, files)
+
+    @property
+    def name(self) -> str:
+        """What it is called: a hub id, or the name of its directory or file, which says nothing of this machine."""
+        return Path(self.source).resolve().name if Path(self.source).exists() else self.source
+
+    def directory(self) -> Path | None:
+        """Return where it is, with its small files; None where a single file was given.
+
+        Raises:
+            CheckpointError: they are on the hub, and cannot be had.
+        """
+        path = Path(self.source)
+        if path.is_file():
+            return None
+        return path if path.is_dir() else _snapshot(self.source)
 
 
 def _snapshot(source: str) -> Path:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 
 from monitor.analysis.delta.blocks import Bits
 from monitor.analysis.stored import StoredTensor
+
+
+Width: TypeAlias = Literal[1, 2, 4, 8]
+
+
+def width_of(tensor: StoredTensor) -> Width:
+    """Return the bytes of a value."""
+    widths: dict[int, Width] = {1: 1, 2: 2, 4: 4, 8: 8}
+    return widths[tensor.dtype.itemsize]
+
 
 def size_of(tensor: StoredTensor) -> int:
     """Return the bytes of a tensor."""
