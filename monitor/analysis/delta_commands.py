@@ -94,7 +94,8 @@ def apply(
             result = {"directory": str(output), "checksum": delta.manifest.finetuned.checksum}
             _print_json({**result, "files": delta.manifest.written, "seconds": seconds})
             return
-        print(f"wrote {len(delta.manifest.written)} files to {printable(str(output))} in {_pace(delta.manifest, seconds)}")
+        count, pace = len(delta.manifest.written), _pace(delta.manifest, seconds)
+        print(f"wrote {count} files to {printable(str(output))} in {pace}")
         print(f"every tensor and file has its checksum; all weights: {delta.manifest.finetuned.checksum[:16]}")
 
 

@@ -11,7 +11,6 @@ import torch
 from monitor.analysis.delta.blocks import Bits
 from monitor.analysis.stored import StoredTensor
 
-
 Width: TypeAlias = Literal[1, 2, 4, 8]
 
 
