@@ -36,7 +36,7 @@ def main() -> None:
     _add_runs(app)
     _add_push(app)
     _add_grafana(app)
-    _add_delta(app)
+    _add_analysis(app)
     try:
         app()
     except ModuleNotFoundError as error:
@@ -183,7 +183,9 @@ def _add_grafana(app: "typer.Typer") -> None:
     app.add_typer(grafana_commands, name="grafana")
 
 
-def _add_delta(app: "typer.Typer") -> None:
+def _add_analysis(app: "typer.Typer") -> None:
     from monitor.analysis.delta_commands import add_delta
+    from monitor.analysis.diff_commands import add_diff
 
+    add_diff(app)
     add_delta(app)

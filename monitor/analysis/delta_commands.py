@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monitor.errors import SparsityMonitorError
-from monitor.terminal import printable, printable_lines
+from monitor.analysis.in_words import errors_in_words
+from monitor.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +43,7 @@ def make(
     json_wanted: _Json = False,
 ) -> None:
     """Write what differs between two checkpoints: changed positions, new values, and the small files beside them."""
-    with _failing_clearly():
+    with errors_in_words():
         from monitor.analysis.delta.container import DeltaFile, check_replaceable
         from monitor.analysis.delta.figures import figures_of
         from monitor.analysis.delta.make import make_delta
@@ -74,7 +73,7 @@ def apply(
     json_wanted: _Json = False,
 ) -> None:
     """Write the fine-tuned checkpoint again, checked to the bit; on another base, write nothing and say so."""
-    with _failing_clearly():
+    with errors_in_words():
         from monitor.analysis.delta.ahead import worker_threads
         from monitor.analysis.delta.apply import apply_delta, check_base, check_target
         from monitor.analysis.delta.container import DeltaFile
@@ -101,7 +100,7 @@ def apply(
 
 def info(file: _File, json_wanted: _Json = False) -> None:
     """Show what a delta is for, what it costs, and which files it brings; no weights are read."""
-    with _failing_clearly():
+    with errors_in_words():
         from monitor.analysis.delta.container import DeltaFile
         from monitor.analysis.delta.tables import as_json, print_delta
 
@@ -137,13 +136,3 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def _failing_clearly() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        sys.exit(f'Deltas need a library more, {error.name}: pip install "sparsity-monitor[analysis]"')
-    except SparsityMonitorError as error:
-        sys.exit(printable_lines(str(error)))

@@ -84,6 +84,16 @@ class CheckpointFiles:
         return cls(str(source), place, dict(_tensors_at(place, str(source))))
 
     @property
+    def adapter(self) -> dict[str, Any] | None:
+        """The configuration of the adapters that these are; None if they are whole weights."""
+        return self.json("adapter_config.json")
+
+    @property
+    def directory(self) -> Path:
+        """The directory that the files are in, of a hub id in the local cache."""
+        return next(iter(self.tensors.values())).file.path.parent
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the tensors, in the order of the files."""
         return tuple(self.tensors)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from monitor.errors import CheckpointError
 
 LARGEST_FILE = 64 << 20
 """Bytes of a file that is still carried. The largest tokenizers have about 35 MB."""
@@ -36,6 +39,10 @@ class Found:
     left_out: tuple[str, ...]
 
 
+NOTHING = Found({}, ())
+"""What there is beside a single file."""
+
+
 def find_files(directory: Path, *, weights: frozenset[Path]) -> Found:
     """Return what to carry of a directory.
 
@@ -44,7 +51,7 @@ def find_files(directory: Path, *, weights: frozenset[Path]) -> Found:
         weights: files in it whose tensors the delta describes.
 
     Raises:
-        OSError: the directory cannot be read.
+        CheckpointError: the directory cannot be read.
     """
     carried: dict[str, Path] = {}
     left_out: list[str] = []
@@ -60,10 +67,33 @@ def find_files(directory: Path, *, weights: frozenset[Path]) -> Found:
     return Found(carried, tuple(left_out))
 
 
+def content_of(path: Path) -> bytes:
+    """Return all bytes of a file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    with _reading(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}.") from error
+
+
+def _below(directory: Path) -> list[Path]:
+    with _reading(directory):
+        return sorted(directory.iterdir())
+
+
 def _candidates(directory: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(directory.iterdir()):
+    for path in _below(directory):
         if path.name in _FOLDERS and path.is_dir():
-            yield from ((f"{path.name}/{below.name}", below) for below in sorted(path.iterdir()))
+            yield from ((f"{path.name}/{below.name}", below) for below in _below(path))
         elif not path.name.startswith("."):
             yield path.name, path
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from monitor.analysis.delta.carried import content_of
 from monitor.analysis.delta.spans import size_of
 from monitor.analysis.files import CheckpointFiles
-from monitor.analysis.stored import StoredTensor
+from monitor.analysis.stored import OpenFile, StoredTensor
 from monitor.errors import DeltaError
 
 INDEX = "model.safetensors.index.json"
@@ -89,7 +90,8 @@ def layout_of(finetuned: CheckpointFiles, directory: Path | None) -> Layout:
         directory: where it is; None where a single file was given.
 
     Raises:
-        OSError: a file cannot be read.
+        CheckpointError: a file cannot be read.
+        DeltaError: a dtype has no name in safetensors.
     """
     files: dict[Path, dict[str, StoredTensor]] = {}
     for name, tensor in finetuned.tensors.items():
@@ -99,7 +101,7 @@ def layout_of(finetuned: CheckpointFiles, directory: Path | None) -> Layout:
     if directory is None or [shard.path for shard in shards] == [_SINGLE]:
         return Layout(shards, None)
     there = directory / INDEX
-    return Layout(shards, _index(shards) if renamed or not there.is_file() else there.read_bytes())
+    return Layout(shards, _index(shards) if renamed or not there.is_file() else content_of(there))
 
 
 def _kept(path: Path, tensors: dict[str, StoredTensor]) -> PlannedShard | None:
@@ -107,15 +109,21 @@ def _kept(path: Path, tensors: dict[str, StoredTensor]) -> PlannedShard | None:
     if path.suffix != ".safetensors":
         return None
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].count)))
-    with path.open("rb") as file:
-        length = file.read(8)
-        header = length + file.read(int.from_bytes(length, "little"))
+    file = next(iter(tensors.values())).file
+    length = int.from_bytes(_first_bytes(file, 8), "little")
+    header = _first_bytes(file, 8 + length)
     end = len(header)
     for tensor in ordered.values():
         if tensor.start != end:
             return None
         end += size_of(tensor)
-    return PlannedShard(path.name, header, ordered, kept=True) if end == path.stat().st_size else None
+    return PlannedShard(path.name, header, ordered, kept=True) if end == file.size else None
+
+
+def _first_bytes(file: OpenFile, count: int) -> bytes:
+    found = torch.empty(count, dtype=torch.uint8, device="cpu")
+    file.read_into(found, 0)
+    return found.numpy().tobytes()
 
 
 def _made(path: Path, tensors: dict[str, StoredTensor]) -> PlannedShard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from monitor.analysis.delta.ahead import in_order, update_all, worker_threads
 from monitor.analysis.delta.blocks import BLOCK_VALUES, Bits, Block, encode
-from monitor.analysis.delta.carried import find_files
+from monitor.analysis.delta.carried import NOTHING, Found, content_of, find_files
 from monitor.analysis.delta.container import DeltaWriter, Mark
 from monitor.analysis.delta.incomplete import whole_file
 from monitor.analysis.delta.layout import INDEX, Layout, PlannedShard, dtype_name, layout_of
@@ -53,9 +53,13 @@ def make_delta(base: Checkpoint, finetuned: Checkpoint, target: Path, progress: 
             f"{base.name!r} and {finetuned.name!r} have no tensor of the same name: nothing of the one would be used "
             "for the other. Give the checkpoint that the fine-tuning began from, saved in the same way."
         )
+    directory = finetuned.directory()
+    layout = layout_of(finetuned.files, directory)
+    weights = frozenset(tensor.file.path for tensor in finetuned.files.tensors.values())
+    beside = NOTHING if directory is None else find_files(directory, weights=weights)
     with whole_file(target) as file, worker_threads() as pool:
         writer = DeltaWriter(file)
-        manifest = _Making(base, finetuned, writer, pool, progress).manifest()
+        manifest = _Making(base, finetuned, layout, beside, writer, pool, progress).manifest()
         writer.finish(manifest)
     return manifest
 
@@ -64,6 +68,8 @@ def make_delta(base: Checkpoint, finetuned: Checkpoint, target: Path, progress: 
 class _Making:
     base: Checkpoint
     finetuned: Checkpoint
+    layout: Layout
+    beside: Found
     writer: DeltaWriter
     pool: ThreadPoolExecutor
     progress: Progress
@@ -71,11 +77,9 @@ class _Making:
     seen: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def manifest(self) -> Manifest:
-        directory = self.finetuned.directory()
-        layout = layout_of(self.finetuned.files, directory)
-        files, left_out = self._carried(directory, layout)
+        files = [self._carried(name, content) for name, content in self._contents()]
         shards, tensors = [], []
-        for shard in layout.shards:
+        for shard in self.layout.shards:
             described, its_tensors = self._shard(shard)
             shards.append(described)
             tensors += its_tensors
@@ -85,25 +89,20 @@ class _Making:
             frames_sha256=self.writer.frames_sha256,
             block_values=BLOCK_VALUES,
             files=tuple(files),
-            left_out=left_out,
+            left_out=self.beside.left_out,
             removed=tuple(name for name in self.base.files.tensors if name not in self.finetuned.files.tensors),
             shards=tuple(shards),
             tensors=tuple(tensors),
         )
 
-    def _carried(self, directory: Path | None, layout: Layout) -> tuple[list[CarriedFile], tuple[str, ...]]:
-        contents: dict[str, bytes] = {} if layout.index is None else {INDEX: layout.index}
-        left_out: tuple[str, ...] = ()
-        if directory is not None:
-            weights = frozenset(tensor.file.path for tensor in self.finetuned.files.tensors.values())
-            found = find_files(directory, weights=weights)
-            contents |= {name: path.read_bytes() for name, path in found.carried.items()}
-            left_out = found.left_out
-        carried = [
-            CarriedFile(path=name, sha256=hashlib.sha256(raw).hexdigest(), frame=self.writer.add_compressed(raw))
-            for name, raw in contents.items()
-        ]
-        return carried, left_out
+    def _contents(self) -> Iterator[tuple[str, bytes]]:
+        if self.layout.index is not None:
+            yield INDEX, self.layout.index
+        yield from ((name, content_of(path)) for name, path in self.beside.carried.items())
+
+    def _carried(self, name: str, content: bytes) -> CarriedFile:
+        frame = self.writer.add_compressed(content)
+        return CarriedFile(path=name, sha256=hashlib.sha256(content).hexdigest(), frame=frame)
 
     def _shard(self, shard: PlannedShard) -> tuple[Shard, list[Tensor]]:
         whole = hashlib.sha256(shard.header)

@@ -114,6 +114,12 @@ def test_a_directory_with_something_in_it_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "it").iterdir()] == ["precious"]
 
 
+def write_until_it_is_full(target: Path) -> None:
+    with whole_directory(target) as directory:
+        fill(directory)
+        (directory / "more").write_bytes(bytes(100_000))
+
+
 def test_no_space_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     base = save(tmp_path / "base", weights(rows=40_000))
     finetuned = save(tmp_path / "finetuned", moved(weights(rows=40_000)))
@@ -122,9 +128,8 @@ def test_no_space_is_said_and_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(DeltaError, match=r"no space for .*: 64\d,\d{3} bytes are needed"):
             apply(base, tmp_path / "it.delta", disk / "again")
         # Another process takes the space meanwhile.
-        with pytest.raises(DeltaError, match="there is no space"), whole_directory(disk / "again") as directory:
-            fill(directory)
-            (directory / "more").write_bytes(bytes(100_000))
+        with pytest.raises(DeltaError, match="there is no space"):
+            write_until_it_is_full(disk / "again")
         assert not list(disk.iterdir())
         fill(disk)
         with pytest.raises(DeltaError, match="there is no space"):
