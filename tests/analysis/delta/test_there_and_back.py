@@ -17,7 +17,7 @@ from monitor.analysis.delta.blocks import Block
 from monitor.analysis.delta.container import DeltaFile
 from monitor.analysis.delta.figures import figures_of
 from monitor.analysis.files import CheckpointFiles
-from monitor.errors import DeltaError
+from monitor.errors import CheckpointError, DeltaError
 from tests.analysis.delta.checkpoints import (
     DTYPES,
     Weights,
@@ -226,3 +226,29 @@ def test_an_adapter_is_refused(tmp_path: Path) -> None:
         make(base, adapter, tmp_path / "it.delta")
     with pytest.raises(DeltaError, match="is an adapter"):
         make(adapter, base, tmp_path / "it.delta")
+
+
+def in_cache(cache: Path, name: str, checkpoint: Path) -> None:
+    """Put a checkpoint where the hub's library keeps what it downloaded: names are links to the content."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    for place in ("refs", "blobs", "snapshots/abc"):
+        (repository / place).mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    for path in checkpoint.iterdir():
+        blob = repository / "blobs" / path.name.encode().hex()
+        blob.write_bytes(path.read_bytes())
+        (repository / "snapshots" / "abc" / path.name).symlink_to(blob)
+
+
+def test_hub_ids_are_taken_from_the_local_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    finetuned = save(tmp_path / "finetuned", moved(weights()), {"last": torch.ones(2)})
+    in_cache(tmp_path / "cache", "me/base", save(tmp_path / "base", weights()))
+    in_cache(tmp_path / "cache", "me/rl", finetuned)
+    manifest = make(Path("me/base"), Path("me/rl"), tmp_path / "it.delta")
+    assert (manifest.base.source, manifest.finetuned.source) == ("me/base", "me/rl")
+    apply(Path("me/base"), tmp_path / "it.delta", tmp_path / "again")
+    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert again == {path.name: path.read_bytes() for path in finetuned.iterdir()}
+    with pytest.raises(CheckpointError, match="me/nothing"):
+        make(Path("me/base"), Path("me/nothing"), tmp_path / "new.delta")
