@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,16 @@ from tests.benchmarks.shapes import ARCHITECTURES, Weights
 
 DENSITIES = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.3, 0.6, 1.0)
 
-HEADER = (
-    "| changed | least uncompressed, MB | zstd of the difference, MB | delta, MB | bits per change | × smaller than dense "
-    "| make, GB/s | apply, GB/s | copy, GB/s |\n|---|---|---|---|---|---|---|---|---|"
+COLUMNS = (
+    "changed",
+    "least uncompressed, MB",
+    "zstd of the difference, MB",
+    "delta, MB",
+    "bits per change",
+    "dense ÷ delta",
+    "make, GB/s",
+    "apply, GB/s",
+    "copy, GB/s",
 )
 
 
@@ -95,12 +102,14 @@ def row(base: Path, place: Path, density: float) -> str:
     figures = figures_of(DeltaFile(file).manifest, file.stat().st_size)
     for path in (finetuned, place / "again"):
         shutil.rmtree(path)
-    mb, gb = 1e6, figures.dense_bytes / 1e9
-    return (
-        f"| {figures.density:.4%} | {figures.least_bytes / mb:.2f} | {difference / mb:.2f} | {figures.delta_bytes / mb:.2f} "
-        f"| {8 * figures.delta_bytes / figures.changed:.2f} | {figures.ratio:,.1f} | {gb / making:.2f} | {gb / applying:.2f} "
-        f"| {gb / copying:.2f} |"
-    )
+    sizes = [f"{size / 1e6:.2f}" for size in (figures.least_bytes, difference, figures.delta_bytes)]
+    bits = f"{8 * figures.delta_bytes / figures.changed:.2f}"
+    speeds = [f"{figures.dense_bytes / 1e9 / taken:.2f}" for taken in (making, applying, copying)]
+    return line([f"{figures.density:.4%}", *sizes, bits, f"{figures.ratio:,.1f}", *speeds])
+
+
+def line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -114,7 +123,7 @@ def main() -> None:
         place = Path(name)
         base = write_base(place / "base", arguments.model, arguments.layers)
         print(f"dense: {(base / 'model.safetensors').stat().st_size / 1e6:.1f} MB", flush=True)
-        print(HEADER, flush=True)
+        print(line(COLUMNS), line(["---"] * len(COLUMNS)), sep="\n", flush=True)
         for density in arguments.density:
             print(row(base, place, density), flush=True)
 

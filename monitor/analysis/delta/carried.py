@@ -55,14 +55,18 @@ def find_files(directory: Path, *, weights: frozenset[Path]) -> Found:
     """
     carried: dict[str, Path] = {}
     left_out: list[str] = []
+    taken: set[str] = set()
     total = 0
     for name, path in _candidates(directory):
         if path in weights or name.endswith(_INDEX):
             continue
-        if not path.is_file() or not _is_wanted(name, path) or total + path.stat().st_size > LARGEST_TOGETHER:
-            left_out.append(name)
+        size = path.stat().st_size if path.is_file() and _is_wanted(name, path) else None
+        # Some file systems take names that differ in case for the same.
+        if size is None or total + size > LARGEST_TOGETHER or name.casefold() in taken:
+            left_out.append(encodable(name))
             continue
-        total += path.stat().st_size
+        total += size
+        taken.add(name.casefold())
         carried[name] = path
     return Found(carried, tuple(left_out))
 
@@ -102,6 +106,15 @@ def _is_wanted(name: str, path: Path) -> bool:
     if path.suffix in _NOT_CARRIED or name in _STATE_OF_TRAINING or unsafe(name):
         return False
     return path.stat().st_size <= LARGEST_FILE
+
+
+def encodable(name: str) -> str:
+    r"""Return a name with escapes for what is no character, as the names of files can have them.
+
+    >>> print(encodable("r\udce9sum\udce9.txt"))
+    r\udce9sum\udce9.txt
+    """
+    return name.encode(errors="backslashreplace").decode()
 
 
 def unsafe(path: str) -> bool:

@@ -86,8 +86,13 @@ class DeltaWriter:
         return self._digest.hexdigest()
 
     def finish(self, manifest: Manifest) -> None:
-        """Write manifest and header: only now it is a delta."""
+        """Write manifest and header: only now it is a delta.
+
+        Raises:
+            DeltaError: it could not be read again.
+        """
         text = manifest.model_dump_json().encode()
+        Manifest.from_json(text)
         frame = compress(text)
         self._file.write(frame)
         metadata = {

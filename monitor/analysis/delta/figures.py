@@ -26,8 +26,6 @@ class Figures:
         changed: values whose stored bits differ from the base's, or that the base does not have.
         tensors: number of tensors.
         unchanged, copied: of them, those that are a tensor of the base, or another one of the fine-tuned checkpoint.
-        reshaped: of them, those that have another shape in the base.
-        without_base: of them, those that the base has not, or in another dtype.
         blocks: in how many blocks the changes are stored in which way.
         dtypes: values in each dtype.
     """
@@ -41,8 +39,6 @@ class Figures:
     tensors: int
     unchanged: int
     copied: int
-    reshaped: int
-    without_base: int
     blocks: dict[Kind, int]
     dtypes: dict[str, int]
 
@@ -76,8 +72,6 @@ def figures_of(manifest: Manifest, delta_bytes: int) -> Figures:
         tensors=len(tensors),
         unchanged=sum(tensor.source is not None and not tensor.blocks for tensor in tensors) - copied,
         copied=copied,
-        reshaped=sum(tensor.source is not None and tensor.source.shape != tensor.shape for tensor in tensors),
-        without_base=sum(tensor.source is None for tensor in tensors),
         blocks=dict(Counter(block.kind for tensor in tensors for block in tensor.blocks).most_common()),
         dtypes=_values_by_dtype(tensors),
     )

@@ -58,12 +58,14 @@ class PlannedShard:
 
     Attributes:
         path: its name.
+        was: the name of the file that the tensors are in now.
         header: its first bytes, up to the first tensor.
         tensors: name → tensor, in the order of the file.
         kept: whether it becomes byte for byte the file that there is.
     """
 
     path: str
+    was: str
     header: bytes
     tensors: dict[str, StoredTensor]
     kept: bool
@@ -97,7 +99,7 @@ def layout_of(finetuned: CheckpointFiles, directory: Path | None) -> Layout:
     for name, tensor in finetuned.tensors.items():
         files.setdefault(tensor.file.path, {})[name] = tensor
     shards = tuple(_kept(path, tensors) or _made(path, tensors) for path, tensors in files.items())
-    renamed = any(shard.path != path.name for shard, path in zip(shards, files, strict=True))
+    renamed = any(shard.path != shard.was for shard in shards)
     if directory is None or [shard.path for shard in shards] == [_SINGLE]:
         return Layout(shards, None)
     there = directory / INDEX
@@ -117,7 +119,7 @@ def _kept(path: Path, tensors: dict[str, StoredTensor]) -> PlannedShard | None:
         if tensor.start != end:
             return None
         end += size_of(tensor)
-    return PlannedShard(path.name, header, ordered, kept=True) if end == file.size else None
+    return PlannedShard(path.name, path.name, header, ordered, kept=True) if end == file.size else None
 
 
 def _first_bytes(file: OpenFile, count: int) -> bytes:
@@ -130,7 +132,7 @@ def _made(path: Path, tensors: dict[str, StoredTensor]) -> PlannedShard:
     # The order in which the library writes: the widest values first, so that all are aligned.
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     name = path.stem.replace("pytorch_model", "model") + ".safetensors"
-    return PlannedShard(name, _header(ordered), ordered, kept=False)
+    return PlannedShard(name, path.name, _header(ordered), ordered, kept=False)
 
 
 def _header(tensors: dict[str, StoredTensor]) -> bytes:

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from monitor.analysis.delta.ahead import in_order, update_all, worker_threads
-from monitor.analysis.delta.blocks import BLOCK_VALUES, Bits, Block, encode
-from monitor.analysis.delta.carried import NOTHING, Found, content_of, find_files
+from monitor.analysis.delta.blocks import BLOCK_VALUES, Bits, Block, decode, encode
+from monitor.analysis.delta.carried import NOTHING, Found, content_of, encodable, find_files
 from monitor.analysis.delta.container import DeltaWriter, Mark
 from monitor.analysis.delta.incomplete import whole_file
 from monitor.analysis.delta.layout import INDEX, Layout, PlannedShard, dtype_name, layout_of
@@ -29,7 +31,7 @@ from monitor.analysis.delta.manifest import (
 from monitor.analysis.delta.sides import Checkpoint
 from monitor.analysis.delta.spans import filled, read_bits, read_source, spans, width_of
 from monitor.analysis.stored import StoredTensor
-from monitor.errors import DeltaError
+from monitor.errors import DeltaError, shown
 
 Progress = Callable[[int], None]
 """Called with the bytes of weights that were done since the last time."""
@@ -53,6 +55,9 @@ def make_delta(base: Checkpoint, finetuned: Checkpoint, target: Path, progress: 
             f"{base.name!r} and {finetuned.name!r} have no tensor of the same name: nothing of the one would be used "
             "for the other. Give the checkpoint that the fine-tuning began from, saved in the same way."
         )
+    for name in finetuned.files.tensors:
+        if name != encodable(name):
+            raise DeltaError(f"{finetuned.name!r} has a tensor with the name {shown(name)}, which is no valid Unicode.")
     directory = finetuned.directory()
     layout = layout_of(finetuned.files, directory)
     weights = frozenset(tensor.file.path for tensor in finetuned.files.tensors.values())
@@ -83,6 +88,8 @@ class _Making:
             described, its_tensors = self._shard(shard)
             shards.append(described)
             tensors += its_tensors
+        old, new = self.base.files.tensors, self.finetuned.files.tensors
+        common = [name for name in new if name in old]
         return Manifest(
             base=Side(source=self.base.name, checksum=base_checksum(tensors)),
             finetuned=Side(source=self.finetuned.name, checksum=checksum((each.name, each.sha256) for each in tensors)),
@@ -90,7 +97,10 @@ class _Making:
             block_values=BLOCK_VALUES,
             files=tuple(files),
             left_out=self.beside.left_out,
-            removed=tuple(name for name in self.base.files.tensors if name not in self.finetuned.files.tensors),
+            removed=tuple(name for name in old if name not in new),
+            added=tuple(name for name in new if name not in old),
+            retyped=tuple(name for name in common if old[name].dtype != new[name].dtype),
+            reshaped=tuple(name for name in common if old[name].shape != new[name].shape),
             shards=tuple(shards),
             tensors=tuple(tensors),
         )
@@ -109,10 +119,16 @@ class _Making:
         header = self.writer.add_compressed(shard.header)
         tensors = [self._tensor(name, tensor, whole) for name, tensor in shard.tensors.items()]
         size = len(shard.header) + sum(tensor.size for tensor in tensors)
-        return (
-            Shard(path=shard.path, size=size, sha256=whole.hexdigest(), header=header, tensors=len(tensors)),
-            tensors,
+        described = Shard(
+            path=shard.path,
+            was=shard.was,
+            kept=shard.kept,
+            size=size,
+            sha256=whole.hexdigest(),
+            header=header,
+            tensors=len(tensors),
         )
+        return described, tensors
 
     def _tensor(self, name: str, new: StoredTensor, whole: Any) -> Tensor:
         old = self.base.files.tensors.get(name)
@@ -164,10 +180,13 @@ class _Encoded(NamedTuple):
 
 def _encoded(old: StoredTensor | None, new: StoredTensor, span: tuple[int, int]) -> _Encoded:
     bits = read_bits(new, *span)
-    if old is None:
-        return _Encoded(None, bits, *encode(None, bits))
-    source = read_source(old, *span)
-    return _Encoded(source, bits, *encode(filled(source, len(bits)), bits))
+    found = None if old is None else read_source(old, *span)
+    source = np.zeros_like(bits) if found is None else filled(found, len(bits))
+    block, frame = encode(None if old is None else source, bits)
+    # Whoever has the delta may not keep the checkpoint.
+    if not np.array_equal(decode(block, frame, source), bits):
+        raise DeltaError("a block could not be read again as it was. Check the memory of this machine.")
+    return _Encoded(found, bits, block, frame)
 
 
 def _source(name: str, old: StoredTensor, described: int, digest: Any) -> Source:

@@ -51,6 +51,8 @@ class Shard(_Part):
 
     Attributes:
         path: its name.
+        was: what the file was called that its tensors were in.
+        kept: whether it is that file, byte for byte.
         size: bytes of the whole file.
         sha256: of the whole file.
         header: its first bytes, up to the first tensor.
@@ -58,6 +60,8 @@ class Shard(_Part):
     """
 
     path: str
+    was: str
+    kept: bool
     size: Count
     sha256: Checksum
     header: Frame
@@ -143,7 +147,8 @@ class Manifest(_Part):
         block_values: values in a block of a tensor; the last one of each has what is left.
         files: what is carried besides the weights.
         left_out: names in the directory of the fine-tuned checkpoint that are not carried.
-        removed: tensors of the base that the fine-tuned checkpoint does not have.
+        removed, added: names of tensors that only the base has, and that only the fine-tuned checkpoint has.
+        retyped, reshaped: names of those that have another dtype, or another shape, in the base.
         shards: the files of weights.
         tensors: those of the first shard in the order of the file, then those of the next.
     """
@@ -155,6 +160,9 @@ class Manifest(_Part):
     files: tuple[CarriedFile, ...]
     left_out: tuple[str, ...]
     removed: tuple[str, ...]
+    added: tuple[str, ...]
+    retyped: tuple[str, ...]
+    reshaped: tuple[str, ...]
     shards: tuple[Shard, ...]
     tensors: tuple[Tensor, ...]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from monitor.analysis.delta.carried import encodable
 from monitor.analysis.files import CheckpointFiles
 from monitor.errors import CheckpointError, DeltaError
 
@@ -42,7 +43,8 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What it is called: a hub id, or the name of its directory or file, which says nothing of this machine."""
-        return Path(self.source).resolve().name if Path(self.source).exists() else self.source
+        path = Path(self.source)
+        return encodable(path.resolve().name if path.exists() else self.source)
 
     def directory(self) -> Path | None:
         """Return where it is, with its small files; None where a single file was given.

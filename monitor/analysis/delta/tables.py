@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -38,19 +40,19 @@ def print_figures(manifest: Manifest, figures: Figures, console: Console) -> Non
     dtypes = ", ".join(figures.dtypes)
     blocks = ", ".join(f"{count:,} as {_KINDS[kind]}" for kind, count in figures.blocks.items())
     tensors = [f"{figures.tensors:,}"]
-    told = {
-        "unchanged": figures.unchanged,
-        "reshaped": figures.reshaped,
-        "without base": figures.without_base,
-        "same as another": figures.copied,
-    }
+    told = {"unchanged": figures.unchanged, "same as another": figures.copied}
     tensors += [f"{count:,} {what}" for what, count in told.items() if count]
+    anew = [f"{shard.path} (was {shard.was})" for shard in manifest.shards if not shard.kept]
     pairs = {
         "changed": f"{figures.changed:,} of {figures.weights:,} values, {percent(figures.density)} by stored bits "
         f"({dtypes}; −0 is not 0)",
         "tensors": ", ".join(tensors),
         "blocks": blocks or "none",
         "only in the base": _some(manifest.removed),
+        "only fine-tuned": _some(manifest.added),
+        "of another dtype": _some(manifest.retyped),
+        "of another shape": _some(manifest.reshaped),
+        "written anew": _some(anew),
         "not carried": _some(manifest.left_out),
     }
     _print_pairs(console, {name: value for name, value in pairs.items() if value})
@@ -66,10 +68,9 @@ def as_json(delta: DeltaFile) -> dict[str, object]:
         "base": manifest.base.model_dump(),
         "finetuned": manifest.finetuned.model_dump(),
         "figures": figures_of(manifest, delta.size).as_json(),
-        "shards": [{"path": each.path, "bytes": each.size, "sha256": each.sha256} for each in manifest.shards],
-        "files": [{"path": each.path, "bytes": each.frame.size, "sha256": each.sha256} for each in manifest.files],
-        "left_out": list(manifest.left_out),
-        "only_in_base": list(manifest.removed),
+        "shards": [each.model_dump(include={"path", "was", "kept", "size", "sha256"}) for each in manifest.shards],
+        "files": [{"path": each.path, "size": each.frame.size, "sha256": each.sha256} for each in manifest.files],
+        **manifest.model_dump(include={"left_out", "removed", "added", "retyped", "reshaped"}),
     }
 
 
@@ -109,6 +110,6 @@ def _print_pairs(console: Console, pairs: dict[str, str]) -> None:
     console.print(table)
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more

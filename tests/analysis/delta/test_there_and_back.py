@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,6 @@ from safetensors.torch import save_file
 from monitor.analysis.delta import make as making
 from monitor.analysis.delta.blocks import Block
 from monitor.analysis.delta.container import DeltaFile
-from monitor.analysis.delta.figures import figures_of
 from monitor.analysis.files import CheckpointFiles
 from monitor.errors import CheckpointError, DeltaError
 from tests.analysis.delta.checkpoints import (
@@ -100,9 +100,8 @@ def test_what_the_base_lacks_or_has_otherwise_comes_back(tmp_path: Path) -> None
     new["embed.weight"] = torch.cat([new["embed.weight"], torch.ones(2, 8).bfloat16()])
     new["layer.weight"] = new["layer.weight"][:10].contiguous()
     manifest = there_and_back(save(tmp_path / "a", old), save(tmp_path / "b", new), tmp_path)
-    figures = figures_of(manifest, 1)
-    assert manifest.removed == ("gone",)
-    assert (figures.reshaped, figures.without_base, figures.tensors) == (3, 2, 6)
+    assert (manifest.removed, manifest.added, manifest.retyped) == (("gone",), ("head",), ("wide",))
+    assert sorted(manifest.reshaped) == ["embed.weight", "layer.weight", "same bits"]
     # Rows that were added or taken away leave the others what they were.
     embed = next(tensor for tensor in manifest.tensors if tensor.name == "embed.weight")
     assert 16 <= embed.changed < 80
@@ -146,7 +145,8 @@ def test_what_torch_saved_becomes_safetensors(sharded: bool, tmp_path: Path) -> 
         (finetuned / "pytorch_model.bin.index.json").write_text(json.dumps(where))
     else:
         torch.save(new, finetuned / "pytorch_model.bin")
-    there_and_back(save(tmp_path / "base", weights()), finetuned, tmp_path)
+    manifest = there_and_back(save(tmp_path / "base", weights()), finetuned, tmp_path)
+    assert [(shard.kept, shard.was.endswith(".bin")) for shard in manifest.shards] == [(False, True)] * (1 + sharded)
     written = sorted(path.name for path in (tmp_path / "again").iterdir())
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
     assert written == (shards if sharded else ["model.safetensors"])
@@ -156,7 +156,8 @@ def test_a_file_that_has_more_than_its_index_names_is_written_without_it(tmp_pat
     finetuned = save(tmp_path / "finetuned", moved(weights()), {"last": torch.ones(2)})
     save_file({"last": torch.ones(2), "forgotten": torch.ones(3)}, finetuned / "model-00002-of-00002.safetensors")
     base = save(tmp_path / "base", weights())
-    make(base, finetuned, tmp_path / "it.delta")
+    manifest = make(base, finetuned, tmp_path / "it.delta")
+    assert [shard.kept for shard in manifest.shards] == [True, False]
     apply(base, tmp_path / "it.delta", tmp_path / "again")
     found = CheckpointFiles.open(tmp_path / "again")
     assert set(found.names) == {*weights(), "last"}
@@ -186,13 +187,25 @@ def test_small_files_travel_along_and_others_are_named(tmp_path: Path) -> None:
     for name in ("optimizer.pt", "training_args.bin", "trainer_state.json", "a\\b.json", ".hidden"):
         (finetuned / name).write_bytes(b"no")
     (finetuned / "checkpoint-7").mkdir()
+    (finetuned / "zz.txt").touch()
+    (finetuned / "ZZ.txt").touch()
+    (finetuned / os.fsdecode(b"r\xe9sum\xe9.txt")).touch()
     with (finetuned / "huge.json").open("wb") as file:
         file.truncate((64 << 20) + 1)
     manifest = there_and_back(base, finetuned, tmp_path)
     again = {str(path.relative_to(tmp_path / "again")) for path in (tmp_path / "again").rglob("*") if path.is_file()}
-    assert again == {*carried, "config.json", "model.safetensors"}
+    assert again == {*carried, "config.json", "model.safetensors", "ZZ.txt"}
     assert all((tmp_path / "again" / name).read_bytes() == content for name, content in carried.items())
-    left_out = {"optimizer.pt", "training_args.bin", "trainer_state.json", "a\\b.json", "checkpoint-7", "huge.json"}
+    left_out = {
+        "r\\udce9sum\\udce9.txt",
+        "zz.txt",
+        "optimizer.pt",
+        "training_args.bin",
+        "trainer_state.json",
+        "a\\b.json",
+        "checkpoint-7",
+        "huge.json",
+    }
     assert set(manifest.left_out) == left_out
 
 
