@@ -118,7 +118,9 @@ def _console() -> Console:
 
 
 def _pace(manifest: Manifest, seconds: float) -> str:
-    return f"{seconds:.1f} s, {manifest.dense_size / max(seconds, 1e-9) / 1e9:.2f} GB/s of weights"
+    from rich.filesize import decimal
+
+    return f"{seconds:.1f} s, {decimal(int(manifest.dense_size / max(seconds, 1e-3)))} of weights per second"
 
 
 def _print_json(value: dict[str, object]) -> None:
