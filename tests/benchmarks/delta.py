@@ -39,9 +39,7 @@ COLUMNS = (
     "delta, MB",
     "bits per change",
     "dense ÷ delta",
-    "make, GB/s",
-    "apply, GB/s",
-    "copy, GB/s",
+    *(f"{what}, {unit}" for unit in ("GB/s", "processor s/GB") for what in ("make", "apply", "copy")),
 )
 
 
@@ -70,10 +68,11 @@ def write_finetuned(base: Path, directory: Path, density: float) -> tuple[Path, 
     return directory, compressed
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Return how long something takes, and how long processors work on it."""
+    began, worked = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - worked
 
 
 def copy(source: Path, target: Path) -> None:
@@ -96,16 +95,20 @@ def row(base: Path, place: Path, density: float) -> str:
     finetuned, difference = write_finetuned(base, place / "finetuned", density)
     sides = Checkpoint.open(str(base)), Checkpoint.open(str(finetuned))
     file = place / "it.delta"
-    copying = seconds(lambda: copy(finetuned / "model.safetensors", place / "copy"))
-    making = seconds(lambda: make_delta(*sides, file, lambda _: None))
-    applying = seconds(lambda: apply(base, file, place / "again"))
+    times = [
+        seconds(lambda: make_delta(*sides, file, lambda _: None)),
+        seconds(lambda: apply(base, file, place / "again")),
+        seconds(lambda: copy(finetuned / "model.safetensors", place / "copy")),
+    ]
     figures = figures_of(DeltaFile(file).manifest, file.stat().st_size)
     for path in (finetuned, place / "again"):
         shutil.rmtree(path)
     sizes = [f"{size / 1e6:.2f}" for size in (figures.least_bytes, difference, figures.delta_bytes)]
     bits = f"{8 * figures.delta_bytes / figures.changed:.2f}"
-    speeds = [f"{figures.dense_bytes / 1e9 / taken:.2f}" for taken in (making, applying, copying)]
-    return line([f"{figures.density:.4%}", *sizes, bits, f"{figures.ratio:,.1f}", *speeds])
+    gigabytes = figures.dense_bytes / 1e9
+    speeds = [f"{gigabytes / taken:.2f}" for taken, _ in times]
+    work = [f"{worked / gigabytes:.2f}" for _, worked in times]
+    return line([f"{figures.density:.2%}", *sizes, bits, f"{figures.ratio:,.1f}", *speeds, *work])
 
 
 def line(cells: Iterable[str]) -> str:
