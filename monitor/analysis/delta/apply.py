@@ -18,6 +18,7 @@ import numpy as np
 from monitor.analysis.delta.ahead import in_order, update_all
 from monitor.analysis.delta.blocks import BLOCK_VALUES, Bits, Block, decode
 from monitor.analysis.delta.container import DeltaFile
+from monitor.analysis.delta.dtypes import converted
 from monitor.analysis.delta.incomplete import check_new, whole_directory
 from monitor.analysis.delta.layout import dtype_name
 from monitor.analysis.delta.manifest import CarriedFile, Shard, Source, Tensor
@@ -38,20 +39,20 @@ def check_base(base: Checkpoint, delta: DeltaFile, pool: ThreadPoolExecutor, pro
         CheckpointError: the base cannot be read.
     """
     sources = {
-        tensor.source.name: (tensor.source, tensor)
+        tensor.source.name: tensor.source
         for tensor in delta.manifest.tensors
         if tensor.source is not None and tensor.source.of == "base"
     }
-    for source, tensor in sources.values():
+    for source in sources.values():
         found = base.files.tensors.get(source.name)
         if found is None:
             raise BaseMismatchError(_another_base(base, delta, f"it has no {source.name}"))
-        if (found.count, dtype_name(source.name, found)) != (source.count, tensor.dtype):
-            wanted = f"{list(source.shape)} in {tensor.dtype}"
+        if (found.count, dtype_name(source.name, found)) != (source.count, source.dtype):
+            wanted = f"{list(source.shape)} in {source.dtype}"
             raise BaseMismatchError(_another_base(base, delta, f"it has {source.name}, but not {wanted}"))
     # One thread for each: a checksum has to go through its tensor in order.
     work = partial(_check_source, base, progress)
-    for source, same in in_order(pool, work, (source for source, _ in sources.values())):
+    for source, same in in_order(pool, work, sources.values()):
         if not same:
             raise BaseMismatchError(_another_base(base, delta, f"different is {source.name}, and maybe more"))
 
@@ -168,10 +169,10 @@ class _Applying:
 
     def _decoded(self, tensor: Tensor, old: StoredTensor | None, task: _Task) -> Bits:
         first, last = task.span
-        if old is None:
-            source = np.zeros(last - first, f"<u{tensor.width}")
-        else:
-            source = filled(read_source(old, first, last), last - first)
+        source = np.zeros(last - first, f"<u{tensor.width}")
+        if old is not None and tensor.source is not None:
+            found = converted(read_source(old, first, last), tensor.source.dtype, tensor.dtype)
+            source = filled(found, last - first)
         return decode(task.block, self.delta.frame(task.start, task.block.length), source)
 
 

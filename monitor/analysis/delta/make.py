@@ -16,6 +16,7 @@ from monitor.analysis.delta.ahead import in_order, update_all, worker_threads
 from monitor.analysis.delta.blocks import BLOCK_VALUES, Bits, Block, decode, encode
 from monitor.analysis.delta.carried import NOTHING, Found, content_of, encodable, find_files
 from monitor.analysis.delta.container import DeltaWriter, Mark
+from monitor.analysis.delta.dtypes import comparable, converted
 from monitor.analysis.delta.incomplete import whole_file
 from monitor.analysis.delta.layout import INDEX, Layout, PlannedShard, dtype_name, layout_of
 from monitor.analysis.delta.manifest import (
@@ -132,7 +133,7 @@ class _Making:
 
     def _tensor(self, name: str, new: StoredTensor, whole: Any) -> Tensor:
         old = self.base.files.tensors.get(name)
-        if old is not None and old.dtype != new.dtype:
+        if old is not None and not comparable(dtype_name(name, old), dtype_name(name, new)):
             old = None
         mark = self.writer.mark()
         before, after = hashlib.sha256(), hashlib.sha256()
@@ -167,7 +168,7 @@ class _Making:
         if same is described:
             return described
         self.writer.go_back(mark)
-        source = Source(of="finetuned", name=same.name, sha256=same.sha256, shape=same.shape)
+        source = Source(of="finetuned", name=same.name, sha256=same.sha256, dtype=same.dtype, shape=same.shape)
         return described.model_copy(update={"source": source, "blocks": (), "start": mark.position})
 
 
@@ -180,8 +181,10 @@ class _Encoded(NamedTuple):
 
 def _encoded(old: StoredTensor | None, new: StoredTensor, span: tuple[int, int]) -> _Encoded:
     bits = read_bits(new, *span)
-    found = None if old is None else read_source(old, *span)
-    source = np.zeros_like(bits) if found is None else filled(found, len(bits))
+    found, source = None, np.zeros_like(bits)
+    if old is not None:
+        found = read_source(old, *span)
+        source = filled(converted(found, *(dtype_name("", each) for each in (old, new))), len(bits))
     block, frame = encode(None if old is None else source, bits)
     # Whoever has the delta may not keep the checkpoint.
     if not np.array_equal(decode(block, frame, source), bits):
@@ -193,4 +196,5 @@ def _source(name: str, old: StoredTensor, described: int, digest: Any) -> Source
     # What the described tensor is too short for.
     for span in spans(max(0, old.count - described), BLOCK_VALUES):
         digest.update(read_bits(old, described + span[0], described + span[1]).data)
-    return Source(of="base", name=name, sha256=digest.hexdigest(), shape=old.shape)
+    dtype = dtype_name(name, old)
+    return Source(of="base", name=name, sha256=digest.hexdigest(), dtype=dtype, shape=old.shape)

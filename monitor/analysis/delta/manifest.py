@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.analysis.delta.blocks import Block, largest_size
 from monitor.analysis.delta.carried import LARGEST_FILE, unsafe
+from monitor.analysis.delta.dtypes import comparable
 from monitor.errors import DeltaError, shown
 
 # The format's own limit.
@@ -75,12 +76,14 @@ class Source(_Part):
         of: "base": a tensor of the base. "finetuned": one that stands earlier in this manifest.
         name: of the tensor.
         sha256: of its bytes.
-        shape: its shape; the dtype is that of what is described.
+        dtype: its dtype, which may be another one than that of what is described.
+        shape: its shape.
     """
 
     of: Literal["base", "finetuned"]
     name: str
     sha256: Checksum
+    dtype: str
     shape: tuple[Count, ...]
 
     @property
@@ -253,13 +256,19 @@ def _problems_of_sources(tensors: Iterable[Tensor]) -> Iterator[str]:
         source = tensor.source
         if source is not None and source.of == "finetuned":
             found = earlier.get(source.name)
-            if found is None or (found.sha256, found.size) != (tensor.sha256, tensor.size) or tensor.blocks:
+            if found is None or tensor.blocks or _bytes_of(found) != _bytes_of(tensor):
                 yield f"{shown(tensor.name)} is to be the same as {shown(source.name)}"
             elif found.source is not None and found.source.of == "finetuned":
                 yield f"{shown(tensor.name)} is a copy of a copy"
+        if source is not None and not comparable(source.dtype, tensor.dtype):
+            yield f"{shown(tensor.name)} in {tensor.dtype} is described against {shown(source.dtype)}"
         if not tensor.blocks and tensor.size and (source is None or source.count != tensor.count):
             yield f"{shown(tensor.name)} is nowhere"
         earlier[tensor.name] = tensor
+
+
+def _bytes_of(tensor: Tensor) -> tuple[str, int, str]:
+    return tensor.sha256, tensor.size, tensor.dtype
 
 
 def _problems_of_blocks(tensor: Tensor, block_values: int) -> Iterator[str]:

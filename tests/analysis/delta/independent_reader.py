@@ -35,6 +35,12 @@ def _content(frames: bytes, frame: dict[str, int]) -> bytes:
 def _tensor(tensor: dict[str, Any], old: bytes, frames: bytes, block_values: int) -> bytes:
     width, start = tensor["width"], tensor["start"]
     size = width * int(np.prod(tensor["shape"], dtype=np.int64))
+    dtypes = ((tensor["source"] or tensor)["dtype"], tensor["dtype"])
+    if dtypes == ("BF16", "F32"):
+        old = (np.frombuffer(old, "<u2").astype("<u4") * 2**16).tobytes()
+    elif dtypes == ("F32", "BF16"):
+        bits = np.frombuffer(old, "<u4").astype(object)
+        old = b"".join(((u + 32767 + (u >> 16 & 1)) % 2**32 // 2**16).to_bytes(2, "little") for u in bits)
     values = np.frombuffer(old[:size].ljust(size, b"\0"), f"<u{width}").copy()
     for i, (kind, changed, _, length) in enumerate(tensor["blocks"]):
         block = values[i * block_values :][:block_values]

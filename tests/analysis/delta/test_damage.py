@@ -156,6 +156,10 @@ def _tensor(manifest: dict[str, Any], name: str = "new") -> dict[str, Any]:
     return next(tensor for tensor in manifest["tensors"] if tensor["name"] == name)
 
 
+def _source(name: str, **changes: object) -> dict[str, Any]:
+    return {"of": "base", "name": name, "sha256": "0" * 64, "dtype": "F32", "shape": [500], **changes}
+
+
 CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a bomb": lambda m: _tensor(m).update(shape=[1 << 50]),
     "more than all numbers": lambda m: _tensor(m).update(shape=[1 << 62, 1 << 62]),
@@ -168,10 +172,11 @@ CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "blocks that are missing": lambda m: m.update(block_values=100),
     "steps from nothing": lambda m: _tensor(m)["blocks"][0].__setitem__(0, "all"),
     "a copy of itself": lambda m: _tensor(m).update(
-        blocks=[], source={"of": "finetuned", "name": "new", "sha256": _tensor(m)["sha256"], "shape": [500]}
+        blocks=[], source=_source("new", of="finetuned", sha256=_tensor(m)["sha256"])
     ),
     "a large file": lambda m: m["files"][0]["frame"].update(size=1 << 40),
     "a large header": lambda m: m["shards"][0]["header"].update(size=1 << 40),
+    "a source of another kind": lambda m: _tensor(m, "norm.weight")["source"].update(dtype="F16"),
     "two tensors of a name": lambda m: _tensor(m).update(name="norm.weight"),
     "a checksum of another": lambda m: m["finetuned"].update(checksum="0" * 64),
     "a base of another": lambda m: m["base"].update(checksum="0" * 64),
@@ -198,7 +203,7 @@ def test_what_is_forged_all_over_makes_no_more_than_it_says(base: Path, delta: P
         count = 1 << 44
         shard["size"] += 4 * (count - 500)
         tensor.update(shape=[count], changed=0, source=None, blocks=[])
-        tensor["source"] = {"of": "base", "name": "norm.weight", "sha256": "0" * 64, "shape": [count]}
+        tensor["source"] = _source("norm.weight", shape=[count])
         lines = sorted({f"{s['sha256']}  {s['name']}\n" for t in manifest["tensors"] if (s := t["source"])})
         manifest["base"]["checksum"] = hashlib.sha256("".join(lines).encode()).hexdigest()
 

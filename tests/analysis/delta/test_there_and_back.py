@@ -17,7 +17,7 @@ from monitor.analysis.delta import make as making
 from monitor.analysis.delta.blocks import Block
 from monitor.analysis.delta.container import DeltaFile
 from monitor.analysis.files import CheckpointFiles
-from monitor.errors import CheckpointError, DeltaError
+from monitor.errors import BaseMismatchError, CheckpointError, DeltaError
 from tests.analysis.delta.checkpoints import (
     DTYPES,
     Weights,
@@ -105,6 +105,28 @@ def test_what_the_base_lacks_or_has_otherwise_comes_back(tmp_path: Path) -> None
     # Rows that were added or taken away leave the others what they were.
     embed = next(tensor for tensor in manifest.tensors if tensor.name == "embed.weight")
     assert 16 <= embed.changed < 80
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_a_base_in_the_other_dtype_is_compared_in_that_of_the_fine_tuned(
+    dtypes: tuple[torch.dtype, torch.dtype], tmp_path: Path
+) -> None:
+    nasty = torch.tensor([0x7FC00001, -1, 0x7F7FFFFF, 1, -(2**31), 0x7F800000], dtype=torch.int32).view(torch.float32)
+    old = torch.cat([torch.randn(5000, generator=torch.Generator().manual_seed(0)), nasty]).to(dtypes[0])
+    new = old.to(dtypes[1])
+    bits = new.view(torch.int16 if dtypes[1] == torch.bfloat16 else torch.int32)
+    bits[:5000:100] += 1
+    base, finetuned = save(tmp_path / "a", {"w": old}), save(tmp_path / "b", {"w": new})
+    manifest = there_and_back(base, finetuned, tmp_path)
+    # What a conversion makes of NaN and of the largest number is up to whoever saved it.
+    assert 50 <= manifest.tensors[0].changed <= 50 + len(nasty)
+    assert manifest.retyped == ("w",)
+    assert (tmp_path / "it.delta").stat().st_size < 2500
+    read = finetuned_files({"w": tensor_bytes(old)}, tmp_path / "it.delta")
+    assert read == {path.name: path.read_bytes() for path in finetuned.iterdir()}
+    other = save(tmp_path / "other", {"w": old.to(dtypes[1])})
+    with pytest.raises(BaseMismatchError, match="but not"):
+        apply(other, tmp_path / "it.delta", tmp_path / "new")
 
 
 @pytest.mark.parametrize("saved_twice_in_the_base", [True, False])
