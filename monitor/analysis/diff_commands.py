@@ -42,7 +42,7 @@ def add_diff(app: typer.Typer) -> None:
         ] = None,
         output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a report as an HTML page.")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print all counts as JSON.")] = False,
-        full: Annotated[bool, typer.Option(help="Print every module of every layer.")] = False,
+        full: Annotated[bool, typer.Option("--full", help="Print every module of every layer.")] = False,
     ) -> None:
         """Compare a fine-tuned checkpoint with its base: how much of it equals the base, per layer and module.
 
