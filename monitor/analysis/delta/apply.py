@@ -134,7 +134,7 @@ class _Applying:
         raw = self.delta.content(file.frame)
         if hashlib.sha256(raw).hexdigest() != file.sha256:
             raise DeltaError(_not_as_it_was(file.path, self.delta))
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _synced(path) as out:
             out.write(raw)
 

@@ -27,6 +27,8 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     Raises:
         DeltaError: it cannot be written, or another process is writing it.
     """
+    # A path such as "." has no name of its own.
+    target = Path(os.path.abspath(target))
     with _in_words(target):
         partial = _free(target)
         with partial.open("xb") as file, _claimed(file.fileno(), partial):
@@ -47,6 +49,8 @@ def whole_directory(target: Path) -> Iterator[Path]:
         DeltaError: it cannot be made, is there already and not empty, or another process is making it.
     """
     check_new(target)
+    # A path such as "." has no name of its own.
+    target = Path(os.path.abspath(target))
     with _in_words(target):
         partial = _free(target)
         partial.mkdir()

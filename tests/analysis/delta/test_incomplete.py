@@ -114,6 +114,17 @@ def test_a_directory_with_something_in_it_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "it").iterdir()] == ["precious"]
 
 
+def test_an_empty_directory_is_filled_also_where_its_path_has_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "it").mkdir()
+    monkeypatch.chdir(tmp_path / "it")
+    with _writing("directory", Path(".")):
+        pass
+    assert is_whole("directory", tmp_path / "it")
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
 def write_until_it_is_full(target: Path) -> None:
     with whole_directory(target) as directory:
         fill(directory)
