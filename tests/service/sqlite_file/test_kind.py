@@ -17,7 +17,8 @@ from sqlalchemy import update
 
 from monitor.report.spool import Spool
 from monitor.service.errors import ForeignStoreError
-from monitor.service.schema import SCHEMA_VERSION, open_engine, schema_version
+from monitor.service.opening import open_engine
+from monitor.service.schema import SCHEMA_VERSION, schema_version
 from monitor.service.store import Store
 from tests.service.messages import observed, registration
 from tests.service.postgresql import Cluster
@@ -91,7 +92,7 @@ def _dangling(path: Path) -> None:
         (_text, "is no store (file is not a database)"),
         (_long_text, "is no store (file is not a database)"),
         (_other_tables, "is a database of another program, with the tables experiments, metrics, params and 1 more"),
-        (_tables_called_alike, "is a database of another program, with the tables items;"),
+        (_tables_called_alike, "is a database of another program, with the tables curve_values, items, totals;"),
         (_other_tables_in_a_log, "is a database of another program, with the tables theirs;"),
         (_other_tables_and_a_log_that_was_written_back, "with the tables theirs;"),
         (_a_spool, "is a database of another program, with the tables "),
@@ -201,5 +202,5 @@ def test_tables_of_another_program_in_the_same_database_are_left_alone(cluster: 
         ):
             connection.exec_driver_sql(statement)
     engine.dispose()
-    with pytest.raises(ForeignStoreError, match="with the tables items;"):
+    with pytest.raises(ForeignStoreError, match="with the tables curve_values, items, totals;"):
         open_engine(url)
