@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
 from monitor.service.instruments import Instruments
+from monitor.service.interface.models import ProblemJson
+from monitor.service.interface.routes import PREFIX, add_interface
 from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun
 from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format, prefers_page
@@ -65,6 +67,7 @@ def build_app(
     _add_health(app, recorder, is_serving)
     _add_metrics(app, instruments)
     _add_api(app, settings, recorder)
+    add_interface(app, settings, recorder)
     _add_pages(app, pages)
     return app
 
@@ -86,6 +89,8 @@ def _add_problems(app: FastAPI, pages: Pages) -> None:
         if prefers_page(request.headers.get("accept", "")):
             page = pages.problem(HTTPStatus(status).phrase, _in_words(detail))
             return Response(page, status, shown, media_type="text/html")
+        if request.url.path.startswith(f"{PREFIX}/"):
+            return _problem(request, status, detail, shown)
         return JSONResponse({"detail": detail}, status, shown)
 
     @app.exception_handler(StarletteHTTPException)
@@ -99,6 +104,13 @@ def _add_problems(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(StoreError)
     async def failed(request: Request, error: StoreError) -> Response:
         return answer(request, 503, str(error))
+
+
+def _problem(request: Request, status: int, detail: Any, headers: Mapping[str, str]) -> Response:
+    problem = ProblemJson(
+        title=HTTPStatus(status).phrase, status=status, detail=_in_words(detail), instance=request.url.path
+    )
+    return Response(problem.model_dump_json(), status, headers, media_type="application/problem+json")
 
 
 def _explained(request: Request, error: StarletteHTTPException) -> str:

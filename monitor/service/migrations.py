@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, Row, select, update
 
 from monitor.service.curves.rows import rows_of
+from monitor.service.errors import StoreError, shortened
 from monitor.service.schema import SCHEMA_VERSION, attempts, curve_values, items, schema_version, totals
 from monitor.wire.monitor_pb2 import Item, Registration
 
@@ -31,8 +33,18 @@ def _make_curves(connection: Connection) -> None:
     for attempt in connection.execute(select(attempts)).all():
         registration = Registration.FromString(attempt.registration)
         for page in _pages(connection, attempt.run_id, attempt.attempt):
-            found = [Item.FromString(row.item) for row in page]
+            found = [_item(row, attempt.run_id, attempt.attempt) for row in page]
             rows_of(attempt.run_id, attempt.attempt, found, registration).write(connection)
+
+
+def _item(row: Row[Any], run_id: str, attempt: int) -> Item:
+    try:
+        return Item.FromString(row.item)
+    except DecodeError as error:
+        raise StoreError(
+            f"item {row.sequence} of attempt {attempt} of run {shortened(run_id)} cannot be read: the store is damaged. "
+            "Nothing was changed: delete that row from its table `items`, or give another store with --store-url"
+        ) from error
 
 
 def _pages(connection: Connection, run_id: str, attempt: int) -> Iterator[list[Row[Any]]]:

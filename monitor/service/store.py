@@ -17,6 +17,7 @@ from monitor.limits import MAX_INTEGER
 from monitor.service import history
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
+from monitor.service.curves.groups import last_observations
 from monitor.service.curves.rows import rows_of
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
@@ -182,6 +183,11 @@ class Store:
         with self._transaction() as connection:
             found = thinned.curves_of_all(connection, run_id, of_all, steps, weights)
             return found | thinned.curves_named(connection, run_id, named, steps)
+
+    def last_observations(self, run_id: str, steps: Range) -> list[StoredItem]:
+        """Return the last observation of each bucket of steps."""
+        with self._transaction() as connection:
+            return last_observations(connection, run_id, steps)
 
     def _touch(self) -> None:
         """Write something that changes nothing, and ask for every table."""

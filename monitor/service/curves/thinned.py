@@ -72,7 +72,9 @@ class Curve:
 
 def extent(connection: Connection, run_id: str) -> tuple[int, int] | None:
     """Return the first and the last step that anything is known of, None before that."""
-    known = select(items.c.step).where(items.c.run_id == run_id, items.c.kind != "finish", _counts(items)).limit(1)
+    known = (
+        select(items.c.step).where(items.c.run_id == run_id, items.c.kind != "finish", not_superseded(items)).limit(1)
+    )
     first = connection.execute(known.order_by(items.c.step)).scalar()
     last = connection.execute(known.order_by(items.c.step.desc())).scalar()
     return None if first is None or last is None else (first, last)
@@ -97,7 +99,7 @@ def curves_of_all(
         .group_by("bucket")
         .subquery()
     )
-    at_the_end = and_(totals.c.run_id == run_id, totals.c.step == buckets.c.last_step, _counts(totals))
+    at_the_end = and_(totals.c.run_id == run_id, totals.c.step == buckets.c.last_step, not_superseded(totals))
     query = (
         select(buckets, totals.c.time, *(of[name].label(f"last_{name}") for name in names))
         .select_from(buckets)
@@ -114,38 +116,41 @@ def curves_of_all(
 
 def curves_named(connection: Connection, run_id: str, names: Sequence[str], steps: Range) -> dict[str, Curve]:
     """Return curves of what is named in the run, see NAMED. Those without values are not among them."""
-    if not names:
-        return {}
+    curves = {name: _curve_named(connection, run_id, name, steps) for name in names}
+    return {name: curve for name, curve in curves.items() if curve.step}
+
+
+def _curve_named(connection: Connection, run_id: str, name: str, steps: Range) -> Curve:
     table = curve_values
     bucket = ((table.c.step - steps.first) // steps.width).label("bucket")
     buckets = (
         select(
-            table.c.name,
             bucket,
             func.max(table.c.step).label("last_step"),
             _min(table.c.value).label("least"),
             _max(table.c.value).label("most"),
         )
-        .where(*_within(table, run_id, steps), table.c.name.in_(names))
-        .group_by(table.c.name, "bucket")
+        .where(*_within(table, run_id, steps), table.c.name == name)
+        .group_by("bucket")
         .subquery()
     )
-    at_the_end = and_(
+    # The name again: a stretch of the table is found by run, name and step.
+    at_the_end = (
         table.c.run_id == run_id,
-        table.c.name == buckets.c.name,
+        table.c.name == name,
         table.c.step == buckets.c.last_step,
-        _counts(table),
+        not_superseded(table),
     )
     query = (
         select(buckets, table.c.time, table.c.value)
         .select_from(buckets)
-        .join(table, at_the_end)
+        .join(table, and_(*at_the_end))
         .order_by(buckets.c.last_step, table.c.attempt, table.c.sequence)
     )
-    curves: dict[str, Curve] = {}
+    curve = Curve()
     for row in connection.execute(query):
-        curves.setdefault(row.name, Curve()).put(row.last_step, row.time, row.least, row.most, row.value)
-    return {name: curves[name] for name in names if name in curves}
+        curve.put(row.last_step, row.time, row.least, row.most, row.value)
+    return curve
 
 
 def _expression(name: str, weights: int) -> ColumnElement[float]:
@@ -177,10 +182,10 @@ def _max(values: ColumnElement[float]) -> ColumnElement[float]:
 
 
 def _within(table: Table, run_id: str, steps: Range) -> list[ColumnElement[bool]]:
-    return [table.c.run_id == run_id, table.c.step.between(steps.first, steps.last), _counts(table)]
+    return [table.c.run_id == run_id, table.c.step.between(steps.first, steps.last), not_superseded(table)]
 
 
-def _counts(table: Table) -> ColumnElement[bool]:
+def not_superseded(table: Table) -> ColumnElement[bool]:
     """Return the condition that no later attempt superseded a row."""
     later = attempts.alias("later")
     return not_(
