@@ -42,8 +42,8 @@ def _item(row: Row[Any], run_id: str, attempt: int) -> Item:
         return Item.FromString(row.item)
     except DecodeError as error:
         raise StoreError(
-            f"item {row.sequence} of attempt {attempt} of run {shortened(run_id)} cannot be read: the store is damaged. "
-            "Nothing was changed: delete that row from its table `items`, or give another store with --store-url"
+            f"the store is damaged: item {row.sequence} of attempt {attempt} of run {shortened(run_id)} cannot be "
+            "read. Nothing was changed: delete that row of the table items, or give another store with --store-url"
         ) from error
 
 

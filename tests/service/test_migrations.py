@@ -26,8 +26,8 @@ def _of_version_1(url: str) -> None:
     store = Store(url)
     for run_id in ("first", "second"):
         store.register(registration(run_id), NOW, max_runs=10)
-        items = [each for n in range(1, 700) for each in (observed(2 * n, step=n), logged(2 * n + 1, step=n, loss=n))]
-        store.add(run_id, 1, [*items, finished(1400, step=700)], None, NOW)
+        items = [each for n in range(1, 260) for each in (observed(2 * n, step=n), logged(2 * n + 1, step=n, loss=n))]
+        store.add(run_id, 1, [*items, finished(600, step=260)], None, NOW)
     store.close()
     engine = open_engine(url)
     with engine.begin() as connection:
@@ -40,13 +40,13 @@ def _of_version_1(url: str) -> None:
 def test_what_an_older_version_stored_has_its_curves(store_url: str) -> None:
     _of_version_1(store_url)
     store = Store(store_url)
-    found = store.curves("second", NAMES, Range.of(1, 700, 1000), 2000)
-    store.add("second", 1, [observed(2000, step=701)], None, NOW)
-    later = store.curves("second", ["changed"], Range.of(701, 701, 1), 2000)
+    found = store.curves("second", NAMES, Range.of(1, 260, 1000), 2000)
+    store.add("second", 1, [observed(2000, step=301)], None, NOW)
+    later = store.curves("second", ["changed"], Range.of(301, 301, 1), 2000)
     store.close()
     assert list(found) == NAMES
-    assert found["changed"].last == [50] * 699
-    assert found["metric:loss"].last == list(range(1, 700))
+    assert found["changed"].last == [50] * 259
+    assert found["metric:loss"].last == list(range(1, 260))
     assert later["changed"].last == [50]
     engine = open_engine(store_url)
     with engine.connect() as connection:
@@ -62,7 +62,7 @@ def test_a_file_is_kept_as_it_was(tmp_path: Path) -> None:
     with closing(sqlite3.connect(kept)) as connection:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert tables == {"sparsity_monitor_schema", "attempts", "items"}
-        assert connection.execute("SELECT count(*) FROM items").fetchone() == (2 * 1399,)
+        assert connection.execute("SELECT count(*) FROM items").fetchone() == (2 * 519,)
         assert connection.execute("SELECT version FROM sparsity_monitor_schema").fetchone() == (1,)
 
 
@@ -83,9 +83,9 @@ def test_an_item_that_cannot_be_read_is_named_and_leaves_the_older_store(tmp_pat
     path = tmp_path / "store.db"
     _of_version_1(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE items SET item = x'ff' WHERE run_id = 'second' AND sequence = 1001")
+        connection.execute("UPDATE items SET item = x'ff' WHERE run_id = 'second' AND sequence = 501")
         connection.commit()
-    with pytest.raises(StoreError, match="item 1001 of attempt 1 of run 'second' cannot be read.*Nothing was changed"):
+    with pytest.raises(StoreError, match=r"item 501 of attempt 1 of run 'second' cannot be read. Nothing was changed"):
         Store(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as connection:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

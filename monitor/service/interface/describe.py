@@ -29,6 +29,9 @@ GROUP_FIELDS = (
 )
 """Quantities that each group has."""
 
+PATTERN = f"^(({'|'.join(FIELDS)})$|({'|'.join(NAMED)}))"
+"""What the name of a curve looks like, as a regular expression."""
+
 
 def fields_of(run: LiveRun) -> list[FieldJson]:
     """Return what a run has curves of."""

@@ -124,8 +124,15 @@ class ComparisonJson(_Json):
     runs: list[ComparedRunJson]
 
 
+def _problem(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": ProblemJson.model_json_schema()}},
+    }
+
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    404: {"model": ProblemJson, "description": "No such run."},
-    422: {"model": ProblemJson, "description": "A parameter cannot be understood; the detail says which, and why."},
-    503: {"model": ProblemJson, "description": "The store does not answer; try again."},
+    404: _problem("No such run."),
+    422: _problem("A parameter cannot be understood; the detail says which, and why."),
+    503: _problem("The store does not answer; try again."),
 }

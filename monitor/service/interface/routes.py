@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
+from pydantic import WithJsonSchema
 
 from monitor.limits import MAX_INTEGER
 from monitor.service.api import ReferenceJson
@@ -17,6 +18,7 @@ from monitor.service.errors import shortened
 from monitor.service.interface import tables
 from monitor.service.interface.describe import (
     GROUP_FIELDS,
+    PATTERN,
     curve_json,
     fields_of,
     group_curves,
@@ -46,8 +48,13 @@ _GroupPoints = Annotated[int, Query(ge=1, le=1_000, description="How many observ
 _FromStep = Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="By default the first step there is.")]
 _ToStep = Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="By default the last step there is.")]
 _RunId = Annotated[str, Path(description="A run's id, as in its page's address.", examples=["grpo-20261127-a1b2"])]
+# Described to programs, and checked by hand: to say what was expected in better words.
+_Label = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[^=]*=", "examples": ["algorithm=GRPO"]})]
+_Group = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[^/]*/", "examples": ["07/self_attn.q_proj"]})]
+_GroupField = Annotated[str, WithJsonSchema({"type": "string", "enum": list(GROUP_FIELDS)})]
+_Field = Annotated[str, WithJsonSchema({"type": "string", "pattern": PATTERN, "examples": ["metric:loss"]})]
 _Fields = Annotated[
-    Sequence[str],
+    Sequence[_Field],
     Query(description="Names of curves, as `fields` of the run has them; give it several times for several."),
 ]
 _IfNoneMatch = Annotated[str, Header(description="The ETag of an earlier answer: 304 if nothing is new.")]
@@ -81,7 +88,7 @@ def _add_runs(router: APIRouter, settings: ServiceSettings, recorder: Recorder, 
     def runs(
         state: Annotated[Sequence[RunState], Query(description="Only runs in one of these states.")] = (),
         label: Annotated[
-            Sequence[str], Query(description="Only runs with this label, NAME=VALUE; several must all be there.")
+            Sequence[_Label], Query(description="Only runs with this label, NAME=VALUE; several must all be there.")
         ] = (),
         search: Annotated[str, Query(description="Only runs with this in their name, id, model or labels.")] = "",
         after: Annotated[str | None, Query(description="The run that the page before ended with.")] = None,
@@ -136,7 +143,7 @@ def _behind(runs: list[LiveRun], after: str | None) -> list[LiveRun]:
         return runs
     places = [index for index, run in enumerate(runs) if run.run_id == after]
     if not places:
-        raise HTTPException(422, f"after: no run {shortened(after)} matches; begin again without `after`")
+        raise HTTPException(404, f"after: no run {shortened(after)} matches; begin again without `after`")
     return runs[places[0] + 1 :]
 
 
@@ -177,7 +184,7 @@ def _add_curves(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
     @router.get("/compare")
     async def compare(
         run: Annotated[list[str], Query(min_length=2, max_length=20, description="Ids of the runs, two or more.")],
-        field: Annotated[str, Query(description="The name of one curve.")] = "cumulative_sparsity",
+        field: Annotated[_Field, Query(description="The name of one curve.")] = "cumulative_sparsity",
         from_step: _FromStep = None,
         to_step: _ToStep = None,
         points: _Points = 1000,
@@ -272,9 +279,9 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
     async def groups_history(
         run_id: _RunId,
         *,
-        field: Annotated[str, Query(description=f"One of {', '.join(GROUP_FIELDS)}.")] = "cumulative_sparsity",
+        field: _GroupField = "cumulative_sparsity",
         group: Annotated[
-            Sequence[str], Query(description="LABEL/MODULE, such as 07/self_attn.q_proj; several times for several.")
+            Sequence[_Group], Query(description="LABEL/MODULE, such as 07/self_attn.q_proj; several times for several.")
         ] = (),
         from_step: _FromStep = None,
         to_step: _ToStep = None,

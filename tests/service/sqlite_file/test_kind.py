@@ -92,7 +92,7 @@ def _dangling(path: Path) -> None:
         (_text, "is no store (file is not a database)"),
         (_long_text, "is no store (file is not a database)"),
         (_other_tables, "is a database of another program, with the tables experiments, metrics, params and 1 more"),
-        (_tables_called_alike, "is a database of another program, with the tables curve_values, items, totals;"),
+        (_tables_called_alike, "is a database of another program, with the tables items;"),
         (_other_tables_in_a_log, "is a database of another program, with the tables theirs;"),
         (_other_tables_and_a_log_that_was_written_back, "with the tables theirs;"),
         (_a_spool, "is a database of another program, with the tables "),
