@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from monitor.errors import ConfigurationError, MaskMismatchError, shown
-from monitor.observe.base.fingerprint import fingerprint
+from monitor.observe.base.fingerprint import identify
 from monitor.observe.base.weights import find
 from monitor.observe.criterion import parse_visible_dtype
 from monitor.observe.masks.file import MaskFile
@@ -172,7 +172,8 @@ def _warn_of_another_base(mask: ReferenceMask, model: nn.Module, ranks: Ranks) -
         # Of more parameters, or fewer: not comparable.
         return
     base = ranks.all_or_none(lambda: find(None, roster.measured))
-    now = fingerprint(base, roster.selected, parse_visible_dtype(taken.visible_dtype), ranks)
+    selected, visible_dtype = roster.selected, parse_visible_dtype(taken.visible_dtype)
+    now = identify(base, selected, selected, visible_dtype, ranks).fingerprint
     if now != taken.base_fingerprint:
         warn_user(
             f"the mask was taken against another base (fingerprint {taken.base_fingerprint}, here {now}): it says "

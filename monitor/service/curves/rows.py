@@ -60,6 +60,10 @@ def _totals(observation: Observation, added: Totals) -> Row:
         "stride": observation.stride,
         "update_norm": _storable(added.update_norm),
         "update_max_abs": _storable(added.update_max_abs),
+        "relative_norm": _storable(added.relative_norm),
+        "changed_ratio": _storable(added.changed_ratio),
+        "sparse_bytes": added.transfer.sparse_bytes if added.transfer else None,
+        "dense_bytes": added.transfer.dense_bytes if added.transfer else None,
         "host_seconds": _storable(observation.host_seconds),
         "device_seconds": _storable(observation.device_seconds),
     }

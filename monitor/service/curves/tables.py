@@ -64,5 +64,14 @@ COUNT_COLUMNS = (
     "non_finite",
     "unmeasured",
     "monitor_bytes",
+    "sparse_bytes",
+    "dense_bytes",
 )
-MEASURE_COLUMNS = ("update_norm", "update_max_abs", "host_seconds", "device_seconds")
+MEASURE_COLUMNS = (
+    "update_norm",
+    "update_max_abs",
+    "relative_norm",
+    "changed_ratio",
+    "host_seconds",
+    "device_seconds",
+)
