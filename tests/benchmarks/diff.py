@@ -103,8 +103,8 @@ def comparing(base: Path, tuned: Path, mask: Path | None) -> Callable[[], None]:
     return lambda: (difference(Pairs.open(base, tuned), rules, Alone(), mask=mask, device=best_device(0)), None)[1]
 
 
-def speeds(base: Path, tuned: Path, rounds: int, *, cold: bool, with_published: bool) -> list[tuple[str, float]]:
-    """Return side → seconds, the median of the rounds."""
+def speeds(base: Path, tuned: Path, rounds: int, *, cold: bool, with_published: bool) -> list[tuple[str, float, float]]:
+    """Return side, seconds, and seconds of the processors: the medians of the rounds."""
     sides: dict[str, Callable[[], None]] = {
         "reading both files sequentially": lambda: read_sequentially(base, tuned),
         "diff": comparing(base, tuned, None),
@@ -112,16 +112,16 @@ def speeds(base: Path, tuned: Path, rounds: int, *, cold: bool, with_published: 
     }
     if with_published:
         sides["published method"] = lambda: published_method(base, tuned)
-    took: dict[str, list[float]] = {name: [] for name in sides}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     sides["diff with a mask"]()  # Compiles, and reads once.
     for _ in range(rounds):
         for name, run in sides.items():
             if cold:
                 forget(base, tuned)
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             run()
-            took[name].append(time.perf_counter() - started)
-    return [(name, statistics.median(seconds)) for name, seconds in took.items()]
+            took[name].append((time.perf_counter() - started, time.process_time() - worked))
+    return [(name, *(statistics.median(times) for times in zip(*each, strict=True))) for name, each in took.items()]
 
 
 # The most memory that a process has had since it was started, in kB; ru_maxrss has that of its parent in it.
@@ -160,12 +160,12 @@ def main() -> None:
         size = sum(path.stat().st_size for side in (base, tuned) for path in _files(side))
         print(f"{options.dtype}, {size / 1e9:.1f} GB of both, {os.cpu_count()} processors")
         print(f"\nthe command with mask and report: {seconds:.1f} s, at most {peak / 1e6:.0f} MB of memory\n")
-        print("| files | side | s, median | GB/s | ÷ reading |\n|---|---|---|---|---|")
+        print("| files | side | s, median | GB/s | ÷ reading | processors, s |\n|---|---|---|---|---|---|")
         for cold in (True, False):
             found = speeds(base, tuned, options.rounds, cold=cold, with_published=options.published)
-            for name, took in found:
-                files = "on disk" if cold else "in the page cache"
-                print(f"| {files} | {name} | {took:.2f} | {size / took / 1e9:.2f} | {found[0][1] / took:.2f} |")
+            for name, took, worked in found:
+                files, pace, share = "on disk" if cold else "in the page cache", size / took / 1e9, found[0][1] / took
+                print(f"| {files} | {name} | {took:.2f} | {pace:.2f} | {share:.2f} | {worked:.2f} |")
     finally:
         shutil.rmtree(options.directory, ignore_errors=True)
 
