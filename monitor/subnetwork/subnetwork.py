@@ -22,7 +22,7 @@ from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.roster import Roster
 from monitor.percent import percent
 from monitor.subnetwork.contents import Contents, open_mask
-from monitor.subnetwork.coverage import Coverage
+from monitor.subnetwork.coverage import Coverage, Inside
 from monitor.subnetwork.gradients import mask_gradient_of
 from monitor.subnetwork.guarded import GuardedOptimizer
 from monitor.subnetwork.outside import OutsideWeights
@@ -106,8 +106,13 @@ class Subnetwork:
     def _guard(self, coverage: Coverage, optimizers: object) -> None:
         for each in _listed(optimizers):
             self._guarded.append(GuardedOptimizer(each, coverage))
-        self._hooks = [mask_gradient_of(p, coverage.of(p)) for p in coverage.trainable.values()]
+        for parameter in coverage.trainable.values():
+            self._mask_gradient(parameter, coverage.of(parameter))
+        coverage.when_taken_up = self._mask_gradient
         watch.begin(coverage, self._guarded)
+
+    def _mask_gradient(self, parameter: torch.Tensor, inside: Inside) -> None:
+        self._hooks.append(mask_gradient_of(parameter, inside))
 
     @property
     def steps(self) -> int:
