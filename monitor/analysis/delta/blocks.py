@@ -136,11 +136,17 @@ def _compressed(kind: Kind, changed: int, planes: Sequence[bytes]) -> tuple[Bloc
 
 
 def _write_gaps(old: Bits, new: Bits, positions: Bits) -> list[bytes]:
-    gaps = np.diff(positions, prepend=-1) - 1
+    return _planes(_symbols(np.diff(positions, prepend=-1) - 1)) + _planes(_steps(old[positions], new[positions]))
+
+
+def _symbols(gaps: Bits) -> Bits:
+    """Return distances in two bytes each, those that do not fit in several times two."""
+    if gaps.max() < _FURTHER:
+        return gaps.astype("<u2")
     further, rest = np.divmod(gaps, _FURTHER)
     symbols = np.full(len(gaps) + int(further.sum()), _FURTHER, dtype="<u2")
     symbols[np.cumsum(further + 1) - 1] = rest
-    return _planes(symbols) + _planes(_steps(old[positions], new[positions]))
+    return symbols
 
 
 def _read_gaps(raw: Bits, changed: int, old: Bits) -> Bits:
@@ -158,7 +164,7 @@ def _write_bitmap(old: Bits, new: Bits, positions: Bits) -> list[bytes]:
 
 def _read_bitmap(raw: Bits, changed: int, old: Bits) -> Bits:
     split = -(-len(old) // 8)
-    positions = np.flatnonzero(np.unpackbits(raw[:split], count=len(old), bitorder="little"))
+    positions = np.flatnonzero(np.unpackbits(raw[:split], count=len(old), bitorder="little").view(np.bool_))
     return _moved(old, positions, raw[split:])
 
 
@@ -206,9 +212,10 @@ def _moved(old: Bits, positions: Bits, raw: Bits) -> Bits:
 
 def _steps(old: Bits, new: Bits) -> Bits:
     """Return how far each pattern moved, in representable steps: 0, −1, 1, −2, … as 0, 1, 2, 3, …"""
-    moved = new - old
-    signs = moved.view(f"<i{moved.itemsize}") >> (8 * moved.itemsize - 1)
-    steps: Bits = (moved << 1) ^ signs.view(moved.dtype)
+    steps: Bits = new - old
+    signs = steps.view(f"<i{steps.itemsize}") >> (8 * steps.itemsize - 1)
+    steps <<= 1
+    steps ^= signs.view(steps.dtype)
     return steps
 
 
