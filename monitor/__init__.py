@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from monitor.observe.observation import Observation
     from monitor.observe.observer import UpdateObserver
     from monitor.observe.overlap import Overlap
+    from monitor.subnetwork.callback import SubnetworkCallback
+    from monitor.subnetwork.subnetwork import Subnetwork
     from monitor.verdict import DenseThresholds, Verdict
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "Observation",
     "Overlap",
     "SparsityCallback",
+    "Subnetwork",
+    "SubnetworkCallback",
     "UpdateMask",
     "UpdateObserver",
     "Verdict",
@@ -36,6 +40,8 @@ _HOMES = {
     "Observation": ".observe.observation",
     "Overlap": ".observe.overlap",
     "SparsityCallback": ".callback",
+    "Subnetwork": ".subnetwork.subnetwork",
+    "SubnetworkCallback": ".subnetwork.callback",
     "UpdateMask": ".observe.masks.mask",
     "UpdateObserver": ".observe.observer",
     "Verdict": ".verdict",

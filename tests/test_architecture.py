@@ -1,7 +1,7 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
     callback, training → report → observe        service → wire        grafana → service.families
-    cli → report, service, grafana, analysis        analysis → observe
+    cli → report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -39,10 +39,10 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
-    "analysis": "errors limits percent terminal version observe",
-    "subnetwork": "errors limits version observe",
+    "analysis": "errors limits percent posix terminal verdict version observe",
+    "subnetwork": "errors percent observe training",
     "cli": "errors terminal version wire report service grafana analysis",
-    "__init__": "version errors verdict observe callback",
+    "__init__": "version errors verdict observe callback subnetwork",
 }
 
 # Of these it may import types only: the uploader and the service run where torch is not.
@@ -102,6 +102,7 @@ LIBRARIES = {
     "deepspeed": "callback training",
     "peft": "observe.weights.adapters analysis.adapter",
     "matplotlib": "analysis",
+    "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
     "sqlite3": "report.spool service.sqlite_file",

@@ -20,7 +20,8 @@ def errors_in_words() -> Iterator[None]:
     except ModuleNotFoundError as error:
         sys.exit(f'This command needs more libraries, {error.name}: pip install "sparsity-monitor[analysis]"')
     except BrokenPipeError:
-        raise  # whoever read the output has enough of it; typer ends quietly
+        # Whoever reads has had enough, which typer knows how to end with.
+        raise
     except OSError as error:
         said = f"cannot write the result: {error}. Nothing is left half-written; free space, or write elsewhere."
         sys.exit(printable_lines(said))

@@ -105,5 +105,5 @@ class Overlap:
 
     @property
     def lift(self) -> float:
-        """Intersection ÷ what chance gives stratified by matrix; 1 is chance."""
+        """Intersection ÷ what chance gives stratified by matrix; 1 is chance. Of a structural mask, the enrichment."""
         return ratio(self.intersection, self.expected_intersection)

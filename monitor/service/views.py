@@ -82,7 +82,7 @@ def run_detail_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunD
         relative_norm=totals.relative_norm,
         synchronisation=_transfer(totals),
         training_metrics={name: metric.value for name, metric in run.training_metrics.items()},
-        groups=_groups(observation, registration, totals.trained),
+        groups=groups_json(observation, registration, totals.trained),
     )
 
 
@@ -157,7 +157,7 @@ def _references(totals: Totals, registration: Registration) -> list[ReferenceJso
     ]
 
 
-def _groups(observation: Observation, registration: Registration, trained: Sequence[int]) -> list[GroupJson]:
+def groups_json(observation: Observation, registration: Registration, trained: Sequence[int]) -> list[GroupJson]:
     arrays = {name: array for name in COUNTS if (array := getattr(observation, name))}
     labels = group_labels(registration.groups)
     base = base_squares(observation, registration)

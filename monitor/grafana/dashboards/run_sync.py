@@ -48,10 +48,11 @@ def _bytes() -> Any:
         "sparsity_monitor_run_sync_dense_bytes, sparsity_monitor_run_sync_changed_weights, "
         "sparsity_monitor_run_weights.",
         "bytes",
-        Query(metric("run_sync_sparse_bytes", ONE_RUN), "sparse, {{between}}"),
+        Query(metric("run_sync_dense_bytes", ONE_RUN), "dense"),
         Query(as_indices(ONE_RUN), "as indices"),
         Query(as_bitmask(ONE_RUN), "as a bitmask"),
-        Query(metric("run_sync_dense_bytes", ONE_RUN), "dense"),
+        # Drawn last, above the one that it follows.
+        Query(metric("run_sync_sparse_bytes", ONE_RUN), "sparse, between {{between}}"),
         width=8,
         no_data="Not reported, or the visible weights have not 16 bits, or some are unmeasured.",
     ).axis_soft_min(0)
