@@ -62,9 +62,11 @@ def structure(
 ) -> None:
     """Find the structure of an update: rank, energy, stripes, and where in the base it landed.
 
-    Beside each number stands what was published of it. Weights are read one parameter after the other. The work is that
-    of the singular values: see DEFINITIONS.md beside this command's code for how long it takes. A GPU is used where
-    there is one; --only and --max-size sample.
+    Beside each number stands what was published of it.
+
+    All singular values of a model of 7 billion weights take hours on a CPU.
+    --only and --max-size sample, --whole-up-to 1024 does without ranks.
+    A GPU is used where there is one.
     """
     with errors_in_words():
         for option, path in {"--output": output, "--profiles": profiles}.items():
