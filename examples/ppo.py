@@ -2,8 +2,7 @@
 
 python examples/ppo.py --target localhost:50051
 
-There is no trainer and no callback. UpdateObserver needs a model, and Reporter a directory; so a loop of verl's, of
-OpenRLHF's or of one's own uses them as `train` does: observe after the optimizer step, and hand over what was seen.
+There is no trainer and no callback: `train` is observed by `monitor.watch` around its loop, and `watch.step` in it.
 """
 
 import random
@@ -16,9 +15,7 @@ from toy_addition import LONGEST_ANSWER, right_answer, solved_exercises
 from toy_command import Command, read_command
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from monitor import Observation, UpdateObserver
-from monitor.report.registration import new_run_id, registration_message
-from monitor.report.reporter import Reporter
+import monitor
 
 BATCH = 256
 EPOCHS = 2
@@ -170,12 +167,8 @@ def learn(model: ActorCritic, optimizer: torch.optim.Optimizer, batch: Experienc
     return {"policy_loss": of_policy.item(), "value_loss": of_values.item(), "reward": reward}
 
 
-def train(command: Command, prompts: Sequence[str], reward: Reward) -> tuple[str, Observation]:
-    """Train a model and write it to `final` in the output directory; observe every optimizer step.
-
-    Returns:
-        identity of the run, and its last observation.
-    """
+def train(command: Command, prompts: Sequence[str], reward: Reward) -> monitor.Watch:
+    """Train a model and write it to `final` in the output directory; observe every optimizer step."""
     torch.manual_seed(command.seed)
     chance = random.Random(command.seed)
     tokenizer = AutoTokenizer.from_pretrained(command.model)
@@ -186,24 +179,21 @@ def train(command: Command, prompts: Sequence[str], reward: Reward) -> tuple[str
     batches = minibatches(lambda: collect(model, reference, tokenizer, chance.choices(prompts, k=BATCH), reward))
 
     # Only the policy: the value head is not served. The reference is in memory anyway, and is the base without a copy.
-    observer = UpdateObserver(policy, base=reference.requires_grad_(False))
-    registration = registration_message(
-        observer,
-        run_id=new_run_id("ppo"),
-        name="ppo",
-        model=str(command.model),
-        base_source=str(command.model),
+    with monitor.watch(
+        policy,
+        command.target,
+        "ppo",
         labels={"algorithm": "PPO", "seed": str(command.seed)},
-    )
-    with Reporter(registration, command.output / "sparsity_monitor", command.target) as reporter:
+        base=reference.requires_grad_(False),
+        output_dir=command.output,
+        planned_steps=command.steps,
+    ) as watch:
         for step, batch in zip(range(1, command.steps + 1), batches, strict=False):
             logs = learn(model, optimizer, batch)
-            observation = observer.observe(step)
-            reporter.report(observation)
-            reporter.log(step, logs)
-            print(f"step {step}: reward {logs['reward']:.2f}, unchanged weights {observation.cumulative_sparsity:.1%}")
+            watch.step(step, logs)
+            print(f"step {step}: reward {logs['reward']:.2f}")
     policy.save_pretrained(command.output / "final")
-    return registration.run_id, observation
+    return watch
 
 
 def _inputs(tokens: Tensor, attention: Tensor) -> dict[str, Tensor]:
