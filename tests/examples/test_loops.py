@@ -12,6 +12,7 @@ from lightning_callback import LightningCallback
 from toy_command import Command
 
 from monitor.wire import monitor_pb2 as pb
+from tests.counting import changed_by_group
 from tests.eventually import eventually
 from tests.examples.arrivals import assert_the_run_arrived, logged
 from tests.service.running import Client
@@ -47,7 +48,9 @@ def test_a_plain_loop_goes_on_from_its_checkpoint_as_the_same_run(model: Path, t
     assert second.last_observation.touched.sum() >= first.last_observation.touched.sum()
     run_id = second.run_id
     eventually(lambda: client.run(run_id).last_step == STEPS and client.is_over(run_id))
-    assert client.run(run_id).attempt == 2
+    items = [entry.item for entry in client.history(run_id)]
+    assert [item.observation.step for item in items if item.HasField("observation")] == [1, 2, 3]
+    assert int(second.last_observation.changed.sum()) == sum(changed_by_group(model, tmp_path / "final").values())
     assert {item["loss"] > 0 for item in logged(client, run_id)} == {True}
 
 
@@ -66,11 +69,22 @@ def test_a_training_of_lightning_reports_what_it_trained(model: Path, tmp_path: 
     assert all("loss" in log for log in logged(client, callback.watch.run_id))
 
 
-def test_a_training_of_lightning_that_raises_has_failed(model: Path, tmp_path: Path, client: Client) -> None:
+def raises(*_: object) -> None:
+    raise RuntimeError("out of memory")
+
+
+def test_a_training_of_lightning_that_raises_has_failed(
+    model: Path, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     callback = LightningCallback(client.listening.grpc_address)
-    with pytest.raises(TypeError):
-        lightning_callback.train(command(model, tmp_path, client), [1, 2], callback, **QUIET)  # type: ignore[list-item]
-    assert callback.watch is None or callback.watch.run_id
+    monkeypatch.setattr(lightning_callback.LanguageModel, "training_step", raises)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        lightning_callback.train(command(model, tmp_path, client), TEXTS, callback, **QUIET)
+    assert callback.watch is not None
+    run_id = callback.watch.run_id
+    assert run_id is not None
+    eventually(lambda: client.is_over(run_id))
+    assert client.run(run_id).reason == "RuntimeError: out of memory"
 
 
 def test_a_training_of_lightning_goes_on_from_its_checkpoint(model: Path, tmp_path: Path, client: Client) -> None:
