@@ -52,6 +52,7 @@ class Watch:
         self._model = _inner(model)
         self._identity: RunIdentity | None = None
         self._should_stop = False
+        self._is_announced = self._is_expected = False
         self._told_of_steps = False
         references = open_references(settings.references or {})
         ranks = join_ranks(next(model.parameters()).device, settings.process_group)
@@ -185,7 +186,10 @@ class Watch:
 
     def _let_the_unannounced_wait(self) -> None:
         """Read the weights before the training goes on, where it is not sure to say that it writes to them."""
-        if self._run.is_beside_training and not self._optimizer_steps.announces_all(self._model):
+        # As it was with the step that was made, so it will be with the next one.
+        self._is_announced = self._optimizer_steps.announces_all(self._model)
+        self._is_expected = False
+        if not self._is_announced:
             self._run.let_updates_wait()
         if self._run.changes_come_late:
             self._run.expect_changes()
@@ -195,7 +199,13 @@ class Watch:
             return
         with self._never_disturbing("training goes on"):
             self._run.let_updates_wait()
-            self._run.look_for_late_changes()
+            # An optimizer for each parameter, as where they step within the backward pass, makes many steps of one.
+            if self._is_expected:
+                return
+            self._is_expected = True
+            if self._is_announced:
+                # Otherwise, what has changed may be the work of an optimizer that was not announced.
+                self._run.look_for_late_changes()
             self._run.follow(self._model)
 
     def _stop(self) -> None:

@@ -263,9 +263,24 @@ def test_weights_that_change_after_they_were_observed_are_named(
             watch.step(step)
             with torch.no_grad():
                 model[2].weight += 1.0
-    said = [each.getMessage() for each in caplog.records if "after they were observed at step 1" in each.getMessage()]
+    said = [each.getMessage() for each in caplog.records if "after they were observed at step 2" in each.getMessage()]
     assert len(said) == 1
     assert "Call watch.step() after all that changes weights in a step." in said[0]
+
+
+def test_an_optimizer_that_nobody_announces_is_not_taken_for_a_late_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    with monitor.watch(model, None, output_dir=tmp_path) as watch:
+        for step in (1, 2, 3):
+            with torch.no_grad():
+                model[2].weight += 1.0
+            learn(model, optimizer, step)
+            watch.step(step)
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert [list(each.changed)[1] for each in recorded(tmp_path, "observation")] == [48] * 3
 
 
 def compiled_frames(directory: Path | None) -> tuple[int, int]:

@@ -122,11 +122,6 @@ class ObservedRun:
         """Whether the process that observes the training is another one, from which this one was forked."""
         return self.is_under_way and self._process != os.getpid()
 
-    @property
-    def is_beside_training(self) -> bool:
-        """Whether weights are read while the host goes on, so that what writes to them has to wait for that."""
-        return self._observer is not None and self._observer.beside_training
-
     def let_updates_wait(self) -> None:
         """Let weights stay as they are until an observation that is under way has read them; the host goes on."""
         if self._observer is not None:

@@ -29,8 +29,8 @@ def check_on_dense(value: object) -> OnDense:
     if value is None or value in ("warn", "stop") or callable(value):
         return value
     raise ConfigurationError(
-        f'on_dense is {shown(value)}; expected "warn", "stop", a function that takes (args, state, control, **kwargs) '
-        "as the events of a TrainerCallback do, or None."
+        f'on_dense is {shown(value)}; expected "warn", "stop", a function that takes what help(SparsityCallback) or '
+        "help(monitor.watch) says, or None."
     )
 
 
