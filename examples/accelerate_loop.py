@@ -1,12 +1,12 @@
 """A loop that accelerate spreads over processes, observed on all of them.
 
-accelerate launch --cpu --num_processes 2 examples/accelerate_loop.py --target localhost:50051
+torchrun --nproc_per_node 2 examples/accelerate_loop.py --target localhost:50051
 """
 
 from collections.abc import Sequence
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from plain_loop import batches_of, exercises
 from toy_command import Command, read_command
@@ -52,7 +52,10 @@ def train(command: Command, texts: Sequence[str]) -> monitor.Watch:
 
 
 def main() -> None:
-    train(read_command(__doc__, output="accelerate-run", steps=20), exercises())
+    # One process makes the toy model, and the others find it.
+    with PartialState().main_process_first():
+        command = read_command(__doc__, output="accelerate-run", steps=20)
+    train(command, exercises())
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ def test_weights_that_change_after_they_were_observed_are_named(
             watch.step(step)
             with torch.no_grad():
                 model[2].weight += 1.0
-    said = [each.getMessage() for each in caplog.records if "after they were observed at step 2" in each.getMessage()]
+    said = [each.getMessage() for each in caplog.records if "after they were observed at step 1" in each.getMessage()]
     assert len(said) == 1
     assert "Call watch.step() after all that changes weights in a step." in said[0]
 
