@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import monitor
 from tests.parallel.models import make_model, spread, train_step
@@ -35,6 +36,16 @@ def watch_together(how: str, directory: Path) -> dict[str, Any]:
         stops = second.step(3)
         weights.append(snapshot(model))
     assert second.last_observation is not None
+    # On these only, as where the others generate.
+    group = dist.new_group([1])
+    if dist.get_rank() == 1:
+        actor = make_model()
+        with monitor.watch(actor, None, output_dir=directory / "actor", process_group=group, strict=True) as alone:
+            torch.nn.init.ones_(actor.score.weight)
+            alone.step(1)
+        assert alone.run_id is not None
+        assert alone.last_observation is not None
+        assert alone.last_observation.changed.sum() == actor.score.weight.numel()
     return {
         "counts": {name: getattr(second.last_observation, name).tolist() for name in COUNTS},
         "run": (first.run_id, second.run_id),
