@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from monitor.observe.masks.mask import UpdateMask
     from monitor.observe.observation import Observation, Overlap
     from monitor.observe.observer import UpdateObserver
+    from monitor.subnetwork.callback import SubnetworkCallback
+    from monitor.subnetwork.subnetwork import Subnetwork
     from monitor.verdict import DenseThresholds, Verdict
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "Observation",
     "Overlap",
     "SparsityCallback",
+    "Subnetwork",
+    "SubnetworkCallback",
     "UpdateMask",
     "UpdateObserver",
     "Verdict",
@@ -35,6 +39,8 @@ _HOMES = {
     "Observation": ".observe.observation",
     "Overlap": ".observe.observation",
     "SparsityCallback": ".callback",
+    "Subnetwork": ".subnetwork.subnetwork",
+    "SubnetworkCallback": ".subnetwork.callback",
     "UpdateMask": ".observe.masks.mask",
     "UpdateObserver": ".observe.observer",
     "Verdict": ".verdict",

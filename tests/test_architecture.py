@@ -1,7 +1,7 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
     callback, training → report → observe        service → wire        grafana → service.families
-    cli → report, service, grafana
+    subnetwork → training, observe         cli → report, service, grafana
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -39,8 +39,9 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
+    "subnetwork": "errors percent observe training",
     "cli": "errors terminal version wire report service grafana",
-    "__init__": "version errors verdict observe callback",
+    "__init__": "version errors verdict observe callback subnetwork",
 }
 
 # Of these it may import types only: the uploader and the service run where torch is not.
@@ -91,8 +92,8 @@ TABLES = {"": ROOMS, "observe": OBSERVE, "grafana": GRAFANA}
 
 # A library → who may import it.
 LIBRARIES = {
-    "torch": "callback training observe",
-    "transformers": "callback training",
+    "torch": "callback training observe subnetwork",
+    "transformers": "callback training subnetwork",
     "trl": "callback training",
     "accelerate": "callback training",
     "datasets": "callback training",
