@@ -36,6 +36,7 @@ def main() -> None:
     _add_runs(app)
     _add_push(app)
     _add_grafana(app)
+    _add_analysis(app)
     try:
         app()
     except ModuleNotFoundError as error:
@@ -180,3 +181,9 @@ def _add_grafana(app: "typer.Typer") -> None:
     from monitor.grafana.commands import grafana_commands
 
     app.add_typer(grafana_commands, name="grafana")
+
+
+def _add_analysis(app: "typer.Typer") -> None:
+    from monitor.analysis.diff_commands import add_diff
+
+    add_diff(app)

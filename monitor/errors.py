@@ -35,6 +35,10 @@ class UnsupportedModelError(SparsityMonitorError, ValueError):
     """The model holds its weights in a way that cannot be measured rightly."""
 
 
+class CheckpointError(SparsityMonitorError, ValueError):
+    """A checkpoint on disk, or on the hub, cannot be read or compared."""
+
+
 class SpoolError(SparsityMonitorError, OSError):
     """The spool directory cannot be used."""
 

@@ -1,7 +1,7 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
     callback, training → report → observe        service → wire        grafana → service.families
-    subnetwork → training, observe         cli → report, service, grafana
+    subnetwork → training, observe         cli → report, service, grafana, analysis        analysis → observe
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -40,7 +40,8 @@ ROOMS = {
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
     "subnetwork": "errors percent observe training",
-    "cli": "errors terminal version wire report service grafana",
+    "analysis": "errors limits percent terminal version observe",
+    "cli": "errors terminal version wire report service grafana analysis",
     "__init__": "version errors verdict observe callback subnetwork",
 }
 
@@ -92,13 +93,14 @@ TABLES = {"": ROOMS, "observe": OBSERVE, "grafana": GRAFANA}
 
 # A library → who may import it.
 LIBRARIES = {
-    "torch": "callback training observe subnetwork",
-    "transformers": "callback training subnetwork",
+    "torch": "callback training observe analysis subnetwork",
+    "transformers": "callback training analysis subnetwork",
     "trl": "callback training",
     "accelerate": "callback training",
     "datasets": "callback training",
     "deepspeed": "callback training",
-    "peft": "observe.weights.adapters",
+    "peft": "observe.weights.adapters analysis.adapter",
+    "matplotlib": "analysis",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
     "sqlite3": "report.spool service.sqlite_file",
@@ -233,7 +235,7 @@ def test_no_arrow_runs_back_up(folder: str) -> None:
         ("report/uploader.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
         ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),
         ("training/start.py", "import monitor", "for users"),
-        ("observe/observer.py", "from transformers import Trainer", "only callback, training may"),
+        ("observe/observer.py", "from transformers import Trainer", "only callback, training, analysis, subnet"),
         ("service/page/__init__.py", "if TYPE_CHECKING:\n    import torch", r"service\.page imports torch"),
         ("attic.py", "import monitor.errors", "attic is in no table"),
     ],

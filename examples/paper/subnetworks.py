@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from monitor import UpdateMask
+from monitor import SubnetworkCallback, UpdateMask
 from paper.experiments import Subnetwork
 from paper.results import MASK_FILE
 
@@ -40,4 +40,4 @@ def random_control(mask: UpdateMask, seed: int) -> UpdateMask:
 
 def train_only(mask: UpdateMask, trainer: Trainer) -> None:
     """Let a trainer change the weights of a mask and no others."""
-    raise NotImplementedError
+    trainer.add_callback(SubnetworkCallback(mask))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from monitor.observe.base.weights import BaseWeights
 from monitor.observe.chunk_sizes import FINGERPRINT_ON_GPU, elements_on
 from monitor.observe.criterion import visible
+from monitor.observe.kernels.sums import compiled_sums
 from monitor.observe.ranks import Ranks
 from monitor.observe.weights.measured import MeasuredWeights
 
@@ -31,8 +32,28 @@ def fingerprint(
         return torch.stack(list(sums))
 
     everywhere = ranks.sum_of(here).tolist()
-    lines = [json.dumps([w.name, list(w.shape), *sums]) for w, sums in zip(measured, everywhere, strict=True)]
+    return fingerprint_of((w.name, w.shape, sums) for w, sums in zip(measured, everywhere, strict=True))
+
+
+def fingerprint_of(parameters: Iterable[tuple[str, tuple[int, ...], Sequence[int]]]) -> str:
+    """Return the fingerprint of (name, shape, both sums of `weight_sums`) of each parameter, in any order."""
+    lines = [json.dumps([name, list(shape), *sums]) for name, shape, sums in parameters]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
+
+
+def span_sums(weights: torch.Tensor, visible_dtype: torch.dtype, first: int) -> torch.Tensor:
+    """Return the `weight_sums` of a span of a parameter that begins at its weight `first`; many times faster on a CPU.
+
+    Args:
+        weights: stored weights, contiguous.
+        visible_dtype: to be rounded to.
+        first: index of the first of them in the parameter.
+    """
+    seen = visible(weights, visible_dtype)
+    if seen.device.type == "cpu" and (sums := compiled_sums(seen, first)) is not None:
+        return sums
+    device = seen.device
+    return weight_sums(seen, lambda begin, end: torch.arange(first + begin, first + end, device=device))
 
 
 def weight_sums(weights: torch.Tensor, indices: Callable[[int, int], torch.Tensor]) -> torch.Tensor:

@@ -60,6 +60,15 @@ class Served:
             if parameter.requires_grad or name in self.effective
         )
 
+    def merged(self, name: str, weights: torch.Tensor) -> torch.Tensor:
+        """Return what `effective[name]` computes, from `weights` in the place of the base's; overwrites them.
+
+        The model's own may be on the meta device.
+        """
+        compute = self.effective[name]
+        assert isinstance(compute, partial)
+        return _effective(name, lambda: weights, compute.args[2])
+
 
 def served_by(model: nn.Module) -> Served:
     """Return what a model serves; of a model without adapters, its parameters.

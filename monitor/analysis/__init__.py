@@ -1,0 +1,1 @@
+"""Offline: what checkpoints hold, how two of them differ, and reports about it."""

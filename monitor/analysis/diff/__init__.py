@@ -1,0 +1,1 @@
+"""Two checkpoints compared weight by weight: `sparsity-monitor diff`."""
