@@ -185,5 +185,7 @@ def _add_grafana(app: "typer.Typer") -> None:
 
 def _add_analysis(app: "typer.Typer") -> None:
     from monitor.analysis.diff_commands import add_diff
+    from monitor.analysis.structure.commands import add_structure
 
     add_diff(app)
+    add_structure(app)

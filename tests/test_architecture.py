@@ -40,7 +40,7 @@ ROOMS = {
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
     "subnetwork": "errors percent observe training",
-    "analysis": "errors limits percent terminal version observe",
+    "analysis": "errors limits percent terminal verdict version observe",
     "cli": "errors terminal version wire report service grafana analysis",
     "__init__": "version errors verdict observe callback subnetwork",
 }
@@ -65,7 +65,7 @@ OBSERVE = {
     "weights": "user_warning bits ranks",
     "observation": "weights",
     "base": "chunk_sizes borrowed criterion kernels ranks weights",
-    "masks": "arguments chunk_sizes user_warning bits ranks weights observation",
+    "masks": "arguments chunk_sizes user_warning criterion bits ranks weights observation base",
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
     "measurement": "borrowed kernels weights state",

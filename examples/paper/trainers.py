@@ -104,8 +104,9 @@ def _pairs(experiment: Experiment, scale: Scale) -> Dataset:
 
 
 def _prompts(experiment: Experiment, scale: Scale) -> Dataset:
-    # As many as the steps of an on-policy training take.
-    return Dataset.from_list(exercises(experiment.data, scale.steps * scale.batch // GENERATIONS, DATA_SEED))
+    # As many as the steps of an on-policy training take, and enough to generate from once.
+    count = max(scale.steps * scale.batch // GENERATIONS, 64)
+    return Dataset.from_list(exercises(experiment.data, count, DATA_SEED))
 
 
 _MAKERS: dict[str, Callable[[Experiment, Scale, Path, Mapping[str, Any]], Trainer]] = {

@@ -122,9 +122,7 @@ class FollowedModel:
     def _measure_too(self, names: Sequence[str]) -> None:
         self._changes.untouched.forget(names)
         roster = self.roster.with_late(names)
-        # Where one process has no memory for them, the others must not wait for its counts.
-        late = [weights for weights in roster.late if weights.name in set(names)]
-        self._ranks.all_or_none(lambda: self.state.take_up(late))
+        self.state.take_up([weights for weights in roster.late if weights.name in set(names)])
         self._exchange(roster)
 
     def _exchange(self, roster: Roster) -> None:

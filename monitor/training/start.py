@@ -12,6 +12,7 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from monitor.observe.masks.references import ReferenceMask
+from monitor.observe.masks.structural import StructuralMask
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Ranks, join_ranks
 from monitor.report.registration import registration_message
@@ -48,7 +49,7 @@ def start_run(
     args: TrainingArguments,
     state: TrainerState,
     *,
-    references: Mapping[str, ReferenceMask],
+    references: Mapping[str, ReferenceMask | StructuralMask],
     reference_model: nn.Module | None,
     unfinished_base: str | None,
     trial_number: int | None,
@@ -169,7 +170,7 @@ def make_observer(
     model: nn.Module,
     *,
     base: Base,
-    references: Mapping[str, ReferenceMask],
+    references: Mapping[str, ReferenceMask | StructuralMask],
     step: int,
     ranks: Ranks,
 ) -> UpdateObserver:
