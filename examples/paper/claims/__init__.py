@@ -5,6 +5,7 @@ from collections.abc import Callable
 from paper.claims import (
     algorithms,
     distribution,
+    location,
     matrices,
     optimizers,
     over_time,
@@ -24,6 +25,7 @@ CLAIMS: tuple[Callable[[Runs], Claim], ...] = (
     over_time.claim,
     overlap.claim,
     rank.claim,
+    location.claim,
     subnetwork.claim,
     random_masks.claim,
     variants.claim,
