@@ -177,6 +177,7 @@ def train(
     *,
     name: str = "ppo",
     labels: Mapping[str, str] | None = None,
+    rollout: int = BATCH,
     tolerances: Sequence[float] = (),
     seen: Callable[[Observation], None] = lambda observation: None,
 ) -> tuple[str, Observation]:
@@ -185,6 +186,7 @@ def train(
     Args:
         name: of the run.
         labels: of the run, beside algorithm and seed.
+        rollout: completions that are sampled at a time.
         tolerances: count the weights that move further, too.
         seen: called with each observation.
 
@@ -198,7 +200,7 @@ def train(
     policy, reference = (AutoModelForCausalLM.from_pretrained(command.model, dtype=torch.bfloat16) for _ in range(2))
     model = ActorCritic(policy)
     optimizer = make_optimizer(model)
-    batches = minibatches(lambda: collect(model, reference, tokenizer, chance.choices(prompts, k=BATCH), reward))
+    batches = minibatches(lambda: collect(model, reference, tokenizer, chance.choices(prompts, k=rollout), reward))
 
     # Only the policy: the value head is not served. The reference is in memory anyway, and is the base without a copy.
     observer = UpdateObserver(policy, base=reference.requires_grad_(False), tolerances=tolerances)

@@ -94,9 +94,9 @@ def _rloo(experiment: Experiment, scale: Scale, base: Path, settings: Mapping[st
 
 
 def _prime(experiment: Experiment, scale: Scale, base: Path, settings: Mapping[str, Any]) -> Trainer:
-    """PRIME as examples/prime.py has it, whose constants are those of the experiments, but for the batch of 256."""
+    """PRIME as examples/prime.py has it, whose constants are those of the experiments."""
     command = Command(base, None, Path(settings["output_dir"]), scale.steps, experiment.seed)
-    return prime.make_trainer(command, _prompts(experiment, scale)["prompt"], right_answer)
+    return prime.make_trainer(command, _prompts(experiment, scale)["prompt"], right_answer, scale.batch)
 
 
 def _pairs(experiment: Experiment, scale: Scale) -> Dataset:

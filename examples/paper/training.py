@@ -117,6 +117,8 @@ def _train_by_hand(experiment: Experiment, scale: Scale, place: Place) -> tuple[
         right_answer,
         name=f"paper {experiment.name}",
         labels=_labels(experiment),
+        # Each step takes a part of them.
+        rollout=scale.batch * ppo.MINIBATCHES,
         tolerances=TOLERANCES,
         seen=seen,
     )

@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, at_tolerance, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, at_tolerance, judged, percent
 from paper.experiments import ALGORITHMS
 
 # Cumulative sparsity in percent, lowest and highest, where two weights that differ by no more than 1e-5 count as equal.
@@ -25,7 +25,7 @@ def claim(runs: Runs) -> Claim:
     others = [result.sparsity for name, result in found if name != "sft"]
     sft = runs.results.get("sft")
     if sft is None or not others:
-        verdict, finding = judged(False), "SFT or all the others have not finished."
+        verdict, finding = NOT_RUN, "SFT or all the others have not finished."
     else:
         verdict = judged(min(others) > _MOST > sft.sparsity, in_part=min(others) > sft.sparsity)
         finding = (
@@ -38,7 +38,7 @@ def claim(runs: Runs) -> Claim:
             "5–32 % of the weights change with seven algorithms, 85–94 % with SFT (arXiv 2505.11711, tolerance 1e-5; "
             "2507.17107: 5–30 %). By bits, RL leaves 36.3–91.7 % and SFT 0.6–18.8 % unchanged (2511.08567)."
         ),
-        verdict=verdict if found else "not run",
+        verdict=verdict,
         finding=finding,
         header=("algorithm", "learning rate", "right answers", "sparsity, bits", "sparsity, 1e-5", "published, 1e-5"),
         rows=[

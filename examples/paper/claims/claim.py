@@ -9,6 +9,7 @@ from paper.results import Result
 
 Verdict = Literal["shown", "shown in part", "not shown", "not run"]
 Draw = Callable[[Path], None]
+NOT_RUN: Verdict = "not run"
 
 
 @dataclass(frozen=True)

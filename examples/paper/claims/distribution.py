@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 
 _SHOWN = (
     ("sft", "right answers", "6–15 %"),
@@ -42,7 +42,7 @@ def claim(runs: Runs) -> Claim:
             "In-distribution, rejection-sampling fine-tuning leaves 91.2 % (RAFT++ 69.4 %) and DPO 81.4 % unchanged; "
             "out of distribution SFT leaves 6.8 % and DPO 6.8–7.7 % (arXiv 2505.11711, tolerance 1e-5)."
         ),
-        verdict=judged(min(drops) >= 0.2, in_part=max(drops) >= 0.05) if drops else "not run",
+        verdict=judged(min(drops) >= 0.2, in_part=max(drops) >= 0.05) if drops else NOT_RUN,
         finding=finding,
         header=("run", "texts", "learning rate", "sparsity, bits", "published, 1e-5"),
         rows=[

@@ -5,7 +5,7 @@ from functools import partial
 from monitor.analysis.structure.measured import MatrixStructure, Structure
 from monitor.analysis.structure.profiles import lines_of_stripes
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 from paper.structure import structure_of_update
 
 _OF_RL = ("grpo", "rloo", "ppo", "prime")
@@ -26,7 +26,7 @@ def claim(runs: Runs) -> Claim:
             "gather in rows of Q, K and V and in columns of O (arXiv 2511.08567). Of the changed weights of on-policy "
             "distillation 25–49 % are among the smallest 10 %, and 4.4–5.5 % among the principal ones (2606.13657)."
         ),
-        verdict=judged(small and beside and striped, in_part=small or beside or striped) if of_rl else "not run",
+        verdict=judged(small and beside and striped, in_part=small or beside or striped) if of_rl else NOT_RUN,
         finding=(
             f"With RL, small weights are {'' if small else 'not always '}above chance, principal ones "
             f"{'' if beside else 'not always '}below it, and stripes {'' if striped else 'not always '}to be seen."

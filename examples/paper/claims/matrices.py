@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 from paper.results import GroupCounts, Result
 
 _SHOWN = ("grpo", "dpo", "sft")
@@ -17,7 +17,7 @@ def claim(runs: Runs) -> Claim:
     modules = list(next(iter(tables.values()), {}))
     matrices = [module for module in modules if "norm" not in module]
     norms = [module for module in modules if "norm" in module]
-    verdict, finding = judged(False), ""
+    verdict, finding = NOT_RUN, "GRPO has not finished."
     if "grpo" in tables:
         grpo, layers = tables["grpo"], _sparsities(runs.results["grpo"], lambda group: str(group.layer))
         of_matrices, of_norms = [grpo[each] for each in matrices], [grpo[each] for each in norms]
@@ -34,7 +34,7 @@ def claim(runs: Runs) -> Claim:
         published=(
             "All layers and matrices are similarly sparse; layer norms get little or no update (arXiv 2505.11711)."
         ),
-        verdict=verdict if found else "not run",
+        verdict=verdict,
         finding=finding,
         header=("module, all layers", *tables),
         rows=[(module, *(percent(table[module]) for table in tables.values())) for module in modules],

@@ -1,9 +1,10 @@
 """Learning rate, rounding and optimizer make the sparsity: the cause that others name, and our own table of it."""
 
 from functools import partial
+from pathlib import Path
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, Verdict, judged, percent
 from paper.experiments import DTYPES, RATES, OptimizerName, Weights
 from paper.results import Result
 
@@ -27,7 +28,7 @@ def claim(runs: Runs) -> Claim:
             "(2602.07729). No figures for Muon, and no table of optimizer, dtype and learning rate, were found: this "
             "is one."
         ),
-        verdict=_verdict(cells) if rows else "not run",
+        verdict=_verdict(cells) if rows else NOT_RUN,
         finding=_finding(cells),
         header=("optimizer", "weights", "learning rate", "sparsity, bits", "last step", "hidden", "right answers"),
         rows=rows,
@@ -73,7 +74,7 @@ def _is_denser_in_float32(cells: dict[Cell, Result], name: OptimizerName) -> boo
     )
 
 
-def _verdict(cells: dict[Cell, Result]) -> str:
+def _verdict(cells: dict[Cell, Result]) -> Verdict:
     shown = [_falls(cells, name, weights) for name in RATES for weights in DTYPES]
     shown += [_is_denser_in_float32(cells, name) for name in RATES]
     return judged(all(shown), in_part=any(shown))
@@ -88,7 +89,7 @@ def _finding(cells: dict[Cell, Result]) -> str:
     )
 
 
-def _draw(path, cells: dict[Cell, Result]) -> None:
+def _draw(path: Path, cells: dict[Cell, Result]) -> None:
     labels = [f"{name}, {weights}" for name in RATES for weights in DTYPES]
     values = [
         [100 * cells[name, weights, rate].sparsity if (name, weights, rate) in cells else None for rate in rates]

@@ -3,14 +3,14 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 
 _SHOWN = ("grpo", "rloo", "ppo", "prime", "dpo", "sft", "grpo-adamw-float32-5e-05")
 
 
 def claim(runs: Runs) -> Claim:
     found = runs.named(_SHOWN)
-    verdict, finding = judged(False), "GRPO has not finished."
+    verdict, finding = NOT_RUN, "GRPO has not finished."
     if runs.have("grpo"):
         grpo = runs.results["grpo"]
         first, last = grpo.curve[0], grpo.curve[-1]
@@ -27,7 +27,7 @@ def claim(runs: Runs) -> Claim:
             "change and come back, 20 % end up changed (arXiv 2505.11711). One step of GRPO in bfloat16 leaves "
             "98.9–99.8 % unchanged, of SFT 96.0–98.2 % (2602.03839); with float32 master weights many more change."
         ),
-        verdict=verdict if found else "not run",
+        verdict=verdict,
         finding=finding,
         header=("run", "never changed", "changed and came back", "changed at the end", "last step left unchanged"),
         rows=[

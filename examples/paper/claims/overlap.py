@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 from paper.subnetworks import random_control
 
 # What differs, the two runs, and the published chance o₁ / o₂ → observed o₁ / o₂ in percent.
@@ -55,7 +55,7 @@ def claim(runs: Runs) -> Claim:
             "with another seed, and 59.1 % where it gives 23.0 % with another seed, data and algorithm (arXiv "
             "2505.11711, 2507.17107). Jaccard 0.55–0.60 where chance gives 0.37–0.47 (2511.08567)."
         ),
-        verdict=judged(min(of_rl) > _ABOVE_CHANCE, in_part=max(of_rl) > _ABOVE_CHANCE) if of_rl else "not run",
+        verdict=judged(min(of_rl) > _ABOVE_CHANCE, in_part=max(of_rl) > _ABOVE_CHANCE) if of_rl else NOT_RUN,
         finding=(
             f"Two runs have {min(of_rl):.2f} to {max(of_rl):.2f} times as many changed weights in common as chance "
             "gives within each matrix; a random mask of the same count in each has what chance gives."

@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 
 _FULL = "grpo"
 _SHOWN = (
@@ -20,7 +20,7 @@ _FAST = ("grpo-random-1-percent-fast", "grpo-random-1-percent-fast-other")
 def claim(runs: Runs) -> Claim:
     found = [(name, trained) for name, trained in _SHOWN if name in runs.results]
     gains = {name: runs.results[name].right_answers - runs.right_before for name, _ in found}
-    verdict, finding = judged(False), "Not all of the runs have finished."
+    verdict, finding = NOT_RUN, "Not all of the runs have finished."
     if runs.have(_FULL, *_FAST):
         reached = [gains[name] / gains[_FULL] for name in _FAST]
         first, second = (runs.results[name].mask() for name in _FAST)
@@ -37,7 +37,7 @@ def claim(runs: Runs) -> Claim:
             "chance has it (arXiv 2602.01599). For on-policy distillation random masks of equal density do worse than "
             "the subnetwork (2606.13657)."
         ),
-        verdict=verdict if found else "not run",
+        verdict=verdict,
         finding=finding,
         header=("run", "trained weights", "learning rate", "changed weights", "right answers", "gain"),
         rows=[

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from monitor.analysis.structure.measured import rank_share
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 from paper.experiments import ALGORITHMS
 from paper.structure import structure_of_update
 
@@ -23,7 +23,7 @@ def claim(runs: Runs) -> Claim:
             "The rank of the update is 99.2–99.8 % of the largest possible one, as a mean over matrices (arXiv "
             "2505.11711). Its energy is less spread: the 16 largest singular values hold about 27 % (2606.13657)."
         ),
-        verdict=judged(min(ranks.values()) >= _FULL, in_part=fmean(ranks.values()) >= 0.9) if ranks else "not run",
+        verdict=judged(min(ranks.values()) >= _FULL, in_part=fmean(ranks.values()) >= 0.9) if ranks else NOT_RUN,
         finding=(
             f"The ranks are {percent(min(ranks.values()))} to {percent(max(ranks.values()))} of the largest possible."
             if ranks

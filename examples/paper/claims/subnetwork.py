@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 from paper.comparison import share_equal
 
 TOLERANCES = (0.0, 1e-5, 1e-4)
@@ -26,7 +26,7 @@ def claim(runs: Runs) -> Claim:
         verdict=(
             judged(min(equal) >= 0.9 and min(rewards) > -0.03, in_part=min(rewards) > -0.03 or min(equal) >= 0.9)
             if alone
-            else "not run"
+            else NOT_RUN
         ),
         finding=(
             f"{percent(min(equal))} to {percent(max(equal))} of the weights are those of full training at 1e-5, and "

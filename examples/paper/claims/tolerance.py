@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, at_tolerance, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, at_tolerance, judged, percent
 from paper.experiments import ALGORITHMS
 
 TOLERANCES = (1e-8, 1e-6, 1e-5, 1e-4)
@@ -29,7 +29,7 @@ def claim(runs: Runs) -> Claim:
             "The same checkpoint is 71.8 % sparse at a tolerance of 1e-8 and 96.0 % at 1e-5 (Eurus KTO); another one "
             "hardly changes (DeepSeek-Math GRPO, 68.1 to 68.5 %; arXiv 2505.11711)."
         ),
-        verdict=judged(gains[largest] >= 0.01, in_part=gains[largest] > 0) if found else "not run",
+        verdict=judged(gains[largest] >= 0.01, in_part=gains[largest] > 0) if found else NOT_RUN,
         finding=(
             f"From bits to 1e-5 the sparsity rises most for {largest}, by {100 * gains[largest]:.1f} percentage points."
             if found

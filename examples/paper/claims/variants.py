@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
 
 _SHOWN = (
     ("grpo", "on-policy, clipped gradients, no KL penalty"),
@@ -29,7 +29,7 @@ def claim(runs: Runs) -> Claim:
             "GRPO leaves 69.8 % with and 68.8 % without a KL penalty; gradient clipping and on-policy-ness have a "
             "limited effect (arXiv 2505.11711, 2507.17107)."
         ),
-        verdict=judged(len(near) == len(others), in_part=bool(near)) if others else "not run",
+        verdict=judged(len(near) == len(others), in_part=bool(near)) if others else NOT_RUN,
         finding=(
             f"{len(near)} of {len(others)} variants stay within {100 * _LITTLE:.0f} percentage points of plain GRPO; "
             f"the differences are {', '.join(f'{100 * each:+.1f}' for each in others.values())}."
