@@ -14,12 +14,12 @@ ALGORITHMS: tuple[Algorithm, ...] = ("sft", "dpo", "simpo", "kto", "orpo", "rloo
 # further to change the answers as much. Their ratio is the usual one.
 RL_RATE = 5e-5
 SFT_RATE = 1e-3
-# Three for each optimizer. Muon's are AdamW's, because its update is scaled to the same size. SGD has no scale of its
-# own: its rates are those at which it learns as fast, a little slower, and hardly.
+# Three for each optimizer. Muon's are AdamW's, because its update is scaled to the same size. SGD's are of another
+# kind: gradients are clipped to a norm of 1, so the rate is the length of a step. At 0.5 it learns no more.
 RATES: dict[OptimizerName, tuple[float, float, float]] = {
     "adamw": (1e-5, RL_RATE, 2.5e-4),
     "muon": (1e-5, RL_RATE, 2.5e-4),
-    "sgd": (0.02, 0.1, 0.5),
+    "sgd": (0.004, 0.02, 0.1),
 }
 DTYPES: tuple[Weights, ...] = ("bfloat16", "float32")
 
@@ -86,7 +86,7 @@ SHORT = Scale(steps=2, batch=16, pretraining_steps=2, exercises=16)
 
 def all_experiments() -> list[Experiment]:
     """Return all experiments, each after those whose masks it needs."""
-    return [*_algorithms(), *_repeats(), *_variants(), *_causes(), *_grid(), *_subnetworks()]
+    return [*_algorithms(), *_causes(), *_subnetworks(), *_variants(), *_repeats(), *_grid()]
 
 
 def short_experiments() -> list[Experiment]:

@@ -62,7 +62,8 @@ def _runs(made: Made) -> Runs:
 
 
 def _head(made: Made, runs: Runs) -> str:
-    seconds = sum(result.seconds for result in runs.results.values())
+    minutes = sum(result.seconds for result in runs.results.values()) / 60
+    of_a_core = sum(result.processor_seconds for result in runs.results.values()) / 60
     seeds = sorted({each.seed for each in made.experiments})
     lines = [
         "# The claims about sparse updates, tried on a small model",
@@ -92,7 +93,8 @@ def _head(made: Made, runs: Runs) -> str:
             ),
             ("data", "`low` and `high`: exercises whose first number is below 25, or not"),
             ("each training", f"{made.scale.steps} steps of {made.scale.batch} rows, constant learning rate"),
-            ("trainings", f"{len(runs.results)} of {len(made.experiments)}, {seconds / 60:.0f} minutes of one core"),
+            ("trainings", f"{len(runs.results)} of {len(made.experiments)} have finished"),
+            ("time", f"{minutes:.0f} minutes, one training after the other, and {of_a_core:.0f} of them on a core"),
         ],
     )
     if made.failures:

@@ -32,6 +32,7 @@ class Result:
         settings: those of experiment and scale; a result is one of an experiment if these are the same.
         run_id: of the monitored run.
         seconds: that the training took.
+        processor_seconds: of these, what its process had of a core.
         right_answers: share of sampled answers that are right afterwards, 0 to 1.
         step: the last one.
         trained, changed, step_changed, touched, hidden: weights at the last observation.
@@ -44,6 +45,7 @@ class Result:
     settings: Mapping[str, Any]
     run_id: str
     seconds: float
+    processor_seconds: float
     right_answers: float
     step: int
     trained: int
@@ -82,13 +84,17 @@ def write_result(
     directory: Path,
     settings: Mapping[str, Any],
     run_id: str,
-    seconds: float,
+    seconds: tuple[float, float],
     right_answers: float,
     *,
     last: Observation,
     curve: list[tuple[int, float, float]],
 ) -> None:
-    """Write a result; it appears only when it is complete, and says that the experiment need not be repeated."""
+    """Write a result; it appears only when it is complete, and says that the experiment need not be repeated.
+
+    Args:
+        seconds: that the training took, and what its process had of a core.
+    """
     assert last.step_changed is not None
     assert last.touched is not None
     groups = [
@@ -98,7 +104,8 @@ def write_result(
     content = {
         "settings": settings,
         "run_id": run_id,
-        "seconds": seconds,
+        "seconds": seconds[0],
+        "processor_seconds": seconds[1],
         "right_answers": right_answers,
         "step": last.step,
         "trained": last.trained_weights,

@@ -55,11 +55,11 @@ def run(experiment: Experiment, scale: Scale, place: Place) -> None:
     """Train, and write the result; what is said on the way goes to a file beside it."""
     directory = place.directory(experiment.name)
     _work_alone(directory / LOG_FILE)
-    started = time.monotonic()
+    started, process_started = time.monotonic(), time.process_time()
     train = _train_by_hand if experiment.algorithm == "ppo" else _train_with_trainer
     with Float32Products():
         run_id, curve, last = train(experiment, scale, place)
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - started, time.process_time() - process_started
         answered = _right_answers(directory / WEIGHTS_FOLDER, place.base, scale)
     write_result(directory, settings_of(experiment, scale), run_id, seconds, answered, last=last, curve=curve)
 

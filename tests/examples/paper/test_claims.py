@@ -66,7 +66,7 @@ def test_the_table_of_optimizers_has_each_cell_and_judges_their_order() -> None:
     assert len(claim.rows) == 18
     assert claim.rows[0][:4] == ("adamw", "bfloat16", "1e-05", "90.00 %")
     assert claim.verdict == "shown"
-    cells["grpo-sgd-float32-0.5"] = result("grpo-sgd-float32-0.5", 0.99)
+    cells["grpo-sgd-float32-0.1"] = result("grpo-sgd-float32-0.1", 0.99)
     assert optimizers.claim(Runs(cells, Path("base-model"), 0.4)).verdict == "shown in part"
 
 
