@@ -15,8 +15,8 @@ from monitor import __version__
 from paper.claims import CLAIMS
 from paper.claims.claim import Claim, Runs
 from paper.experiments import Experiment, Scale
+from paper.place import Place
 from paper.results import read_result
-from paper.training import Place
 
 REPORT_FILE = "REPORT.md"
 PLOT_FOLDER = "plots"

@@ -13,10 +13,9 @@ from pathlib import Path
 from local_service import Service, ServiceError, start_local_service
 
 from paper.experiments import FULL, SHORT, all_experiments, short_experiments
-from paper.report import Made, write_report
+from paper.place import Place
 from paper.results import Result, read_result
 from paper.schedule import Schedule, ScheduleError
-from paper.training import Place
 
 
 def main() -> None:
@@ -53,6 +52,9 @@ def _reproduce(given: argparse.Namespace, place: Place) -> dict[str, str]:
         if result is None:
             failures[name] = ended.failure
         _say(f"{number:3}/{len(experiments)} {name:<34} {ended.failure or _shown(result)}")
+    # Imported when it is needed: what trains has the cores until then.
+    from paper.report import Made, write_report
+
     report = write_report(
         Made(experiments, scale, place, right_before, failures, is_short=given.short), given.report or place.output
     )

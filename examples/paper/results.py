@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from monitor import Observation, UpdateMask
+if TYPE_CHECKING:
+    from monitor import Observation, UpdateMask
 from paper.experiments import Experiment, Scale, Subnetwork
 
 RESULT_FILE = "result.json"
@@ -70,8 +71,10 @@ class Result:
         settings = self.settings["experiment"]
         return Experiment(**settings | {"only": settings["only"] and Subnetwork(**settings["only"])})
 
-    def mask(self) -> UpdateMask:
+    def mask(self) -> "UpdateMask":
         """Read the update mask that the run left."""
+        from monitor import UpdateMask
+
         return UpdateMask.load(self.directory / MASK_FILE)
 
 
@@ -87,7 +90,7 @@ def write_result(
     seconds: tuple[float, float],
     right_answers: float,
     *,
-    last: Observation,
+    last: "Observation",
     curve: list[tuple[int, float, float]],
 ) -> None:
     """Write a result; it appears only when it is complete, and says that the experiment need not be repeated.

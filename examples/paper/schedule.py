@@ -8,8 +8,8 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from paper.experiments import Experiment, Scale
+from paper.place import LOG_FILE, Place
 from paper.results import read_result, settings_of
-from paper.training import LOG_FILE, Place, make_base, right_answers_of_base, run
 
 
 class ScheduleError(Exception):
@@ -54,7 +54,7 @@ class Schedule:
         Raises:
             ScheduleError: it cannot be made, or is not the one of the results that are there.
         """
-        answered = right_answers_of_base(self._place, self._scale)
+        answered = self._place.right_answers_of_base(self._scale)
         if answered is not None:
             return answered
         if self.kept:
@@ -63,9 +63,9 @@ class Schedule:
                 "directory with --output."
             )
         shutil.rmtree(self._place.base, ignore_errors=True)
-        process = self._start(make_base, self._scale, self._place)
+        process = self._start(_make_base, self._scale, self._place)
         process.join()
-        answered = right_answers_of_base(self._place, self._scale)
+        answered = self._place.right_answers_of_base(self._scale)
         if answered is None:
             raise ScheduleError(
                 f"the base model could not be made (status {process.exitcode}); see {self._place.base / LOG_FILE}"
@@ -102,7 +102,7 @@ class Schedule:
         # What a command that was stopped has left.
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        return self._start(run, experiment, self._scale, self._place)
+        return self._start(_train, experiment, self._scale, self._place)
 
     def _start(self, work: Callable[..., None], *arguments: object) -> BaseProcess:
         process = self._processes.Process(target=work, args=arguments)
@@ -114,6 +114,21 @@ class Schedule:
         if read_result(directory) is not None:
             return ""
         return f"ended with status {process.exitcode}; see {directory / LOG_FILE}"
+
+
+# Imported there and not here: this process only waits.
+
+
+def _train(experiment: Experiment, scale: Scale, place: Place) -> None:
+    from paper.training import run
+
+    run(experiment, scale, place)
+
+
+def _make_base(scale: Scale, place: Place) -> None:
+    from paper.training import make_base
+
+    make_base(scale, place)
 
 
 def _needed(experiment: Experiment) -> str:

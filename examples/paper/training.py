@@ -1,11 +1,9 @@
 """One experiment, from the base model to its result: what a process of its own does."""
 
-import json
 import multiprocessing
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -21,34 +19,15 @@ from transformers.utils import logging as transformers_logging
 from monitor import Observation, SparsityCallback
 from paper.exercises import exercises
 from paper.experiments import Experiment, Scale
+from paper.place import LOG_FILE, Place
 from paper.results import WEIGHTS_FOLDER, settings_of, write_result
 from paper.subnetworks import mask_to_train, train_only
 from paper.trainers import DATA_SEED, make_trainer
 
 # Those of arXiv 2505.11711, and one above.
 TOLERANCES = (1e-8, 1e-6, 1e-5, 1e-4)
-BASE_FOLDER = "base-model"
-LOG_FILE = "log.txt"
-_BASE_FILE = "base.json"
 
 Curve = list[tuple[int, float, float]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the experiments are kept, and the gRPC address that they report to; None only keeps."""
-
-    output: Path
-    target: str | None
-
-    @property
-    def base(self) -> Path:
-        """Directory of the base model."""
-        return self.output / BASE_FOLDER
-
-    def directory(self, name: str) -> Path:
-        """Directory of an experiment."""
-        return self.output / name
 
 
 def run(experiment: Experiment, scale: Scale, place: Place) -> None:
@@ -71,15 +50,7 @@ def make_base(scale: Scale, place: Place) -> None:
         print(f"step {step}: loss {loss:.3f}")
     with Float32Products():
         answered = _right_answers(place.base, place.base, scale)
-    content = {"scale": asdict(scale), "right_answers": answered}
-    (place.base / _BASE_FILE).write_text(json.dumps(content))
-
-
-def right_answers_of_base(place: Place, scale: Scale) -> float | None:
-    """Return the share of right answers of the base model, None where there is none of this scale."""
-    path = place.base / _BASE_FILE
-    content = json.loads(path.read_text()) if path.exists() else {}
-    return content["right_answers"] if content.get("scale") == asdict(scale) else None
+    place.keep_right_answers_of_base(scale, answered)
 
 
 def _train_with_trainer(experiment: Experiment, scale: Scale, place: Place) -> tuple[str, Curve, Observation]:

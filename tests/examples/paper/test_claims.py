@@ -6,8 +6,8 @@ import pytest
 from paper.claims import CLAIMS, algorithms, distribution, optimizers, random_masks, tolerance, variants
 from paper.claims.claim import Runs, Verdict
 from paper.experiments import DTYPES, FULL, RATES, all_experiments
+from paper.place import Place
 from paper.report import Made, write_report
-from paper.training import Place
 
 from tests.examples.paper.made import result, runs
 

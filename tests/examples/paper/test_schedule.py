@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from paper import schedule
 from paper.experiments import FULL, SHORT, Experiment, Scale, Subnetwork, all_experiments, short_experiments
+from paper.place import Place
 from paper.results import RESULT_FILE
 from paper.schedule import Schedule, ScheduleError
-from paper.training import Place
 
 from tests.examples.paper.made import as_json, experiment, result
 
@@ -26,7 +26,7 @@ def crash_or_leave_a_result(each: Experiment, scale: Scale, place: Place) -> Non
 
 
 def planned(names: list[str], output: Path, monkeypatch: pytest.MonkeyPatch) -> Schedule:
-    monkeypatch.setattr(schedule, "run", crash_or_leave_a_result)
+    monkeypatch.setattr(schedule, "_train", crash_or_leave_a_result)
     made = Schedule([experiment(name) for name in names], FULL, Place(output, None))
     monkeypatch.setattr(made, "_processes", multiprocessing.get_context("fork"))
     return made
