@@ -69,7 +69,7 @@ def _head(made: Made, runs: Runs) -> str:
         "# The claims about sparse updates, tried on a small model",
         "",
         "Written by `bash examples/paper/reproduce.sh`, which anybody can run. All counts of changed weights are the "
-        "monitor's own, taken while the runs trained; see [experiments.py](experiments.py) for what they are.",
+        "monitor's own, taken while the runs trained; `examples/paper/experiments.py` lists them.",
         "",
     ]
     if made.is_short:
