@@ -1,5 +1,6 @@
 """A published claim, beside what the small model shows of it: what every file here returns one of."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,14 @@ def judged(is_shown: bool, in_part: bool = False) -> Verdict:
     return "shown in part" if in_part else "not shown"
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share from 0 to 1 as text; a dash for None."""
-    return "—" if share is None else f"{100 * share:.{digits}f} %"
+def number(value: float, digits: int) -> str:
+    """Return a number as text; a dash where there is none, as of a run that changed nothing."""
+    return "—" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share from 0 to 1 as text; a dash where there is none."""
+    return "—" if math.isnan(share) else f"{number(100 * share, digits)} %"
 
 
 def at_tolerance(result: Result, tolerance: float) -> float:

@@ -5,7 +5,7 @@ from functools import partial
 from monitor.analysis.structure.measured import MatrixStructure, Structure
 from monitor.analysis.structure.profiles import lines_of_stripes
 from paper import plots
-from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, number, percent
 from paper.structure import structure_of_update
 
 _OF_RL = ("grpo", "rloo", "ppo", "prime")
@@ -38,10 +38,10 @@ def claim(runs: Runs) -> Claim:
             (
                 name,
                 percent(structure.smallest.o1),
-                f"{structure.smallest.lift:.2f}",
+                number(structure.smallest.lift, 2),
                 percent(structure.principal.o1),
-                f"{structure.principal.lift:.2f}",
-                f"{_stripes(structure):.1f}",
+                number(structure.principal.lift, 2),
+                number(_stripes(structure), 1),
             )
             for name, structure in found.items()
         ],

@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, number, percent
 from paper.subnetworks import random_control
 
 # What differs, the two runs, and the published chance o₁ / o₂ → observed o₁ / o₂ in percent.
@@ -43,7 +43,7 @@ def claim(runs: Runs) -> Claim:
                 f"{percent(overlap.expected_o1)} / {percent(overlap.expected_o2)}",
                 f"{percent(overlap.o1)} / {percent(overlap.o2)}",
                 percent(control.o1),
-                f"{overlap.lift:.2f}",
+                number(overlap.lift, 2),
                 published or "—",
             )
         )
@@ -57,8 +57,8 @@ def claim(runs: Runs) -> Claim:
         ),
         verdict=judged(min(of_rl) > _ABOVE_CHANCE, in_part=max(of_rl) > _ABOVE_CHANCE) if of_rl else NOT_RUN,
         finding=(
-            f"Two runs have {min(of_rl):.2f} to {max(of_rl):.2f} times as many changed weights in common as chance "
-            "gives within each matrix; a random mask of the same count in each has what chance gives."
+            f"Two runs have {number(min(of_rl), 2)} to {number(max(of_rl), 2)} times as many changed weights in common "
+            "as chance gives within each matrix; a random mask of the same count in each has what chance gives."
             if of_rl
             else ""
         ),

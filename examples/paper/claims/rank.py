@@ -5,7 +5,7 @@ from statistics import fmean
 
 from monitor.analysis.structure.measured import rank_share
 from paper import plots
-from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
+from paper.claims.claim import NOT_RUN, Claim, Runs, judged, number, percent
 from paper.experiments import ALGORITHMS
 from paper.structure import structure_of_update
 
@@ -34,7 +34,7 @@ def claim(runs: Runs) -> Claim:
             (
                 name,
                 percent(ranks[name]),
-                f"{structure.median(lambda matrix: matrix.spectrum.stable_rank):.1f}",
+                number(structure.median(lambda matrix: matrix.spectrum.stable_rank), 1),
                 percent(structure.mean(lambda matrix: matrix.spectrum.top_share)),
                 percent(structure.sums.relative_norm, 2),
                 f"{PUBLISHED[name]} %" if name in PUBLISHED else "—",

@@ -27,6 +27,14 @@ def test_reinforcement_learning_has_to_be_sparser_than_sft(
     assert algorithms.claim(runs(sft=sft, grpo=grpo, dpo=dpo)).verdict == verdict
 
 
+def test_what_learns_nothing_is_no_sign_of_sparsity() -> None:
+    made = runs(sft=0.02, grpo=0.8, dpo=0.9)
+    idle = Runs({**made.results, "dpo": result("dpo", 1.0, right_answers=0.4)}, made.base, made.right_before)
+    claim = algorithms.claim(idle)
+    assert claim.verdict == "shown in part"
+    assert "All but dpo answer better than the base model." in claim.finding
+
+
 def test_a_claim_is_not_shown_by_one_side_of_a_comparison() -> None:
     assert algorithms.claim(runs(grpo=0.8)).verdict == "not run"
     assert algorithms.claim(runs(sft=0.02)).verdict == "not run"
