@@ -12,6 +12,8 @@ from pathlib import Path
 
 from local_service import Service, ServiceError, start_local_service
 
+from monitor.errors import ConfigurationError
+from monitor.report.target import check_target
 from paper.experiments import FULL, SHORT, all_experiments, short_experiments
 from paper.place import Place
 from paper.results import Result, read_result
@@ -21,7 +23,10 @@ from paper.schedule import Schedule, ScheduleError
 def main() -> None:
     given = _options().parse_args()
     output = given.output or Path("paper-runs-short" if given.short else "paper-runs")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"Error: {output} cannot be made ({error.strerror}). Give a directory to write to with --output.")
     # So that the service and what trains are stopped then, too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
@@ -76,13 +81,28 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    try:
+        return check_target(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--short", action="store_true", help="two steps of a part of the trainings")
     options.add_argument("--output", type=Path, help="where everything is kept; by default paper-runs(-short)")
     options.add_argument("--report", type=Path, help="directory of the report; by default the same")
-    options.add_argument("--target", help="gRPC address of a service that runs, host:port; by default one is started")
-    options.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="trainings at a time")
+    options.add_argument(
+        "--target", type=_address, help="gRPC address of a service that runs, host:port; by default one is started"
+    )
+    options.add_argument("--jobs", type=_positive, default=min(2, os.cpu_count() or 1), help="trainings at a time")
     options.add_argument("--once", action="store_true", help="end after the report, and do not go on serving")
     return options
 

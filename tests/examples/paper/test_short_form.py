@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from paper import reproduce
 from paper.experiments import short_experiments
 from paper.results import RESULT_FILE, WEIGHTS_FOLDER, Result, read_result
 
@@ -125,3 +126,22 @@ def test_the_report_has_every_claim_with_its_plot_and_says_that_it_is_short(repr
     sizes = [(reproduced.report.parent / plot).stat().st_size for plot in plots]
     assert max(sizes) < 100_000
     assert sum(sizes) < 400_000
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--jobs=0", "'0' is not a number from 1 on"),
+        ("--target=localhost", "expected"),
+        ("--output=/dev/null/runs", "Error: /dev/null/runs cannot be made (Not a directory)."),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_starts(
+    option: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce.sh", "--short", option])
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main()
+    assert ended.value.code not in (0, None)
+    told = capsys.readouterr().err + (ended.value.code if isinstance(ended.value.code, str) else "")
+    assert said in " ".join(told.split())
