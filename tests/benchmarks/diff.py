@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -42,14 +41,20 @@ def make(directory: Path, gigabytes: float, dtype: torch.dtype) -> tuple[Path, P
         weights = {}
         for i in range(_TENSORS):
             name = f"model.layers.{shard * _TENSORS + i}.mlp.up_proj.weight"
-            weights[name] = torch.empty(rows, _WIDTH, dtype=dtype).normal_(0.0, 0.02, generator=generator)
+            drawn = torch.empty(rows // 16 + 1, _WIDTH, dtype=dtype).normal_(0.0, 0.02, generator=generator)
+            weights[name] = drawn.repeat(16, 1)[:rows].contiguous()
         where |= dict.fromkeys(weights, file)
         save_file(weights, base / file)
+        # The same rows of factors again and again: they cost more to draw than to use.
+        factors = torch.where(torch.rand(16, _WIDTH, generator=generator) < CHANGED, 1.01, 1.0).to(dtype)
         for tensor in weights.values():
-            for row in tensor:
-                row.mul_(torch.where(torch.rand(row.shape, generator=generator) < CHANGED, 1.01, 1.0).to(dtype))
+            for i, row in enumerate(tensor):
+                row.mul_(factors[i % len(factors)])
         save_file(weights, tuned / file)
+    # With it, transformers is asked for the names, and is in memory.
+    configuration = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "num_hidden_layers": len(where)}
     for side in sides:
+        (side / "config.json").write_text(json.dumps(configuration))
         (side / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     return base, tuned
 
@@ -98,8 +103,8 @@ def comparing(base: Path, tuned: Path, mask: Path | None) -> Callable[[], None]:
     return lambda: (difference(Pairs.open(base, tuned), rules, Alone(), mask=mask, device=best_device(0)), None)[1]
 
 
-def speeds(base: Path, tuned: Path, rounds: int, *, cold: bool, with_published: bool) -> list[tuple[str, float]]:
-    """Return side → seconds, the median of the rounds."""
+def speeds(base: Path, tuned: Path, rounds: int, *, cold: bool, with_published: bool) -> list[tuple[str, float, float]]:
+    """Return side, seconds, and seconds of the processors: the medians of the rounds."""
     sides: dict[str, Callable[[], None]] = {
         "reading both files sequentially": lambda: read_sequentially(base, tuned),
         "diff": comparing(base, tuned, None),
@@ -107,26 +112,38 @@ def speeds(base: Path, tuned: Path, rounds: int, *, cold: bool, with_published: 
     }
     if with_published:
         sides["published method"] = lambda: published_method(base, tuned)
-    took: dict[str, list[float]] = {name: [] for name in sides}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     sides["diff with a mask"]()  # Compiles, and reads once.
     for _ in range(rounds):
         for name, run in sides.items():
             if cold:
                 forget(base, tuned)
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             run()
-            took[name].append(time.perf_counter() - started)
-    return [(name, statistics.median(seconds)) for name, seconds in took.items()]
+            took[name].append((time.perf_counter() - started, time.process_time() - worked))
+    return [(name, *(statistics.median(times) for times in zip(*each, strict=True))) for name, each in took.items()]
+
+
+# The most memory that a process has had since it was started, in kB; ru_maxrss has that of its parent in it.
+_RUN = """
+from pathlib import Path
+from monitor.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+status = Path("/proc/self/status").read_text()
+print(status.split("VmHWM:")[1].split()[0])
+"""
 
 
 def peak_memory(base: Path, tuned: Path) -> tuple[float, float]:
     """Return seconds and the most memory in bytes of the command itself, with mask and report."""
-    directory = base.parent
+    outputs = ["--mask", str(base.parent / "m.safetensors"), "-o", str(base.parent / "r.html"), "--json"]
     started = time.perf_counter()
-    outputs = ["--mask", str(directory / "m.safetensors"), "-o", str(directory / "r.html"), "--json"]
-    command = [sys.executable, "-c", "from monitor.cli import main; main()", "diff", str(base), str(tuned), *outputs]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    command = [sys.executable, "-c", _RUN, "diff", str(base), str(tuned), *outputs]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return time.perf_counter() - started, int(printed.splitlines()[-1]) * 1024
 
 
 def main() -> None:
@@ -143,12 +160,12 @@ def main() -> None:
         size = sum(path.stat().st_size for side in (base, tuned) for path in _files(side))
         print(f"{options.dtype}, {size / 1e9:.1f} GB of both, {os.cpu_count()} processors")
         print(f"\nthe command with mask and report: {seconds:.1f} s, at most {peak / 1e6:.0f} MB of memory\n")
-        print("| files | side | s, median | GB/s | ÷ reading |\n|---|---|---|---|---|")
+        print("| files | side | s, median | GB/s | ÷ reading | processors, s |\n|---|---|---|---|---|---|")
         for cold in (True, False):
             found = speeds(base, tuned, options.rounds, cold=cold, with_published=options.published)
-            for name, took in found:
-                files = "on disk" if cold else "in the page cache"
-                print(f"| {files} | {name} | {took:.2f} | {size / took / 1e9:.2f} | {found[0][1] / took:.2f} |")
+            for name, took, worked in found:
+                files, pace, share = "on disk" if cold else "in the page cache", size / took / 1e9, found[0][1] / took
+                print(f"| {files} | {name} | {took:.2f} | {pace:.2f} | {share:.2f} | {worked:.2f} |")
     finally:
         shutil.rmtree(options.directory, ignore_errors=True)
 

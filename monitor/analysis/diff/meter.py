@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,7 +76,9 @@ class Meter:
         Raises:
             CheckpointError: a file cannot be read.
         """
-        return self._measure_part(span) if span.is_part else self._measure_whole(span)
+        # A thread's own device is the first one, unless it is told.
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+            return self._measure_part(span) if span.is_part else self._measure_whole(span)
 
     def _measure_part(self, span: Span) -> Measured:
         bound = self._bound_to(span)

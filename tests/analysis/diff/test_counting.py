@@ -17,6 +17,7 @@ from monitor.errors import CheckpointError
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.ranks import Alone
 from tests.analysis.diff.compared import CPU, compared, on_disk, rules
+from tests.gpu.target import DEVICE, needs_gpu
 
 _NASTY = [
     float("nan"),
@@ -161,3 +162,28 @@ def test_an_error_while_reading_ends_the_comparison_and_leaves_nothing(
     with pytest.raises(CheckpointError, match="cut short"):
         difference(pairs, rules(), Alone(), mask=tmp_path / "mask.safetensors", device=CPU)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_on_a_gpu_counts_mask_and_fingerprint_are_those_of_the_host(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "WEIGHTS_ON_GPU", 1024)
+    base, finetuned = nasty_pair(dtype, dtype)
+    before = tmp_path / "pytorch_model.bin"
+    torch.save(base, before)
+    pairs = Pairs.open(before, on_disk(tmp_path / "tuned", finetuned))
+    how = rules(tolerances=_TOLERANCES)
+    masks = [tmp_path / "host.safetensors", tmp_path / "gpu.safetensors"]
+    found = [
+        difference(pairs, how, Alone(), mask=mask, device=torch.device(device)).as_json()
+        for mask, device in zip(masks, ("cpu", DEVICE), strict=True)
+    ]
+    for counts in found:
+        for row in (counts, *counts["groups"], *counts["parameters"]):
+            # Summed in another order.
+            row["update_norm"] = float(f"{row['update_norm']:.10g}")
+    assert found[0] == found[1]
+    assert masks[0].read_bytes() == masks[1].read_bytes()
