@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 mask_commands = typer.Typer(no_args_is_help=True, help="Compare, combine and convert the update masks of runs.")
 add_mask_make(mask_commands)
 
-_Masks = Annotated[list[Path], typer.Argument(help="Mask files, such as update_mask.safetensors.", metavar="A B [C …]")]
+_Masks = Annotated[list[Path], typer.Argument(help="Mask files, such as update_mask.safetensors.", metavar="MASK")]
 _File = Annotated[Path, typer.Argument(help="Mask file, such as update_mask.safetensors.", metavar="FILE")]
 _MaskOutput = Annotated[Path, typer.Option("--output", "-o", help="Mask file to write.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]

@@ -69,12 +69,19 @@ def to_mask(source: Path, target: Path, said: Mapping[str, str]) -> str:
         OSError: the file cannot be written.
     """
     booleans = BooleanMask.open(source)
-    known = {field.name: booleans.fields.get(field.name, str(field.default)) for field in fields(MaskMetadata)}
-    known |= said
+    known = _origin(booleans.fields) | dict(said)
     with advancing("Converting", _weights(booleans.shapes)) as advance:
         write_mask(target, _words(booleans, advance), booleans.shapes, known)
     how = measured_as(MaskMetadata(criterion=known["criterion"], visible_dtype=known["visible_dtype"]))
     return f"{_written(target, booleans.shapes, 'bit')} ({source}: {_size(source)}). Measured by: {how}."
+
+
+def _origin(said: Mapping[str, str]) -> dict[str, str]:
+    """Return what booleans that were a mask say of it, and nothing of others, whose words may mean something else."""
+    names = [field.name for field in fields(MaskMetadata)]
+    if all(name in said for name in names):
+        return {name: said[name] for name in names}
+    return {name: str(value) for name, value in vars(MaskMetadata()).items()}
 
 
 def _words(booleans: BooleanMask, advance: Advance) -> Iterator[torch.Tensor]:

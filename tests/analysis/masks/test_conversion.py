@@ -96,6 +96,14 @@ def test_no_number_is_refused_and_minus_zero_is_zero(tmp_path: Path) -> None:
         to_mask(source, mask, {})
 
 
+def test_words_of_others_are_not_taken_for_where_a_mask_comes_from(tmp_path: Path) -> None:
+    source, mask = tmp_path / "others.safetensors", tmp_path / "mask.safetensors"
+    save_file({"w": torch.tensor([True])}, source, {"step": "last", "criterion": "grad"})
+    to_mask(source, mask, {})
+    with MaskFile(mask) as file:
+        assert file.metadata == MaskMetadata()
+
+
 def text(path: Path) -> None:
     path.write_text("no mask")
 

@@ -15,6 +15,7 @@ from monitor.analysis.masks.updates import UpdateSums, sum_updates
 from monitor.errors import MaskMismatchError
 from monitor.observe.masks.file import MaskMetadata
 from tests.analysis.masks.mask_files import MEASURED, SHAPES, save
+from tests.gpu.target import DEVICE, needs_gpu
 
 CPU = torch.device("cpu")
 NASTY = [0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, 3e38, -3e38, 1.0, 1.0078125]
@@ -68,18 +69,23 @@ def mask_of(base: Model, model: Model) -> dict[str, np.ndarray]:
     }
 
 
-def sums_of(directory: Path, base: Model, models: Sequence[Model], said: MaskMetadata = MEASURED) -> UpdateSums:
+def sums_of(
+    directory: Path, base: Model, models: Sequence[Model], said: MaskMetadata = MEASURED, device: torch.device = CPU
+) -> UpdateSums:
     paths = [save(directory / f"{i}.safetensors", mask_of(base, each), said) for i, each in enumerate(models)]
     with FittingMasks.open(paths) as fitting:
-        return sum_updates(fitting, base, models, CPU, lambda weights: None)
+        return sum_updates(fitting, base, models, device, lambda weights: None)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param(DEVICE, marks=[pytest.mark.gpu, needs_gpu])])
 @pytest.mark.parametrize("nasty", [False, True])
-def test_signs_and_cosines_are_those_of_numpy(nasty: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signs_and_cosines_are_those_of_numpy(
+    nasty: bool, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(updating, "_CHUNK", 64)
     base = base_model(nasty=nasty)
     models = [finetuned(base, seed, nasty=nasty) for seed in (1, 2, 3)]
-    sums = sums_of(tmp_path, base, models)
+    sums = sums_of(tmp_path, base, models, device=torch.device(device))
     names = list(SHAPES)
     for chosen in (names, names[1:2], names[3:5]):
         start = np.concatenate([visible(base.parameters[name]) for name in chosen])
