@@ -192,6 +192,10 @@ def _add_grafana(app: "typer.Typer") -> None:
 def _add_analysis(app: "typer.Typer") -> None:
     from monitor.analysis.delta_commands import add_delta
     from monitor.analysis.diff_commands import add_diff
+    from monitor.analysis.masks.commands import add_mask
+    from monitor.analysis.structure.commands import add_structure
 
     add_diff(app)
+    add_mask(app)
+    add_structure(app)
     add_delta(app)

@@ -14,6 +14,7 @@ from monitor.analysis.diff import counting
 from monitor.analysis.diff.run import difference
 from monitor.analysis.pairs import Pairs
 from monitor.errors import CheckpointError
+from monitor.observe.base.fingerprint import fingerprint_of, weight_sums
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.ranks import Alone
 from tests.analysis.diff.compared import CPU, compared, on_disk, rules
@@ -101,6 +102,9 @@ def test_counts_are_those_of_numpy(
     tuned = on_disk(tmp_path / "tuned", finetuned)
     found = compared(torch_file, tuned, how, mask=tmp_path / "mask.safetensors")
     mask = UpdateMask.load(tmp_path / "mask.safetensors")
+    whole = {name: weight_sums(tensor.contiguous().to(visible), torch.arange).tolist() for name, tensor in base.items()}
+    expected = fingerprint_of((name, tuple(base[name].shape), sums) for name, sums in whole.items())
+    assert mask.metadata.base_fingerprint == found.fingerprint == expected
     for name, changes in found.parameters.items():
         before, after = seen(base[name], visible), seen(finetuned[name], visible)
         differs = ~(before == after)
