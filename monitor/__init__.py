@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
     from monitor.observe.masks.file import MaskFile
     from monitor.observe.masks.mask import UpdateMask
-    from monitor.observe.observation import Observation, Overlap
+    from monitor.observe.observation import Observation
     from monitor.observe.observer import UpdateObserver
+    from monitor.observe.overlap import Overlap
+    from monitor.subnetwork.callback import SubnetworkCallback
+    from monitor.subnetwork.subnetwork import Subnetwork
     from monitor.verdict import DenseThresholds, Verdict
 
 __all__ = [
@@ -22,6 +25,8 @@ __all__ = [
     "Observation",
     "Overlap",
     "SparsityCallback",
+    "Subnetwork",
+    "SubnetworkCallback",
     "UpdateMask",
     "UpdateObserver",
     "Verdict",
@@ -33,8 +38,10 @@ _HOMES = {
     "DenseThresholds": ".verdict",
     "MaskFile": ".observe.masks.file",
     "Observation": ".observe.observation",
-    "Overlap": ".observe.observation",
+    "Overlap": ".observe.overlap",
     "SparsityCallback": ".callback",
+    "Subnetwork": ".subnetwork.subnetwork",
+    "SubnetworkCallback": ".subnetwork.callback",
     "UpdateMask": ".observe.masks.mask",
     "UpdateObserver": ".observe.observer",
     "Verdict": ".verdict",

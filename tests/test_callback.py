@@ -56,6 +56,7 @@ def recording(**settings: Any) -> SparsityCallback:
         ({"references": ["mask.safetensors"]}, "references is ['mask.safetensors']; expected {name: mask file"),
         ({"references": {"earlier": None}}, "references['earlier'] is None; expected an UpdateMask or the path"),
         ({"references": {"": "mask.safetensors"}}, "references has the name ''; expected a text"),
+        ({"references": {"low": "lowest:2"}}, "the structural mask 'lowest:2' has the share '2'; expected a number"),
         ({"base": 5}, "base is 5; expected a directory or hub id, a module, or a state dict"),
         ({"include": ["*.bias"]}, "include has '*.bias', which is no regular expression"),
         ({"exclude": "bias"}, "exclude is the string 'bias'"),

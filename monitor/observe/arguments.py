@@ -15,7 +15,7 @@ from monitor.errors import ConfigurationError, shown
 _MAX_STEP = 2**63 - 1
 
 
-def check_arguments(model: object, base: object, references: object, first_step: object) -> None:
+def check_arguments(model: object, base: object, first_step: object) -> None:
     """Accept what an observer is made from.
 
     Raises:
@@ -26,7 +26,6 @@ def check_arguments(model: object, base: object, references: object, first_step:
         raise ConfigurationError(
             f"base is {shown(base)}; expected a frozen torch.nn.Module, or a state dict {{parameter name: tensor}}."
         )
-    _check_references(references)
     _whole_number(first_step, "first_step")
 
 
@@ -60,20 +59,6 @@ def paths_from(given: object, what: str) -> list[Path]:
     if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
         raise ConfigurationError(f"{what} is {shown(given)}; expected a list of paths.")
     return [path_from(each, f"one of {what}") for each in given]
-
-
-def _check_references(references: object) -> None:
-    if references is None:
-        return
-    if not isinstance(references, Mapping):
-        raise ConfigurationError(f"references is {shown(references)}; expected {{name: UpdateMask or MaskFile}}.")
-    for name, mask in references.items():
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"references has the name {shown(name)}; expected text that is not empty.")
-        if not hasattr(mask, "read") or not hasattr(mask, "shapes"):
-            raise ConfigurationError(
-                f"references[{name!r}] is {shown(mask)}; expected an UpdateMask, or MaskFile(path) of a saved one."
-            )
 
 
 def check_step(step: object, previous: int) -> int:

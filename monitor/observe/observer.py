@@ -12,7 +12,7 @@ from torch import nn
 
 from monitor.errors import UnsupportedModelError
 from monitor.observe.arguments import check_arguments, check_model, check_step, path_from, paths_from
-from monitor.observe.base.fingerprint import fingerprint
+from monitor.observe.base.fingerprint import identify
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.base.weights import GivenBase, differing, find
@@ -23,10 +23,11 @@ from monitor.observe.followed import FollowedModel
 from monitor.observe.kernels.contract import Bind, Rules
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import UpdateMask
-from monitor.observe.masks.references import ReferenceMask, ReferenceMasks
+from monitor.observe.masks.references import ReferenceMask, ReferenceMasks, check_references
+from monitor.observe.masks.structural import StructuralMask
 from monitor.observe.masks.touched_files import read_shards, write_shards
 from monitor.observe.masks.whole import save_whole_mask, whole_mask
-from monitor.observe.observation import IntArray, Observation
+from monitor.observe.observation import FloatArray, IntArray, Observation
 from monitor.observe.passes import Passes, Started
 from monitor.observe.ranks import Ranks
 from monitor.observe.settings import MeasurementSettings, explained
@@ -59,8 +60,10 @@ class UpdateObserver:
         base: None takes the weights as they are now, and where adapters train, the frozen ones below them. A module is
             used in place, without a copy, and must stay frozen. A state dict under the model's parameter names is
             copied to the weights' devices.
-        references: name → mask of another run, or a structural one; it must cover every trainable parameter. An
-            UpdateMask, or a MaskFile, of which each process reads what it measures.
+        references: name → mask of another run, which must cover every trainable parameter: an UpdateMask, or a
+            MaskFile, of which each process reads what it measures. Or a structural mask that is made of the base:
+            "lowest:0.1", the tenth of each parameter that has the smallest magnitudes, or "random:0.1", a tenth
+            anywhere, as the control.
         {settings}
         first_step: step that the current weights belong to.
         process_group: the processes that train together, of torch.distributed; by default all of the default group.
@@ -85,7 +88,7 @@ class UpdateObserver:
         model: nn.Module,
         *,
         base: GivenBase | None = None,
-        references: Mapping[str, ReferenceMask] | None = None,
+        references: Mapping[str, ReferenceMask | StructuralMask | str] | None = None,
         criterion: str | Criterion = MeasurementSettings.criterion,
         tolerances: Sequence[float] = MeasurementSettings.tolerances,
         visible_dtype: str | torch.dtype = MeasurementSettings.visible_dtype,
@@ -98,7 +101,8 @@ class UpdateObserver:
         ranks: Ranks | None = None,
         bind: Bind | None = None,
     ) -> None:
-        check_arguments(model, base, references, first_step)
+        check_arguments(model, base, first_step)
+        given_masks = check_references(references)
         self.rules = _rules(visible_dtype, criterion, tolerances)
         mode = parse_base_mode(base_mode, self.rules.visible_dtype)
         roster = Roster.of_model(model, include, exclude, ranks, process_group)
@@ -106,15 +110,17 @@ class UpdateObserver:
             # Frozen now, but not always, as after a resume.
             roster = roster.with_late(moved)
         found = roster.ranks.all_or_none(lambda: find(base, roster.measured))
-        self.base_fingerprint = fingerprint(found, roster.selected, self.rules.visible_dtype, roster.ranks)
-        masks = ReferenceMasks(references or {}, roster, self.base_fingerprint)
+        self.base_fingerprint, squared_norms = identify(
+            found, roster.measured, roster.selected, self.rules.visible_dtype, roster.ranks
+        )
+        masks = ReferenceMasks(given_masks, roster, found, self.base_fingerprint, self.rules.visible_dtype)
         kept = KeptBase(found, base, roster, mode, self.rules.visible_dtype, step_masks=step_masks)
         self._state = MonitorState(roster, kept, masks, self.rules, step_masks=step_masks)
         self._bind = bind
         self._ranks = roster.ranks
         self._stream = stream_for(roster.measured[0].source.device)
         self._stopwatch = Stopwatch()
-        self._model = FollowedModel(roster, self._state, self.rules, bind, self._stream)
+        self._model = FollowedModel(roster, self._state, self.rules, bind, self._stream, base_squares=squared_norms)
         self._passes = Passes(self._model, self._stream, self._stopwatch)
         self._started: list[Started] = []
         self._last_step = first_step
@@ -187,6 +193,11 @@ class UpdateObserver:
     def groups(self) -> tuple[Group, ...]:
         """The group table: every array of an observation follows its order."""
         return self._model.roster.table.groups
+
+    @property
+    def base_squared_norm(self) -> FloatArray:
+        """Σ|θ₀|² per group of the visible base weights that are measured, over finite ones."""
+        return self._model.tally.base_squared_norm
 
     @property
     def reference_weights(self) -> dict[str, IntArray]:

@@ -36,14 +36,14 @@ class MonitorState:
     def __init__(
         self, roster: Roster, base: KeptBase, references: ReferenceMasks, rules: Rules, *, step_masks: bool
     ) -> None:
-        self._dtype = rules.visible_dtype
+        self._dtype, self._ranks = rules.visible_dtype, roster.ranks
         self.base = base
         self.references = references
         self.masks: dict[str, torch.Tensor] = {}
         self.touched: dict[str, torch.Tensor] | None = {} if step_masks else None
         self._previous: dict[str, torch.Tensor] | None = {} if step_masks else None
         # Where one process has no memory for them, the others must not wait for its counts.
-        roster.ranks.all_or_none(lambda: self._begin(roster.measured))
+        self._ranks.all_or_none(lambda: self._begin(roster.measured))
         self.held_bytes = self._count_bytes()
 
     def _begin(self, measured: Sequence[MeasuredWeights]) -> None:
@@ -53,11 +53,14 @@ class MonitorState:
             self.touched |= zero_masks(measured)
 
     def take_up(self, late: Sequence[MeasuredWeights]) -> None:
-        """Hold the state of weights that train from now on, too: what they are now is their base."""
-        self.base.take_up(late)
-        self._begin(late)
+        """Hold the state of weights that train from now on, too: what they are now is their base. All must call it."""
+        self._ranks.all_or_none(lambda: self._hold(late))
         self.references.take_up(late)
         self.held_bytes = self._count_bytes()
+
+    def _hold(self, late: Sequence[MeasuredWeights]) -> None:
+        self.base.take_up(late)
+        self._begin(late)
 
     def aside(self, measured: Sequence[MeasuredWeights]) -> MonitorState:
         """Return what holds an update mask of its own against the same base, and no step masks."""

@@ -52,7 +52,8 @@ class RunSettings(MeasurementSettings):
 
     references: References | None = Field(default=None, repr=False)
     """Name → update mask of another run, or its file; the overlap with each is counted. Of a file, each process reads
-    what it measures, when training starts."""
+    what it measures, when training starts. Or a structural mask that is made of the base: "lowest:0.1", the tenth of
+    each parameter that has the smallest magnitudes, or "random:0.1", a tenth anywhere, as the control."""
 
     every: Annotated[int, Field(ge=1)] = 1
     """Optimizer steps between observations. The last step is always observed."""

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from monitor.observe.masks.references import ReferenceMask
+from monitor.observe.masks.structural import StructuralMask
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Ranks, join_ranks
 from monitor.report.registration import registration_message
@@ -33,6 +34,7 @@ from monitor.training.observed_run import ObservedRun
 from monitor.training.published import published_about
 from monitor.training.resume import RunIdentity, measured_as, restore_touched
 from monitor.training.settings import RunSettings
+from monitor.training.synchronisation import Synchronisations
 from monitor.training.told import start_lines, tell
 from monitor.training.trainer import merges_adapters, warn_of_moved_weights
 from monitor.training.trials import find_trial
@@ -48,10 +50,11 @@ def start_run(
     args: TrainingArguments,
     state: TrainerState,
     *,
-    references: Mapping[str, ReferenceMask],
+    references: Mapping[str, ReferenceMask | StructuralMask],
     reference_model: nn.Module | None,
     unfinished_base: str | None,
     trial_number: int | None,
+    earlier_synchronisations: Synchronisations,
 ) -> ObservedRun:
     """Return the run of a training that begins, and write its identity into the trainer's state.
 
@@ -60,6 +63,7 @@ def start_run(
         reference_model: a frozen model that the trainer holds.
         unfinished_base: fingerprint of the base of an earlier training of this model that has not ended.
         trial_number: of a hyperparameter search, where the trainer is known; see `find_trial`.
+        earlier_synchronisations: of the callback's training before this one.
 
     Raises:
         BaseMismatchError: the base cannot be read, or is not the one of the run that is resumed.
@@ -99,8 +103,16 @@ def start_run(
     reporter = ranks.all_or_none(start)
     if reporter is not None and beginning is not None:
         _identity(reporter.key, beginning, settings, args, observer).write(state)
+    writes_log = state.is_world_process_zero
     return ObservedRun(
-        settings, observer, reporter, writes_log=state.is_world_process_zero, published=published_about(args)
+        settings,
+        observer,
+        reporter,
+        writes_log=writes_log,
+        published=published_about(args),
+        synchronisations=Synchronisations.of(
+            args, state.global_step, earlier=earlier_synchronisations, writes_log=writes_log
+        ),
     )
 
 
@@ -169,7 +181,7 @@ def make_observer(
     model: nn.Module,
     *,
     base: Base,
-    references: Mapping[str, ReferenceMask],
+    references: Mapping[str, ReferenceMask | StructuralMask],
     step: int,
     ranks: Ranks,
 ) -> UpdateObserver:

@@ -67,7 +67,7 @@ def start_lines(
     return [
         f"run {_called(name, reporter)}{attempt}, {_where_to_look(settings.target, reporter)}",
         f"{sum(trained):,} trained weights in {len(trained):,} groups, {_measured_as(settings)}, {each}",
-        f"base {base_source}, {_KEPT[observer.base_mode]}; {_size(observer.monitor_bytes)} held{of_each}",
+        f"base {base_source}, {_KEPT[observer.base_mode]}; {size(observer.monitor_bytes)} held{of_each}",
     ]
 
 
@@ -108,10 +108,10 @@ def _measured_as(settings: RunSettings) -> str:
     return f"{settings.criterion} in {settings.visible_dtype}"
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
     """Return a number of bytes for people.
 
-    >>> _size(1_610_000_000), _size(999)
+    >>> size(1_610_000_000), size(999)
     ('1.6 GB', '999 bytes')
     """
     for unit, name in _UNITS:

@@ -36,6 +36,7 @@ class Unspeakable:
             {"references": {"a": "mask.safetensors"}},
             r"references\['a'\] is .*; expected an UpdateMask",
         ),
+        (nn.Linear(1, 1), {"references": {"low": "lowest:0"}}, "the structural mask 'lowest:0' has the share '0'"),
         (nn.Linear(1, 1), {"references": {7: nn.Linear(1, 1)}}, "references has the name 7"),
         (nn.Linear(1, 1), {"criterion": 5}, "criterion is 5; expected"),
         (nn.Linear(1, 1), {"tolerances": "1e-5"}, r"tolerances is '1e-5'; expected a list of numbers"),

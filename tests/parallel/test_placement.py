@@ -50,8 +50,12 @@ def reference_mask() -> UpdateMask:
     return UpdateMask.from_bools({name: torch.rand(p.shape) < 0.4 for name, p in make_model().named_parameters()})
 
 
+# Of norms and biases all weights are alike, so that which are the lowest is decided among equals.
+STRUCTURAL = {"low magnitude": "lowest:0.1", "chance": "random:0.3"}
+
+
 def settings(reference: ReferenceMask) -> dict[str, Any]:
-    return {"references": {"earlier": reference}, "tolerances": [1e-3]}
+    return {"references": {"earlier": reference, **STRUCTURAL}, "tolerances": [1e-3]}
 
 
 class CountingFile(MaskFile):
@@ -99,6 +103,7 @@ def observe_together(how: str, directory: Path) -> dict[str, Any]:
         "masks": [(m.words, m.shapes) for m in (mask, touched)],
         "bytes": UpdateObserver(model).monitor_bytes,
         "names": list(observer.shapes),
+        "norm": observer.base_squared_norm.tobytes(),
     }
 
 
@@ -119,11 +124,14 @@ def assert_same(observed: Observation, expected: Observation) -> None:
     for name in ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "max_abs"):
         assert getattr(observed, name).tolist() == getattr(expected, name).tolist(), name
     assert observed.squared_norm == pytest.approx(expected.squared_norm, rel=1e-12)
+    assert observed.base_squared_norm == pytest.approx(expected.base_squared_norm, rel=1e-12)
     assert observed.changed_at[1e-3].tolist() == expected.changed_at[1e-3].tolist()
-    counts, expected_counts = observed.references["earlier"], expected.references["earlier"]
-    assert counts.weights.tolist() == expected_counts.weights.tolist()
-    assert counts.intersection.tolist() == expected_counts.intersection.tolist()
-    assert counts.expected_intersection.tolist() == pytest.approx(expected_counts.expected_intersection.tolist())
+    assert list(observed.references) == list(expected.references) == ["earlier", *STRUCTURAL]
+    for name, counts in observed.references.items():
+        expected_counts = expected.references[name]
+        assert counts.weights.tolist() == expected_counts.weights.tolist()
+        assert counts.intersection.tolist() == expected_counts.intersection.tolist(), name
+        assert counts.expected_intersection.tolist() == pytest.approx(expected_counts.expected_intersection.tolist())
 
 
 @pytest.mark.parametrize(
@@ -135,6 +143,7 @@ def test_spread_weights_have_the_counts_of_one_process(how: str, world: int, tmp
     results = run_together(observe_together, world, how, tmp_path)
     alone, expected = observe_alone(results[0]["weights"])
     assert expected[-1].changed.sum() > 0
+    assert len({result["norm"] for result in results}) == 1
     for result in results:
         assert result["names"] == list(alone.shapes)
         assert result["fingerprint"] == alone.base_fingerprint
@@ -198,7 +207,7 @@ def take_memory_from_one_process(what: str) -> None:
         setattr(resolve_name(f"monitor.observe.{where}"), name, without_memory)
 
 
-def lack_memory_on_one_process(what: str, references: dict[str, UpdateMask]) -> str:
+def lack_memory_on_one_process(what: str, references: dict[str, UpdateMask | str]) -> str:
     model = make_model()
     model.score.requires_grad_(False)
     observer = UpdateObserver(model, references=references)
@@ -221,11 +230,15 @@ def without_memory(*_: Any) -> None:
         ("base.kept._keep", {}),
         ("base.kept._keep", {"earlier": reference_mask()}),
         ("masks.references.zero_masks", {"earlier": reference_mask()}),
+        ("masks.ranking._histograms", STRUCTURAL),
+        ("masks.ranking.pack", STRUCTURAL),
         ("measurement.kernel_for", {}),
     ],
-    ids=["keep", "keep-beside-a-reference", "hold-a-reference", "bind"],
+    ids=["keep", "keep-beside-a-reference", "hold-a-reference", "rank", "mark", "bind"],
 )
-def test_a_process_without_memory_for_what_trains_now_hangs_none(what: str, references: dict[str, UpdateMask]) -> None:
+def test_a_process_without_memory_for_what_trains_now_hangs_none(
+    what: str, references: dict[str, UpdateMask | str]
+) -> None:
     assert run_together(lack_memory_on_one_process, 2, what, references) == [
         "the monitor failed on ranks [1]; their logs say why",
         "no memory",
@@ -346,19 +359,25 @@ def test_a_process_without_memory_for_a_mask_hangs_none() -> None:
     assert run_together(copy_a_mask_without_memory_on_one_process, 2) == [(failed, 0), ("no memory", 0)]
 
 
-def give_other_references_on_one_process() -> str:
-    name = "earlier" if dist.get_rank() == 0 else "other"
+def give_other_references_on_one_process(given: Sequence[dict[str, UpdateMask | str]]) -> str:
     try:
-        UpdateObserver(make_model(), references={name: reference_mask()})
+        UpdateObserver(make_model(), references=given[dist.get_rank()])
     except ConfigurationError as error:
         return str(error)
     return "no error"
 
 
-def test_references_that_differ_between_processes_are_refused_by_name() -> None:
-    first, second = run_together(give_other_references_on_one_process, 2)
-    assert first.startswith("references are ['earlier'] here; expected the same names")
-    assert second.startswith("references are ['other'] here; expected the same names")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (({"earlier": reference_mask()}, {"other": reference_mask()}), ("['earlier']", "['other']")),
+        (({"low": "lowest:0.1"}, {"low": "lowest:0.2"}), ("['low=lowest:0.1']", "['low=lowest:0.2']")),
+    ],
+    ids=["names", "shares"],
+)
+def test_references_that_differ_between_processes_are_refused_by_name(given: Any, told: tuple[str, str]) -> None:
+    for message, references in zip(run_together(give_other_references_on_one_process, 2, given), told, strict=True):
+        assert message.startswith(f"references are {references} here; expected the same names")
 
 
 def keep_low_bytes_of_float32_weights() -> str:

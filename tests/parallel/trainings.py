@@ -24,14 +24,19 @@ def train_together(world: int, how: str, model: str, output: str, **settings: An
         model: directory of the model.
         output: output directory; the final weights are in `final` below it.
         settings: `max_steps`, `save_steps`, `learning_rate`, `resume`: a checkpoint to go on from, `target`,
-            `callback`: settings of the callback.
+            `callback`: settings of the callback, `callbacks`: other ones, `arguments`: other ones of the training.
     """
+    return run_as_torchrun(world, train, (how, model, output, settings))
+
+
+def run_as_torchrun(world: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:
+    """Run a function in `world` processes that torchrun could have started, and return what each returned."""
     # As torchrun does, the starting process holds the store: a port that only was free a moment ago may be taken.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as directory:
         preload()
-        arguments = (world, store.port, directory, train, (how, model, output, settings))
-        multiprocessing.start_processes(_run, args=arguments, nprocs=world, start_method="forkserver")
+        started = (world, store.port, directory, function, arguments)
+        multiprocessing.start_processes(_run, args=started, nprocs=world, start_method="forkserver")
         return [torch.load(Path(directory) / f"result-{rank}", weights_only=False) for rank in range(world)]
 
 
@@ -70,6 +75,7 @@ def train(how: str, model: str, output: str, settings: dict[str, Any]) -> dict[s
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
+        **settings.get("arguments", {}),
         **options,
     )
     dtype = torch.bfloat16 if how.startswith("zero") else torch.float32
@@ -80,7 +86,8 @@ def train(how: str, model: str, output: str, settings: dict[str, Any]) -> dict[s
     callback = None
     if settings.get("monitored", True):
         callback = SparsityCallback(settings.get("target"), "parallel", **settings.get("callback", {}))
-    trainer = Trainer(pretrained, arguments, train_dataset=data, callbacks=[callback] if callback else [])
+    callbacks = [*([callback] if callback else []), *settings.get("callbacks", [])]
+    trainer = Trainer(pretrained, arguments, train_dataset=data, callbacks=callbacks)
     trainer.train(resume_from_checkpoint=settings.get("resume"))
     trainer.save_model(f"{output}/final")
     return {

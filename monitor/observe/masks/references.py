@@ -1,19 +1,21 @@
-"""Reference masks of other runs, as far as they concern the weights that this process measures."""
+"""Reference masks, of other runs and structural, as far as they concern the weights that this process measures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
-from monitor.errors import ConfigurationError, MaskMismatchError, name_some
+from monitor.errors import ConfigurationError, MaskMismatchError, name_some, shown
+from monitor.observe.base.weights import BaseWeights, find
 from monitor.observe.bits import count_ones, word_count
 from monitor.observe.chunk_sizes import WORDS_OF_A_FILE
 from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import check_covers
+from monitor.observe.masks.structural import StructuralMask, structural_words
 from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.roster import Roster
@@ -34,14 +36,47 @@ class ReferenceMask(Protocol):
         """Return the words of a parameter from `first` up to `last`, int32."""
 
 
+def check_references(given: object) -> dict[str, ReferenceMask | StructuralMask]:
+    """Return reference masks by name, those that are written as text as the structural ones that they stand for.
+
+    Raises:
+        ConfigurationError: they have no names, or one is no mask.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"references is {shown(given)}; expected {{name: UpdateMask or MaskFile}}.")
+    return {_check_name(name): _check_mask(name, mask) for name, mask in given.items()}
+
+
+def _check_name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"references has the name {shown(name)}; expected text that is not empty.")
+    return name
+
+
+def _check_mask(name: str, mask: object) -> ReferenceMask | StructuralMask:
+    structural = StructuralMask.parse(mask) if isinstance(mask, str) else mask
+    if isinstance(structural, StructuralMask):
+        return structural
+    if not hasattr(mask, "read") or not hasattr(mask, "shapes"):
+        raise ConfigurationError(
+            f"references[{name!r}] is {shown(mask)}; expected an UpdateMask, MaskFile(path) of a saved one, or "
+            'a structural mask such as "lowest:0.1".'
+        )
+    return cast(ReferenceMask, mask)
+
+
 class ReferenceMasks:
     """The words of each reference mask, beside the weights.
 
     Args:
-        masks: name → mask; it must cover every measured parameter. Of one on disk, only what this process measures is
-            kept, and what may start to train is read when it does.
+        masks: name → mask. One of another run must cover every measured parameter; of one on disk, only what this
+            process measures is kept, and what may start to train is read when it does.
         roster: what this process measures, and what may start to train. All processes must make this.
+        base: the base of what is measured, of which structural masks are made.
         base_fingerprint: of the base; a mask against another one is named in a warning.
+        visible_dtype: dtype in which weights are compared.
 
     Attributes:
         words: name → parameter name → int32 words of the shard that this process measures, where the weights are.
@@ -49,25 +84,36 @@ class ReferenceMasks:
             one starts to train.
 
     Raises:
-        ConfigurationError: the processes have masks of other names.
+        ConfigurationError: the processes have masks of other names, or other structural ones.
         MaskMismatchError: a mask lacks a parameter, or has another shape.
         MaskFileError: a file is damaged.
     """
 
-    def __init__(self, masks: Mapping[str, ReferenceMask], roster: Roster, base_fingerprint: str) -> None:
-        self._masks = masks
-        if not roster.ranks.all_have(list(masks)):
+    def __init__(
+        self,
+        masks: Mapping[str, ReferenceMask | StructuralMask],
+        roster: Roster,
+        base: BaseWeights,
+        base_fingerprint: str,
+        visible_dtype: torch.dtype,
+    ) -> None:
+        self._masks = {name: mask for name, mask in masks.items() if not isinstance(mask, StructuralMask)}
+        self._structural = {name: mask for name, mask in masks.items() if isinstance(mask, StructuralMask)}
+        self._ranks, self._dtype = roster.ranks, visible_dtype
+        names = [f"{name}={mask}" if name in self._structural else name for name, mask in masks.items()]
+        if not roster.ranks.all_have(names):
             raise ConfigurationError(
-                f"references are {list(masks)} here; expected the same names in the same order in every process."
+                f"references are {names} here; expected the same names in the same order in every process."
             )
         # Where one process has another mask, or cannot read its file, the others must not wait for its counts.
-        self.words = roster.ranks.all_or_none(lambda: self._read(roster, base_fingerprint))
-        ones = roster.ranks.sum_of(lambda: self._count_here(roster)).tolist()
-        names = [weights.name for weights in (*roster.measured, *roster.frozen)]
-        self.ones = {name: dict(zip(names, counted, strict=True)) for name, counted in zip(masks, ones, strict=True)}
+        words = roster.ranks.all_or_none(lambda: self._read(roster, base_fingerprint))
+        words |= self._make(roster.measured, base)
+        self.words = {name: words[name] for name in masks}
+        ones = self._count(roster)
+        self.ones = {name: ones[name] for name in masks}
 
     def _read(self, roster: Roster, base_fingerprint: str) -> dict[str, dict[str, torch.Tensor]]:
-        """Check the masks, and read of them what is measured here."""
+        """Check the masks of other runs, and read of them what is measured here."""
         shapes = {weights.name: weights.shape for weights in roster.selected}
         words = {}
         for name, mask in self._masks.items():
@@ -75,6 +121,24 @@ class ReferenceMasks:
             _warn_of_another_base(name, mask, shapes, base_fingerprint)
             words[name] = _shards(name, mask, roster.selected) | _shards_of_late(name, mask, roster.late)
         return words
+
+    def _make(self, measured: Sequence[MeasuredWeights], base: BaseWeights) -> dict[str, dict[str, torch.Tensor]]:
+        """Make of the structural masks what is measured here. All processes must call it."""
+        return {
+            name: structural_words(mask, measured, base, self._dtype, self._ranks)
+            for name, mask in self._structural.items()
+        }
+
+    def _count(self, roster: Roster) -> dict[str, dict[str, int]]:
+        """Return |R| in each parameter, measured or frozen. All processes must call it."""
+        known = [*roster.measured, *roster.frozen]
+        ones = roster.ranks.sum_of(lambda: self._count_here(roster)).tolist()
+        names = [weights.name for weights in known]
+        counted = {name: dict(zip(names, each, strict=True)) for name, each in zip(self._masks, ones, strict=True)}
+        return counted | {
+            name: {weights.name: mask.ones(math.prod(weights.shape)) for weights in known}
+            for name, mask in self._structural.items()
+        }
 
     def _count_here(self, roster: Roster) -> torch.Tensor:
         """Return what is to be added up to the ones of each mask in each measured, then in each frozen parameter."""
@@ -88,13 +152,19 @@ class ReferenceMasks:
         return torch.tensor(ones, dtype=torch.int64, device="cpu")
 
     def take_up(self, late: Sequence[MeasuredWeights]) -> None:
-        """Cover parameters that have started to train, too. A mask that lacks some is named in a warning.
+        """Cover parameters that have started to train, too: structural masks from what they are now.
+
+        A mask of another run that lacks some is named in a warning. All processes must call it.
 
         Raises:
             MaskFileError: a file is damaged.
         """
-        for name, mask in self._masks.items():
-            self.words[name] |= _shards_of_late(name, mask, late)
+        read = self._ranks.all_or_none(
+            lambda: {name: _shards_of_late(name, mask, late) for name, mask in self._masks.items()}
+        )
+        made = self._make(late, self._ranks.all_or_none(lambda: find(None, late))) if self._structural else {}
+        for name, words in (read | made).items():
+            self.words[name] |= words
 
     def of(self, parameter: str) -> tuple[torch.Tensor, ...]:
         """Return the words of a parameter in each mask."""
