@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
     from monitor.observe.masks.file import MaskFile
     from monitor.observe.masks.mask import UpdateMask
-    from monitor.observe.observation import Observation, Overlap
+    from monitor.observe.observation import Observation
     from monitor.observe.observer import UpdateObserver
+    from monitor.observe.overlap import Overlap
     from monitor.subnetwork.callback import SubnetworkCallback
     from monitor.subnetwork.subnetwork import Subnetwork
     from monitor.verdict import DenseThresholds, Verdict
@@ -37,7 +38,7 @@ _HOMES = {
     "DenseThresholds": ".verdict",
     "MaskFile": ".observe.masks.file",
     "Observation": ".observe.observation",
-    "Overlap": ".observe.observation",
+    "Overlap": ".observe.overlap",
     "SparsityCallback": ".callback",
     "Subnetwork": ".subnetwork.subnetwork",
     "SubnetworkCallback": ".subnetwork.callback",

@@ -210,6 +210,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             reference_model=None if self._trainer is None else frozen_reference_model(self._trainer),
             unfinished_base=self._run.unfinished_base,
             trial_number=None if self._trainer is None else trial_number(self._trainer),
+            earlier_synchronisations=self._run.synchronisations,
         )
         self._run.look_after(training)
 
@@ -238,7 +239,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         # At the last step, because the Trainer may load other weights before `on_train_end`.
         must_observe = control.should_save or control.should_training_stop or may_save_after_evaluating(args, control)
         try:
-            self._run.end_step(state.global_step, must_observe=must_observe)
+            self._run.end_step(state.global_step, must_observe=must_observe, ends=control.should_training_stop)
             if control.should_evaluate or control.should_save or self._run.changes_come_late:
                 # Schedule-free optimizers exchange the weights for it, and callbacks for saving.
                 self._run.expect_changes()
@@ -283,6 +284,18 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         best = None if loaded is None else step_of(loaded, state.global_step)
         self._run.finish(state.global_step, best=best, ending=self._stop.ending(state))
 
+    @_never_disturbs
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the batches, by which some trainers generate."""
+        self._run.synchronisations.end_batch()
+
+    @_never_disturbs
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Note that an evaluation may have taken the weights."""
+        self._run.synchronisations.evaluate(state.global_step)
+
     # Events that are answered only to see whether a callback stops the training in them.
 
     @_never_disturbs
@@ -295,14 +308,4 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """See who stops the training."""
-
-    @_never_disturbs
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """See who stops the training."""
-
-    @_never_disturbs
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """See who stops the training."""

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _DEFAULT_TARGET, _PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
 _RUN_ID_HELP = "Deliver what the service never accepted as a run of its own, under this identity."
-_MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[service]"'
+_MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[{}]"'
+# The extra that a command needs; the others need `service`.
+_EXTRAS = dict.fromkeys(("diff", "mask", "structure", "delta"), "analysis")
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
         import typer
     except ModuleNotFoundError as error:
         if sys.argv[1:2] != ["push"]:
-            sys.exit(_MORE.format(error.name))
+            sys.exit(_needs(error))
         _push_without_typer(sys.argv[2:])
         return
     app = typer.Typer(
@@ -40,9 +42,13 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        sys.exit(_MORE.format(error.name))
+        sys.exit(_needs(error))
     except UnsupportedSystemError as error:
         sys.exit(str(error))
+
+
+def _needs(error: ModuleNotFoundError) -> str:
+    return _MORE.format(error.name, _EXTRAS.get("".join(sys.argv[1:2]), "service"))
 
 
 def _add_version(app: "typer.Typer") -> None:
@@ -184,8 +190,12 @@ def _add_grafana(app: "typer.Typer") -> None:
 
 
 def _add_analysis(app: "typer.Typer") -> None:
+    from monitor.analysis.delta_commands import add_delta
     from monitor.analysis.diff_commands import add_diff
+    from monitor.analysis.masks.commands import add_mask
     from monitor.analysis.structure.commands import add_structure
 
     add_diff(app)
+    add_mask(app)
     add_structure(app)
+    add_delta(app)

@@ -39,6 +39,10 @@ class CheckpointError(SparsityMonitorError, ValueError):
     """A checkpoint on disk, or on the hub, cannot be read or compared."""
 
 
+class DeltaError(SparsityMonitorError, ValueError):
+    """A delta between two checkpoints cannot be made, read or applied."""
+
+
 class SpoolError(SparsityMonitorError, OSError):
     """The spool directory cannot be used."""
 

@@ -43,7 +43,7 @@ install_system_packages
 .venv/bin/mypy
 # Threads that wait do not spin: services, trainers and browsers share the cores.
 export OMP_WAIT_POLICY=passive
-# Two side by side: tests wait for processes about as long as they work. Tests of one group share what takes long to start.
+# One more than there are cores, for tests wait for processes; three at most. Tests of one group share what takes long to start.
 cores=$(nproc)
-exec .venv/bin/python -m pytest --numprocesses "$((cores < 2 ? cores : 2))" --dist loadgroup \
+exec .venv/bin/python -m pytest --numprocesses "$((cores < 2 ? 2 : 3))" --dist loadgroup \
     --doctest-modules monitor tests "$@"

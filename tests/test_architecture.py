@@ -1,7 +1,7 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
     callback, training → report → observe        service → wire        grafana → service.families
-    subnetwork → training, observe         cli → report, service, grafana, analysis        analysis → observe
+    cli → report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -39,8 +39,8 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
+    "analysis": "errors limits percent posix terminal verdict version observe",
     "subnetwork": "errors percent observe training",
-    "analysis": "errors limits percent terminal verdict version observe",
     "cli": "errors terminal version wire report service grafana analysis",
     "__init__": "version errors verdict observe callback subnetwork",
 }
@@ -63,15 +63,16 @@ OBSERVE = {
     "meeting": "",
     "ranks": "kernels meeting",
     "weights": "user_warning bits ranks",
-    "observation": "weights",
+    "overlap": "",
+    "observation": "overlap weights",
     "base": "chunk_sizes borrowed criterion kernels ranks weights",
-    "masks": "arguments chunk_sizes user_warning criterion bits ranks weights observation base",
+    "masks": "arguments chunk_sizes user_warning criterion bits ranks weights overlap base",
     "tally": "kernels weights observation",
     "state": "kernels weights base masks",
     "measurement": "borrowed kernels weights state",
     "comparison": "kernels ranks weights observation tally state measurement",
     "changes": "user_warning weights base",
-    "followed": "streams kernels weights tally state measurement changes",
+    "followed": "streams kernels weights base tally state measurement changes",
     "passes": "streams stopwatch kernels weights observation followed",
     "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
     "settings comparison changes followed passes",
@@ -101,6 +102,7 @@ LIBRARIES = {
     "deepspeed": "callback training",
     "peft": "observe.weights.adapters analysis.adapter",
     "matplotlib": "analysis",
+    "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
     "sqlite3": "report.spool service.sqlite_file",

@@ -63,11 +63,15 @@ def members_of(name: str, kind: type, instance: object) -> Iterable[str]:
 
 def public_names(directory: Path) -> Iterable[str]:
     yield from monitor.__all__
-    mask = monitor.UpdateMask.from_bools({"weight": torch.ones(2, dtype=torch.bool)})
+    mask = monitor.UpdateMask.from_bools({"weight": torch.ones(1, 2, dtype=torch.bool)})
     mask.save(directory / "mask")
     instances = {
         "MaskFile": monitor.MaskFile(directory / "mask"),
         "SparsityCallback": monitor.SparsityCallback(None),
+        "Subnetwork": monitor.Subnetwork(
+            model := nn.Linear(2, 1, bias=False), mask, torch.optim.SGD(model.parameters())
+        ),
+        "SubnetworkCallback": monitor.SubnetworkCallback(mask),
         "UpdateMask": mask,
         "UpdateObserver": monitor.UpdateObserver(nn.Linear(2, 2)),
     }

@@ -102,7 +102,7 @@ def _load(model: nn.Module, files: CheckpointFiles) -> Any:
         return PeftModel.from_pretrained(
             model, str(files.directory), autocast_adapter_dtype=False, low_cpu_mem_usage=True, torch_device="cpu"
         )
-    except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+    except Exception as error:
         raise CheckpointError(
             f"the adapter in {files.source!r} does not fit its base, or is not complete: "
             f"{' '.join(str(error).split())[:200]}. Give the base that it was trained on."

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from monitor.analysis.in_words import errors_in_words
-from monitor.errors import CheckpointError, ConfigurationError, shown
+from monitor.analysis.outputs import check_writable
+from monitor.errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
     from monitor.analysis.diff.difference import Difference
@@ -42,7 +42,7 @@ def add_diff(app: typer.Typer) -> None:
         ] = None,
         output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a report as an HTML page.")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print all counts as JSON.")] = False,
-        full: Annotated[bool, typer.Option(help="Print every module of every layer.")] = False,
+        full: Annotated[bool, typer.Option("--full", help="Print every module of every layer.")] = False,
     ) -> None:
         """Compare a fine-tuned checkpoint with its base: how much of it equals the base, per layer and module.
 
@@ -75,23 +75,14 @@ def _compare(
     from monitor.analysis.pairs import Pairs
 
     for option, path in outputs.items():
-        _check_writable(option, path)
+        if path is not None:
+            check_writable(option, path)
     with processes() as ranks:
         pairs = ranks.all_or_none(lambda: Pairs.open(base, finetuned))
         with progress_bar(pairs.bytes // ranks.world, wanted=ranks.rank == 0) as progress:
             found = difference(pairs, rules, ranks, mask=outputs["--mask"], progress=progress)
         if ranks.rank == 0:
             _show(found, outputs, as_json=as_json, full=full)
-
-
-def _check_writable(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise CheckpointError(
-            f"{option} is {str(path)!r}, which cannot be written; expected a file in a directory that is there and can "
-            "be written to."
-        )
 
 
 def _show(found: Difference, outputs: dict[str, Path | None], *, as_json: bool, full: bool) -> None:

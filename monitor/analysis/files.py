@@ -12,7 +12,7 @@ import torch
 from monitor.analysis.formats import tensors_in
 from monitor.analysis.hub import HubRepository, is_hub_id
 from monitor.analysis.stored import StoredTensor
-from monitor.errors import CheckpointError, name_some
+from monitor.errors import CheckpointError, name_some, shown
 
 # In the order in which transformers looks for them, and what adapters are saved as.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -72,6 +72,13 @@ class CheckpointFiles:
         Raises:
             CheckpointError: there is nothing, it has no weights, a file is cut short, or the hub cannot be reached.
         """
+        try:
+            return cls._found(source)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {shown(str(source))}: {error.strerror or error}.") from error
+
+    @classmethod
+    def _found(cls, source: str | Path) -> CheckpointFiles:
         path = Path(source)
         if path.is_file():
             return cls(str(source), _Directory(path.parent), tensors_in(path))

@@ -32,6 +32,7 @@ th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align:
 figure { margin: 1rem 0; }
 figcaption, caption, footer { color: var(--quiet); font-size: .9rem; text-align: left; }
 svg { max-width: 100%; height: auto; }
+svg text { fill: currentColor; }
 """
 _INCHES_WIDE = 8.0
 

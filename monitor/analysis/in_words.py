@@ -19,6 +19,9 @@ def errors_in_words() -> Iterator[None]:
         sys.exit(printable_lines(str(error)))
     except ModuleNotFoundError as error:
         sys.exit(f'This command needs more libraries, {error.name}: pip install "sparsity-monitor[analysis]"')
+    except BrokenPipeError:
+        # Whoever reads has had enough, which typer knows how to end with.
+        raise
     except OSError as error:
         said = f"cannot write the result: {error}. Nothing is left half-written; free space, or write elsewhere."
         sys.exit(printable_lines(said))

@@ -25,9 +25,9 @@ BYTES_OF_STREAMED_BASE = 64 << 20
 LOW_BYTES_ON_GPU = 1 << 24
 FINGERPRINT_ON_GPU = 1 << 22
 
-# Weights that are ranked at a time, once, before the training: as histograms of 65 536 bins, which small chunks would
-# spend their time on.
-RANKED_ON_CPU = 1 << 18
+# Weights that are ranked at a time, once, before the training: in histograms of 65 536 bins, which smaller chunks would
+# spend their time on. Larger ones leave the cache.
+RANKED_ON_CPU = 1 << 17
 RANKED_ON_GPU = 1 << 22
 # Parameters of which such histograms meet in one all-reduce: 32 MB.
 PARAMETERS_RANKED = 64

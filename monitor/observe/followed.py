@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from monitor.errors import UnsupportedModelError
+from monitor.observe.base.norms import squared_norms
+from monitor.observe.base.weights import find
 from monitor.observe.changes import ADVICE, Changes, describe
 from monitor.observe.kernels.contract import Bind, Counts, Rules
 from monitor.observe.measurement import Measurement
@@ -27,6 +29,7 @@ class FollowedModel:
         rules: how weights are compared.
         bind: makes the kernels; None takes the fastest there are where the weights are.
         stream: where the passes run. Training waits for them before anything that they read is exchanged.
+        base_squares: parameter name → Σ|θ₀|², of what is measured from the start.
 
     Attributes:
         roster: what is measured.
@@ -35,9 +38,19 @@ class FollowedModel:
         tally: adds up what they count.
     """
 
-    def __init__(self, roster: Roster, state: MonitorState, rules: Rules, bind: Bind | None, stream: Stream) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        state: MonitorState,
+        rules: Rules,
+        bind: Bind | None,
+        stream: Stream,
+        *,
+        base_squares: Mapping[str, float],
+    ) -> None:
         self.roster, self.state = roster, state
         self._rules, self._bind, self._stream = rules, bind, stream
+        self._base_squares = dict(base_squares)
         self._ranks = roster.ranks
         self.measurement = self._ranks.all_or_none(lambda: Measurement(roster, state, rules, bind))
         self.tally = self._tally_of(roster)
@@ -122,7 +135,9 @@ class FollowedModel:
     def _measure_too(self, names: Sequence[str]) -> None:
         self._changes.untouched.forget(names)
         roster = self.roster.with_late(names)
-        self.state.take_up([weights for weights in roster.late if weights.name in set(names)])
+        late = [weights for weights in roster.late if weights.name in set(names)]
+        self.state.take_up(late)
+        self._base_squares |= squared_norms(find(None, late), late, self._rules.visible_dtype, self._ranks)
         self._exchange(roster)
 
     def _exchange(self, roster: Roster) -> None:
@@ -132,4 +147,5 @@ class FollowedModel:
         self.tally = self._tally_of(roster)
 
     def _tally_of(self, roster: Roster) -> Tally:
-        return Tally(roster, self._rules, self.state.references.ones, step_masks=self.state.touched is not None)
+        step_masks = self.state.touched is not None
+        return Tally(roster, self._rules, self.state.references.ones, self._base_squares, step_masks=step_masks)

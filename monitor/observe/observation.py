@@ -7,67 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from monitor.observe.overlap import Overlap, ratio
 from monitor.observe.weights.groups import Group
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """How far an update mask M and a reference mask R coincide, with what chance would give.
-
-    Attributes:
-        weights: n, the trained weights: a mask covers no others.
-        changed: |M|.
-        reference: |R|.
-        intersection: |M ∩ R|.
-        expected_intersection: what chance gives when ones are spread evenly within each matrix: Σ|Mᵢ||Rᵢ|/nᵢ.
-        reference_in_trained: of |R|, what lies in trained weights, where M can meet it; None where all does.
-
-    Ratios are NaN where their denominator is 0. Source: arXiv 2505.11711 (o₁, o₂), arXiv 2511.08567 (Jaccard).
-    """
-
-    weights: int
-    changed: int
-    reference: int
-    intersection: int
-    expected_intersection: float
-    reference_in_trained: int | None = None
-
-    @property
-    def o1(self) -> float:
-        """Share of the changed weights that lie in the reference, 0 to 1."""
-        return _ratio(self.intersection, self.changed)
-
-    @property
-    def o2(self) -> float:
-        """Share of the reference that changed, 0 to 1."""
-        return _ratio(self.intersection, self.reference)
-
-    @property
-    def expected_o1(self) -> float:
-        """o₁ that chance gives over all trained weights, |R|/n of the part of R that lies in them."""
-        return _ratio(self._reachable, self.weights)
-
-    @property
-    def expected_o2(self) -> float:
-        """o₂ that chance gives over all trained weights, |M|/n, or less where a part of R is frozen."""
-        return _ratio(self.changed, self.weights) * _ratio(self._reachable, self.reference)
-
-    @property
-    def _reachable(self) -> int:
-        return self.reference if self.reference_in_trained is None else self.reference_in_trained
-
-    @property
-    def jaccard(self) -> float:
-        """|M ∩ R| ÷ |M ∪ R|, 0 to 1."""
-        return _ratio(self.intersection, self.changed + self.reference - self.intersection)
-
-    @property
-    def lift(self) -> float:
-        """Intersection ÷ what chance gives stratified by matrix; 1 is chance."""
-        return _ratio(self.intersection, self.expected_intersection)
 
 
 @dataclass(frozen=True)
@@ -85,6 +29,21 @@ class ReferenceCounts:
     trained: IntArray
     intersection: IntArray
     expected_intersection: FloatArray
+
+
+@dataclass(frozen=True)
+class Synchronisation:
+    """What changed from one weight sync to the next: between the end points, whatever happened in between.
+
+    Attributes:
+        step: step of the weights that were handed over.
+        previous_step: step of those that were handed over before them.
+        changed: visible weights that differ between the two, one entry per group.
+    """
+
+    step: int
+    previous_step: int
+    changed: IntArray
 
 
 @dataclass(frozen=True)
@@ -120,6 +79,8 @@ class Observation:
         unmeasured: weights that nothing can be said of any more, or not at this step, because they were replaced, given
             up, or measured against a base that has moved. They are in no count of changes and in no sparsity.
             None where there are no such weights.
+        base_squared_norm: Σ|θ₀|² of the trained visible weights of the base, over finite θ₀; None where nobody counted.
+        synchronisation: the latest weight sync up to this step; None where the trainer has none, or none can be told.
     """
 
     step: int
@@ -143,6 +104,8 @@ class Observation:
     monitor_bytes: int = 0
     base_mode: str = "device"
     unmeasured: IntArray | None = None
+    base_squared_norm: FloatArray | None = None
+    synchronisation: Synchronisation | None = None
 
     @property
     def weights(self) -> int:
@@ -157,7 +120,7 @@ class Observation:
     @property
     def cumulative_sparsity(self) -> float:
         """Share of the trained visible weights that equal the base, 0 to 1; NaN where none are trained."""
-        return 1.0 - _ratio(int(self.changed.sum()), self.trained_weights)
+        return 1.0 - ratio(int(self.changed.sum()), self.trained_weights)
 
     @property
     def whole_model_cumulative_sparsity(self) -> float:
@@ -166,7 +129,7 @@ class Observation:
         Unmeasured ones are left out; NaN where there are no others.
         """
         unmeasured = 0 if self.unmeasured is None else int(self.unmeasured.sum())
-        return 1.0 - _ratio(int(self.changed.sum()), self.weights - unmeasured)
+        return 1.0 - ratio(int(self.changed.sum()), self.weights - unmeasured)
 
     @property
     def step_sparsity(self) -> float | None:
@@ -174,12 +137,32 @@ class Observation:
 
         None when step masks are off, NaN where no weights are trained.
         """
-        return None if self.step_changed is None else 1.0 - _ratio(int(self.step_changed.sum()), self.trained_weights)
+        return None if self.step_changed is None else 1.0 - ratio(int(self.step_changed.sum()), self.trained_weights)
 
     @property
     def update_norm(self) -> float:
         """Euclidean norm of the visible update."""
         return float(np.sqrt(self.squared_norm.sum()))
+
+    @property
+    def changed_ratio(self) -> float | None:
+        """Share of the trained visible weights that the latest weight sync changed, 0 to 1.
+
+        None where there is none, NaN where no weights are trained.
+        """
+        if self.synchronisation is None:
+            return None
+        return ratio(int(self.synchronisation.changed.sum()), self.trained_weights)
+
+    @property
+    def relative_norm(self) -> float | None:
+        """‖Δ‖/‖θ₀‖ over the trained visible weights; NaN where these are all 0, None where the base's is not known.
+
+        Source: arXiv 2606.13657.
+        """
+        if self.base_squared_norm is None:
+            return None
+        return float(np.sqrt(ratio(float(self.squared_norm.sum()), float(self.base_squared_norm.sum()))))
 
     def overlap(self, reference: str) -> Overlap:
         """Return the overlap of the update mask with a reference mask, over all groups.
@@ -199,7 +182,3 @@ class Observation:
             expected_intersection=float(counts.expected_intersection.sum()),
             reference_in_trained=int(counts.trained.sum()),
         )
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else float("nan")

@@ -12,7 +12,7 @@ from torch import nn
 
 from monitor.errors import UnsupportedModelError
 from monitor.observe.arguments import check_arguments, check_model, check_step, path_from, paths_from
-from monitor.observe.base.fingerprint import fingerprint
+from monitor.observe.base.fingerprint import identify
 from monitor.observe.base.kept import KeptBase
 from monitor.observe.base.mode import BaseMode, parse_base_mode
 from monitor.observe.base.weights import GivenBase, differing, find
@@ -27,7 +27,7 @@ from monitor.observe.masks.references import ReferenceMask, ReferenceMasks, chec
 from monitor.observe.masks.structural import StructuralMask
 from monitor.observe.masks.touched_files import read_shards, write_shards
 from monitor.observe.masks.whole import save_whole_mask, whole_mask
-from monitor.observe.observation import IntArray, Observation
+from monitor.observe.observation import FloatArray, IntArray, Observation
 from monitor.observe.passes import Passes, Started
 from monitor.observe.ranks import Ranks
 from monitor.observe.settings import MeasurementSettings, explained
@@ -110,7 +110,9 @@ class UpdateObserver:
             # Frozen now, but not always, as after a resume.
             roster = roster.with_late(moved)
         found = roster.ranks.all_or_none(lambda: find(base, roster.measured))
-        self.base_fingerprint = fingerprint(found, roster.selected, self.rules.visible_dtype, roster.ranks)
+        self.base_fingerprint, squared_norms = identify(
+            found, roster.measured, roster.selected, self.rules.visible_dtype, roster.ranks
+        )
         masks = ReferenceMasks(given_masks, roster, found, self.base_fingerprint, self.rules.visible_dtype)
         kept = KeptBase(found, base, roster, mode, self.rules.visible_dtype, step_masks=step_masks)
         self._state = MonitorState(roster, kept, masks, self.rules, step_masks=step_masks)
@@ -118,7 +120,7 @@ class UpdateObserver:
         self._ranks = roster.ranks
         self._stream = stream_for(roster.measured[0].source.device)
         self._stopwatch = Stopwatch()
-        self._model = FollowedModel(roster, self._state, self.rules, bind, self._stream)
+        self._model = FollowedModel(roster, self._state, self.rules, bind, self._stream, base_squares=squared_norms)
         self._passes = Passes(self._model, self._stream, self._stopwatch)
         self._started: list[Started] = []
         self._last_step = first_step
@@ -191,6 +193,11 @@ class UpdateObserver:
     def groups(self) -> tuple[Group, ...]:
         """The group table: every array of an observation follows its order."""
         return self._model.roster.table.groups
+
+    @property
+    def base_squared_norm(self) -> FloatArray:
+        """Σ|θ₀|² per group of the visible base weights that are measured, over finite ones."""
+        return self._model.tally.base_squared_norm
 
     @property
     def reference_weights(self) -> dict[str, IntArray]:

@@ -97,6 +97,12 @@ class Ranks(ABC):
         rows = self.rows([digest(value)])
         return bool(rows.eq(rows[0]).all())
 
+    def sum_floats(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all processes of a float64 tensor of shape (n,), the same to the bit on all of them."""
+        # As integers, since that is what is added up; and in the order of the processes.
+        rows = self.rows(values.cpu().view(torch.int64).tolist())
+        return rows.view(torch.float64).sum(dim=0)
+
     def sum_of(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return the sum of what `work` returns, int64, over all processes; when it raises on one, raise on all."""
         return self.sum(self.all_or_none(work))

@@ -25,6 +25,7 @@ class Tally:
         roster: what is measured, in the order of the kernel's segments.
         rules: the rules that the kernel was given.
         reference_ones: reference mask → parameter, measured or frozen → its number of ones there.
+        base_squares: parameter → Σ|θ₀|², at least of what is measured.
         step_masks: whether the kernel counts steps.
     """
 
@@ -33,6 +34,7 @@ class Tally:
         roster: Roster,
         rules: Rules,
         reference_ones: Mapping[str, Mapping[str, int]],
+        base_squares: Mapping[str, float],
         *,
         step_masks: bool,
     ) -> None:
@@ -53,6 +55,7 @@ class Tally:
             for name, ones in reference_ones.items()
         }
         self.reference_weights = {name: _by_group_of(table, ones) for name, ones in reference_ones.items()}
+        self.base_squared_norm = self._by_group(np.array([base_squares[weights.name] for weights in measured]))
 
     def changed(self, counts: Counts) -> IntArray:
         """Return the changed weights of each group."""
@@ -108,6 +111,7 @@ class Tally:
             monitor_bytes=monitor_bytes,
             base_mode=base_mode,
             unmeasured=self._unmeasured,
+            base_squared_norm=self.base_squared_norm,
         )
 
     def _by_group(self, per_segment: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:

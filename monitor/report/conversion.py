@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monitor.report.numbers import Number
 from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:  # at run time the uploader imports this package, and must not load torch
     from monitor.observe.criterion import Criterion
-    from monitor.observe.observation import IntArray, Observation
+    from monitor.observe.observation import FloatArray, IntArray, Observation, Synchronisation
     from monitor.observe.weights.groups import Group
 
 _MAX_STRIDE = 2**32 - 1
@@ -42,14 +42,18 @@ def criterion_message(criterion: Criterion) -> pb.Criterion:
     return pb.Criterion(atol=pb.Criterion.Atol(tolerance=criterion.tolerance))
 
 
-def observation_message(observation: Observation, registered: Sequence[pb.Group] = ()) -> pb.Observation:
+def observation_message(
+    observation: Observation, registered: Sequence[pb.Group] = (), registered_norm: Sequence[float] = ()
+) -> pb.Observation:
     """Return the observation as a message; what was not measured stays empty.
 
     Args:
         observation: what was counted.
         registered: the group table of the attempt's registration. What trains is sent where it differs from that.
+        registered_norm: the registration's base_squared_norm; the observation's is sent where it differs from that.
     """
     trained = [group.trained_weights for group in observation.groups]
+    base_squared_norm = _optional(observation.base_squared_norm)
     return pb.Observation(
         step=observation.step,
         observed_at=observation.observed_at,
@@ -77,10 +81,22 @@ def observation_message(observation: Observation, registered: Sequence[pb.Group]
         monitor_bytes=observation.monitor_bytes,
         trained=trained if trained != [group.weights - group.frozen_weights for group in registered] else [],
         unmeasured=_optional(observation.unmeasured),
+        synchronisation=_synchronisation_message(observation.synchronisation),
+        base_squared_norm=base_squared_norm if base_squared_norm != list(registered_norm) else [],
     )
 
 
-def _optional(counts: IntArray | None) -> list[int]:
+def _synchronisation_message(synchronisation: Synchronisation | None) -> pb.Synchronisation | None:
+    if synchronisation is None:
+        return None
+    return pb.Synchronisation(
+        step=synchronisation.step,
+        previous_step=synchronisation.previous_step,
+        changed=synchronisation.changed.tolist(),
+    )
+
+
+def _optional(counts: IntArray | FloatArray | None) -> list[Any]:
     return [] if counts is None else counts.tolist()
 
 

@@ -83,6 +83,7 @@ def registration_message(
         base=pb.Base(source=legible(str(base_source)), fingerprint=observer.base_fingerprint, mode=observer.base_mode),
         labels=checked_labels(labels or {}),
         groups=group_messages(observer.groups),
+        base_squared_norm=observer.base_squared_norm.tolist(),
         references=reference_messages(observer.reference_weights),
         criterion=criterion_message(observer.rules.criterion),
         tolerances=observer.rules.tolerances,

@@ -91,6 +91,7 @@ class Reporter:
             raise
         self._last_step = registration.resumed_from_step
         self._groups = tuple(registration.groups)
+        self._base_squared_norm = tuple(registration.base_squared_norm)
         self.elsewhere = elsewhere or Elsewhere()
         reported = Reported(self.key, registration.SerializeToString(deterministic=True), max_bytes, self._target)
         self._writer = SpoolWriter(reported, directory, lock, self.elsewhere)
@@ -126,7 +127,8 @@ class Reporter:
                 f"report() was given {shown(observation)}; expected one Observation, as `observe(step)` returns it."
             )
         self._last_step = observation.step
-        self._writer.put(lambda: pb.Item(observation=observation_message(observation, self._groups)))
+        groups, norm = self._groups, self._base_squared_norm
+        self._writer.put(lambda: pb.Item(observation=observation_message(observation, groups, norm)))
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:
         """Hand over what the trainer logged at a step.

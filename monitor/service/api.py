@@ -66,6 +66,23 @@ class ToleranceJson(_Json):
     cumulative_sparsity: Number
 
 
+class TransferJson(_Json):
+    """What changed from one weight sync to the next, and the bytes that it takes to transfer that.
+
+    `between` is "syncs" of the trainer, from `previous_step` to `step`; where none is known, "observations".
+    `changed_ratio` is of the trained weights, from 0 to 1. Bytes are null where weights have not 16 bits, or some are
+    unmeasured.
+    """
+
+    between: str
+    step: int
+    previous_step: int
+    changed: int
+    changed_ratio: Number
+    sparse_bytes: int | None
+    dense_bytes: int | None
+
+
 class WholeSparsities(Sparsities):
     """With the share of all weights, frozen ones included, that equal the base, from 0 to 1."""
 
@@ -123,6 +140,8 @@ class GroupJson(Sparsities):
     frozen_weights: int
     trained_weights: int
     counts: Counts
+    sync_changed: int | None
+    relative_norm: Number
     references: list[ReferenceJson]
 
 
@@ -134,6 +153,8 @@ class RunDetailJson(RunJson):
     references: list[ReferenceJson]
     update_norm: Number
     update_max_abs: Number
+    relative_norm: Number
+    synchronisation: TransferJson | None
     training_metrics: dict[str, Number]
     groups: list[GroupJson]
 
@@ -151,6 +172,8 @@ class ObservationJson(WholeSparsities):
     references: list[ReferenceJson]
     update_norm: Number
     update_max_abs: Number
+    relative_norm: Number
+    synchronisation: TransferJson | None
 
 
 class RunsJson(_Json):

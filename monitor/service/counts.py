@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from monitor.service.families import COUNTS
+from monitor.service.transfer import Transfer, transfer_of
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 
@@ -30,6 +31,8 @@ class Totals:
         references: one entry per reference mask of the registration.
         update_norm: Euclidean norm of the visible update.
         update_max_abs: its largest absolute value.
+        base_norm: Euclidean norm of the trained visible base weights.
+        transfer: of the latest weight sync.
     """
 
     counts: Mapping[str, int]
@@ -38,6 +41,22 @@ class Totals:
     references: tuple[ReferenceTotals, ...]
     update_norm: float | None
     update_max_abs: float | None
+    base_norm: float | None
+    transfer: Transfer | None
+
+    @property
+    def relative_norm(self) -> float | None:
+        """‖Δ‖/‖θ₀‖ of the trained visible weights; None where one of the two is not known, or all of the base is 0."""
+        if self.update_norm is None or not self.base_norm:
+            return None
+        return self.update_norm / self.base_norm
+
+    @property
+    def changed_ratio(self) -> float | None:
+        """Share of the trained weights that the transfer changes, 0 to 1; None where that is not known."""
+        if self.transfer is None or not self.trained_weights:
+            return None
+        return sum(self.transfer.changed) / self.trained_weights
 
     @property
     def trained_weights(self) -> int:
@@ -78,7 +97,14 @@ def add_up(observation: Observation, registration: Registration) -> Totals:
         references=_references(observation, registration),
         update_norm=math.sqrt(sum(observation.squared_norm)) if observation.squared_norm else None,
         update_max_abs=max(observation.max_abs, default=None),
+        base_norm=math.sqrt(sum(squares)) if (squares := base_squares(observation, registration)) else None,
+        transfer=transfer_of(observation, registration),
     )
+
+
+def base_squares(observation: Observation, registration: Registration) -> Sequence[float]:
+    """Return Σ|θ₀|² of the trained visible base weights of each group at an observation; empty where not known."""
+    return observation.base_squared_norm or registration.base_squared_norm
 
 
 def _references(observation: Observation, registration: Registration) -> tuple[ReferenceTotals, ...]:

@@ -26,6 +26,7 @@ class Family(NamedTuple):
 _SERVICE = ()
 _RUN = ("run",)
 _GROUP = ("run", "layer", "module")
+_SYNC = ("run", "between")
 
 COUNTS = {
     "changed": "Visible weights that differ from the base, by the run's criterion.",
@@ -77,7 +78,28 @@ FAMILIES: tuple[Family, ...] = (
         ("run", "tolerance"),
         "Visible weights that differ from the base by more than the tolerance.",
     ),
+    _gauge(
+        "group_sync_changed_weights",
+        _GROUP,
+        "Visible weights that differ between the latest weight sync of the trainer and the one before.",
+    ),
+    _gauge(
+        "run_sync_changed_weights",
+        _SYNC,
+        "Visible weights that differ between the latest weight sync of the trainer and the one before (between="
+        '"syncs"); where none is known, between the latest two observations (between="observations").',
+    ),
+    _gauge("run_sync_steps", _SYNC, "Optimizer steps between the two."),
+    _gauge(
+        "run_sync_sparse_bytes",
+        _SYNC,
+        "Bytes of these changes: per group, the least of 6k, N/8 + 2k and 2N for k of N 16-bit weights.",
+    ),
+    _gauge("run_sync_dense_bytes", _SYNC, "Bytes of all visible weights of 16 bits, frozen ones included."),
+    _gauge("group_squared_update_norm", _GROUP, "Σ|Δ|² of the visible weights, over finite differences Δ."),
+    _gauge("group_squared_base_norm", _GROUP, "Σ|θ₀|² of the trained visible weights of the base, over finite ones."),
     _gauge("run_update_norm", _RUN, "Euclidean norm of the visible update, over finite differences."),
+    _gauge("run_base_norm", _RUN, "Euclidean norm of the trained visible weights of the base, over finite ones."),
     _gauge("run_update_max_abs", _RUN, "Largest absolute value of the visible update, over finite differences."),
     _gauge("run_step", _RUN, "Optimizer step of the latest observation."),
     _gauge("run_planned_steps", _RUN, "Optimizer step at which the latest attempt is to end, where the run knows it."),

@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
 from monitor.service.instruments import Instruments
+from monitor.service.interface.models import ProblemJson
+from monitor.service.interface.routes import PREFIX, add_interface
 from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun
 from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format, prefers_page
@@ -65,6 +67,7 @@ def build_app(
     _add_health(app, recorder, is_serving)
     _add_metrics(app, instruments)
     _add_api(app, settings, recorder)
+    add_interface(app, settings, recorder)
     _add_pages(app, pages)
     return app
 
@@ -86,6 +89,8 @@ def _add_problems(app: FastAPI, pages: Pages) -> None:
         if prefers_page(request.headers.get("accept", "")):
             page = pages.problem(HTTPStatus(status).phrase, _in_words(detail))
             return Response(page, status, shown, media_type="text/html")
+        if request.url.path.startswith(f"{PREFIX}/"):
+            return _problem(request, status, detail, shown)
         return JSONResponse({"detail": detail}, status, shown)
 
     @app.exception_handler(StarletteHTTPException)
@@ -99,6 +104,13 @@ def _add_problems(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(StoreError)
     async def failed(request: Request, error: StoreError) -> Response:
         return answer(request, 503, str(error))
+
+
+def _problem(request: Request, status: int, detail: Any, headers: Mapping[str, str]) -> Response:
+    problem = ProblemJson(
+        title=HTTPStatus(status).phrase, status=status, detail=_in_words(detail), instance=request.url.path
+    )
+    return Response(problem.model_dump_json(), status, headers, media_type="application/problem+json")
 
 
 def _explained(request: Request, error: StarletteHTTPException) -> str:
@@ -126,7 +138,7 @@ def _add_health(app: FastAPI, recorder: Recorder, is_serving: Callable[[], bool]
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: {"description": "The service takes nothing now; `detail` says why."}})
     async def readyz() -> dict[str, str]:
         if not is_serving():
             raise HTTPException(503, "the service is stopping")
@@ -141,7 +153,9 @@ def _add_health(app: FastAPI, recorder: Recorder, is_serving: Callable[[], bool]
 def _add_metrics(app: FastAPI, instruments: Instruments) -> None:
     one_at_a_time = asyncio.Lock()
 
-    @app.get("/metrics")
+    written: dict[str, dict[str, str]] = {"text/plain": {}, "application/openmetrics-text": {}}
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": written}})
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(metrics_format(request.headers.get("accept", "")))
         # In a thread: the exposition of a large fleet takes a second, and acknowledgements must not wait for it.
@@ -160,6 +174,9 @@ def _exposed(encode: Callable[[CollectorRegistry], bytes], instruments: Instrume
     return gzip.compress(text, compresslevel=1, mtime=0) if compressed else text
 
 
+_NO_RUN: dict[int | str, dict[str, Any]] = {404: {"description": "No such run; `detail` says more."}}
+
+
 def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> None:
     def find(run_id: str) -> LiveRun:
         run = recorder.live.get(run_id)
@@ -173,11 +190,11 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
         now = time.time()
         return RunsJson(runs=[run_json(run, now, settings) for run in recorder.live.all()])
 
-    @app.get("/api/runs/{run_id}")
+    @app.get("/api/runs/{run_id}", responses=_NO_RUN)
     def run_detail(run_id: str) -> RunDetailJson:
         return run_detail_json(find(run_id), time.time(), settings)
 
-    @app.get("/api/runs/{run_id}/history", response_model=HistoryJson)
+    @app.get("/api/runs/{run_id}/history", response_model=HistoryJson, responses=_NO_RUN)
     async def history(run_id: str, after_step: int = -1) -> Response:
         found = await _history(recorder, find(run_id), after_step)
         return Response(await asyncio.to_thread(found.model_dump_json), media_type="application/json")

@@ -53,6 +53,7 @@ class ItemCheck:
             bounds = self._weights if name == "unmeasured" else observation.trained or self._weights
             _check_counts(name, getattr(observation, name), bounds)
         self._check_measures(observation)
+        _check_synchronisation(observation, self._weights)
         if observation.changed_at:
             _check_length("changed_at", len(observation.changed_at), len(self._tolerances), "tolerance")
         for tolerance, counts in zip(self._tolerances, observation.changed_at, strict=False):
@@ -66,6 +67,7 @@ class ItemCheck:
     def _check_measures(self, observation: Observation) -> None:
         self._check_amounts("squared_norm", observation.squared_norm)
         self._check_amounts("max_abs", observation.max_abs)
+        self._check_amounts("base_squared_norm", observation.base_squared_norm)
         _check_amount("host_seconds", observation.host_seconds)
         _check_amount("device_seconds", observation.device_seconds)
 
@@ -88,6 +90,19 @@ class ItemCheck:
         for name in beyond:
             del log.metrics[name]
         return ["max_label_length"] * bool(long) + ["max_training_metrics"] * bool(beyond)
+
+
+def _check_synchronisation(observation: Observation, weights: Sequence[int]) -> None:
+    if not observation.HasField("synchronisation"):
+        return
+    sync = observation.synchronisation
+    if not sync.previous_step < sync.step <= observation.step:
+        raise UnstorableItemError(
+            f"a synchronisation at step {sync.step} after one at step {sync.previous_step} was given with step "
+            f"{observation.step}; expected steps that rise, and none beyond the observation's"
+        )
+    # Not only of the trained weights: some of these may have been lost since.
+    _check_counts("synchronisation.changed", sync.changed, weights)
 
 
 def _check_finish(finish: Finish) -> None:

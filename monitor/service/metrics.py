@@ -13,6 +13,7 @@ from monitor.service.labels import criterion_label, group_labels, metric_labels
 from monitor.service.live import LiveRun, LiveRuns, RunState
 from monitor.service.series import GroupArray, group_arrays, roll_up
 from monitor.service.settings import ServiceSettings
+from monitor.service.transfer import Transfer
 from monitor.version import __version__
 from monitor.wire import PROTOCOL_VERSION
 
@@ -147,7 +148,9 @@ def _add_observation(families: Families, labels: Labels, run: LiveRun) -> None:
     families.add("run_monitor_bytes", labels, observation.monitor_bytes)
     families.add("run_last_observation_timestamp_seconds", labels, observation.observed_at)
     families.add("run_update_norm", labels, totals.update_norm)
+    families.add("run_base_norm", labels, totals.base_norm)
     families.add("run_update_max_abs", labels, totals.update_max_abs)
+    _add_transfer(families, labels, totals.transfer)
     for name, count in totals.counts.items():
         families.add(f"run_{name}_weights", labels, count)
     for tolerance, at_tolerance in zip(run.latest.registration.tolerances, totals.changed_at, strict=True):
@@ -157,6 +160,16 @@ def _add_observation(families: Families, labels: Labels, run: LiveRun) -> None:
         families.add("run_reference_weights", with_reference, overlap.weights)
         families.add("run_reference_intersection_weights", with_reference, overlap.intersection)
         families.add("run_reference_expected_intersection_weights", with_reference, overlap.expected_intersection)
+
+
+def _add_transfer(families: Families, labels: Labels, transfer: Transfer | None) -> None:
+    if transfer is None:
+        return
+    labels = {**labels, "between": transfer.between.value}
+    families.add("run_sync_changed_weights", labels, sum(transfer.changed))
+    families.add("run_sync_steps", labels, transfer.steps)
+    families.add("run_sync_sparse_bytes", labels, transfer.sparse_bytes)
+    families.add("run_sync_dense_bytes", labels, transfer.dense_bytes)
 
 
 def _add_groups(families: Families, run: LiveRun, arrays: list[GroupArray]) -> None:

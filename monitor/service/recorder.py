@@ -10,8 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
+from monitor.service.curves.fields import FIELDS
+from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import LimitError, StoreError, UnknownRunError, UnstorableItemError, shortened
 from monitor.service.instruments import Instruments
 from monitor.service.items import ItemCheck
@@ -98,6 +101,23 @@ class Recorder:
     async def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
         """Return at most `limit` items behind `after`, see `Store.history`."""
         return await self._in_thread(lambda: self._store.history(run_id, after, limit, kind))
+
+    async def extent(self, run_id: str) -> tuple[int, int] | None:
+        """Return the first and the last step that a run has curves of, see `Store.extent`."""
+        return await self._in_thread(lambda: self._store.extent(run_id))
+
+    async def curves(self, run_id: str, names: Sequence[str], steps: Range, weights: int) -> dict[str, Curve]:
+        """Return curves of a run, thinned, see `Store.curves`."""
+        found: dict[str, Curve] = {}
+        # What every run has is read together, the others one by one: acknowledgements come in between.
+        of_all = [name for name in names if name in FIELDS]
+        for some in (of_all, *([name] for name in names if name not in FIELDS)):
+            found |= await self._in_thread(partial(self._store.curves, run_id, some, steps, weights))
+        return {name: found[name] for name in names if name in found}
+
+    async def last_observations(self, run_id: str, steps: Range) -> list[StoredItem]:
+        """Return the last observation of each bucket of steps."""
+        return await self._in_thread(lambda: self._store.last_observations(run_id, steps))
 
     async def announce(self, grpc_address: str, http_address: str) -> None:
         """Let others who want the store know where it is served."""

@@ -42,6 +42,7 @@ def check_registration(registration: Registration, settings: ServiceSettings) ->
     _check_groups(registration)
     _check_references(registration)
     _check_comparison(registration)
+    _check_base(registration)
 
 
 def check_agreement(new: Registration, stored: Sequence[Registration]) -> None:
@@ -179,6 +180,16 @@ def _check_comparison(registration: Registration) -> None:
         raise InvalidRegistrationError(
             f"visible_dtype {registration.visible_dtype!r} was given; expected one of {', '.join(VISIBLE_DTYPES)}"
         )
+
+
+def _check_base(registration: Registration) -> None:
+    squares = registration.base_squared_norm
+    if squares and len(squares) != len(registration.groups):
+        raise InvalidRegistrationError(
+            f"base_squared_norm has {len(squares)} entries; expected one per group, {len(registration.groups)}"
+        )
+    if not all(math.isfinite(each) and each >= 0 for each in squares):
+        raise InvalidRegistrationError(f"base_squared_norm {list(squares)} was given; expected finite numbers from 0")
 
 
 def _as_measured(registration: Registration) -> Registration:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from monitor.service.counts import base_squares
 from monitor.service.families import COUNTS
 from monitor.service.live import LiveRun
 
@@ -31,8 +32,14 @@ def group_arrays(run: LiveRun) -> list[GroupArray]:
         GroupArray("group_frozen_weights", None, frozen),
     ]
     if run.latest is not None:
+        observation = run.latest.observation
         for name in COUNTS:
-            arrays.append(GroupArray(f"group_{name}_weights", None, getattr(run.latest.observation, name)))
+            arrays.append(GroupArray(f"group_{name}_weights", None, getattr(observation, name)))
+        # Between observations, it is what `step_changed` says.
+        arrays.append(GroupArray("group_sync_changed_weights", None, observation.synchronisation.changed))
+        arrays.append(GroupArray("group_squared_update_norm", None, observation.squared_norm))
+        base = base_squares(observation, run.latest.registration)
+        arrays.append(GroupArray("group_squared_base_norm", None, base))
     arrays += _reference_arrays(run)
     return [array for array in arrays if array.values]
 

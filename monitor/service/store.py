@@ -15,17 +15,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.limits import MAX_INTEGER
 from monitor.service import history
+from monitor.service.curves import thinned
+from monitor.service.curves.fields import FIELDS
+from monitor.service.curves.groups import last_observations
+from monitor.service.curves.rows import rows_of
+from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
+from monitor.service.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.registration import check_agreement
-from monitor.service.schema import (
-    attempts,
-    cannot_open,
-    file_of,
-    first_line,
-    items,
-    open_engine,
-    schema_version,
-)
+from monitor.service.schema import attempts, curve_values, items, schema_version, totals
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
@@ -54,6 +52,7 @@ class Store:
         self._shown_url = hide_password(url)
         self._held = _held(url)
         self._newest: Key | None = None
+        self._registered: dict[tuple[str, int], Registration] = {}
         try:
             self._engine = open_engine(url)
         except StoreError:
@@ -130,6 +129,10 @@ class Store:
                 )
             statement = self._insert(items).on_conflict_do_nothing().returning(items.c.sequence)
             new = set(connection.execute(statement, rows).scalars()) if rows else set()
+            if new:
+                first = {item.sequence: item for item in reversed(batch)}
+                stored = [first[sequence] for sequence in sorted(new)]
+                rows_of(run_id, attempt, stored, self._registration(connection, run_id, attempt)).write(connection)
         if new:
             self._newest = (run_id, attempt, max(new))
         return new
@@ -168,13 +171,31 @@ class Store:
         with self._transaction() as connection:
             return history.page(connection, run_id, after, limit, kind)
 
+    def extent(self, run_id: str) -> tuple[int, int] | None:
+        """Return the first and the last step that a run has curves of, None before that."""
+        with self._transaction() as connection:
+            return thinned.extent(connection, run_id)
+
+    def curves(self, run_id: str, names: Sequence[str], steps: Range, weights: int) -> dict[str, Curve]:
+        """Return the curves of a run that has them, thinned, by name: see FIELDS and NAMED in curves/fields.py."""
+        of_all = [name for name in names if name in FIELDS]
+        named = [name for name in names if name not in FIELDS]
+        with self._transaction() as connection:
+            found = thinned.curves_of_all(connection, run_id, of_all, steps, weights)
+            return found | thinned.curves_named(connection, run_id, named, steps)
+
+    def last_observations(self, run_id: str, steps: Range) -> list[StoredItem]:
+        """Return the last observation of each bucket of steps."""
+        with self._transaction() as connection:
+            return last_observations(connection, run_id, steps)
+
     def _touch(self) -> None:
         """Write something that changes nothing, and ask for every table."""
         with self._transaction() as connection:
             # There and back: SQLite writes nothing where nothing differs.
             for _ in range(2):
                 connection.execute(update(schema_version).values(version=-schema_version.c.version))
-            for table in (attempts, items):
+            for table in (attempts, items, totals, curve_values):
                 connection.execute(select(table.c.attempt).limit(1))
 
     def _newest_item(self) -> Key | None:
@@ -209,6 +230,14 @@ class Store:
             select(attempts.c.registration).where(attempts.c.run_id == run_id).order_by(attempts.c.attempt)
         )
         return [Registration.FromString(row.registration) for row in rows]
+
+    def _registration(self, connection: Connection, run_id: str, attempt: int) -> Registration:
+        """Return a registration as it is stored. It never changes, and items come one or a few at a time."""
+        if (run_id, attempt) not in self._registered:
+            of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
+            row = connection.execute(select(attempts.c.registration).where(*of_attempt)).scalar_one()
+            self._registered[run_id, attempt] = Registration.FromString(row)
+        return self._registered[run_id, attempt]
 
     def _check_room(self, connection: Connection, max_runs: int) -> None:
         runs = connection.execute(select(func.count(attempts.c.run_id.distinct()))).scalar_one()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -15,9 +16,10 @@ from monitor.service.api import (
     RunJson,
     Sparsities,
     ToleranceJson,
+    TransferJson,
     WholeSparsities,
 )
-from monitor.service.counts import Totals, add_up, sparsity
+from monitor.service.counts import Totals, add_up, base_squares, sparsity
 from monitor.service.families import COUNTS
 from monitor.service.labels import criterion_label, group_labels, metric_label_names
 from monitor.service.live import LiveRun
@@ -77,8 +79,10 @@ def run_detail_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunD
         references=_references(totals, registration),
         update_norm=totals.update_norm,
         update_max_abs=totals.update_max_abs,
+        relative_norm=totals.relative_norm,
+        synchronisation=_transfer(totals),
         training_metrics={name: metric.value for name, metric in run.training_metrics.items()},
-        groups=_groups(observation, registration, totals.trained),
+        groups=groups_json(observation, registration, totals.trained),
     )
 
 
@@ -98,7 +102,24 @@ def observation_json(stored: StoredItem, run: LiveRun) -> ObservationJson:
         references=_references(totals, registration),
         update_norm=totals.update_norm,
         update_max_abs=totals.update_max_abs,
+        relative_norm=totals.relative_norm,
+        synchronisation=_transfer(totals),
         **_whole_sparsities(totals, run.weights).model_dump(),
+    )
+
+
+def _transfer(totals: Totals) -> TransferJson | None:
+    transfer = totals.transfer
+    if transfer is None:
+        return None
+    return TransferJson(
+        between=transfer.between.value,
+        step=transfer.step,
+        previous_step=transfer.previous_step,
+        changed=sum(transfer.changed),
+        changed_ratio=totals.changed_ratio,
+        sparse_bytes=transfer.sparse_bytes,
+        dense_bytes=transfer.dense_bytes,
     )
 
 
@@ -136,9 +157,10 @@ def _references(totals: Totals, registration: Registration) -> list[ReferenceJso
     ]
 
 
-def _groups(observation: Observation, registration: Registration, trained: Sequence[int]) -> list[GroupJson]:
+def groups_json(observation: Observation, registration: Registration, trained: Sequence[int]) -> list[GroupJson]:
     arrays = {name: array for name in COUNTS if (array := getattr(observation, name))}
     labels = group_labels(registration.groups)
+    base = base_squares(observation, registration)
     described = []
     for index, (group, (label, module)) in enumerate(zip(registration.groups, labels, strict=True)):
         counts = {name: array[index] for name, array in arrays.items()}
@@ -152,6 +174,8 @@ def _groups(observation: Observation, registration: Registration, trained: Seque
                 frozen_weights=group.weights - trained[index],
                 trained_weights=trained[index],
                 counts=Counts(**counts),
+                sync_changed=_at(observation.synchronisation.changed, index),
+                relative_norm=_relative(_at(observation.squared_norm, index), _at(base, index)),
                 references=_references_of_group(index, observation, registration),
                 **_sparsities(counts, trained[index]).model_dump(),
             )
@@ -172,6 +196,12 @@ def _references_of_group(index: int, observation: Observation, registration: Reg
             )
         )
     return described
+
+
+def _relative(update_squared: float | None, base_squared: float | None) -> float | None:
+    if update_squared is None or not base_squared:
+        return None
+    return math.sqrt(update_squared / base_squared)
 
 
 def _at(values: Sequence[T], index: int) -> T | None:

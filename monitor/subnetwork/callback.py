@@ -101,7 +101,10 @@ class SubnetworkCallback(TrainerCallback):  # type: ignore[misc]
         if self._steps == 0 and subnetwork.steps and state.is_world_process_zero:
             kept, full = subnetwork.state_bytes
             if kept < full:
-                tell([f"subnetwork: the optimizer's state takes {size(kept)} instead of {size(full)}"], quiet=False)
+                each = " in each process" if args.world_size > 1 else ""
+                tell(
+                    [f"subnetwork: the optimizer's state takes {size(kept)} instead of {size(full)}{each}"], quiet=False
+                )
         self._steps = subnetwork.steps
 
     def on_train_end(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,7 +65,8 @@ class Coverage:
         mask: it must cover every trainable parameter.
 
     Attributes:
-        trainable: the parameters that train now, by clean name.
+        trainable: the parameters that train from the start, by clean name.
+        when_taken_up: called with each parameter that starts to train later.
 
     Raises:
         MaskMismatchError: the mask lacks a parameter, or has another shape.
@@ -74,6 +75,7 @@ class Coverage:
 
     def __init__(self, model: nn.Module, mask: ReferenceMask) -> None:
         self._mask = mask
+        self.when_taken_up: Callable[[torch.Tensor, Inside], None] = lambda parameter, inside: None
         self._named = by_clean_name(model.named_parameters())
         self._names = {id(parameter): name for name, parameter in self._named.items()}
         self.trainable = {name: p for name, p in self._named.items() if p.requires_grad}
@@ -122,7 +124,9 @@ class Coverage:
                 f"shape {[word_count(shard.count)]}. Make masks with UpdateMask.from_bools."
             )
         held = local(parameter)
-        self._inside[id(parameter)] = parameter, Inside.of_words(words, held.shape, held.device)
+        inside = Inside.of_words(words, held.shape, held.device)
+        self._inside[id(parameter)] = parameter, inside
+        self.when_taken_up(parameter, inside)
 
     def add_partition(self, partition: torch.Tensor, group: int) -> None:
         """Cover what a DeepSpeed optimizer steps in the place of the parameters of a group: its own, flat part of them.

@@ -56,11 +56,12 @@ class PackedStep:
         """Bytes of the state that is kept, and of what it would be of all weights."""
         kept = full = 0
         for parameter, state in self._optimizer.state.items():
-            for value in state.values():
-                if isinstance(value, torch.Tensor):
-                    kept += value.nbytes
-                    is_packed = value.dim() and value.numel() == self._coverage.of(parameter).ones
-                    full += value.element_size() * local(parameter).numel() if is_packed else value.nbytes
+            for name, value in state.items():
+                if not isinstance(value, torch.Tensor):
+                    continue
+                kept += local(value).nbytes
+                is_packed = self._coverage.covers(parameter) and _is_packed(name, value, self._coverage.of(parameter))
+                full += value.element_size() * local(parameter).numel() if is_packed else local(value).nbytes
         return kept, full
 
     def before(self) -> None:
@@ -89,7 +90,7 @@ class PackedStep:
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         states = {
             index: _of_shard(state, parameters[index], self._coverage.of(parameters[index]))
-            if hasattr(parameters[index], "device_mesh")
+            if hasattr(parameters[index], "device_mesh") and self._coverage.covers(parameters[index])
             else state
             for index, state in state_dict["state"].items()
         }
@@ -132,7 +133,7 @@ def _pack_state(state: dict[str, Any], whole: torch.Tensor, inside: Inside) -> d
     """Return the state of the weights inside: as it is, or out of that of all weights, as other trainings leave it."""
     packed = dict(state)
     for name, value in state.items():
-        if not isinstance(value, torch.Tensor) or name in _OF_THE_PARAMETER or _is_packed(value, inside):
+        if not isinstance(value, torch.Tensor) or name in _OF_THE_PARAMETER or _is_packed(name, value, inside):
             continue
         if value.shape != whole.shape:
             raise MaskMismatchError(
@@ -144,8 +145,9 @@ def _pack_state(state: dict[str, Any], whole: torch.Tensor, inside: Inside) -> d
     return packed
 
 
-def _is_packed(value: torch.Tensor, inside: Inside) -> bool:
-    return value.shape == (inside.ones,) and not hasattr(value, "device_mesh")
+def _is_packed(name: str, value: torch.Tensor, inside: Inside) -> bool:
+    of_weights = name not in _OF_THE_PARAMETER and not hasattr(value, "device_mesh")
+    return of_weights and value.shape == (inside.ones,)
 
 
 def _of_shard(state: dict[str, Any], whole: Any, inside: Inside) -> dict[str, Any]:
@@ -154,7 +156,7 @@ def _of_shard(state: dict[str, Any], whole: Any, inside: Inside) -> dict[str, An
 
     bools, expanded = inside.bools(), dict(state)
     for name, value in state.items():
-        if isinstance(value, torch.Tensor) and name not in _OF_THE_PARAMETER and _is_packed(value, inside):
+        if isinstance(value, torch.Tensor) and _is_packed(name, value, inside):
             shard = torch.zeros(inside.shape, dtype=value.dtype, device=value.device).masked_scatter_(bools, value)
             expanded[name] = DTensor.from_local(
                 shard, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()

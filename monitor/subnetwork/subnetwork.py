@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from monitor.errors import ConfigurationError, MaskMismatchError, shown
-from monitor.observe.base.fingerprint import fingerprint
+from monitor.observe.base.fingerprint import identify
 from monitor.observe.base.weights import find
 from monitor.observe.criterion import parse_visible_dtype
 from monitor.observe.masks.file import MaskFile
@@ -22,7 +22,7 @@ from monitor.observe.user_warning import warn_user
 from monitor.observe.weights.roster import Roster
 from monitor.percent import percent
 from monitor.subnetwork.contents import Contents, open_mask
-from monitor.subnetwork.coverage import Coverage
+from monitor.subnetwork.coverage import Coverage, Inside
 from monitor.subnetwork.gradients import mask_gradient_of
 from monitor.subnetwork.guarded import GuardedOptimizer
 from monitor.subnetwork.outside import OutsideWeights
@@ -106,8 +106,13 @@ class Subnetwork:
     def _guard(self, coverage: Coverage, optimizers: object) -> None:
         for each in _listed(optimizers):
             self._guarded.append(GuardedOptimizer(each, coverage))
-        self._hooks = [mask_gradient_of(p, coverage.of(p)) for p in coverage.trainable.values()]
+        for parameter in coverage.trainable.values():
+            self._mask_gradient(parameter, coverage.of(parameter))
+        coverage.when_taken_up = self._mask_gradient
         watch.begin(coverage, self._guarded)
+
+    def _mask_gradient(self, parameter: torch.Tensor, inside: Inside) -> None:
+        self._hooks.append(mask_gradient_of(parameter, inside))
 
     @property
     def steps(self) -> int:
@@ -172,7 +177,8 @@ def _warn_of_another_base(mask: ReferenceMask, model: nn.Module, ranks: Ranks) -
         # Of more parameters, or fewer: not comparable.
         return
     base = ranks.all_or_none(lambda: find(None, roster.measured))
-    now = fingerprint(base, roster.selected, parse_visible_dtype(taken.visible_dtype), ranks)
+    selected, visible_dtype = roster.selected, parse_visible_dtype(taken.visible_dtype)
+    now = identify(base, selected, selected, visible_dtype, ranks).fingerprint
     if now != taken.base_fingerprint:
         warn_user(
             f"the mask was taken against another base (fingerprint {taken.base_fingerprint}, here {now}): it says "

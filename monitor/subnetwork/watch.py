@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from monitor.errors import ConfigurationError
 from monitor.subnetwork.coverage import Coverage
@@ -22,19 +23,21 @@ class _Watch:
     def __init__(self) -> None:
         self._allowed: weakref.WeakKeyDictionary[Coverage, weakref.WeakSet[GuardedOptimizer]]
         self._allowed = weakref.WeakKeyDictionary()
-        self._is_on = False
+        self._hook: RemovableHandle | None = None
 
     def begin(self, coverage: Coverage, optimizers: Iterable[GuardedOptimizer]) -> None:
         """Let nobody but these step what is covered, until `end` or until the coverage is gone."""
-        if not self._is_on:
-            # torch has no such hook of one tensor. Where nothing is covered, it costs nothing.
-            register_optimizer_step_pre_hook(torch.compiler.disable(self._refuse))  # type: ignore[no-untyped-call]
-            self._is_on = True
+        if self._hook is None:
+            # torch has no such hook of one tensor.
+            self._hook = register_optimizer_step_pre_hook(torch.compiler.disable(self._refuse))  # type: ignore[no-untyped-call]
         self._allowed[coverage] = weakref.WeakSet(optimizers)
 
     def end(self, coverage: Coverage) -> None:
         """Let everybody step what was covered."""
         self._allowed.pop(coverage, None)
+        if self._hook is not None and not self._allowed:
+            self._hook.remove()
+            self._hook = None
 
     def refuse_a_second(self, coverage: Coverage) -> None:
         """Refuse a mask for a model that has one.

@@ -27,6 +27,7 @@ from monitor.training.mask_writer import MaskWriter
 from monitor.training.on_dense import DenseWatch
 from monitor.training.pace import Pace
 from monitor.training.settings import RunSettings
+from monitor.training.synchronisation import Synchronisations
 from monitor.training.told import end_lines, tell
 from monitor.training.tracker_log import without_tracker_entries
 from monitor.training.under_way import Training, under_way
@@ -51,8 +52,10 @@ class ObservedRun:
         reporter: reports the run; None in every process but the first.
         writes_log: whether this process writes verdicts to the log.
         published: what is published of such trainings, for the verdicts' wording.
+        synchronisations: when the trainer hands its weights over; None where it does not.
 
     Attributes:
+        synchronisations: the same.
         last_observation: the latest one that is complete, None before the first.
         last_verdict: what the latest observations mean, None while they are too few, the warm-up lasts, or it
             depends on weights that are lost.
@@ -70,7 +73,9 @@ class ObservedRun:
         *,
         writes_log: bool = True,
         published: str = "",
+        synchronisations: Synchronisations | None = None,
     ) -> None:
+        self.synchronisations = synchronisations or Synchronisations()
         self.last_observation: Observation | None = None
         self.last_verdict: Verdict | None = None
         self.kept: Comparison | None = None
@@ -89,7 +94,7 @@ class ObservedRun:
         self._observations = 0
         self._versions: int | None = None
         self._training: Training | None = None
-        self._pace = Pace(settings.every, settings.max_overhead)
+        self._pace = Pace(settings.every, settings.max_overhead, self.synchronisations.offset(settings.every))
         self._dense_watch = DenseWatch(
             settings.on_dense,
             settings.dense_thresholds or DenseThresholds(),
@@ -149,8 +154,9 @@ class ObservedRun:
             with self._giving_up_on_errors(self._observer):
                 self._observer.follow(model)
 
-    def end_step(self, step: int, *, must_observe: bool) -> None:
-        """Observe the weights after a step if that is due."""
+    def end_step(self, step: int, *, must_observe: bool, ends: bool) -> None:
+        """Observe the weights after a step if that is due, or `must_observe`; `ends`: it is the training's last."""
+        self.synchronisations.end_step(step, ends=ends)
         if self._training is not None:
             self._training.see_step(sys._getframe())
         if must_observe or self._pace.is_due(step):
@@ -167,6 +173,7 @@ class ObservedRun:
         self.collect()
         with self._giving_up_on_errors(self._observer):
             self._observer.start(step)
+        self.synchronisations.start(step)
         self._versions = None if self.changes_come_late else _versions(self._observer)
         self._pace.start(step)
         if not self._observer.beside_training:
@@ -181,7 +188,7 @@ class ObservedRun:
         self._report(complete)
 
     def _report(self, complete: Iterable[Observation]) -> None:
-        for observation in complete:
+        for observation in map(self.synchronisations.see, complete):
             self.last_observation = observation
             self._observations += 1
             # First what every process does alike.

@@ -34,6 +34,7 @@ from monitor.training.observed_run import ObservedRun
 from monitor.training.published import published_about
 from monitor.training.resume import RunIdentity, measured_as, restore_touched
 from monitor.training.settings import RunSettings
+from monitor.training.synchronisation import Synchronisations
 from monitor.training.told import start_lines, tell
 from monitor.training.trainer import merges_adapters, warn_of_moved_weights
 from monitor.training.trials import find_trial
@@ -53,6 +54,7 @@ def start_run(
     reference_model: nn.Module | None,
     unfinished_base: str | None,
     trial_number: int | None,
+    earlier_synchronisations: Synchronisations,
 ) -> ObservedRun:
     """Return the run of a training that begins, and write its identity into the trainer's state.
 
@@ -61,6 +63,7 @@ def start_run(
         reference_model: a frozen model that the trainer holds.
         unfinished_base: fingerprint of the base of an earlier training of this model that has not ended.
         trial_number: of a hyperparameter search, where the trainer is known; see `find_trial`.
+        earlier_synchronisations: of the callback's training before this one.
 
     Raises:
         BaseMismatchError: the base cannot be read, or is not the one of the run that is resumed.
@@ -100,8 +103,16 @@ def start_run(
     reporter = ranks.all_or_none(start)
     if reporter is not None and beginning is not None:
         _identity(reporter.key, beginning, settings, args, observer).write(state)
+    writes_log = state.is_world_process_zero
     return ObservedRun(
-        settings, observer, reporter, writes_log=state.is_world_process_zero, published=published_about(args)
+        settings,
+        observer,
+        reporter,
+        writes_log=writes_log,
+        published=published_about(args),
+        synchronisations=Synchronisations.of(
+            args, state.global_step, earlier=earlier_synchronisations, writes_log=writes_log
+        ),
     )
 
 

@@ -75,6 +75,10 @@ def tracker_entries(observation: Observation | None) -> dict[str, float]:
         "step_sparsity": observation.step_sparsity,
         "update_norm": observation.update_norm,
     }
+    if (relative := observation.relative_norm) is not None:
+        entries["relative_norm"] = relative
+    if (ratio := observation.changed_ratio) is not None:
+        entries["changed_ratio"] = ratio
     if observation.unmeasured is not None:
         entries["unmeasured_weights"] = float(observation.unmeasured.sum())
     for name in observation.references:

@@ -26,7 +26,7 @@ class RegisterRunResponse(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., last_sequence: _Optional[int] = ..., max_request_bytes: _Optional[int] = ...) -> None: ...
 
 class Registration(_message.Message):
-    __slots__ = ("run_id", "attempt", "name", "model", "base", "labels", "groups", "references", "criterion", "tolerances", "visible_dtype", "stored_dtypes", "library_versions", "resumed_from_step", "started_at", "parent", "planned_steps", "start")
+    __slots__ = ("run_id", "attempt", "name", "model", "base", "labels", "groups", "references", "criterion", "tolerances", "visible_dtype", "stored_dtypes", "library_versions", "resumed_from_step", "started_at", "parent", "planned_steps", "start", "base_squared_norm")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class Registration(_message.Message):
     PARENT_FIELD_NUMBER: _ClassVar[int]
     PLANNED_STEPS_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    BASE_SQUARED_NORM_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     attempt: int
     name: str
@@ -77,7 +78,8 @@ class Registration(_message.Message):
     parent: Parent
     planned_steps: int
     start: Start
-    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., base: _Optional[_Union[Base, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., criterion: _Optional[_Union[Criterion, _Mapping]] = ..., tolerances: _Optional[_Iterable[float]] = ..., visible_dtype: _Optional[str] = ..., stored_dtypes: _Optional[_Iterable[str]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., resumed_from_step: _Optional[int] = ..., started_at: _Optional[float] = ..., parent: _Optional[_Union[Parent, _Mapping]] = ..., planned_steps: _Optional[int] = ..., start: _Optional[_Union[Start, _Mapping]] = ...) -> None: ...
+    base_squared_norm: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., base: _Optional[_Union[Base, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[Reference, _Mapping]]] = ..., criterion: _Optional[_Union[Criterion, _Mapping]] = ..., tolerances: _Optional[_Iterable[float]] = ..., visible_dtype: _Optional[str] = ..., stored_dtypes: _Optional[_Iterable[str]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., resumed_from_step: _Optional[int] = ..., started_at: _Optional[float] = ..., parent: _Optional[_Union[Parent, _Mapping]] = ..., planned_steps: _Optional[int] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., base_squared_norm: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Parent(_message.Message):
     __slots__ = ("run_id", "step")
@@ -176,7 +178,7 @@ class Item(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., training_log: _Optional[_Union[TrainingLog, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "trained", "unmeasured")
+    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "trained", "unmeasured", "synchronisation", "base_squared_norm")
     STEP_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_AT_FIELD_NUMBER: _ClassVar[int]
     STRIDE_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +198,8 @@ class Observation(_message.Message):
     MONITOR_BYTES_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
     UNMEASURED_FIELD_NUMBER: _ClassVar[int]
+    SYNCHRONISATION_FIELD_NUMBER: _ClassVar[int]
+    BASE_SQUARED_NORM_FIELD_NUMBER: _ClassVar[int]
     step: int
     observed_at: float
     stride: int
@@ -215,7 +219,19 @@ class Observation(_message.Message):
     monitor_bytes: int
     trained: _containers.RepeatedScalarFieldContainer[int]
     unmeasured: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ..., trained: _Optional[_Iterable[int]] = ..., unmeasured: _Optional[_Iterable[int]] = ...) -> None: ...
+    synchronisation: Synchronisation
+    base_squared_norm: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ..., trained: _Optional[_Iterable[int]] = ..., unmeasured: _Optional[_Iterable[int]] = ..., synchronisation: _Optional[_Union[Synchronisation, _Mapping]] = ..., base_squared_norm: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Synchronisation(_message.Message):
+    __slots__ = ("step", "previous_step", "changed")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_STEP_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    previous_step: int
+    changed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, step: _Optional[int] = ..., previous_step: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("weights",)

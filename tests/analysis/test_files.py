@@ -152,3 +152,8 @@ def test_a_hub_id_that_is_not_in_the_cache_is_refused_without_a_network(monkeypa
 def test_a_path_that_is_not_there_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no directory, no file and no hub id"):
         CheckpointFiles.open("runs/of/last/week")
+
+
+def test_what_the_system_refuses_to_look_at_is_refused_in_words() -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read 'aaaa.*: File name too long"):
+        CheckpointFiles.open("a" * 5000)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2ForSequenceClassification
 
 from monitor.analysis.pairs import Pairs
 from monitor.errors import CheckpointError
@@ -40,6 +41,14 @@ def test_what_only_one_has_and_what_has_another_shape_is_listed(tmp_path: Path) 
     assert len(pairs.missing) == 12
     assert pairs.added == ("v_head.weight",)
     assert "model.embed_tokens.weight" not in pairs.names
+
+
+def test_a_reward_model_is_compared_with_the_language_model_that_it_was_made_from(tmp_path: Path) -> None:
+    base = saved(dense_model(tied=False), tmp_path / "base")
+    reward = Qwen2ForSequenceClassification.from_pretrained(base, num_labels=1)
+    pairs = Pairs.open(base, saved(reward, tmp_path / "reward"))
+    assert (pairs.missing, pairs.added) == (("lm_head.weight",), ("score.weight",))
+    assert set(pairs.names) == {name for name, _ in reward.named_parameters()} - {"score.weight"}
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:

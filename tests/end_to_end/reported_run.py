@@ -47,7 +47,13 @@ class ReportedRun:
         now = time.time()
         client.register(
             registration(
-                self.run_id, name=name, groups=self._groups, references=[reference], started_at=now, planned_steps=1000
+                self.run_id,
+                name=name,
+                groups=self._groups,
+                references=[reference],
+                started_at=now,
+                planned_steps=1000,
+                base_squared_norm=[100.0] * count,
             )
         )
         self._stream = OpenStream(client)
@@ -85,6 +91,11 @@ class ReportedRun:
             references=[overlap],
             squared_norm=[0.01] * len(self._groups),
             max_abs=[0.001] * len(self._groups),
+            synchronisation=pb.Synchronisation(
+                step=self._step,
+                previous_step=self._step - _STEPS,
+                changed=self._each(self.step_density * _GROUP_WEIGHTS),
+            ),
             host_seconds=0.0001,
             device_seconds=0.001,
             monitor_bytes=5 * _GROUP_WEIGHTS,

@@ -45,33 +45,23 @@ def environment(request: pytest.FixtureRequest) -> Environment:
     return made
 
 
-@pytest.fixture
-def with_torch(environment: Environment) -> Environment:
-    if not environment.torch:
-        pytest.skip("the Python that was found has no torch to lend; one for CUDA has gigabytes")
-    return environment
-
-
-def test_the_service_and_the_command_work(environment: Environment) -> None:
-    line = environment.pytest(
+def test_the_service_trainings_and_kernels_work(environment: Environment) -> None:
+    """In one process of pytest: starting it takes as long as most of the tests in it."""
+    service = (
         "tests/service/test_http.py",
         "tests/service/test_page.py",
         "tests/service/test_cli.py::test_every_setting_has_an_option_and_a_variable",
     )
-    assert "skipped" not in line
-
-
-def test_trainings_report_to_the_service(with_torch: Environment) -> None:
-    assert with_torch.pytest("tests/floors/trainings.py").startswith("2 passed")
-
-
-def test_kernels_agree_with_the_specification(with_torch: Environment) -> None:
-    line = with_torch.pytest(
+    training = (
+        "tests/floors/trainings.py",
         f"{KERNELS}/test_agreement.py::test_tensors_of_several_chunks",
         f"{KERNELS}/test_agreement.py::test_the_same_list_of_segments_under_other_rules",
         f"{KERNELS}/test_triton_tiles.py::test_tensors_of_several_tiles_and_a_rest",
     )
+    line = environment.pytest(*service, *(training if environment.torch else ()))
     assert "skipped" not in line
+    if not environment.torch:
+        pytest.skip("trainings: the Python that was found has no torch to lend; one for CUDA has gigabytes")
 
 
 def test_the_lowest_environment_has_the_floors() -> None:

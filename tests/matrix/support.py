@@ -338,6 +338,12 @@ SECTIONS: dict[str, list[Row]] = {
             f"{_REFUSED}::test_a_mask_of_a_part_of_the_parameters",
         ),
         Row(
+            "a structural reference mask, such as `lowest:0.1`",
+            "works",
+            "made of the base: of the same bits however the weights are spread, and after a resume",
+            f"{_PARALLEL}::test_counts_are_those_of_the_saved_weights",
+        ),
+        Row(
             "`include` or `exclude` that matches nothing",
             "refused",
             "the error shows what names look like",

@@ -50,8 +50,8 @@ import torch
 import monitor.observe
 
 for module in pkgutil.walk_packages(monitor.observe.__path__, "monitor.observe."):
-    # Wants numba by its nature; the observer does without.
-    if module.name != "monitor.observe.kernels.numba_loops":
+    # Want numba by their nature; the observer does without.
+    if not module.name.startswith("monitor.observe.kernels.numba_"):
         importlib.import_module(module.name)
 
 from monitor.observe.observer import UpdateObserver

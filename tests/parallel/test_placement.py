@@ -103,6 +103,7 @@ def observe_together(how: str, directory: Path) -> dict[str, Any]:
         "masks": [(m.words, m.shapes) for m in (mask, touched)],
         "bytes": UpdateObserver(model).monitor_bytes,
         "names": list(observer.shapes),
+        "norm": observer.base_squared_norm.tobytes(),
     }
 
 
@@ -123,6 +124,7 @@ def assert_same(observed: Observation, expected: Observation) -> None:
     for name in ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "max_abs"):
         assert getattr(observed, name).tolist() == getattr(expected, name).tolist(), name
     assert observed.squared_norm == pytest.approx(expected.squared_norm, rel=1e-12)
+    assert observed.base_squared_norm == pytest.approx(expected.base_squared_norm, rel=1e-12)
     assert observed.changed_at[1e-3].tolist() == expected.changed_at[1e-3].tolist()
     assert list(observed.references) == list(expected.references) == ["earlier", *STRUCTURAL]
     for name, counts in observed.references.items():
@@ -141,6 +143,7 @@ def test_spread_weights_have_the_counts_of_one_process(how: str, world: int, tmp
     results = run_together(observe_together, world, how, tmp_path)
     alone, expected = observe_alone(results[0]["weights"])
     assert expected[-1].changed.sum() > 0
+    assert len({result["norm"] for result in results}) == 1
     for result in results:
         assert result["names"] == list(alone.shapes)
         assert result["fingerprint"] == alone.base_fingerprint

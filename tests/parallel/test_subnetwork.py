@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from monitor import Subnetwork, SubnetworkCallback, UpdateMask
+from monitor.errors import UnsupportedModelError
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import run_together
 from tests.parallel.trainings import run_as_torchrun, train
@@ -30,9 +32,10 @@ from tests.tiny import save_model
 # Processes of their own, which one server forks.
 pytestmark = pytest.mark.xdist_group("parallel")
 
-KINDS = ("sgd", "adamw", "adamw-fused", "adafactor", "muon")
+KINDS = [kind for kind in ("sgd", "adamw", "adamw-fused", "adafactor", "muon") if kind in OPTIMIZERS]
 # torch's own Adafactor steps no DTensor, and its Muon not all of them.
 CASES = [("ddp", kind) for kind in KINDS] + [("fsdp2", kind) for kind in ("sgd", "adamw", "adamw-fused")]
+CASES.append(("hsdp", "adamw"))
 STEPS = 3
 
 
@@ -40,6 +43,9 @@ def random_mask(density: float = 0.3) -> UpdateMask:
     generator = torch.Generator().manual_seed(5)
     bools = {n: torch.rand(p.shape, generator=generator) < density for n, p in make_model().named_parameters()}
     return UpdateMask.from_bools(bools)
+
+
+GIVEN = {"masked": random_mask(), "unmasked": None}
 
 
 def train_loop(model: nn.Module, make: Make, mask: UpdateMask | None) -> dict[str, object]:
@@ -71,7 +77,16 @@ def train_all(mask: UpdateMask) -> dict[tuple[str, str, bool] | str, dict[str, o
         for how, kind in CASES
         for given in (mask, None)
     }
-    return results | {"resumed": resume_sharded(mask)}
+    return results | {"resumed": resume_sharded(mask), "fsdp1": {"refused": refused_with_fsdp1(mask)}}
+
+
+def refused_with_fsdp1(mask: UpdateMask) -> str:
+    model = spread(make_model(), "fsdp1")
+    try:
+        Subnetwork(model, mask, OPTIMIZERS["adamw"](model))
+    except UnsupportedModelError as error:
+        return str(error)
+    return "not refused"
 
 
 def resume_sharded(mask: UpdateMask) -> dict[str, object]:
@@ -122,6 +137,7 @@ def test_weights_outside_stay_and_those_inside_move_as_on_one_process() -> None:
         resumed = results["resumed"]
         assert all(torch.equal(weights, resumed["resumed"][name]) for name, weights in resumed["after"].items())
         assert resumed["bytes"][0] < 0.4 * resumed["bytes"][1]
+        assert results["fsdp1"]["refused"].startswith("FSDP1 hides the parameters in flat ones. Use FSDP2")
     # What the first process would save: of the shape of the weights, and zero outside.
     state = together[0]["resumed"]["state"]
     assert {name: state[name]["exp_avg"].shape for name in inside} == {n: bools.shape for n, bools in inside.items()}
@@ -130,35 +146,92 @@ def test_weights_outside_stay_and_those_inside_move_as_on_one_process() -> None:
 
 
 def train_with_zero(model: str, output: str, mask: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Train the same model with ZeRO-1 and with ZeRO-2, and return the weights and the float32 ones of this process."""
+    """Train with ZeRO-1 and with ZeRO-2, and return the float32 weights of this process, by how they were trained."""
     from accelerate.state import AcceleratorState
 
     found = {}
     for how in ("zero1", "zero2"):
         AcceleratorState._reset_state(reset_partial_state=True)
         kept: dict[str, torch.Tensor] = {}
-        callbacks = [SubnetworkCallback(mask), KeepMasters(kept)]
-        settings = {"subnetwork": callbacks, "monitored": False, "learning_rate": 0.01, "weight_decay": DECAY}
+        settings = {
+            "callbacks": [SubnetworkCallback(mask), KeepMasters(kept)],
+            "monitored": False,
+            "learning_rate": 0.01,
+            "arguments": {"weight_decay": DECAY},
+        }
         result = train(how, model, f"{output}/{how}", settings)
         assert all(math.isfinite(loss) for loss in result["losses"])
-        found[how] = kept
+        found |= {how: kept}
+        found |= {f"{how} {name}": loop_with_zero(int(how[-1]), given) for name, given in GIVEN.items()}
+    return found
+
+
+def loop_with_zero(stage: int, mask: UpdateMask | None) -> dict[str, torch.Tensor]:
+    """Train in a loop of one's own, on the same data in every process."""
+    import deepspeed
+
+    model = make_model().bfloat16()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=DECAY)
+    settings = {
+        "train_micro_batch_size_per_gpu": 4,
+        "bf16": {"enabled": True},
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": stage},
+    }
+    engine, wrapped, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    with nullcontext() if mask is None else Subnetwork(engine.module, mask, wrapped):
+        for step in range(STEPS):
+            engine.backward(loss_of(engine, step))
+            engine.step()
+    return masters_of(engine.module)
+
+
+def loss_of(model: nn.Module, step: int) -> torch.Tensor:
+    torch.manual_seed(step)
+    return model(torch.randint(0, 7, (4, 5))).float().square().mean()
+
+
+def masters_by_hand(mask: UpdateMask | None) -> dict[str, torch.Tensor]:
+    """What float32 weights become under a bfloat16 model, in one process and without any of this."""
+    model = make_model().bfloat16()
+    masters = {name: nn.Parameter(p.detach().float()) for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(masters.values(), lr=0.01, weight_decay=DECAY)
+    base = {name: master.detach().clone() for name, master in masters.items()}
+    inside = {n: torch.ones_like(p).bool() if mask is None else mask.bools(n) for n, p in base.items()}
+    for step in range(STEPS):
+        model.zero_grad()
+        loss_of(model, step).backward()
+        for name, parameter in model.named_parameters():
+            masters[name].grad = parameter.grad.float() * inside[name]
+        optimizer.step()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                masters[name].copy_(torch.where(inside[name], masters[name], base[name]))
+                parameter.copy_(masters[name])
+    return {name: master.detach() for name, master in masters.items()}
+
+
+def masters_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The fragments of the float32 weights that DeepSpeed steps in this process, among NaN."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        held = parameter._hp_mapping
+        if held is not None:
+            whole = torch.full((parameter.numel(),), math.nan)
+            address = held.lp_fragment_address
+            whole[address.start :][: address.numel] = held.hp_fragment.detach()
+            found[name] = whole.view(parameter.shape)
     return found
 
 
 class KeepMasters(TrainerCallback):
-    """Keeps the fragments of the float32 weights that DeepSpeed steps in this process, when training ends."""
+    """Keeps them when training ends."""
 
     def __init__(self, kept: dict[str, torch.Tensor]) -> None:
         self.kept = kept
 
     def on_train_end(self, args: object, state: object, control: object, **kwargs: Any) -> None:
-        for name, parameter in kwargs["model"].named_parameters():
-            held = parameter._hp_mapping
-            if held is not None:
-                whole = torch.full((parameter.numel(),), math.nan)
-                address = held.lp_fragment_address
-                whole[address.start :][: address.numel] = held.hp_fragment
-                self.kept[name] = whole.view(parameter.shape)
+        self.kept |= masters_of(kwargs["model"])
 
 
 def test_float32_weights_of_deepspeed_stay_at_the_base_outside(tmp_path: Path) -> None:
@@ -183,3 +256,17 @@ def test_float32_weights_of_deepspeed_stay_at_the_base_outside(tmp_path: Path) -
                 outside = here & ~bools[name]
                 assert torch.equal(weights[outside], base[name].float()[outside]), (how, name)
         assert seen == {name: mask.numel() for name, mask in bools.items()}, how
+        # Inside, as closely as without a mask: DeepSpeed's sums are of bfloat16.
+        distances = {name: distance(results, f"{how} {name}", masters_by_hand(given)) for name, given in GIVEN.items()}
+        assert distances["masked"] <= 1.5 * distances["unmasked"] < 0.005, (how, distances)
+
+
+def distance(results: list[dict[str, dict[str, torch.Tensor]]], how: str, expected: dict[str, torch.Tensor]) -> float:
+    """How far the weights inside that the processes hold are from those expected, in the mean."""
+    mask, found = random_mask(), []
+    for result in results:
+        for name, weights in result[how].items():
+            here = ~weights.isnan() & mask.bools(name)
+            found.append((weights[here] - expected[name][here]).abs())
+    assert sum(map(len, found)) == mask.count()
+    return float(torch.cat(found).mean())

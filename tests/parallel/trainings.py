@@ -24,7 +24,7 @@ def train_together(world: int, how: str, model: str, output: str, **settings: An
         model: directory of the model.
         output: output directory; the final weights are in `final` below it.
         settings: `max_steps`, `save_steps`, `learning_rate`, `resume`: a checkpoint to go on from, `target`,
-            `callback`: settings of the callback.
+            `callback`: settings of the callback, `callbacks`: other ones, `arguments`: other ones of the training.
     """
     return run_as_torchrun(world, train, (how, model, output, settings))
 
@@ -69,13 +69,13 @@ def train(how: str, model: str, output: str, settings: dict[str, Any]) -> dict[s
         max_steps=settings.get("max_steps", RANK_STEPS),
         per_device_train_batch_size=2,
         learning_rate=settings.get("learning_rate", 1e-3),
-        weight_decay=settings.get("weight_decay", 0.0),
         logging_steps=1,
         save_strategy="steps" if settings.get("save_steps") else "no",
         save_steps=settings.get("save_steps", 500),
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
+        **settings.get("arguments", {}),
         **options,
     )
     dtype = torch.bfloat16 if how.startswith("zero") else torch.float32
@@ -86,7 +86,7 @@ def train(how: str, model: str, output: str, settings: dict[str, Any]) -> dict[s
     callback = None
     if settings.get("monitored", True):
         callback = SparsityCallback(settings.get("target"), "parallel", **settings.get("callback", {}))
-    callbacks = [*([callback] if callback else []), *settings.get("subnetwork", [])]
+    callbacks = [*([callback] if callback else []), *settings.get("callbacks", [])]
     trainer = Trainer(pretrained, arguments, train_dataset=data, callbacks=callbacks)
     trainer.train(resume_from_checkpoint=settings.get("resume"))
     trainer.save_model(f"{output}/final")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from monitor.observe.masks.mask import UpdateMask
+from monitor.observe.observation import Synchronisation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.conversion import criterion_message, observation_message
 from monitor.report.registration import registration_message
@@ -49,6 +51,32 @@ def test_what_trains_is_sent_where_the_registration_says_otherwise() -> None:
     model[0].requires_grad_(False)
     observer.follow(model)
     assert list(observation_message(observer.observe(3), registered).trained) == [6, 4]
+
+
+def test_the_norm_of_the_base_is_sent_where_the_registration_says_otherwise() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(3, 2, bias=False))
+    model[0].requires_grad_(False)
+    observer = UpdateObserver(model)
+    registered = registration_message(observer, run_id="r", name="r")
+    norm = tuple(registered.base_squared_norm)
+    assert norm == tuple(observer.base_squared_norm)
+    assert norm[1] == 0 < norm[0]
+    assert list(observation_message(observer.observe(1), registered.groups, norm).base_squared_norm) == []
+    model[0].requires_grad_(True)
+    observer.follow(model)
+    later = observer.observe(2)
+    sent = list(observation_message(later, registered.groups, norm).base_squared_norm)
+    assert later.base_squared_norm is not None
+    assert sent == later.base_squared_norm.tolist()
+    assert sent[1] > 0
+
+
+def test_a_weight_sync_travels_with_its_steps() -> None:
+    observation = UpdateObserver(nn.Linear(4, 4, bias=False)).observe(3)
+    assert not observation_message(observation).HasField("synchronisation")
+    sync = Synchronisation(step=2, previous_step=1, changed=np.array([7]))
+    message = observation_message(replace(observation, synchronisation=sync)).synchronisation
+    assert (message.step, message.previous_step, list(message.changed)) == (2, 1, [7])
 
 
 def test_what_was_not_measured_is_absent() -> None:

@@ -36,10 +36,13 @@ def registration(run_id: str = "run", attempt: int = 1, **changes: Any) -> pb.Re
         criterion=pb.Criterion(bits=pb.Criterion.Bits()),
         tolerances=[1e-5, 1e-4],
         visible_dtype="bfloat16",
+        base_squared_norm=[0, 900, 1600],
         stored_dtypes=["bfloat16", "float32"],
         library_versions={"torch": "2.6.0"},
         started_at=1.7e9,
     )
+    if "groups" in changes:
+        changes = {"base_squared_norm": [], **changes}
     return changed(message, **changes)
 
 
@@ -87,6 +90,7 @@ def observation(step: int = 1, **changes: Any) -> pb.Observation:
         references=[pb.ReferenceCounts(intersection=[0, 9, 6], expected_intersection=[0, 3, 2])],
         squared_norm=[0, 9, 16],
         max_abs=[0, 0.5, 0.25],
+        synchronisation=None if step == 0 else pb.Synchronisation(step=step, previous_step=step - 1, changed=[0, 7, 5]),
         host_seconds=0.001,
         device_seconds=0.002,
         monitor_bytes=4000,

@@ -35,6 +35,9 @@ def test_the_table_is_what_is_exported(start: Callable[..., Client]) -> None:
     client = start()
     client.register(registration("run", parent=pb.Parent(run_id="base", step=5), planned_steps=40))
     client.send("run", [observed(1, unmeasured=[0, 0, 2]), logged(2, loss=1), finished(3)])
+    # Bytes of a transfer are known only where nothing is unmeasured.
+    client.register(registration("whole"))
+    client.send("whole", [observed(1)])
     # Fails once, so that the limit has a series.
     client.send("run", [logged(4, **{"x" * 600: 1.0})])
     text = client.http.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}).text

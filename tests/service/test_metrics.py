@@ -218,7 +218,7 @@ def test_above_the_budget_the_largest_run_keeps_its_run_level_series(start: Call
     assert client.metric("rolled_up_runs") == 1
     assert client.metric("run_weights", run="large") == 500
     assert _groups(client, "large") == 0
-    assert _groups(client, "small") == 36
+    assert _groups(client, "small") == 45
     series = client.metric("series")
     assert series is not None
     assert series <= 160
@@ -230,7 +230,7 @@ def test_group_series_of_a_finished_run_leave_after_the_grace_period(start: Call
     for run_id in ("ends", "goes-on"):
         client.register(registration(run_id))
         client.send(run_id, [observed(1), logged(2, loss=1.5)])
-    assert _groups(client, "ends") == 36
+    assert _groups(client, "ends") == 45
     assert client.metric("run_training_metric", run="ends", metric="loss") == 1.5
     client.send("ends", [finished(3)])
     eventually(lambda: _groups(client, "ends") == 0)
@@ -238,7 +238,7 @@ def test_group_series_of_a_finished_run_leave_after_the_grace_period(start: Call
     assert client.metric("run_training_metric", run="ends", metric="loss") is None
     assert client.metric("run_training_metric", run="goes-on", metric="loss") == 1.5
     assert client.metric("run_rolled_up", run="ends") is None
-    assert _groups(client, "goes-on") == 36
+    assert _groups(client, "goes-on") == 45
 
 
 def test_runs_that_ended_long_ago_take_nothing_of_the_budget(start: Callable[..., Client]) -> None:
@@ -248,7 +248,7 @@ def test_runs_that_ended_long_ago_take_nothing_of_the_budget(start: Callable[...
         client.send(f"ended-{number}", [observed(1), finished(2)])
     client.register(registration("goes-on"))
     client.send("goes-on", [observed(1)])
-    assert _groups(client, "goes-on") == 36
+    assert _groups(client, "goes-on") == 45
     assert client.metric("run_state", run="ended-0", state="finished") is None
     assert client.metric("runs") == 6
 

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import text, update
 
 from monitor.service.errors import StoreError, StoreVersionError
-from monitor.service.schema import SCHEMA_VERSION, open_engine, schema_version
+from monitor.service.opening import open_engine
+from monitor.service.schema import SCHEMA_VERSION, schema_version
 
 
 def test_a_store_is_opened_again_with_what_it_holds(store_url: str) -> None:

@@ -37,6 +37,9 @@ def test_each_group_has_its_counts() -> None:
         "group_touched_weights": [0, 60, 40],
         "group_hidden_weights": [0, 300, 200],
         "group_non_finite_weights": [0, 0, 1],
+        "group_sync_changed_weights": [0, 7, 5],
+        "group_squared_update_norm": [0, 9, 16],
+        "group_squared_base_norm": [0, 900, 1600],
         "group_reference_weights": [100, 60, 40],
         "group_reference_intersection_weights": [0, 9, 6],
         "group_reference_expected_intersection_weights": [0, 3, 2],
@@ -53,7 +56,7 @@ def test_what_was_not_measured_has_no_series() -> None:
     measured = pb.Item(sequence=1, observation=pb.Observation(step=1, changed=[0, 2, 3]))
     families = {array.family for array in group_arrays(_run(registration(), latest=measured))}
     known = {"group_weights", "group_frozen_weights", "group_reference_weights"}
-    assert families == known | {"group_changed_weights"}
+    assert families == known | {"group_changed_weights", "group_squared_base_norm"}
     assert {array.family for array in group_arrays(_run(registration(), latest=None))} == known
 
 

@@ -46,8 +46,9 @@ PACKED: dict[str, Make] = {
 RESTORED: dict[str, Make] = {
     "adafactor": of(torch.optim.Adafactor),
     "asgd": of(torch.optim.ASGD),
-    "muon": muon,
 }
+if hasattr(torch.optim, "Muon"):
+    RESTORED["muon"] = muon
 OPTIMIZERS = PACKED | RESTORED
 
 

@@ -68,6 +68,16 @@ def test_a_trainer_moves_the_weights_inside_alone(
     assert not callback.subnetwork.moved()
 
 
+def test_tied_weights_are_masked_once(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "tied", tied=True)
+    bools = random_bools(model)
+    trainer = trainer_for(model, tmp_path, [SubnetworkCallback(UpdateMask.from_bools(bools))])
+    trainer.train()
+    assert "lm_head.weight" not in bools
+    assert not moved_outside(bools, base_of(model), weights_of(trainer.model))
+    assert share_moved_inside(bools, base_of(model), weights_of(trainer.model)) > 0.8
+
+
 def test_the_trainers_norm_is_that_of_the_masked_gradient(
     model: Path, inside: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

@@ -181,6 +181,21 @@ def test_the_gradient_is_zero_outside_as_soon_as_it_is_there() -> None:
     assert all(not p.grad[~mask.bools(name)].any() for name, p in model.named_parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "adafactor"])
+def test_gradients_that_no_backward_pass_made_are_masked_before_the_step(kind: str) -> None:
+    mask = odd_mask()
+    inside = {name: mask.bools(name) for name in mask.shapes}
+    model, other = odd_model(), odd_model()
+    before = weights_of(model)
+    optimizers, others = OPTIMIZERS[kind](model), OPTIMIZERS[kind](other)
+    with Subnetwork(model, mask, optimizers):
+        for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+            mine.grad, theirs.grad = torch.ones_like(mine), torch.ones_like(theirs)
+        optimizers[0].step()
+    step_by_hand(other, others, inside, before)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.parameters(), other.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("kind", ["adamw-fused", "adafactor"])
 def test_a_step_that_a_scaler_skips_moves_nothing(kind: str) -> None:
     model = odd_model()
@@ -246,7 +261,9 @@ def test_a_parameter_that_starts_to_train_late_is_masked_from_then_on() -> None:
         run(model, optimizer.step, [optimizer], steps=1)
         model.up.requires_grad_(True)
         after = run(model, optimizer.step, [optimizer], steps=2)
+        model(torch.randn(8, 37)).square().mean().backward()
     inside = {name: mask.bools(name) for name in mask.shapes}
+    assert not model.up.weight.grad[~inside["up.weight"]].any()
     assert not moved_outside(inside, before, after)
     assert share_moved_inside({"up.weight": inside["up.weight"]}, before, after) > 0.5
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from monitor import Subnetwork, UpdateMask, UpdateObserver
-from monitor.errors import ConfigurationError, MaskMismatchError, SparsityMonitorError
+from monitor.errors import ConfigurationError, MaskMismatchError, SparsityMonitorError, UnsupportedModelError
 from monitor.observe.masks.file import MaskMetadata
 
 
@@ -99,6 +99,22 @@ def test_optimizers_that_cannot_be_guarded_are_refused(make: Callable[[nn.Module
     optimizer = sgd(model)
     Subnetwork(model, mask_of(model), optimizer).close()
     optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cpu_offload": True}, "DeepSpeed offloads the optimizer"),
+        ({"bit16_groups": [[nn.Parameter(torch.ones(1))]]}, "does not tell where it keeps its copies"),
+    ],
+)
+def test_optimizers_of_deepspeed_that_are_not_known_are_refused(settings: dict[str, Any], message: str) -> None:
+    model = linear()
+    kind = type("DeepSpeedZeroOptimizer", (), {"__module__": "deepspeed.runtime.zero.stage_1_and_2"} | settings)
+    around = kind()
+    around.optimizer = sgd(model)
+    with pytest.raises(UnsupportedModelError, match=message):
+        Subnetwork(model, mask_of(model), around)
 
 
 @pytest.mark.parametrize(

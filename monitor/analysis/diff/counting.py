@@ -1,19 +1,28 @@
-"""Counts the differences of two checkpoints with the kernels that measure a training, and keeps the mask on disk."""
+"""Counts the differences of two checkpoints with the kernels that measure a training, on several threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
-from monitor.analysis.diff.spans import WEIGHTS_ON_CPU, WEIGHTS_ON_GPU, Span, Spans
+from monitor.analysis.diff.meter import Measured, Meter
+from monitor.analysis.diff.spans import Span, spans_of
 from monitor.analysis.diff.spill import MaskSpill
 from monitor.analysis.pairs import Pairs
-from monitor.observe.base.fingerprint import span_sums
-from monitor.observe.bits import word_count
-from monitor.observe.kernels import kernel_for
-from monitor.observe.kernels.contract import FIXED_COLUMNS, MAX_ABS, SQUARED_NORM, Rules, Segment
+from monitor.observe.chunk_sizes import WEIGHTS_IN_NUMBA
+from monitor.observe.kernels.contract import FIXED_COLUMNS, MAX_ABS, SQUARED_NORM, Rules
+
+# Weights that are read and measured at a time. On a CPU what a thread's loops take at once: both sides of it are still
+# in its cache when they are measured. A GPU is busy with them for longer than it takes to start it.
+WEIGHTS_ON_CPU = WEIGHTS_IN_NUMBA
+WEIGHTS_ON_GPU = 1 << 23
+_MOST_THREADS = 8
 
 # Told after each span how many bytes of both sides it had.
 Progress = Callable[[int], None]
@@ -41,6 +50,15 @@ class Counted:
             torch.zeros(parameters, 2, dtype=torch.float64, device="cpu"),
             torch.zeros(parameters, 2, dtype=torch.int64, device="cpu"),
         )
+
+    def add(self, measured: Measured) -> None:
+        """Add the counts of a span."""
+        row = measured.span.row
+        self.integers[row] += measured.integers
+        self.floats[row, SQUARED_NORM] += measured.floats[SQUARED_NORM]
+        self.floats[row, MAX_ABS] = torch.maximum(self.floats[row, MAX_ABS], measured.floats[MAX_ABS])
+        if measured.sums is not None:
+            self.sums[row] += measured.sums
 
 
 def best_device(local_rank: int) -> torch.device:
@@ -74,25 +92,48 @@ def count(
         OSError: the mask cannot be written.
     """
     counted = Counted.zeros(len(names), rules)
-    on_gpu = device.type == "cuda"
-    for span in Spans(pairs, names, WEIGHTS_ON_GPU if on_gpu else WEIGHTS_ON_CPU, pinned=on_gpu):
-        words = _count_span(span, rules, device, counted, with_sums=spill is not None)
-        if spill is not None:
-            spill.append(words)
-        progress(span.base.nbytes + span.finetuned.nbytes)
+    weights = WEIGHTS_ON_GPU if device.type == "cuda" else WEIGHTS_ON_CPU
+    spans = list(spans_of(pairs, names, weights))
+    for measured in _measured(spans, rules, device, with_mask=spill is not None):
+        counted.add(measured)
+        if spill is not None and measured.words is not None:
+            spill.append(measured.words)
+        progress(sum(measured.span.bytes))
     if spill is not None:
         spill.close()
     return counted
 
 
-def _count_span(span: Span, rules: Rules, device: torch.device, counted: Counted, *, with_sums: bool) -> torch.Tensor:
-    base, finetuned = (side.to(device, non_blocking=True) for side in (span.base, span.finetuned))
-    words = torch.zeros(word_count(finetuned.numel()), dtype=torch.int32, device=device)
-    counts = kernel_for([Segment(finetuned, base, words)], rules)()
-    counted.integers[span.row] += counts.integers[0].cpu()
-    floats = counts.floats[0].cpu()
-    counted.floats[span.row, SQUARED_NORM] += floats[SQUARED_NORM]
-    counted.floats[span.row, MAX_ABS] = torch.maximum(counted.floats[span.row, MAX_ABS], floats[MAX_ABS])
-    if with_sums:
-        counted.sums[span.row] += span_sums(base, rules.visible_dtype, span.first)
-    return words.cpu()
+def _measured(spans: Sequence[Span], rules: Rules, device: torch.device, *, with_mask: bool) -> Iterator[Measured]:
+    """Measure on several threads, and return the counts in order.
+
+    What a conversion or an adapter puts together is whole in memory, so that it is measured alone.
+    """
+    room = max((size for span in spans if span.is_part for size in span.bytes), default=0)
+    own = threading.local()
+
+    def measure(span: Span) -> Measured:
+        if not hasattr(own, "meter"):
+            own.meter = Meter(rules, device, room, with_mask=with_mask)
+        found: Measured = own.meter.measure(span)
+        return found
+
+    threads = _threads()
+    with ThreadPoolExecutor(threads, thread_name_prefix="sparsity-monitor-diff") as pool:
+        under_way: deque[tuple[Span, Future[Measured]]] = deque()
+        try:
+            for span in spans:
+                while under_way and (len(under_way) > threads or not (span.is_part and under_way[-1][0].is_part)):
+                    yield under_way.popleft()[1].result()
+                under_way.append((span, pool.submit(measure, span)))
+            while under_way:
+                yield under_way.popleft()[1].result()
+        finally:
+            for _, future in under_way:
+                future.cancel()
+
+
+def _threads() -> int:
+    """Return how many threads measure: those of the host, split among the processes that torchrun has started on it."""
+    here = (os.cpu_count() or 1) // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return min(max(here, 1), _MOST_THREADS)

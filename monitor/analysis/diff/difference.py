@@ -99,7 +99,8 @@ class Difference:
         """Take the counts of `pairs.names`, in that order."""
         rows = zip(counted.integers.tolist(), counted.floats.tolist(), strict=True)
         found = {name: _changes(pairs, name, rules, *row) for name, row in zip(pairs.names, rows, strict=True)}
-        frozen = {name: Changes(frozen=_count(pairs, name)) for name in pairs.unchanged}
+        nothing = dict.fromkeys(rules.tolerances, 0)
+        frozen = {name: Changes(frozen=_count(pairs, name), changed_at=dict(nothing)) for name in pairs.unchanged}
         together = found | frozen
         order = [name for name in pairs.finetuned.names if name in together]
         return cls(pairs, rules, {name: together[name] for name in order}, fingerprint)

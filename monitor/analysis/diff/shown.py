@@ -27,7 +27,8 @@ def criteria(difference: Difference) -> list[str]:
 def measured_as(difference: Difference) -> str:
     """Return what the shares in a table are, as its title."""
     beside = ", and at tolerances" if difference.rules.tolerances else ""
-    return f"unchanged ({difference.measured_as}{beside})"
+    dtype = dtype_name(difference.rules.visible_dtype)
+    return f"unchanged ({difference.rules.criterion}{beside}; {dtype})"
 
 
 def total_rows(difference: Difference) -> list[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from monitor.analysis.structure.profiles import Profile
 from monitor.analysis.structure.spectrum import TOP
 from monitor.analysis.structure.sums import TOP_COORDINATES, Sums
 from monitor.observe.criterion import dtype_name
-from monitor.observe.observation import Overlap
+from monitor.observe.overlap import Overlap
 
 _DECILES = np.linspace(0, 1, 11)
 

@@ -55,15 +55,22 @@ def structure(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write an HTML report to this file, too.")
     ] = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(help="Write how many weights of each row and column changed to this safetensors file."),
+    ] = None,
 ) -> None:
     """Find the structure of an update: rank, energy, stripes, and where in the base it landed.
 
-    Beside each number stands what was published of it. Weights are read one parameter after the other. The work is that
-    of the singular values: see DEFINITIONS.md beside this command's code for how long it takes. A GPU is used where
-    there is one; --only and --max-size sample.
+    Beside each number stands what was published of it.
+
+    All singular values of a model of 7 billion weights take hours on a CPU.
+    --only and --max-size sample, --whole-up-to 1024 does without ranks.
+    A GPU is used where there is one.
     """
     with errors_in_words():
-        _check_writable(output)
+        for option, path in {"--output": output, "--profiles": profiles}.items():
+            _check_writable(option, path)
         settings = _settings(
             criterion,
             visible_dtype,
@@ -79,13 +86,17 @@ def structure(
             from monitor.analysis.structure.report import report_of
 
             report_of(found, source).write(output)
+        if profiles is not None:
+            from monitor.analysis.structure.profiles_file import write_profiles
+
+            write_profiles(found, source, profiles)
 
 
-def _check_writable(output: Path | None) -> None:
+def _check_writable(option: str, path: Path | None) -> None:
     # Before the work, which may take hours.
-    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):
+    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
         raise ConfigurationError(
-            f"--output is {str(output)!r}; expected a file in a directory that is there and can be written to."
+            f"{option} is {str(path)!r}; expected a file in a directory that is there and can be written to."
         )
 
 

@@ -45,6 +45,7 @@ _FULL_RANK = 0.9
 _TIMES_EVEN = 2.0
 _STRIPED = 2.0
 _MANY_OF_ALL = 0.1
+_LIFT = 0.05
 # Of the dispersion under chance: more than so many standard deviations are no chance.
 _NO_CHANCE = 3.0
 
@@ -194,7 +195,8 @@ def _enrichment(
         return "No weight of a matrix changed, or too few are marked in matrices as small as these.", Agreement.UNKNOWN
     side = "above" if above else "below"
     figures = f"; {values}" if structure.settings.share == 0.1 else ""
-    agreement = Agreement.AS_PUBLISHED if (lift > 1) is above else Agreement.OTHERWISE
+    shown = lift > 1 + _LIFT if above else lift < 1 - _LIFT
+    agreement = Agreement.AS_PUBLISHED if shown else Agreement.OTHERWISE
     return f"{text} Published: {side} chance for RL (arXiv 2511.08567){figures}.", agreement
 
 
@@ -209,8 +211,8 @@ def _stripes(structure: Structure) -> Iterator[Finding]:
         count = _count(len(matrices), "matrix", "matrices")
         text = (
             f"Changed weights {how} in {lines} of {modules}: the share that "
-            f"changed varies {along:.3g} times as much among the {lines} as by chance, among the {_other(lines)} "
-            f"{across:.3g} times (variance ÷ binomial variance, median over {count}). "
+            f"changed varies {_times(along)} times as much among the {lines} as by chance, among the {_other(lines)} "
+            f"{_times(across)} times (variance ÷ binomial variance, median over {count}). "
             "Published: stripes, without a figure (arXiv 2511.08567)."
         )
         agreement = {"gather": Agreement.AS_PUBLISHED, "do not gather": Agreement.OTHERWISE}
@@ -236,6 +238,10 @@ def methods(structure: Structure) -> str:
         f"(seeded, lower bounds) for {count - whole:,}; principal weights from the whole decomposition of the base for "
         f"{base:,}, from a randomised one for {count - base:,}."
     )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}" if factor < 10 else f"{factor:.3g}"
 
 
 def _small_percent(share: float) -> str:

@@ -17,7 +17,8 @@ def smallest(name: str, weights: torch.Tensor, share: float, visible_dtype: torc
         share: above 0 and up to 1.
         visible_dtype: dtype in which magnitudes are compared.
     """
-    words = StructuralMask(Kind.LOWEST, share).words_of(name, weights, visible_dtype)
+    mask = StructuralMask(Kind.LOWEST, share)
+    words = mask.words_of(name, tuple(weights.shape), lambda: weights, visible_dtype, weights.device)
     return unpack(words, weights.numel()).view(weights.shape)
 
 

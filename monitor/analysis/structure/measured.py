@@ -19,7 +19,7 @@ from monitor.analysis.structure.settings import StructureSettings
 from monitor.analysis.structure.spectrum import Method, Spectrum, spectrum_of
 from monitor.analysis.structure.sums import Sums
 from monitor.analysis.structure.update import Update
-from monitor.observe.observation import Overlap
+from monitor.observe.overlap import Overlap
 from monitor.observe.weights.groups import GroupKey
 
 

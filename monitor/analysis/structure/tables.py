@@ -16,7 +16,7 @@ from monitor.analysis.structure.measured import (
 )
 from monitor.analysis.structure.spectrum import TOP, Method
 from monitor.analysis.structure.sums import TOP_COORDINATES
-from monitor.observe.observation import Overlap
+from monitor.observe.overlap import Overlap
 from monitor.verdict import percent
 
 

@@ -40,9 +40,10 @@ class Update:
         before, after = (visible(each.detach(), visible_dtype).contiguous() for each in (base, finetuned))
         changed = before != after
         # In place: the matrix of an embedding has half a billion weights.
-        delta = after.to(torch.float32, copy=True).sub_(before).masked_fill_(~changed, 0)
+        delta = after.to(torch.float32, copy=True).sub_(before)
         if criterion.tolerance is not None:
             changed &= exceeds(delta, criterion.tolerance)
+        # Of equal infinities Δ is NaN, too.
         return cls(before, after, delta.masked_fill_(~torch.isfinite(delta), 0), changed)
 
     def matrix(self, place: MatrixPlace) -> Update:

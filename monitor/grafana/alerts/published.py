@@ -36,3 +36,6 @@ RL_STEP = Band(0.989, 0.998, "S₁ of GRPO in pure bfloat16 (arXiv 2602.03839)")
 
 SFT_STEP = Band(0.96, 0.982, "supervised fine-tuning in pure bfloat16 at 2e-5 and at 3e-6 (arXiv 2602.03839)")
 """Step sparsity of supervised fine-tuning, one step apart."""
+
+DISTILLATION_LOWEST = Band(0.25, 0.49, "on-policy distillation, arXiv 2606.13657")
+"""Share of the changed weights that lie among the 10 % of smallest magnitude of their matrix: o₁ of "lowest:0.1"."""

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from monitor.grafana.alerts.published import DISTILLATION_CUMULATIVE, RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP
+from monitor.grafana.alerts.published import (
+    DISTILLATION_CUMULATIVE,
+    DISTILLATION_LOWEST,
+    RL_CUMULATIVE,
+    RL_STEP,
+    SFT_CUMULATIVE,
+    SFT_STEP,
+)
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards.panels import Steps
 
@@ -33,6 +40,15 @@ STEP: Steps = [
 STEP_MEANING = (
     f"Bands: {RL_STEP} in green, {RL_STEP.source}; {SFT_STEP} in orange, {SFT_STEP.source}. With float32 master "
     "weights, step sparsity is lower."
+)
+
+# Divided by the share of the reference.
+_ENRICHED = [round(10 * share, 1) for share in DISTILLATION_LOWEST[:2]]
+
+ENRICHMENT: Steps = [(None, _CLEAR), (_ENRICHED[0], _RL), (_ENRICHED[1], _CLEAR)]
+ENRICHMENT_MEANING = (
+    f"Band: {_ENRICHED[0]:g}–{_ENRICHED[1]:g} in “lowest:0.1”, where {DISTILLATION_LOWEST} of the changed weights lay "
+    f"({DISTILLATION_LOWEST.source}). RL is above 1 there (arXiv 2511.08567)."
 )
 
 

@@ -22,6 +22,7 @@ from monitor.grafana.dashboards.panels import (
 from monitor.grafana.dashboards.query import ONE_RUN, Query
 from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
 from monitor.grafana.dashboards.run_overlap import overlap_panels
+from monitor.grafana.dashboards.run_sync import norm_panels, sync_panels
 from monitor.grafana.dashboards.run_updates import moving_panels, sparsity_panels, where_panels
 from monitor.grafana.promql.metric import metric
 from monitor.grafana.promql.ratios import (
@@ -47,7 +48,8 @@ def run(settings: AlertSettings) -> dict[str, Any]:
             Row("Now", [*_by_step([*_now(settings), *_besides(settings)]), _measured_as()]),
             Row("Is it still sparse?", _by_step(sparsity_panels())),
             Row("Where do updates land?", _by_step(where_panels())),
-            Row("What moves?", _by_step(moving_panels())),
+            Row("What moves?", _by_step([*moving_panels(), *norm_panels()])),
+            Row("What does a weight sync change?", _by_step(sync_panels())),
             Row("Do they land where the reference did?", _by_step(overlap_panels(settings))),
             Row("What the trainer logged", _by_step(training_panels())),
             Row("What monitoring costs", _by_step(cost_panels(settings))),

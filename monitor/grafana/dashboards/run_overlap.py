@@ -6,7 +6,9 @@ from typing import Any
 
 from grafana_foundation_sdk.builders.heatmap import FilterValueRange
 
+from monitor.grafana.alerts.published import DISTILLATION_LOWEST
 from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.dashboards import bands
 from monitor.grafana.dashboards.panels import NO_REFERENCE, Strength, banded, cells_over_time, lines
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, REFERENCE, Query
 from monitor.grafana.promql.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level, z_score
@@ -22,12 +24,19 @@ _METRICS = (
 def overlap_panels(settings: AlertSettings) -> list[Any]:
     """Overlap of update mask M and reference mask R."""
     return [
-        _overlap("o₁", "|M ∩ R| ÷ |M|: how much of the update mask is in the reference mask.", OVERLAP_O1, CHANCE_O1),
+        _overlap(
+            "o₁",
+            "|M ∩ R| ÷ |M|: how much of the update mask is in the reference mask. Of “lowest:0.1”, published "
+            f"{DISTILLATION_LOWEST} ({DISTILLATION_LOWEST.source}).",
+            OVERLAP_O1,
+            CHANCE_O1,
+        ),
         _overlap("o₂", "|M ∩ R| ÷ |R|: how much of the reference mask is in the update mask.", OVERLAP_O2, CHANCE_O2),
         banded(
             lines(
                 "Lift",
-                "Observed ÷ expected overlap; 1 is chance, stratified by matrix. Red area: little more than chance. "
+                "Observed ÷ expected overlap; 1 is chance, stratified by matrix. Of a structural reference, such as "
+                "“lowest:0.1”, this is the enrichment. Red area: little more than chance. "
                 "Published runs reach 1.65 (other seed) to 2.6 (other seed, data and algorithm), arXiv 2505.11711. "
                 f"{_METRICS}",
                 "none",
@@ -39,10 +48,11 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
         ).axis_soft_min(0),
         lines(
             "Overlap in standard deviations",
-            "Observed − expected overlap ÷ what it would vary by if the changed weights of each group lay anywhere "
-            "among its trained ones (hypergeometric): whether the lift is more than luck, not how large it is. Overlap "
-            "says where the optimizer went, not which weights are needed: training random masks of 1 % matched full RL "
-            "(arXiv 2602.01599). Metrics: sparsity_monitor_group_reference_intersection_weights, "
+            "z-score: observed − expected overlap ÷ what it would vary by if the changed weights of each group lay "
+            "anywhere among its trained ones (hypergeometric): whether the lift is more than luck, not how large it "
+            "is. Overlap says where the optimizer went, not which weights are needed: full RL was matched by training "
+            "the changed weights alone (arXiv 2505.11711), and by training random masks of 1 % (arXiv 2602.01599). "
+            "Metrics: sparsity_monitor_group_reference_intersection_weights, "
             "sparsity_monitor_group_reference_expected_intersection_weights, "
             "sparsity_monitor_group_reference_weights, sparsity_monitor_group_changed_weights, "
             "sparsity_monitor_group_weights, sparsity_monitor_group_frozen_weights.",
@@ -59,6 +69,25 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
             width=8,
             no_data=NO_REFERENCE,
         ),
+        banded(
+            lines(
+                "Enrichment by layer",
+                "Where in the distribution of the weights updates land: the lift of a structural reference, which is "
+                "the share of the changed weights that lie in it ÷ the share of all weights that do. "
+                "“lowest:0.1” holds the 10 % of smallest magnitude of each matrix, “random:0.1” is the control, at 1. "
+                f"{bands.ENRICHMENT_MEANING} By layer over the chosen modules, and of the whole run. Metrics: "
+                "sparsity_monitor_group_reference_intersection_weights, "
+                "sparsity_monitor_group_reference_expected_intersection_weights, "
+                "sparsity_monitor_run_reference_intersection_weights, "
+                "sparsity_monitor_run_reference_expected_intersection_weights.",
+                "none",
+                Query(LIFT.at(Level.LAYER, {**_OF_REFERENCE, **GROUPS}), "layer {{layer}} {{reference}}"),
+                Query(LIFT.at(Level.RUN, _OF_REFERENCE), "whole run {{reference}}"),
+                width=24,
+                no_data=NO_REFERENCE,
+            ),
+            bands.ENRICHMENT,
+        ).min(0),
         cells_over_time(
             "Lift by layer over time",
             "One row per layer and chosen reference, over the chosen modules; in full colour from 3 on, a little more "

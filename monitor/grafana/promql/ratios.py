@@ -93,6 +93,7 @@ CHANGED = Ratio("changed", f"{{changed_weights}} / {_TRAINED}")
 TOUCHED = Ratio("touched", f"{{touched_weights}} / {_TRAINED}")
 TRANSIENT = Ratio("transient", f"({{touched_weights}} - {{changed_weights}}) / {_TRAINED}")
 HIDDEN = Ratio("hidden", f"{{hidden_weights}} / {_TRAINED}")
+CHANGED_RATIO = Ratio("changed_ratio", f"{{sync_changed_weights}} / ignoring (between) group_left () {_TRAINED}")
 TRAINED_SHARE = Ratio("trained_share", "1 - {frozen_weights} / ({weights} > 0)")
 OVERLAP_O1 = Ratio("reference_overlap_o1", "{reference_intersection_weights} " + _PER_MASK)
 OVERLAP_O2 = Ratio("reference_overlap_o2", "{reference_intersection_weights} / ({reference_weights} > 0)")
@@ -104,6 +105,30 @@ JACCARD = Ratio(
     "(reference) group_left () {changed_weights} > 0)",
 )
 LIFT = Ratio("reference_lift", "{reference_intersection_weights} / ({reference_expected_intersection_weights} > 0)")
+
+
+def relative_norm(level: Level, matchers: Matchers = NOTHING) -> str:
+    """Return ‖Δ‖ ÷ ‖θ₀‖ at a level: of layers and modules from the sums of squares of their groups."""
+    if level is Level.RUN:
+        return f"{metric('run_update_norm', matchers)} / ({metric('run_base_norm', matchers)} > 0)"
+    update, base = (count(level, f"squared_{each}_norm", matchers) for each in ("update", "base"))
+    return f"sqrt({update} / ({base} > 0))"
+
+
+def as_indices(matchers: Matchers = NOTHING) -> str:
+    """Return the bytes of a transfer of the changed weights of 16 bits as indices and values."""
+    return _where_known(f"6 * {count(Level.RUN, 'sync_changed_weights', matchers)}", matchers)
+
+
+def as_bitmask(matchers: Matchers = NOTHING) -> str:
+    """Return the bytes of a transfer of the changed weights of 16 bits as a bit per weight and values."""
+    changed, weights = (count(Level.RUN, name, matchers) for name in ("sync_changed_weights", "weights"))
+    return _where_known(f"2 * {changed} + ignoring (between) group_left () {weights} / 8", matchers)
+
+
+def _where_known(expr: str, matchers: Matchers) -> str:
+    """Leave out the runs whose transfers are not known in bytes."""
+    return f"{expr} and {metric('run_sync_dense_bytes', matchers)}"
 
 
 def z_score(matchers: Matchers = NOTHING) -> str:

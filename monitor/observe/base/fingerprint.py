@@ -1,13 +1,15 @@
-"""The fingerprint of a base: resumed runs and masks of other runs are recognised by it."""
+"""The fingerprint of a base: resumed runs and masks of other runs are recognised by it. And how large the base is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 
+from monitor.observe.base.norms import by_name, squared_norm
 from monitor.observe.base.weights import BaseWeights
 from monitor.observe.chunk_sizes import FINGERPRINT_ON_GPU, elements_on
 from monitor.observe.criterion import visible
@@ -19,20 +21,49 @@ from monitor.observe.weights.measured import MeasuredWeights
 _MIX = (-0x61C8864680B583EB, -0x4B47D0C5BC6DBC27)
 
 
-def fingerprint(
-    base: BaseWeights, measured: Sequence[MeasuredWeights], visible_dtype: torch.dtype, ranks: Ranks
-) -> str:
-    """Return 32 hexadecimal digits that name the visible base weights.
+class Identified(NamedTuple):
+    """What a base is.
 
-    Independent of the stored dtype, the device, the order of parameters, and of how they are spread over processes.
+    Attributes:
+        fingerprint: 32 hexadecimal digits that name the visible base weights. Independent of the stored dtype, the
+            device, the order of parameters, and of how they are spread over processes.
+        squared_norms: parameter name → Σ|θ₀|²; see norms.py.
     """
 
-    def here() -> torch.Tensor:
-        sums = (weight_sums(visible(base.of(w).to(w.source.device), visible_dtype), w.indices) for w in measured)
-        return torch.stack(list(sums))
+    fingerprint: str
+    squared_norms: dict[str, float]
 
-    everywhere = ranks.sum_of(here).tolist()
-    return fingerprint_of((w.name, w.shape, sums) for w, sums in zip(measured, everywhere, strict=True))
+
+def identify(
+    base: BaseWeights,
+    measured: Sequence[MeasuredWeights],
+    selected: Sequence[MeasuredWeights],
+    visible_dtype: torch.dtype,
+    ranks: Ranks,
+) -> Identified:
+    """Return what a base is, out of one walk through it. All processes must call this.
+
+    Args:
+        measured: the parameters that the base is of.
+        selected: those of them that the fingerprint is of.
+    """
+
+    def here() -> tuple[torch.Tensor, torch.Tensor]:
+        # One after the other: the base may have to be copied to the device, or dequantised.
+        parts = [_look_at(visible(base.of(w).to(w.source.device), visible_dtype), w) for w in measured]
+        return torch.stack([sums for sums, _ in parts]), torch.stack([square for _, square in parts])
+
+    sums, squares = ranks.all_or_none(here)
+    everywhere = ranks.sum(sums).tolist()
+    of_fingerprint = {weights.name for weights in selected}
+    digits = fingerprint_of(
+        (w.name, w.shape, sums) for w, sums in zip(measured, everywhere, strict=True) if w.name in of_fingerprint
+    )
+    return Identified(digits, by_name(measured, ranks.sum_floats(squares)))
+
+
+def _look_at(weights: torch.Tensor, measured: MeasuredWeights) -> tuple[torch.Tensor, torch.Tensor]:
+    return weight_sums(weights, measured.indices), squared_norm(weights)
 
 
 def fingerprint_of(parameters: Iterable[tuple[str, tuple[int, ...], Sequence[int]]]) -> str:

@@ -61,17 +61,28 @@ def write_mask(
     Raises:
         OSError: the file cannot be written; what was at `path` is still there.
     """
+    with written_whole(path) as file:
+        file.write(_header(shapes, metadata))
+        for tensor, (name, shape) in zip(words, shapes.items(), strict=True):
+            if tensor.dtype != torch.int32 or tensor.numel() != word_count(math.prod(shape)):
+                raise ValueError(f"{name} has {tensor.numel()} words of {tensor.dtype} for the shape {list(shape)}")
+            for chunk in chunks(tensor):
+                file.write(tensor[chunk].cpu().numpy().data)
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file to write to, which appears under `path` only when the `with` statement ends without an exception.
+
+    Raises:
+        OSError: the file cannot be written; what was at `path` is still there.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(_header(shapes, metadata))
-            for tensor, (name, shape) in zip(words, shapes.items(), strict=True):
-                if tensor.dtype != torch.int32 or tensor.numel() != word_count(math.prod(shape)):
-                    raise ValueError(f"{name} has {tensor.numel()} words of {tensor.dtype} for the shape {list(shape)}")
-                for chunk in chunks(tensor):
-                    file.write(tensor[chunk].cpu().numpy().data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
@@ -81,19 +92,26 @@ def write_mask(
 
 
 def _header(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, object]) -> bytes:
-    header: dict[str, Any] = {
-        "__metadata__": {
-            **{name: str(value) for name, value in metadata.items()},
-            "format": _FORMAT,
-            "format_version": str(_FORMAT_VERSION),
-            "shapes": json.dumps({name: list(shape) for name, shape in shapes.items()}),
-        }
+    said = {
+        **{name: str(value) for name, value in metadata.items()},
+        "format": _FORMAT,
+        "format_version": str(_FORMAT_VERSION),
+        "shapes": json.dumps({name: list(shape) for name, shape in shapes.items()}),
     }
+    counts = {name: word_count(math.prod(shape)) for name, shape in shapes.items()}
+    return safetensors_header("I32", _WORD_BYTES, {name: (count,) for name, count in counts.items()}, said)
+
+
+def safetensors_header(
+    dtype: str, element_bytes: int, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
+) -> bytes:
+    """Return what a safetensors file begins with, whose tensors of one dtype follow each other in this order."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for name, shape in shapes.items():
-        count = word_count(math.prod(shape))
-        header[name] = {"dtype": "I32", "shape": [count], "data_offsets": [start, start + _WORD_BYTES * count]}
-        start += _WORD_BYTES * count
+        end = start + element_bytes * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
@@ -196,6 +214,22 @@ def _read_header(path: str) -> tuple[dict[str, str], dict[str, tuple[str, list[i
             return found, {name: (each.get_dtype(), each.get_shape()) for name, each in slices.items()}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def safetensors_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return what a safetensors file says of itself; nothing of any other file, or where there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with _as_utf8(os.fspath(path)) as named, safe_open(named, framework="pt") as opened:
+            return opened.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def is_mask(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is a mask that `write_mask` wrote, of whatever version."""
+    return safetensors_metadata(path).get("format") == _FORMAT
 
 
 @contextmanager

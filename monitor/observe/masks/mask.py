@@ -13,7 +13,7 @@ from monitor.errors import ConfigurationError, MaskFileError, MaskMismatchError,
 from monitor.observe.arguments import path_from
 from monitor.observe.bits import combine, count_common_ones, count_ones, pack, unpack
 from monitor.observe.masks.file import MaskFile, MaskMetadata, write_mask
-from monitor.observe.observation import Overlap
+from monitor.observe.overlap import Overlap, expected_intersection
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class UpdateMask:
         """
         common = self.common_counts(other)
         ones, references = self.counts(), other.counts()
-        by_chance = (ones[name] * references[name] / max(math.prod(self.shapes[name]), 1) for name in ones)
+        by_chance = (expected_intersection(math.prod(self.shapes[name]), ones[name], references[name]) for name in ones)
         return Overlap(
             weights=self.weights,
             changed=sum(ones.values()),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, TypeAlias
+from functools import cached_property, partial
+from typing import TypeAlias
 
 import torch
 
@@ -21,23 +21,30 @@ from monitor.observe.ranks import Ranks
 _DIGITS = 1 << 16
 
 
-class Weights(NamedTuple):
+class Weights:
     """Some weights of a parameter, all on one device.
 
-    Attributes:
+    Args:
         values: floating point, shape (n,); None where no order asks for them.
-        indices: where they are in the flattened parameter, int64 of shape (n,).
+        find: returns where they are in the flattened parameter, int64 of shape (n,).
     """
 
-    values: torch.Tensor | None
-    indices: torch.Tensor
+    def __init__(self, values: torch.Tensor | None, find: Callable[[], torch.Tensor]) -> None:
+        self.values = values
+        self._find = find
 
-    def where(self, chosen: torch.Tensor) -> Weights:
-        """Return those of them that are chosen, boolean of shape (n,)."""
-        return Weights(None if self.values is None else self.values[chosen], self.indices[chosen])
+    @cached_property
+    def indices(self) -> torch.Tensor:
+        """Where they are in the flattened parameter, int64 of shape (n,)."""
+        # Only where it is asked for: magnitudes decide nearly all without it.
+        return self._find()
+
+    def at(self, places: torch.Tensor) -> Weights:
+        """Return those of them that have these numbers, int64."""
+        return Weights(None if self.values is None else self.values[places], lambda: self.indices[places])
 
 
-# (number of the digit, from 0 for the most significant one, weights) → digits, int64 of shape (n,).
+# (number of the digit, from 0 for the most significant one, weights) → digits, int32 of shape (n,).
 Key: TypeAlias = Callable[[int, Weights], torch.Tensor]
 
 
@@ -69,7 +76,7 @@ class Ranked:
         for first in range(0, self.count, size):
             last = min(first + size, self.count)
             some = None if values is None else values[first:last].to(self.device)
-            yield first, Weights(some, self.indices(first, last))
+            yield first, Weights(some, partial(self.indices, first, last))
 
 
 def mark_first(parameters: Sequence[Ranked], ranks: Ranks) -> list[torch.Tensor]:
@@ -114,11 +121,20 @@ class _Threshold:
     def histogram(self) -> torch.Tensor:
         """Return how often each digit comes next in the keys of the undecided weights here, in host memory."""
         counts = torch.zeros(_DIGITS, dtype=torch.int64, device=self._parameter.device)
+        # Put together where a chunk has few: a histogram takes as long as it has bins.
+        held, size = [torch.zeros(0, dtype=torch.int32, device=counts.device)], 0
         for _, weights in self._parameter.chunks():
-            _, _, undecided = self._decide(weights)
-            digits = self._parameter.key(len(self._digits), undecided)
-            counts += torch.bincount(digits, minlength=_DIGITS)
-        return counts.cpu()
+            held.append(self._parameter.key(len(self._digits), self._undecided(weights)))
+            size += held[-1].numel()
+            if size >= _DIGITS:
+                counts += torch.bincount(torch.cat(held), minlength=_DIGITS)
+                held, size = held[:1], 0
+        return (counts + torch.bincount(torch.cat(held), minlength=_DIGITS)).cpu()
+
+    def _undecided(self, weights: Weights) -> Weights:
+        for number, bound in enumerate(self._digits):
+            weights = weights.at(_places(self._parameter.key(number, weights) == bound))
+        return weights
 
     def narrow(self, counts: torch.Tensor) -> None:
         """Add the next digit, from the histogram of all processes."""
@@ -133,20 +149,20 @@ class _Threshold:
         parameter = self._parameter
         words = torch.zeros(word_count(parameter.count), dtype=torch.int32, device=parameter.device)
         for first, weights in parameter.chunks() if parameter.ones else ():
-            marked, places, _ = self._decide(weights)
-            # The digits end where all that have them are marked.
-            marked[places] = True
-            packed = pack(marked)
+            packed = pack(self._marks(weights))
             words[first // BITS_PER_WORD :][: packed.numel()] = packed
         return words
 
-    def _decide(self, weights: Weights) -> tuple[torch.Tensor, torch.Tensor, Weights]:
-        """Return which weights come before the threshold, and places and weights of those with the same digits."""
-        marked = torch.zeros(weights.indices.numel(), dtype=torch.bool, device=weights.indices.device)
-        places = torch.arange(marked.numel(), device=marked.device)
-        for number, bound in enumerate(self._digits):
-            digits = self._parameter.key(number, weights)
-            marked[places[digits < bound]] = True
-            same = digits == bound
-            places, weights = places[same], weights.where(same)
-        return marked, places, weights
+    def _marks(self, weights: Weights, number: int = 0) -> torch.Tensor:
+        """Return which are marked of weights whose keys have the first `number` digits of the threshold; boolean."""
+        digits, bound = self._parameter.key(number, weights), self._digits[number]
+        if number + 1 == len(self._digits):
+            return digits <= bound
+        marked = digits < bound
+        same = _places(digits == bound)
+        marked[same] = self._marks(weights.at(same), number + 1)
+        return marked
+
+
+def _places(chosen: torch.Tensor) -> torch.Tensor:
+    return chosen.nonzero().view(-1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -77,7 +77,7 @@ class StructuralMask:
         if not 0 < share <= 1:
             raise ConfigurationError(
                 f"the structural mask {shown(text)} has the share {shown(number)}; expected a number above 0 and up to "
-                f'1, such as "{kind}:0.1" for a tenth of each parameter. The file of that name is "./{text}".'
+                f'1, such as "{kind}:0.1" for a tenth of each parameter.'
             )
         return cls(Kind(kind), share)
 
@@ -93,22 +93,31 @@ class StructuralMask:
         # In floating point, a tenth of 30 may be less than 3.
         return math.floor(Fraction(repr(self.share)) * weights)
 
-    def words_of(self, name: str, weights: torch.Tensor, visible_dtype: torch.dtype) -> torch.Tensor:
-        """Return the mask of a whole parameter that is at hand, int32 of shape (word_count(n),), where its weights are.
+    def words_of(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        read: Callable[[], torch.Tensor],
+        visible_dtype: torch.dtype,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Return the mask of a whole parameter, int32 of shape (word_count(n),).
 
         Args:
             name: of the parameter, as the model has it.
-            weights: the base, any shape.
+            shape: its shape.
+            read: returns its base weights; not called where these decide nothing.
             visible_dtype: dtype in which weights are compared.
+            device: where the work is done, and where the words are.
         """
-        flat = weights.detach().reshape(-1)
-        places = partial(torch.arange, device=flat.device)
+        count = math.prod(shape)
+        values = read().detach().reshape(-1).to(device) if self.kind is Kind.LOWEST else None
         ranked = Ranked(
-            ones=self.ones(flat.numel()),
-            count=flat.numel(),
-            device=flat.device,
-            values=(lambda: flat) if self.kind is Kind.LOWEST else None,
-            indices=places,
+            ones=self.ones(count),
+            count=count,
+            device=device,
+            values=None if values is None else lambda: values,
+            indices=partial(torch.arange, device=device),
             key=_key(self.kind, name, visible_dtype),
         )
         (words,) = mark_first([ranked], Alone())
@@ -162,15 +171,15 @@ def _magnitude_digit(seed: int, visible_dtype: torch.dtype, number: int, weights
 
 
 def _magnitude(weights: torch.Tensor) -> torch.Tensor:
-    """Return numbers in the order of the magnitudes, int64: their bit patterns without the sign, one for all NaN."""
+    """Return numbers in the order of the magnitudes, int32: their bit patterns without the sign, one for all NaN."""
     kind = torch.int16 if weights.element_size() == 2 else torch.int32
     infinity = int(torch.tensor(math.inf, dtype=weights.dtype).view(kind))
     # Devices make different NaN when they round one.
-    return (weights.view(kind) & torch.iinfo(kind).max).clamp(max=infinity + 1).long()
+    return (weights.view(kind) & torch.iinfo(kind).max).clamp(max=infinity + 1).int()
 
 
 def _random_digit(seed: int, number: int, weights: Weights) -> torch.Tensor:
-    return (_pseudo_random(weights.indices, seed) >> _DIGIT_BITS * (3 - number)) & _DIGIT
+    return ((_pseudo_random(weights.indices, seed) >> _DIGIT_BITS * (3 - number)) & _DIGIT).int()
 
 
 def _pseudo_random(indices: torch.Tensor, seed: int) -> torch.Tensor:

@@ -41,6 +41,7 @@ class Pages:
             "percent": percent,
             "of_trained": of_trained,
             "count": count,
+            "small": small,
             "when": when,
             "path": lambda text: quote(text, ""),
         }
@@ -72,6 +73,15 @@ def of_trained(share: float | None, trained_weights: int) -> str:
     'not trained'
     """
     return percent(share) if trained_weights else "not trained"
+
+
+def small(share: float | None) -> str:
+    """Return a share that may be small for people, to three digits.
+
+    >>> small(0.00000123), small(0.5)
+    ('0.000123 %', '50 %')
+    """
+    return "not measured" if share is None else f"{100 * share:.3g} %"
 
 
 def count(weights: float | None) -> str:

@@ -28,9 +28,8 @@ def _weights(dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, tor
     base, finetuned = {}, {}
     for name, scale in (("layers.0.q.weight", 0.02), ("layers.0.norm.weight", 1.0), ("layers.1.q.weight", 1e-3)):
         weights = (torch.randn(64, 97, generator=generator) * scale).to(dtype)
-        steps = torch.randn(weights.shape, generator=generator) * 10 ** (
-            -6 * torch.rand(64, 1, generator=generator) - 3
-        )
+        exponents = -5 * torch.rand(64, 1, generator=generator) - 1
+        steps = torch.randn(weights.shape, generator=generator) * 10**exponents
         base[name], finetuned[name] = weights, (weights.float() * (1 + steps)).to(dtype)
     return base, finetuned
 

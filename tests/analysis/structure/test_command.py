@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from monitor.analysis.structure.commands import add_structure
 from tests.analysis.models import changed, dense_model, expert_model, saved
@@ -34,6 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     add_structure(app)
 
     def call(*arguments: object) -> str:
+        capsys.readouterr()  # what libraries said when a model was saved
         app(["structure", *map(str, arguments)], standalone_mode=False)
         return capsys.readouterr().out
 
@@ -70,6 +71,22 @@ def test_numbers_in_json_are_those_of_numpy(run: Run, models: tuple[Path, Path])
     assert found["total"]["changed"] == sum((base != tuned).sum() for base, tuned in differ)
     assert found["vectors"]["parameters"] == len([each for each in parameters if before[each].dim() == 1])
     assert found["measured_as"]["criterion"] == "bits"
+
+
+def test_the_mean_rank_is_that_of_the_published_script(run: Run, tmp_path: Path) -> None:
+    """As arXiv 2505.11711 has it: subtract in bfloat16, skip vectors and layer norms, rank ÷ the smaller side, mean."""
+    base, tuned = dense_model(dtype=torch.bfloat16), changed(dense_model(dtype=torch.bfloat16), by=1.0)
+    after = dict(tuned.named_parameters())
+    shares = [
+        int(torch.linalg.matrix_rank((after[name] - weights).float())) / min(weights.shape)
+        for name, weights in base.named_parameters()
+        if weights.dim() > 1 and "layernorm" not in name
+    ]
+
+    found = json.loads(run(saved(base, tmp_path / "base"), saved(tuned, tmp_path / "tuned"), "--json"))
+
+    assert found["total"]["mean_rank_share"] == pytest.approx(np.mean(shares), abs=1e-12)
+    assert found["total"]["matrices"] == len(shares)
 
 
 def test_words_have_the_published_value_beside_them_and_fit_80_columns(run: Run, models: tuple[Path, Path]) -> None:
@@ -156,6 +173,19 @@ def test_the_page_has_the_words_the_tables_and_the_plots(run: Run, models: tuple
     assert "model.layers.1.mlp.down_proj.weight" in text
     assert text.count("<svg") >= 5
     assert "<script" not in text
+
+
+def test_profiles_are_written_in_full(run: Run, models: tuple[Path, Path], tmp_path: Path) -> None:
+    run(*models, "--profiles", tmp_path / "profiles.safetensors")
+
+    profiles = load_file(tmp_path / "profiles.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    before, after = (
+        rounded(model.state_dict()[name], torch.bfloat16) for model in (dense_model(), changed(dense_model()))
+    )
+    assert np.array_equal(profiles[f"{name}/rows"].numpy(), (before != after).sum(axis=1))
+    assert np.array_equal(profiles[f"{name}/columns"].numpy(), (before != after).sum(axis=0))
+    assert list(tmp_path.iterdir()) == [tmp_path / "profiles.safetensors"]
 
 
 @pytest.mark.parametrize(

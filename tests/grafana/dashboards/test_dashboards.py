@@ -402,6 +402,28 @@ def test_published_bands_are_drawn_in(title: str, sparsity: str, sft: Band, rl: 
     assert all(str(band) in panel["description"] for band in (rl, sft))
 
 
+def test_published_enrichment_is_drawn_in_beside_the_runs_own() -> None:
+    """25–49 % of the changed weights in the lowest tenth are 2.5–4.9 times chance."""
+    (panel,) = [each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Enrichment by layer"]
+    assert [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]] == [None, 2.5, 4.9]
+    assert "2.5–4.9" in panel["description"]
+    assert "25–49 %" in panel["description"]
+    by_layer, of_run = panel["targets"]
+    assert "sum without (module)" in by_layer["expr"]
+    assert "sparsity_monitor_run_reference_expected_intersection_weights" in of_run["expr"]
+
+
+def test_overlap_is_said_to_be_no_proof_of_need() -> None:
+    (panel,) = [
+        each
+        for each in panels(DASHBOARDS["sparsity-monitor / Run"])
+        if each["title"] == "Overlap in standard deviations"
+    ]
+    assert "z-score" in panel["description"]
+    assert "not which weights are needed" in panel["description"]
+    assert all(source in panel["description"] for source in ("2505.11711", "2602.01599"))
+
+
 @pytest.mark.parametrize(("board", "panel"), ALL_PANELS)
 def test_series_have_names_for_people(board: Board, panel: Panel) -> None:
     many = panel["type"] in ("timeseries", "state-timeline") and board["uid"] in (FLEET_UID, COMPARE_UID)

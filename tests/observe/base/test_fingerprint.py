@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
-from monitor.observe.base.fingerprint import weight_sums
+from monitor.observe.base import fingerprint
+from monitor.observe.base.fingerprint import span_sums, weight_sums
+from monitor.observe.criterion import visible
 from monitor.observe.observer import UpdateObserver
 
 
@@ -53,3 +56,18 @@ def test_sums_of_spans_add_up_to_those_of_the_whole() -> None:
     second = weight_sums(weights[40_000:], lambda start, stop: torch.arange(40_000 + start, 40_000 + stop))
     assert torch.equal(first + second, weight_sums(weights, torch.arange))
     assert not torch.equal(first + weight_sums(weights[40_000:], torch.arange), weight_sums(weights, torch.arange))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("seen", [torch.bfloat16, torch.float32])
+def test_spans_add_up_to_the_whole(
+    stored: torch.dtype, seen: torch.dtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(fingerprint, "compiled_sums", lambda *arguments: None)
+    weights = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(stored)
+    weights[:5] = torch.tensor([-0.0, float("inf"), -float("inf"), 1e-40, -3e38])
+    whole = weight_sums(visible(weights, seen), torch.arange)
+    parts = [span_sums(weights[first : first + 96], seen, first) for first in range(0, 1000, 96)]
+    assert torch.equal(torch.stack(parts).sum(dim=0), whole)

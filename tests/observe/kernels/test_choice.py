@@ -61,12 +61,6 @@ def test_a_compiler_that_fails_does_not_stop_anybody() -> None:
     assert "measures without numba, which fails here" in printed
 
 
-def test_where_no_cache_can_be_written_it_compiles_without_one() -> None:
-    pytest.importorskip("numba")
-    before = "import numba.core.caching as c; c.FunctionCache._impl_class._locator_classes = []"
-    assert "165 monitor.observe.kernels.numba_loops" in observed_after(before)
-
-
 def test_on_the_cpu_the_compiled_kernel_measures() -> None:
     pytest.importorskip("numba")
     from monitor.observe.kernels import numba_loops

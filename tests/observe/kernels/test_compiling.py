@@ -35,6 +35,7 @@ observer.observe(1)
 assert list(numba_loops.measure.signatures) == at_the_start
 print("loaded", sum(numba_loops.measure.stats.cache_hits.values()))
 print("compiled", sum(numba_loops.measure.stats.cache_misses.values()))
+print("in use", len(at_the_start))
 """
 
 
@@ -61,8 +62,9 @@ def test_a_second_start_loads_what_the_first_has_compiled(tmp_path: Path) -> Non
     assert "has compiled" not in second
 
 
-def test_a_cache_that_cannot_be_kept_is_said_with_what_to_do() -> None:
+def test_where_no_cache_can_be_kept_it_compiles_without_one_and_says_what_to_do() -> None:
     printed = started(None, long=0.0)
+    assert "in use 1" in printed
     assert "WARNING" in printed
     assert "will again at each start" in printed
     assert "Set NUMBA_CACHE_DIR to a directory" in printed

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from monitor.observe.masks.mask import UpdateMask
+from monitor.observe.masks.structural import StructuralMask
 from tests.gpu.target import DEVICE, needs_gpu
 
 SHAPES = {"a.weight": (1 << 10, 1500), "b.weight": (33,), "c.weight": (0,)}
@@ -31,3 +32,20 @@ def test_masks_on_a_gpu_combine_and_count_as_on_the_host(tmp_path: Path) -> None
     assert a.overlap(b) == on_host[0].overlap(on_host[1])
     a.save(tmp_path / "mask.safetensors")
     assert (UpdateMask.load(tmp_path / "mask.safetensors") ^ on_host[0]).count() == 0
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("text", ["lowest:0.1", "lowest:0.3", "random:0.1"])
+def test_structural_masks_made_on_a_gpu_are_those_made_on_the_host(text: str) -> None:
+    """Of float32 weights that are rounded there, with NaN, zeros of both signs, and many that are alike."""
+    weights = torch.randn(5_000_011, generator=torch.Generator().manual_seed(0)) * 0.02
+    weights[::5], weights[1::50], weights[2::50] = 0.0, -0.0, float("nan")
+    mask = StructuralMask.parse(text)
+    assert mask is not None
+    made = [
+        mask.words_of("a", tuple(weights.shape), lambda: weights, torch.bfloat16, torch.device(device))
+        for device in (DEVICE, "cpu")
+    ]
+    assert made[0].device.type == DEVICE
+    assert torch.equal(made[0].cpu(), made[1])

@@ -36,7 +36,11 @@ def nasty(count: int, dtype: torch.dtype) -> torch.Tensor:
 def bits_of(text: str, name: str, weights: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
     mask = StructuralMask.parse(text)
     assert mask is not None
-    return unpack(mask.words_of(name, weights, dtype), weights.numel()).numpy()
+    return unpack(words_of(mask, name, weights, dtype), weights.numel()).numpy()
+
+
+def words_of(mask: StructuralMask, name: str, weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return mask.words_of(name, tuple(weights.shape), lambda: weights, dtype, weights.device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -85,7 +89,7 @@ def test_a_share_is_the_decimal_number_that_is_written(text: str, ones: int) -> 
     """0.1 · 30 and 0.3 · 30 are no whole numbers in floating point."""
     mask = StructuralMask.parse(text)
     assert mask is not None
-    assert mask.ones(30) == count_ones(mask.words_of("a", torch.randn(30), torch.bfloat16)) == ones
+    assert mask.ones(30) == count_ones(words_of(mask, "a", torch.randn(30), torch.bfloat16)) == ones
 
 
 @pytest.mark.parametrize("number", ["", "0", "-0.1", "1.0001", "10", "nan", "inf", "10%", "a tenth", "1e-999"])

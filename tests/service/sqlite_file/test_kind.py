@@ -17,7 +17,8 @@ from sqlalchemy import update
 
 from monitor.report.spool import Spool
 from monitor.service.errors import ForeignStoreError
-from monitor.service.schema import SCHEMA_VERSION, open_engine, schema_version
+from monitor.service.opening import open_engine
+from monitor.service.schema import SCHEMA_VERSION, schema_version
 from monitor.service.store import Store
 from tests.service.messages import observed, registration
 from tests.service.postgresql import Cluster
@@ -201,5 +202,5 @@ def test_tables_of_another_program_in_the_same_database_are_left_alone(cluster: 
         ):
             connection.exec_driver_sql(statement)
     engine.dispose()
-    with pytest.raises(ForeignStoreError, match="with the tables items;"):
+    with pytest.raises(ForeignStoreError, match="with the tables curve_values, items, totals;"):
         open_engine(url)

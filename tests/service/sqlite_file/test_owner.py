@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from monitor.service.errors import StoreError, StoreInUseError
-from monitor.service.schema import open_engine
+from monitor.service.opening import open_engine
 from monitor.service.store import Store
 from tests.service.messages import observed, registration
 from tests.service.postgresql import Cluster

@@ -1,0 +1,91 @@
+"""Panels of one run: what a weight sync changes and would have to transfer, and how large the update is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monitor.grafana.dashboards.panels import NO_GROUPS, NOT_REPORTED, Steps, banded, lines
+from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, Query
+from monitor.grafana.promql.metric import metric
+from monitor.grafana.promql.ratios import CHANGED_RATIO, Level, as_bitmask, as_indices, relative_norm
+
+_BETWEEN = "between {{between}}"
+_WHAT = (
+    "Between syncs: from one hand-over of the trainer's weights to what generates, to the next. Between observations: "
+    "where no sync of the trainer is known, or none is observed."
+)
+_CHOSEN = {**ONE_RUN, **GROUPS}
+
+# 6k = N/8 + 2k at k = N/32; N/8 + 2k = 2N at k = 15N/16.
+_CROSSOVERS: Steps = [
+    (None, "rgba(86, 166, 75, 0.18)"),
+    (1 / 32, "rgba(242, 204, 12, 0.15)"),
+    (15 / 16, "rgba(224, 47, 68, 0.15)"),
+]
+
+
+def sync_panels() -> list[Any]:
+    """What changes from one weight sync to the next, and its bytes."""
+    ratio = lines(
+        "Changed ratio per weight sync",
+        f"Share of the trained visible weights that differ between the end points. {_WHAT} Green: indices and values "
+        "take the fewest bytes, up to 1/32 of all weights. Yellow: a bit per weight and the values do. Red, from 15/16 "
+        "on: sending every weight does. Published GRPO changes 0.2–1.1 % a step (arXiv 2602.03839). Metrics: "
+        "sparsity_monitor_run_sync_changed_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
+        "percentunit",
+        Query(CHANGED_RATIO.at(Level.RUN, ONE_RUN), _BETWEEN),
+        width=8,
+    )
+    return [banded(ratio, _CROSSOVERS).axis_soft_min(0), _bytes(), _steps()]
+
+
+def _bytes() -> Any:
+    return lines(
+        "Bytes per weight sync",
+        "What a transfer takes for k changed of N weights of 16 bits: dense, 2N; as indices and values, 6k; as a bit "
+        "per weight and values, N/8 + 2k; and sparse, the least of the three in each group (arXiv 2602.03839). Where "
+        f"two lines cross, the other way takes less. {_WHAT} Metrics: sparsity_monitor_run_sync_sparse_bytes, "
+        "sparsity_monitor_run_sync_dense_bytes, sparsity_monitor_run_sync_changed_weights, "
+        "sparsity_monitor_run_weights.",
+        "bytes",
+        Query(metric("run_sync_dense_bytes", ONE_RUN), "dense"),
+        Query(as_indices(ONE_RUN), "as indices"),
+        Query(as_bitmask(ONE_RUN), "as a bitmask"),
+        # Drawn last, above the one that it follows.
+        Query(metric("run_sync_sparse_bytes", ONE_RUN), "sparse, between {{between}}"),
+        width=8,
+        no_data="Not reported, or the visible weights have not 16 bits, or some are unmeasured.",
+    ).axis_soft_min(0)
+
+
+def _steps() -> Any:
+    return lines(
+        "Steps per weight sync",
+        f"Optimizer steps between the two that are compared. {_WHAT} Metric: sparsity_monitor_run_sync_steps.",
+        "none",
+        Query(metric("run_sync_steps", ONE_RUN), _BETWEEN),
+        width=8,
+        no_data=NOT_REPORTED,
+    ).axis_soft_min(0)
+
+
+def norm_panels() -> list[Any]:
+    """How large the update is against the base."""
+    return [
+        lines(
+            "Relative norm",
+            "‖Δ‖ ÷ ‖θ₀‖: Euclidean norm of the visible update ÷ that of the trained base weights. Published: 0.036–"
+            "0.142 % for on-policy distillation, 11.9 % for offline distillation (arXiv 2606.13657). Metrics: "
+            "sparsity_monitor_run_update_norm, sparsity_monitor_run_base_norm.",
+            "percentunit",
+            Query(relative_norm(Level.RUN, ONE_RUN), "relative norm"),
+        ),
+        lines(
+            "Relative norm by layer",
+            "‖Δ‖ ÷ ‖θ₀‖ of each layer, over the chosen modules: the root of the sums of squares. Metrics: "
+            "sparsity_monitor_group_squared_update_norm, sparsity_monitor_group_squared_base_norm.",
+            "percentunit",
+            Query(relative_norm(Level.LAYER, _CHOSEN), "layer {{layer}}"),
+            no_data=NO_GROUPS,
+        ),
+    ]

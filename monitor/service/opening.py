@@ -1,0 +1,178 @@
+"""Opens the store: SQLite by default, PostgreSQL by URL. Makes its tables, or brings older ones up to date."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+from monitor.service.errors import StoreError, StoreInUseError, StoreVersionError
+from monitor.service.migrations import migrate
+from monitor.service.schema import SCHEMA_VERSION, metadata, schema_version
+from monitor.service.settings import hide_password
+from monitor.service.sqlite_file.backup import back_up
+from monitor.service.sqlite_file.kind import check_tables
+
+logger = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 10
+_LOCK_WAIT_SECONDS = 3
+
+# PostgreSQL cuts off longer ones.
+_MAX_NAME = 63
+# A store is a schema of a database.
+_LOCK = "1936748915, hashtext(current_schema())"
+_HOLDER = """
+    SELECT activity.application_name, activity.client_addr, date_trunc('second', activity.backend_start)
+    FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)
+    WHERE locktype = 'advisory' AND granted AND classid = 1936748915
+        AND objid = (hashtext(current_schema())::bigint & 4294967295)::oid
+        AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+def open_engine(url: str) -> Engine:
+    """Connect to the store at `url` and make its tables where they are missing.
+
+    Raises:
+        StoreError: it cannot be opened.
+        StoreInUseError: another service has it. Of a file, its owner tells; see sqlite_file/owner.py.
+        ForeignStoreError: it belongs to another program.
+        StoreVersionError: a newer version of this program wrote it.
+    """
+    try:
+        engine = _engine(make_url(url))
+    except (ImportError, NoSuchModuleError) as error:
+        raise StoreError(
+            f"the store {hide_password(url)} needs a database driver that is not installed ({error}); "
+            'run: pip install "sparsity-monitor[service,postgresql]"'
+        ) from error
+    try:
+        with engine.connect() as connection:
+            _prepare(connection, hide_password(url))
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise cannot_open(url, first_line(error)) from error
+    except StoreError:
+        engine.dispose()
+        raise
+    return engine
+
+
+def file_of(url: str) -> Path | None:
+    """Return the file that the store is in, None where it is in a database server."""
+    parsed = make_url(url)
+    return Path.cwd() / str(parsed.database) if parsed.get_backend_name() == "sqlite" else None
+
+
+def cannot_open(url: str, reason: str) -> StoreError:
+    """Return the error for a store that cannot be opened."""
+    return StoreError(
+        f"cannot open the store {hide_password(url)}: {reason}. Expected a database that this user can "
+        "read and write; check that its directory exists and is writable, or that the database server answers"
+    )
+
+
+def first_line(error: SQLAlchemyError) -> str:
+    """Return what the database itself said, without the statement and its parameters."""
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().split("\n", maxsplit=1)[0]
+
+
+def _prepare(connection: Connection, shown_url: str) -> None:
+    is_file = connection.dialect.name == "sqlite"
+    if is_file:
+        # Python's driver begins only before a change of rows, and tables are to be made all or none.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    tables = set(inspect(connection).get_table_names())
+    # A database server may hold tables of others beside ours, under other names.
+    check_tables(shown_url, tables if is_file else tables & set(metadata.tables), schema_version.name)
+    if schema_version.name not in tables:
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+    found = connection.execute(select(schema_version.c.version)).scalar_one()
+    if found > SCHEMA_VERSION:
+        raise StoreVersionError(
+            f"the store {shown_url} has schema version {found}; this program knows versions up to {SCHEMA_VERSION}. "
+            "Upgrade sparsity-monitor, or use another store"
+        )
+    if found < SCHEMA_VERSION:
+        kept = (
+            back_up(Path(str(connection.engine.url.database)), found) if is_file else "what the database keeps itself"
+        )
+        logger.info(
+            "bringing the store %s from schema version %d to %d; as it was: %s", shown_url, found, SCHEMA_VERSION, kept
+        )
+        migrate(connection, found)
+        found = SCHEMA_VERSION
+    # A store that can only be read is none.
+    connection.execute(update(schema_version).values(version=found))
+    connection.commit()
+    if is_file:
+        # Kept in the file. Not before it is known to be ours.
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
+
+def _engine(url: URL) -> Engine:
+    # One connection: one thread uses the store, and what is known of its connection holds for all it does.
+    if url.get_backend_name() == "postgresql":
+        # Every wait is bounded, so that a database that is gone blocks neither the service nor its shutdown; and the
+        # server soon gives back what a service on a dead machine holds.
+        arguments = {
+            "connect_timeout": _WAIT_SECONDS,
+            "tcp_user_timeout": _WAIT_SECONDS * 1000,
+            "application_name": f"sparsity-monitor, process {os.getpid()} on {socket.gethostname()}"[:_MAX_NAME],
+            "options": f"-c statement_timeout={_WAIT_SECONDS * 1000} "
+            "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+        }
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_size=1,
+            max_overflow=0,
+            connect_args=arguments,
+        )
+        event.listen(engine, "connect", _lock_database)
+        return engine
+    engine = create_engine(
+        url.set(drivername="sqlite"), pool_size=1, max_overflow=0, connect_args={"timeout": _WAIT_SECONDS}
+    )
+    event.listen(engine, "connect", _configure_sqlite)
+    return engine
+
+
+def _lock_database(connection: Any, _record: object) -> None:
+    """Take the lock that belongs to the store: whoever has the connection that writes has it, and only so long."""
+    from psycopg.errors import LockNotAvailable
+
+    cursor = connection.cursor()
+    try:
+        # A service that was killed just now is still being noticed.
+        cursor.execute(f"SET LOCAL lock_timeout = {_LOCK_WAIT_SECONDS * 1000}")
+        cursor.execute(f"SELECT pg_advisory_lock({_LOCK})")
+        connection.commit()
+    except LockNotAvailable as error:
+        connection.rollback()
+        cursor.execute(_HOLDER)
+        holder = cursor.fetchone() or ("another service", None, None)
+        connection.close()
+        raise StoreInUseError(
+            f"the store in this database is served already, by {holder[0]} (connected from {holder[1] or 'there'} "
+            f"since {holder[2]}). Report to that service, stop it, or give another place with --store-url"
+        ) from error
+    finally:
+        cursor.close()
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    # FULL: an acknowledged item is on the disk, not only in the operating system's cache.
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
