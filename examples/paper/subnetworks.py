@@ -1,5 +1,6 @@
 """Trainings of a part of the weights: which part, and how the others are kept."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from transformers import Trainer
 
 from monitor import SubnetworkCallback, UpdateMask
+from monitor.analysis.masks.random_control import random_words
 from paper.experiments import Subnetwork
 from paper.results import MASK_FILE
 
@@ -29,13 +31,11 @@ def random_mask(shapes: dict[str, tuple[int, ...]], only: Subnetwork) -> UpdateM
 
 def random_control(mask: UpdateMask, seed: int) -> UpdateMask:
     """Return a mask with as many ones in each matrix, but at random places."""
-    chance = torch.Generator().manual_seed(seed)
-    bools = {}
-    for name, count in mask.counts().items():
-        bits = torch.zeros(mask.bools(name).numel(), dtype=torch.bool)
-        bits[torch.randperm(len(bits), generator=chance)[:count]] = True
-        bools[name] = bits.view(mask.shapes[name])
-    return UpdateMask.from_bools(bools)
+    words = {
+        name: random_words(math.prod(mask.shapes[name]), count, (seed, 0, name))
+        for name, count in mask.counts().items()
+    }
+    return UpdateMask(words, mask.shapes)
 
 
 def train_only(mask: UpdateMask, trainer: Trainer) -> None:
