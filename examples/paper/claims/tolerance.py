@@ -32,7 +32,7 @@ def claim(runs: Runs) -> Claim:
         ),
         verdict=judged(gains[largest] >= 0.01, in_part=max(at_1e_4) >= 0.01) if found else NOT_RUN,
         finding=(
-            f"From bits to 1e-5 the sparsity rises most for {largest}, by {100 * gains[largest]:.1f} percentage points; "
+            f"From bits to 1e-5 the sparsity rises most for {largest}, by {100 * gains[largest]:.1f} points; "
             f"to 1e-4 by up to {100 * max(at_1e_4):.1f}."
             if found
             else ""
