@@ -105,7 +105,8 @@ class Schedule:
         return self._start(_train, experiment, self._scale, self._place)
 
     def _start(self, work: Callable[..., None], *arguments: object) -> BaseProcess:
-        process = self._processes.Process(target=work, args=arguments)
+        # A daemon: when this process ends, it is not waited for but ended.
+        process = self._processes.Process(target=work, args=arguments, daemon=True)
         process.start()
         return process
 
