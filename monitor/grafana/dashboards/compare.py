@@ -10,7 +10,6 @@ from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.matrix import matrix
 from monitor.grafana.dashboards.panels import (
     NAME_WIDTH,
-    NO_REFERENCE,
     TEXT,
     banded,
     hidden_columns,
@@ -85,6 +84,7 @@ def _matrix(label: str, level: Level) -> Any:
         "one column per run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights, "
         "sparsity_monitor_group_frozen_weights.",
         f"max by ({label}, name) ({density})",
+        bands.DENSITY,
         down=label,
         along="name",
         width=12,
@@ -119,7 +119,7 @@ def _moving() -> list[Any]:
             "none",
             Query(_named(LIFT, {**SOME_RUNS, **REFERENCE}), "{{name}}, {{reference}}"),
             width=8,
-            no_data=NO_REFERENCE,
+            no_data="None of the chosen runs was given a reference mask.",
         ),
     ]
     return [_linked(panel) for panel in panels]

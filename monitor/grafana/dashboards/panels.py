@@ -34,6 +34,7 @@ from monitor.grafana.dashboards.query import DATASOURCE, Query
 NOT_REPORTED = "The run has not reported this."
 NO_GROUPS = "No series per layer: the run ended a while ago, or was rolled up by the series budget."
 NO_REFERENCE = "The run was not given a reference mask."
+NO_REFERENCE_GROUPS = f"{NO_REFERENCE} Or: {NO_GROUPS[0].lower()}{NO_GROUPS[1:]}"
 
 Steps = list[tuple[float | None, str]]
 """Colours by value: each holds from its value up to the next; the first holds from below."""
@@ -44,6 +45,8 @@ TEXT = "string"
 NAME_WIDTH = 330
 """Pixels of a column with names of runs: enough for what tells them apart and the beginning of what follows."""
 
+_SHORT_WORDS = {"base_mode": 110, "criterion": 90, "stored_dtypes": 120, "visible_dtype": 120}
+_POINTS_OF_GROUPS = 150
 _EMPTY = "–"
 _NO_DATA = "no data"
 # Or it would have the colour of the smallest value, as if there were one.
@@ -69,6 +72,11 @@ def lines(
     panel = panel.legend(legend).tooltip(tooltip).line_width(1).fill_opacity(0).show_points(VisibilityMode.AUTO)
     # A line ends where its series left the scrape; a scrape or two that failed leave no hole.
     return panel.span_nulls(120_000.0)
+
+
+def coarse(panel: Any) -> Any:
+    """Ask for fewer points than pixels: of all groups, or Prometheus is still at it when the dashboard asks again."""
+    return panel.max_data_points(_POINTS_OF_GROUPS)
 
 
 def banded(panel: timeseries.Panel, steps: Steps) -> Any:
@@ -140,7 +148,7 @@ def cells_over_time(
     # It says "No data" whatever it is told to say.
     description = f"{description} No data: {no_data}"
     panel = _common(heatmap.Panel(), title, description, unit, (query,), width=width, height=height, no_data=_NO_DATA)
-    panel = _saying_that_it_is_empty(panel)
+    panel = coarse(_saying_that_it_is_empty(panel))
     # One colour on the background of whichever theme; schemes from light to dark are turned round in the dark one.
     colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.OPACITY).fill("orange").steps(64)
     colour = colour.scale(HeatmapColorScale.EXPONENTIAL).exponent(strength.exponent).min(0).max(strength.full)
@@ -171,10 +179,15 @@ def _saying_that_it_is_empty(panel: Any) -> Any:
 
 
 def said_by_runs(panel: Any) -> Any:
-    """Leave out of a table of `run_info` what its scrape says, in Prometheus alone or in Kubernetes."""
+    """Leave out of a table of `run_info` what its scrape says, in Prometheus alone or in Kubernetes.
+
+    Columns of short words leave their room to names and bases.
+    """
     of_kubernetes = ("container", "endpoint", "namespace", "pod", "service")
     left_out = dict.fromkeys(("Time", "Value", "__name__", "id", "job", "instance", *of_kubernetes), True)
     organise = {"excludeByName": left_out, "indexByName": {"name": 0}}
+    for name, width in _SHORT_WORDS.items():
+        panel = in_column(panel, name, custom_width=width)
     return panel.with_transformation(DataTransformerConfig(id_val="organize", options=organise))
 
 
@@ -213,6 +226,12 @@ def in_series(panel: Any, **properties: Any) -> Any:
     """Set properties of all series of a panel."""
     values = [DynamicConfigValue(key, value) for key, value in properties.items()]
     return panel.with_override(_columns(".*"), values)
+
+
+def dashed(panel: Any, pattern: str) -> Any:
+    """Draw the series whose names match as what others are compared with."""
+    style = {"fill": "dash", "dash": [10, 10]}
+    return panel.with_override(_columns(pattern), [DynamicConfigValue("custom.lineStyle", style)])
 
 
 def coloured_series(panel: Any, colours: dict[str, str]) -> Any:

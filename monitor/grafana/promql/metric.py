@@ -78,8 +78,11 @@ def known_runs(matchers: Matchers = NOTHING) -> str:
 
 
 def shown(expr: str, matchers: Matchers = NOTHING) -> str:
-    """Give an expression about runs what panels show and lead to: a name that tells apart, and `service_url`."""
-    return told_apart(_joined(expr, matchers))
+    """Give an expression about runs what panels show and lead to: a name that tells apart, and `service_url`.
+
+    Long names, which would push those of other runs out of a legend, are cut at their end.
+    """
+    return told_apart(_cut(_joined(expr, matchers), 39))
 
 
 def shown_in_rows(expr: str, matchers: Matchers = NOTHING) -> str:
@@ -87,8 +90,11 @@ def shown_in_rows(expr: str, matchers: Matchers = NOTHING) -> str:
 
     Long names, which would leave no room for what the rows show, are cut at their end.
     """
-    named = _with_id(_joined(expr, matchers))
-    return f'label_replace({named}, "name", "${{1}}…", "name", "(.{{29}}).{{2,}}")'
+    return _cut(_with_id(_joined(expr, matchers)), 29)
+
+
+def _cut(expr: str, letters: int) -> str:
+    return f'label_replace({expr}, "name", "${{1}}…", "name", "(.{{{letters}}}).{{2,}}")'
 
 
 def _joined(expr: str, matchers: Matchers) -> str:
