@@ -34,7 +34,10 @@ from monitor.grafana.dashboards.query import DATASOURCE, Query
 NOT_REPORTED = "The run has not reported this."
 NO_GROUPS = "No series per layer: the run ended a while ago, or was rolled up by the series budget."
 NO_REFERENCE = "The run was not given a reference mask."
-NO_REFERENCE_GROUPS = f"{NO_REFERENCE} Or: {NO_GROUPS[0].lower()}{NO_GROUPS[1:]}"
+NO_REFERENCE_GROUPS = (
+    "The run was not given a reference mask, or has no series per layer: it ended a while ago, or was rolled up by the "
+    "series budget."
+)
 
 Steps = list[tuple[float | None, str]]
 """Colours by value: each holds from its value up to the next; the first holds from below."""
@@ -142,9 +145,14 @@ def cells_over_time(
     *,
     width: int = 12,
     height: int = 9,
+    axis_width: int = 0,
     no_data: str = NO_GROUPS,
 ) -> Any:
-    """Return one row per series, its values as strengths of one colour."""
+    """Return one row per series, its values as strengths of one colour.
+
+    Args:
+        axis_width: pixels for the names of rows, of which Grafana cuts the beginning; by default it makes room itself.
+    """
     # It says "No data" whatever it is told to say.
     description = f"{description} No data: {no_data}"
     panel = _common(heatmap.Panel(), title, description, unit, (query,), width=width, height=height, no_data=_NO_DATA)
@@ -154,6 +162,8 @@ def cells_over_time(
     colour = colour.scale(HeatmapColorScale.EXPONENTIAL).exponent(strength.exponent).min(0).max(strength.full)
     cells = heatmap.RowsHeatmapOptions().layout(HeatmapCellLayout.UNKNOWN)
     axis = heatmap.YAxisConfig().axis_placement(AxisPlacement.LEFT)
+    if axis_width:
+        axis = axis.axis_width(axis_width)
     values = heatmap.CellValues().unit(unit)
     return panel.calculate(False).cell_gap(0).color(colour).rows_frame(cells).y_axis(axis).cell_values(values)
 

@@ -21,6 +21,7 @@ from monitor.grafana.dashboards.panels import (
     lines,
 )
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, REFERENCE, Query
+from monitor.grafana.promql.metric import cut
 from monitor.grafana.promql.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level, z_score
 
 _OF_REFERENCE = {**ONE_RUN, **REFERENCE}
@@ -92,7 +93,8 @@ def overlap_panels(settings: AlertSettings) -> list[Any]:
 
 def _lift_over_time() -> Any:
     # Prometheus sorts series by their labels, `by` before `layer`: the layers of a reference are beside each other.
-    by_reference = f'label_join({LIFT.at(Level.LAYER, _CHOSEN)}, "by", " ", "reference", "layer")'
+    lift = cut("reference", 15, LIFT.at(Level.LAYER, _CHOSEN))
+    by_reference = f'label_join({lift}, "by", " ", "reference", "layer")'
     panel = cells_over_time(
         "Lift by layer over time",
         "One row per layer and chosen reference, over the chosen modules; in full colour from 3 on, a little more "
@@ -102,6 +104,7 @@ def _lift_over_time() -> Any:
         "none",
         Query(by_reference, "{{by}}"),
         Strength(full=3),
+        axis_width=140,
         height=16,
         no_data=NO_REFERENCE_GROUPS,
     )

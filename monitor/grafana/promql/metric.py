@@ -82,7 +82,7 @@ def shown(expr: str, matchers: Matchers = NOTHING) -> str:
 
     Long names, which would push those of other runs out of a legend, are cut at their end.
     """
-    return told_apart(_cut(_joined(expr, matchers), 39))
+    return told_apart(cut("name", 39, _joined(expr, matchers)))
 
 
 def shown_in_rows(expr: str, matchers: Matchers = NOTHING) -> str:
@@ -90,11 +90,12 @@ def shown_in_rows(expr: str, matchers: Matchers = NOTHING) -> str:
 
     Long names, which would leave no room for what the rows show, are cut at their end.
     """
-    return _cut(_with_id(_joined(expr, matchers)), 29)
+    return cut("name", 29, _with_id(_joined(expr, matchers)))
 
 
-def _cut(expr: str, letters: int) -> str:
-    return f'label_replace({expr}, "name", "${{1}}…", "name", "(.{{{letters}}}).{{2,}}")'
+def cut(label: str, letters: int, expr: str) -> str:
+    """Cut what is longer in a label than so many letters, and one more, at its end."""
+    return f'label_replace({expr}, "{label}", "${{1}}…", "{label}", "(.{{{letters}}}).{{2,}}")'
 
 
 def _joined(expr: str, matchers: Matchers) -> str:
