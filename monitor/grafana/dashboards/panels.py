@@ -45,6 +45,9 @@ Steps = list[tuple[float | None, str]]
 TEXT = "string"
 """The unit of texts. With any other, Grafana takes what looks like a number for one: layer 07 is 700 % then."""
 
+PER_SECOND = "suffix:/s"
+"""The unit of rates, of whatever the panel is about."""
+
 NAME_WIDTH = 330
 """Pixels of a column with names of runs: enough for what tells them apart and the beginning of what follows."""
 

@@ -26,7 +26,13 @@ _WHAT = (
     "where no sync of the trainer is known, or none is observed."
 )
 _CHOSEN = {**ONE_RUN, **GROUPS}
-_CROSSOVERS = {"above: bitmask takes less": "semi-dark-yellow", "above: dense takes less": "semi-dark-red"}
+_CROSSOVERS = {"above: bitmask takes less": "blue", "above: dense takes less": "red"}
+_WAYS = {
+    "dense": "red",
+    "as indices": "yellow",
+    "as a bitmask": "blue",
+    **{f"sparse, between {ends}": "green" for ends in ("syncs", "observations")},
+}
 
 
 def sync_panels() -> list[Any]:
@@ -71,6 +77,7 @@ def _bytes() -> Any:
         width=8,
         no_data="Not reported; or visible weights are not of 16 bits, or some are unmeasured.",
     )
+    panel = coloured_series(panel, _WAYS)
     # On a linear one, what the sparse ways differ in is nothing beside the dense one.
     return panel.scale_distribution(ScaleDistributionConfig().type(ScaleDistribution.LOG).log(2))
 

@@ -25,7 +25,7 @@ EXCEPTIONS = lint_exceptions(AlertSettings())["exclusions"]
 
 # Panels that exist in Grafana 9.3 and in 13.
 KNOWN_PANELS = {"row", "timeseries", "stat", "table", "heatmap", "state-timeline"}
-KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "ops", "string"}
+KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "suffix:/s", "string"}
 # What Prometheus itself knows about a scrape, and about alerts.
 SCRAPED = {"up", "scrape_duration_seconds", "ALERTS"}
 RECORDS = {ratio.record(level) for ratio, levels in RECORDED.items() for level in levels}
