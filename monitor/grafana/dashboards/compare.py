@@ -16,6 +16,7 @@ from monitor.grafana.dashboards.panels import (
     in_column,
     in_series,
     lines,
+    logarithmic,
     rows,
     said_by_runs,
 )
@@ -129,15 +130,18 @@ def _moving() -> list[Any]:
             width=8,
             no_data=_NONE_CHOSEN,
         ),
-        lines(
-            "Changed ratio per weight sync",
-            "Share of the trained visible weights that differ from one weight sync of the trainer to the next; between "
-            "observations where no sync is known: compare runs only where as many steps lie between. Published GRPO "
-            "changes 0.2–1.1 % a step (arXiv 2602.03839). Metrics: sparsity_monitor_run_sync_changed_weights, "
-            "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
-            "percentunit",
-            Query(_named(CHANGED_RATIO), "{{name}}, between {{between}}"),
-            no_data=_NONE_CHOSEN,
+        logarithmic(
+            lines(
+                "Changed ratio per weight sync",
+                "Share of the trained visible weights that differ from one weight sync of the trainer to the next, on "
+                "a logarithmic scale; between observations where no sync is known. Compare only runs with as many "
+                "steps between. Published GRPO changes 0.2–1.1 % a step (arXiv 2602.03839). Metrics: "
+                "sparsity_monitor_run_sync_changed_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
+                "percentunit",
+                Query(_named(CHANGED_RATIO), "{{name}}, between {{between}}"),
+                no_data=_NONE_CHOSEN,
+            ),
+            base=10,
         ),
         lines(
             "Lift over the reference",

@@ -15,6 +15,7 @@ from grafana_foundation_sdk.models.common import (
     HeatmapCellLayout,
     LegendDisplayMode,
     LegendPlacement,
+    ScaleDistribution,
     SortOrder,
     TooltipDisplayMode,
     VisibilityMode,
@@ -239,6 +240,12 @@ def in_series(panel: Any, **properties: Any) -> Any:
     """Set properties of all series of a panel."""
     values = [DynamicConfigValue(key, value) for key, value in properties.items()]
     return panel.with_override(_columns(".*"), values)
+
+
+def logarithmic(panel: Any, base: int) -> Any:
+    """Let values that are a hundredth of others be told apart: on a linear axis, they lie on the line of zero."""
+    scale = common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(base)
+    return panel.scale_distribution(scale)
 
 
 def dashed(panel: Any, pattern: str) -> Any:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from grafana_foundation_sdk.builders.common import ScaleDistributionConfig
-from grafana_foundation_sdk.models.common import ScaleDistribution
-
-from monitor.grafana.dashboards.panels import NO_GROUPS, NOT_REPORTED, coarse, coloured_series, dashed, lines
+from monitor.grafana.dashboards.panels import (
+    NO_GROUPS,
+    NOT_REPORTED,
+    coarse,
+    coloured_series,
+    dashed,
+    lines,
+    logarithmic,
+)
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, Query
 from monitor.grafana.promql.metric import IDENTITY, metric
 from monitor.grafana.promql.ratios import (
@@ -77,9 +82,7 @@ def _bytes() -> Any:
         width=8,
         no_data="Not reported; or visible weights are not of 16 bits, or some are unmeasured.",
     )
-    panel = coloured_series(panel, _WAYS)
-    # On a linear one, what the sparse ways differ in is nothing beside the dense one.
-    return panel.scale_distribution(ScaleDistributionConfig().type(ScaleDistribution.LOG).log(2))
+    return logarithmic(coloured_series(panel, _WAYS), base=2)
 
 
 def _steps() -> Any:

@@ -299,12 +299,14 @@ def test_small_series_are_not_flattened_by_large_ones(title: str, small: set[str
     assert {each["matcher"]["options"] for each in overrides if right in each["properties"]} == small
 
 
-def test_sparse_and_dense_transfers_can_be_told_apart() -> None:
-    """Side by side on a linear axis, what is a hundredth of the dense one lies on the line of zero."""
-    (panel,) = [
-        each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Bytes per weight sync"
-    ]
-    assert panel["fieldConfig"]["defaults"]["custom"]["scaleDistribution"] == {"type": "log", "log": 2}
+@pytest.mark.parametrize(
+    ("board", "title", "base"), [("Run", "Bytes per weight sync", 2), ("Compare", "Changed ratio per weight sync", 10)]
+)
+def test_sparse_and_dense_are_told_apart_on_one_axis(board: str, title: str, base: int) -> None:
+    """On a linear one, what is a hundredth of the dense lies on the line of zero."""
+    (panel,) = [each for each in panels(DASHBOARDS[f"sparsity-monitor / {board}"]) if each["title"] == title]
+    assert panel["fieldConfig"]["defaults"]["custom"]["scaleDistribution"] == {"type": "log", "log": base}
+    assert "logarithmic" in panel["description"]
 
 
 def test_crossovers_of_transfers_are_lines_with_names() -> None:
