@@ -136,7 +136,8 @@ def _moving() -> list[Any]:
                 "Share of the trained visible weights that differ from one weight sync of the trainer to the next, on "
                 "a logarithmic scale; between observations where no sync is known. Compare only runs with as many "
                 "steps between. Published GRPO changes 0.2–1.1 % a step (arXiv 2602.03839). Metrics: "
-                "sparsity_monitor_run_sync_changed_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
+                "sparsity_monitor_run_sync_changed_weights, sparsity_monitor_run_weights, "
+                "sparsity_monitor_run_frozen_weights.",
                 "percentunit",
                 Query(_named(CHANGED_RATIO), "{{name}}, between {{between}}"),
                 no_data=_NONE_CHOSEN,
