@@ -348,6 +348,19 @@ def test_heatmap_of_lift_shows_a_lift_of_nothing() -> None:
     assert panel["options"]["filterValues"]["le"] < 0
 
 
+def test_layers_of_a_reference_are_beside_each_other_in_the_heatmap_of_lift() -> None:
+    (panel,) = [
+        each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Lift by layer over time"
+    ]
+    (target,) = panel["targets"]
+    named = target["legendFormat"].strip("{}")
+    assert f'"{named}", " ", "reference", "layer")' in target["expr"]
+    # Prometheus sorts series by their labels, and Grafana shows them in this order.
+    assert named < min("instance", "job", "layer")
+    # Left to itself, Grafana 12.2 cut the beginning of "low magnitude 00".
+    assert panel["options"]["yAxis"]["axisWidth"] >= LETTER * len("a reference of 00")
+
+
 @pytest.mark.parametrize("board", BOARDS)
 def test_panels_have_numbers_of_their_own_and_do_not_overlap(board: Board) -> None:
     numbers = [panel["id"] for panel in board["panels"]]
