@@ -1,4 +1,4 @@
-"""PPO in a plain PyTorch loop, observed by hand: a value head, generalised advantage estimation, clipping.
+"""PPO in a plain PyTorch loop, observed from within: a value head, generalised advantage estimation, clipping.
 
 python examples/ppo.py --target localhost:50051
 
@@ -6,7 +6,7 @@ There is no trainer and no callback: `train` is observed by `monitor.watch` arou
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -167,8 +167,26 @@ def learn(model: ActorCritic, optimizer: torch.optim.Optimizer, batch: Experienc
     return {"policy_loss": of_policy.item(), "value_loss": of_values.item(), "reward": reward}
 
 
-def train(command: Command, prompts: Sequence[str], reward: Reward) -> monitor.Watch:
-    """Train a model and write it to `final` in the output directory; observe every optimizer step."""
+def train(
+    command: Command,
+    prompts: Sequence[str],
+    reward: Reward,
+    *,
+    name: str = "ppo",
+    labels: Mapping[str, str] | None = None,
+    rollout: int = BATCH,
+    tolerances: Sequence[float] = (),
+    seen: Callable[[monitor.Observation], None] = lambda observation: None,
+) -> monitor.Watch:
+    """Train a model and write it to `final` in the output directory; observe every optimizer step.
+
+    Args:
+        name: of the run.
+        labels: of the run, beside algorithm and seed.
+        rollout: completions that are sampled at a time.
+        tolerances: count the weights that move further, too.
+        seen: called with each observation.
+    """
     torch.manual_seed(command.seed)
     chance = random.Random(command.seed)
     tokenizer = AutoTokenizer.from_pretrained(command.model)
@@ -176,22 +194,28 @@ def train(command: Command, prompts: Sequence[str], reward: Reward) -> monitor.W
     policy, reference = (AutoModelForCausalLM.from_pretrained(command.model, dtype=torch.bfloat16) for _ in range(2))
     model = ActorCritic(policy)
     optimizer = make_optimizer(model)
-    batches = minibatches(lambda: collect(model, reference, tokenizer, chance.choices(prompts, k=BATCH), reward))
+    batches = minibatches(lambda: collect(model, reference, tokenizer, chance.choices(prompts, k=rollout), reward))
 
     # Only the policy: the value head is not served. The reference is in memory anyway, and is the base without a copy.
     with monitor.watch(
         policy,
         command.target,
-        "ppo",
-        labels={"algorithm": "PPO", "seed": str(command.seed)},
+        name,
+        labels={"algorithm": "PPO", "seed": str(command.seed), **(labels or {})},
         base=reference.requires_grad_(False),
+        tolerances=tolerances,
         output_dir=command.output,
         planned_steps=command.steps,
     ) as watch:
         for step, batch in zip(range(1, command.steps + 1), batches, strict=False):
             logs = learn(model, optimizer, batch)
             watch.step(step, logs)
-            print(f"step {step}: reward {logs['reward']:.2f}")
+            if (observation := watch.last_observation) is not None:
+                seen(observation)
+                unchanged = f"unchanged weights {observation.cumulative_sparsity:.1%}"
+                print(f"step {step}: reward {logs['reward']:.2f}, {unchanged}")
+    policy.save_pretrained(command.output / "final")
+    return watch
     policy.save_pretrained(command.output / "final")
     return watch
 
