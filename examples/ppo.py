@@ -1,9 +1,8 @@
-"""PPO in a plain PyTorch loop, observed by hand: a value head, generalised advantage estimation, clipping.
+"""PPO in a plain PyTorch loop, observed from within: a value head, generalised advantage estimation, clipping.
 
 python examples/ppo.py --target localhost:50051
 
-There is no trainer and no callback. UpdateObserver needs a model, and Reporter a directory; so a loop of verl's, of
-OpenRLHF's or of one's own uses them as `train` does: observe after the optimizer step, and hand over what was seen.
+There is no trainer and no callback: `train` is observed by `monitor.watch` around its loop, and `watch.step` in it.
 """
 
 import random
@@ -16,9 +15,7 @@ from toy_addition import LONGEST_ANSWER, right_answer, solved_exercises
 from toy_command import Command, read_command
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from monitor import Observation, UpdateObserver
-from monitor.report.registration import new_run_id, registration_message
-from monitor.report.reporter import Reporter
+import monitor
 
 BATCH = 256
 EPOCHS = 2
@@ -179,8 +176,8 @@ def train(
     labels: Mapping[str, str] | None = None,
     rollout: int = BATCH,
     tolerances: Sequence[float] = (),
-    seen: Callable[[Observation], None] = lambda observation: None,
-) -> tuple[str, Observation]:
+    seen: Callable[[monitor.Observation], None] = lambda observation: None,
+) -> monitor.Watch:
     """Train a model and write it to `final` in the output directory; observe every optimizer step.
 
     Args:
@@ -189,9 +186,6 @@ def train(
         rollout: completions that are sampled at a time.
         tolerances: count the weights that move further, too.
         seen: called with each observation.
-
-    Returns:
-        identity of the run, and its last observation.
     """
     torch.manual_seed(command.seed)
     chance = random.Random(command.seed)
@@ -203,27 +197,27 @@ def train(
     batches = minibatches(lambda: collect(model, reference, tokenizer, chance.choices(prompts, k=rollout), reward))
 
     # Only the policy: the value head is not served. The reference is in memory anyway, and is the base without a copy.
-    observer = UpdateObserver(policy, base=reference.requires_grad_(False), tolerances=tolerances)
-    registration = registration_message(
-        observer,
-        run_id=new_run_id(name),
-        name=name,
-        model=str(command.model),
-        base_source=str(command.model),
+    with monitor.watch(
+        policy,
+        command.target,
+        name,
         labels={"algorithm": "PPO", "seed": str(command.seed), **(labels or {})},
-    )
-    directory = command.output / "sparsity_monitor"
-    with Reporter(registration, directory, command.target) as reporter:
+        base=reference.requires_grad_(False),
+        tolerances=tolerances,
+        output_dir=command.output,
+        planned_steps=command.steps,
+    ) as watch:
         for step, batch in zip(range(1, command.steps + 1), batches, strict=False):
             logs = learn(model, optimizer, batch)
-            observation = observer.observe(step)
-            reporter.report(observation)
-            reporter.log(step, logs)
-            seen(observation)
-            print(f"step {step}: reward {logs['reward']:.2f}, unchanged weights {observation.cumulative_sparsity:.1%}")
-    observer.save_update_mask(directory / "update_mask.safetensors", registration.run_id)
+            watch.step(step, logs)
+            if (observation := watch.last_observation) is not None:
+                seen(observation)
+                unchanged = f"unchanged weights {observation.cumulative_sparsity:.1%}"
+                print(f"step {step}: reward {logs['reward']:.2f}, {unchanged}")
     policy.save_pretrained(command.output / "final")
-    return registration.run_id, observation
+    return watch
+    policy.save_pretrained(command.output / "final")
+    return watch
 
 
 def _inputs(tokens: Tensor, attention: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The command line that ppo.py and prime.py share."""
+"""The command line that the loops share: ppo.py, prime.py, plain_loop.py, accelerate_loop.py, lightning_callback.py."""
 
 import argparse
 from dataclasses import dataclass
@@ -34,7 +34,9 @@ def read_command(description: str | None, output: str, steps: int) -> Command:
 
 def _toy_model(output: Path) -> Path:
     directory = output / "base-model"
-    print(f"making a toy model in {PRETRAINING_STEPS} steps")
-    for _ in pretrain(directory):
-        pass
+    # What is written last.
+    if not (directory / "tokenizer.json").exists():
+        print(f"making a toy model in {PRETRAINING_STEPS} steps")
+        for _ in pretrain(directory):
+            pass
     return directory

@@ -10,6 +10,7 @@ from monitor.version import __version__
 
 if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
+    from monitor.loop import Watch, watch
     from monitor.observe.masks.file import MaskFile
     from monitor.observe.masks.mask import UpdateMask
     from monitor.observe.observation import Observation
@@ -30,7 +31,9 @@ __all__ = [
     "UpdateMask",
     "UpdateObserver",
     "Verdict",
+    "Watch",
     "__version__",
+    "watch",
 ]
 
 # Imported on first use: the uploader and the service import this package too, and must not load torch.
@@ -45,6 +48,8 @@ _HOMES = {
     "UpdateMask": ".observe.masks.mask",
     "UpdateObserver": ".observe.observer",
     "Verdict": ".verdict",
+    "Watch": ".loop",
+    "watch": ".loop",
 }
 
 

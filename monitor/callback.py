@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from monitor.errors import ConfigurationError, shown
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
+from monitor.observe.ranks import join_ranks
 from monitor.report.ending import reason_of
 from monitor.training.arguments import takes
 from monitor.training.attached import tell_of_failure
@@ -31,9 +32,11 @@ from monitor.training.start import start_run
 from monitor.training.stops import StopNotice
 from monitor.training.tracker_log import add_to_log
 from monitor.training.trainer import (
+    TrainerAnswer,
     may_save_after_evaluating,
     move_to_the_end,
     refuse_a_second_callback,
+    surroundings_of,
     updates_early,
 )
 from monitor.training.trials import trial_number
@@ -203,14 +206,18 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._run = start_run(
             self.settings,
             model,
-            args,
-            state,
+            surroundings_of(
+                args,
+                state,
+                model,
+                trial_number=None if self._trainer is None else trial_number(self._trainer),
+                earlier_synchronisations=self._run.synchronisations,
+            ),
+            join_ranks(next(model.parameters()).device),
             references=self._references,
             # Asked now: callbacks that update it may have been added until here.
             reference_model=None if self._trainer is None else frozen_reference_model(self._trainer),
             unfinished_base=self._run.unfinished_base,
-            trial_number=None if self._trainer is None else trial_number(self._trainer),
-            earlier_synchronisations=self._run.synchronisations,
         )
         self._run.look_after(training)
 
@@ -245,7 +252,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
                 self._run.expect_changes()
         finally:
             # Even if observing failed: every process must answer the observation before, as the others do.
-            self._run.answer_dense_updates(args=args, state=state, control=control, **kwargs)
+            self._run.answer_dense_updates(TrainerAnswer(args, state, control, kwargs))
 
     @_never_disturbs
     def on_epoch_end(

@@ -1,6 +1,6 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
-    callback, training → report → observe        service → wire        grafana → service.families
+    callback, loop, training → report → observe        service → wire        grafana → service.families
     cli → report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
@@ -37,12 +37,13 @@ ROOMS = {
     "report": "errors limits posix terminal version wire observe",
     "training": "environment errors limits percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
+    "loop": "verdict observe report training",
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     "subnetwork": "errors percent observe training",
     "cli": "errors terminal version wire report service grafana analysis",
-    "__init__": "version errors verdict observe callback subnetwork",
+    "__init__": "version errors verdict observe callback loop subnetwork",
 }
 
 # Of these it may import types only: the uploader and the service run where torch is not.
@@ -94,7 +95,7 @@ TABLES = {"": ROOMS, "observe": OBSERVE, "grafana": GRAFANA}
 
 # A library → who may import it.
 LIBRARIES = {
-    "torch": "callback training observe analysis subnetwork",
+    "torch": "callback loop training observe analysis subnetwork",
     "transformers": "callback training analysis subnetwork",
     "trl": "callback training",
     "accelerate": "callback training",

@@ -78,6 +78,8 @@ def public_names(directory: Path) -> Iterable[str]:
     for name in monitor.__all__:
         if isinstance(kind := getattr(monitor, name), type):
             yield from members_of(name, kind, instances.get(name, kind))
+        elif callable(kind):
+            yield from (f"{name}({argument})" for argument in arguments_of(kind))
 
 
 def test_no_public_name_disappears(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def _train_by_hand(experiment: Experiment, scale: Scale, place: Place) -> tuple[
         curve.append((observation.step, observation.cumulative_sparsity, observation.step_sparsity))
 
     prompts = [row["prompt"] for row in exercises(experiment.data, scale.steps * scale.batch, DATA_SEED)]
-    run_id, last = ppo.train(
+    watch = ppo.train(
         Command(place.base, place.target, place.directory(experiment.name), scale.steps, experiment.seed),
         prompts,
         right_answer,
@@ -93,7 +93,9 @@ def _train_by_hand(experiment: Experiment, scale: Scale, place: Place) -> tuple[
         tolerances=TOLERANCES,
         seen=seen,
     )
-    return run_id, curve, last
+    assert watch.run_id is not None
+    assert watch.last_observation is not None
+    return watch.run_id, curve, watch.last_observation
 
 
 def _labels(experiment: Experiment) -> dict[str, str]:

@@ -92,6 +92,13 @@ class Ranks(ABC):
         rows[self.rank] = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         return self.sum(rows).cpu()
 
+    def from_first(self, text: str) -> str:
+        """Return the text of the first process, which is not empty; what the others give does not matter."""
+        data = list(text.encode()) if self.rank == 0 else []
+        size = int(self.sum(torch.tensor([len(data)], device="cpu")))
+        sent = torch.tensor(data or [0] * size, dtype=torch.int64, device="cpu")
+        return bytes(self.sum(sent).tolist()).decode()
+
     def all_have(self, value: object) -> bool:
         """Return whether the value, told by its repr, is the same on every process."""
         rows = self.rows([digest(value)])

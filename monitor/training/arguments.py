@@ -1,4 +1,4 @@
-"""Lets a class take its settings as arguments, one by one, while they are declared in a class of their own.
+"""Lets a class or a function take its settings as arguments, one by one, which are declared in a class of their own.
 
 What is not given is taken from the environment.
 """
@@ -20,13 +20,16 @@ from monitor.training.environment import settings_from_environment
 
 Parameters = ParamSpec("Parameters")
 Settings = TypeVar("Settings")
-Owner = TypeVar("Owner")
+First = TypeVar("First")
+Result = TypeVar("Result")
 
 
 def takes(
     settings: Callable[Parameters, Settings],
-) -> Callable[[Callable[[Owner, Settings], None]], Callable[Concatenate[Owner, Parameters], None]]:
-    """Turn `__init__(self, settings)` into one that takes each setting by name, with its type and default.
+) -> Callable[[Callable[[First, Settings], Result]], Callable[Concatenate[First, Parameters], Result]]:
+    """Turn `__init__(self, settings)`, or `function(first, settings)`, into one that takes each setting by name.
+
+    With its type and default.
 
     Type checkers, editors and `help()` see the parameters of the settings class, and `help()` its explanations.
 
@@ -34,26 +37,29 @@ def takes(
         settings: a pydantic dataclass, whose fields are followed by their explanations.
 
     Raises:
-        ConfigurationError: from the new `__init__`: a setting has a value that cannot work.
-        TypeError: from the new `__init__`: a setting is unknown, or a required one is missing.
+        ConfigurationError: from the new function: a setting has a value that cannot work.
+        TypeError: from the new function: a setting is unknown, or a required one is missing.
     """
     signature = inspect.signature(settings)
 
-    def decorate(init: Callable[[Owner, Settings], None]) -> Callable[Concatenate[Owner, Parameters], None]:
-        def construct(self: Owner, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+    def decorate(function: Callable[[First, Settings], Result]) -> Callable[Concatenate[First, Parameters], Result]:
+        name = function.__name__
+
+        def call(first: First, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             try:
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
-                raise TypeError(f"{type(self).__name__}() {error}") from None
-            init(self, _checked(settings, given, settings_from_environment(signature.parameters, given)))
+                raise TypeError(f"{type(first).__name__ if name == '__init__' else name}() {error}") from None
+            return function(first, _checked(settings, given, settings_from_environment(signature.parameters, given)))
 
-        update_wrapper(construct, init)
+        update_wrapper(call, function)
         hints = typing.get_type_hints(settings)
         parameters = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values()]
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        construct.__signature__ = signature.replace(parameters=[own, *parameters])  # type: ignore[attr-defined]
-        construct.__doc__ = f"{inspect.getdoc(init)}\n\nArgs:\n{indent(explanations(settings), '    ')}"
-        return construct
+        declared = inspect.signature(function)
+        own = next(iter(declared.parameters.values()))
+        call.__signature__ = declared.replace(parameters=[own, *parameters])  # type: ignore[attr-defined]
+        call.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n{indent(explanations(settings), '    ')}"
+        return call
 
     return decorate
 

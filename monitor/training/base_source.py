@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from monitor.errors import ConfigurationError, shown
+from monitor.errors import BaseMismatchError, ConfigurationError, shown
 from monitor.observe.base.weights import holds_the_same
 from monitor.observe.ranks import Ranks
 from monitor.observe.weights.adapters import served_by
-from monitor.training.pretrained import read_pretrained
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -86,12 +85,24 @@ def find_base(
     """
     own_name = str(getattr(model, "name_or_path", ""))
     if isinstance(given, str | Path):
-        return Base(read_pretrained(model, str(given)), str(given))
+        return Base(_read_again(model, str(given)), str(given))
     if given is not None:
         return Base(given, str(getattr(given, "name_or_path", "") or "given weights"))
     if resumed and not served_by(model).holds_base:
-        return Base(read_pretrained(model, own_name), own_name)
+        return Base(_read_again(model, own_name), own_name)
     # Decided together: a process that took another base would run other collectives from here on.
     if reference_model is not None and ranks.all_say(ranks.all_or_none(lambda: holds_the_same(reference_model, model))):
         return Base(reference_model, own_name or "reference model")
     return Base(None, own_name or "initial weights")
+
+
+def _read_again(model: nn.Module, source: str) -> Mapping[str, torch.Tensor]:
+    try:
+        # Here, because a loop of one's own may have no transformers.
+        from monitor.training.pretrained import read_pretrained
+    except ModuleNotFoundError as error:
+        raise BaseMismatchError(
+            f"cannot read the base again without {error.name}, which is not installed. Give the weights that this "
+            "training started from as `base`, as a module or a state dict."
+        ) from None
+    return read_pretrained(model, source)

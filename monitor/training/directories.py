@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING
 
 from monitor.report.spool import DIRECTORY
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 MASK_FILE = "update_mask.safetensors"
 
@@ -48,8 +50,3 @@ def step_of(checkpoint: str, otherwise: int) -> int:
     """
     step = Path(checkpoint).name.rpartition("-")[2]
     return int(step) if step.isdecimal() else otherwise
-
-
-def touched_directory(args: TrainingArguments, step: int) -> Path:
-    """Return where the touched weights are saved with the checkpoint of a step."""
-    return touched_in(checkpoint_directory(args, step))

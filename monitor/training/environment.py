@@ -39,7 +39,7 @@ def settings_from_environment(names: Collection[str], given: Collection[str]) ->
 def _warn_of_misspelt(environment: Mapping[str, str], names: Collection[str]) -> None:
     limits = [field.name for field in fields(Limits)]
     for name, meant in misspelt(environment, [*names, *limits]).items():
-        advice = f"Did you mean {meant}?" if meant else "help(SparsityCallback) lists the settings that have one."
+        advice = f"Did you mean {meant}?" if meant else "help(SparsityCallback) and help(monitor.watch) list them."
         logger.warning("sparsity-monitor: the environment variable %s is not known, and not used. %s", name, advice)
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from transformers import TrainerState, TrainingArguments
-
 from monitor.errors import SpoolError
 from monitor.report.registration import new_run_id
 from monitor.report.spool import DIRECTORY, SPOOL_FILE, Spool
-from monitor.training.directories import checkpoint_in, output_directory
-from monitor.training.resume import RunIdentity, is_of_this_run
+from monitor.training.directories import checkpoint_in
+from monitor.training.resume import RunIdentity, Saved, is_of_this_run
 from monitor.training.settings import RunSettings
+from monitor.training.surroundings import Surroundings
 from monitor.training.trials import Trial
 
 
@@ -34,13 +33,11 @@ class Experiment:
     learning_rate: float | None
 
     @classmethod
-    def of(cls, settings: RunSettings, args: TrainingArguments) -> Experiment:
-        """Return what the settings and the trainer's arguments say."""
-        # Before transformers 5, the name is by default the output directory.
-        given = str(args.run_name) if args.run_name and args.run_name != args.output_dir else None
-        name = settings.run_name or given
-        default = output_directory(args).resolve().name
-        return cls(settings.run_id, name, default, settings.labels, learning_rate(args))
+    def of(cls, settings: RunSettings, surroundings: Surroundings) -> Experiment:
+        """Return what the settings and the training say."""
+        name = settings.run_name or surroundings.run_name
+        default = surroundings.output.resolve().name
+        return cls(settings.run_id, name, default, settings.labels, surroundings.learning_rate)
 
     def as_trial(self, trial: Trial) -> Experiment:
         """Return the same of one trial, which has a name and an identity of its own."""
@@ -89,16 +86,16 @@ class Place:
     original_is_elsewhere: bool
 
     @classmethod
-    def of(cls, settings: RunSettings, args: TrainingArguments, state: TrainerState, earlier: RunIdentity) -> Place:
+    def of(cls, settings: RunSettings, surroundings: Surroundings, earlier: RunIdentity) -> Place:
         """Look at the output directory."""
-        output = output_directory(args).resolve()
+        output = surroundings.output.resolve()
         original = Path(earlier.output_directory) if earlier.output_directory else output
         spool_is_here = _has_spool_of(output, earlier.run_id)
         apart = settings.directory is not None and attempts_known(Path(settings.directory), earlier.run_id) > 0
         return cls(
             output=output,
             is_original=output == original and (spool_is_here or apart),
-            holds_run=spool_is_here or _holds_checkpoint(output, state),
+            holds_run=spool_is_here or _holds_checkpoint(output, Saved(surroundings.step, earlier)),
             original_is_elsewhere=output != original and _has_spool_of(original, earlier.run_id),
         )
 
@@ -208,11 +205,6 @@ def _branch(
     )
 
 
-def learning_rate(args: TrainingArguments) -> float | None:
-    """Return the learning rate as JSON keeps it, in which checkpoints are saved: a sweep may give NumPy's."""
-    return None if args.learning_rate is None else float(args.learning_rate)
-
-
 def attempts_known(directory: Path, run_id: str) -> int:
     """Return the latest attempt of a run in the spool of a directory; 0 where there is none."""
     if not (directory / SPOOL_FILE).is_file():
@@ -229,13 +221,13 @@ def _has_spool_of(output: Path, run_id: str) -> bool:
     return any(attempts_known(output / name, run_id) for name in (DIRECTORY, f"_{DIRECTORY}"))
 
 
-def _holds_checkpoint(output: Path, state: TrainerState) -> bool:
+def _holds_checkpoint(output: Path, saved: Saved) -> bool:
     """Return whether a directory has the checkpoint that is resumed, under whatever name."""
-    usual = checkpoint_in(output, state.global_step)
-    if is_of_this_run(usual, state):
+    usual = checkpoint_in(output, saved.step)
+    if is_of_this_run(usual, saved):
         return True
     try:
         others = [output, *(path for path in output.iterdir() if path.is_dir() and path != usual)]
     except OSError:
         return False
-    return any(is_of_this_run(path, state) for path in others)
+    return any(is_of_this_run(path, saved) for path in others)

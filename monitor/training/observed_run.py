@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -24,7 +23,7 @@ from monitor.training.directories import MASK_FILE, touched_in
 from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved
 from monitor.training.mask_writer import MaskWriter
-from monitor.training.on_dense import DenseWatch
+from monitor.training.on_dense import Answer, DenseWatch
 from monitor.training.pace import Pace
 from monitor.training.settings import RunSettings
 from monitor.training.synchronisation import Synchronisations
@@ -53,6 +52,7 @@ class ObservedRun:
         writes_log: whether this process writes verdicts to the log.
         published: what is published of such trainings, for the verdicts' wording.
         synchronisations: when the trainer hands its weights over; None where it does not.
+        put_last: what to do where weights are written to after they were observed.
 
     Attributes:
         synchronisations: the same.
@@ -74,6 +74,7 @@ class ObservedRun:
         writes_log: bool = True,
         published: str = "",
         synchronisations: Synchronisations | None = None,
+        put_last: str = "",
     ) -> None:
         self.synchronisations = synchronisations or Synchronisations()
         self.last_observation: Observation | None = None
@@ -90,6 +91,7 @@ class ObservedRun:
         self._masks = MaskWriter(Elsewhere() if reporter is None else reporter.elsewhere)
         self._process = os.getpid()
         self._writes_log = writes_log
+        self._put_last = put_last
         self._said_that_others_are_saved = False
         self._observations = 0
         self._versions: int | None = None
@@ -143,9 +145,10 @@ class ObservedRun:
         if self._writes_log:
             logger.warning(
                 "sparsity-monitor: weights are changed after they were observed at step %d, as by a later callback, "
-                "and observations are of the weights before. Put SparsityCallback last, or use attach(), which does. "
-                "The update mask is of the weights at the end all the same.",
+                "and observations are of the weights before. %s The update mask is of the weights at the end all the "
+                "same.",
                 self._observer.last_step,
+                self._put_last,
             )
 
     def follow(self, model: nn.Module) -> None:
@@ -197,14 +200,10 @@ class ObservedRun:
             if self._reporter is not None:
                 self._reporter.report(observation)
 
-    def answer_dense_updates(self, **event: Any) -> None:
-        """Do what the user asked for when updates are dense.
-
-        Args:
-            event: `args`, `state`, `control` and the rest of what an event of a TrainerCallback gets.
-        """
+    def answer_dense_updates(self, answer: Answer) -> None:
+        """Do what the user asked for when updates are dense."""
         if self.last_observation is not None:
-            self._dense_watch.answer(self.last_observation, self.last_verdict, **event)
+            self._dense_watch.answer(self.last_observation, self.last_verdict, answer)
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:
         """Report what the trainer logs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 from monitor.errors import ConfigurationError, shown
 from monitor.observe.observation import Observation
@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 OnDense = Literal["warn", "stop"] | Callable[..., object] | None
 
+# What a training was stopped by, then.
+ON_DENSE = "on_dense"
 # Logged only once they last.
 _CALM = (Kind.VERY_SPARSE, Kind.SPARSE, Kind.DENSIFYING)
 
@@ -27,9 +29,19 @@ def check_on_dense(value: object) -> OnDense:
     if value is None or value in ("warn", "stop") or callable(value):
         return value
     raise ConfigurationError(
-        f'on_dense is {shown(value)}; expected "warn", "stop", a function that takes (args, state, control, **kwargs) '
-        "as the events of a TrainerCallback do, or None."
+        f'on_dense is {shown(value)}; expected "warn", "stop", a function that takes what help(SparsityCallback) or '
+        "help(monitor.watch) says, or None."
     )
+
+
+class Answer(Protocol):
+    """How a training is told what was asked for when updates are dense."""
+
+    def stop(self) -> str:
+        """Let the training stop, and return how it does, for the log."""
+
+    def call(self, function: Callable[..., object], observation: Observation, verdict: Verdict) -> None:
+        """Call the user's function with what it is to get."""
 
 
 class DenseWatch:
@@ -83,22 +95,17 @@ class DenseWatch:
                 logger.log(self._level(verdict.kind), "sparsity-monitor: %s.", verdict)
         return verdict
 
-    def answer(
-        self, observation: Observation, verdict: Verdict | None, args: Any, state: Any, control: Any, **kwargs: Any
-    ) -> None:
+    def answer(self, observation: Observation, verdict: Verdict | None, answer: Answer) -> None:
         """Do what was asked for if updates are dense: once, and in every process alike."""
         if self._answered or verdict is None or verdict.kind is not Kind.DENSE:
             return
         self._answered = True
         if self._on_dense == "stop":
-            control.should_training_stop = control.should_save = True
+            words = answer.stop()
             if self._writes_log:
-                logger.warning(
-                    'sparsity-monitor: on_dense="stop" ends the training after step %d, with a checkpoint.',
-                    state.global_step,
-                )
+                logger.warning('sparsity-monitor: on_dense="stop" %s.', words)
         elif callable(self._on_dense):
-            self._call(self._on_dense, args, state, control, observation=observation, verdict=verdict, **kwargs)
+            self._call(self._on_dense, observation, verdict, answer)
 
     def _tell_of_lost(self, observation: Observation) -> None:
         lost = lost_weights(observation)
@@ -114,9 +121,11 @@ class DenseWatch:
                 observation.step,
             )
 
-    def _call(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    def _call(
+        self, function: Callable[..., object], observation: Observation, verdict: Verdict, answer: Answer
+    ) -> None:
         try:
-            function(*args, **kwargs)
+            answer.call(function, observation, verdict)
         except Exception:
             if self._strict:
                 raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 _FINE_TUNING = "published supervised fine-tuning of all weights keeps 0.6–19 % by bits (arXiv 2511.08567)"
 _REINFORCEMENT = "published RL with AdamW on all weights keeps 36–96 % (arXiv 2505.11711, 2511.08567)"

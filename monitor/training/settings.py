@@ -1,4 +1,5 @@
-"""The settings of SparsityCallback: the one place that names, explains and checks each, and has its default.
+"""The settings of SparsityCallback and monitor.watch: the one place that names, explains and checks each, and has its
+default.
 
 Those that UpdateObserver takes, too, are named and explained in monitor/observe/settings.py, and checked here.
 """
@@ -100,8 +101,8 @@ class RunSettings(MeasurementSettings):
             return None
         if not value:
             raise ConfigurationError(
-                'no target is given: SparsityCallback("localhost:50051") reports to the service there, '
-                f"SparsityCallback(None) only records. Or set the environment variable {variable('target')}."
+                'no target is given: target="localhost:50051" reports to the service there, target=None only records. '
+                f"Or set the environment variable {variable('target')}."
             )
         if not isinstance(value, str):
             raise ConfigurationError(

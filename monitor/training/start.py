@@ -9,35 +9,29 @@ from functools import partial
 from pathlib import Path
 
 from torch import nn
-from transformers import TrainerState, TrainingArguments
 
 from monitor.observe.masks.references import ReferenceMask
 from monitor.observe.masks.structural import StructuralMask
 from monitor.observe.observer import UpdateObserver
-from monitor.observe.ranks import Ranks, join_ranks
+from monitor.observe.ranks import Ranks
 from monitor.report.registration import registration_message
 from monitor.report.reporter import Reporter, start_anywhere
 from monitor.report.spool import AttemptKey
 from monitor.training.base_source import Base, find_base
-from monitor.training.directories import output_directory, own_directory
 from monitor.training.lineage import (
     Experiment,
     Lineage,
     Place,
     attempts_known,
-    learning_rate,
     new_lineage,
     resumed_lineage,
     unnamed_lineage,
 )
 from monitor.training.observed_run import ObservedRun
-from monitor.training.published import published_about
 from monitor.training.resume import RunIdentity, measured_as, restore_touched
 from monitor.training.settings import RunSettings
-from monitor.training.synchronisation import Synchronisations
+from monitor.training.surroundings import Surroundings
 from monitor.training.told import start_lines, tell
-from monitor.training.trainer import merges_adapters, warn_of_moved_weights
-from monitor.training.trials import find_trial
 
 logger = logging.getLogger(__name__)
 
@@ -47,72 +41,74 @@ _REGISTER_SECONDS = 15.0
 def start_run(
     settings: RunSettings,
     model: nn.Module,
-    args: TrainingArguments,
-    state: TrainerState,
+    surroundings: Surroundings,
+    ranks: Ranks,
     *,
     references: Mapping[str, ReferenceMask | StructuralMask],
-    reference_model: nn.Module | None,
-    unfinished_base: str | None,
-    trial_number: int | None,
-    earlier_synchronisations: Synchronisations,
+    reference_model: nn.Module | None = None,
+    unfinished_base: str | None = None,
 ) -> ObservedRun:
-    """Return the run of a training that begins, and write its identity into the trainer's state.
+    """Return the run of a training that begins, whose identity is given to its surroundings.
 
     Args:
+        surroundings: what it has to know of the training.
+        ranks: the processes that train together.
         references: name → reference mask.
         reference_model: a frozen model that the trainer holds.
         unfinished_base: fingerprint of the base of an earlier training of this model that has not ended.
-        trial_number: of a hyperparameter search, where the trainer is known; see `find_trial`.
-        earlier_synchronisations: of the callback's training before this one.
 
     Raises:
         BaseMismatchError: the base cannot be read, or is not the one of the run that is resumed.
         ConfigurationError: the run that is resumed was measured otherwise.
         SpoolError, ReportingError: see `start_reporter`.
     """
-    ranks = join_ranks(next(model.parameters()).device)
-    resumed = state.global_step > 0
-    earlier = RunIdentity.of(state) if resumed else None
-    beginning = ranks.all_or_none(
-        lambda: begin(settings, args, state, earlier, trial_number) if state.is_world_process_zero else None
-    )
+    resumed = surroundings.resumed
+    earlier = None if resumed is None else resumed.identity
+    beginning = ranks.all_or_none(lambda: begin(settings, surroundings) if surroundings.is_first else None)
     # The first process alone looks at the directories: the others may not see them, or see others.
     is_resume = bool(ranks.anywhere({"resume"} if beginning and beginning.lineage.is_resume else (), ["resume"]))
     if earlier is not None and is_resume:
         # First, because another `include` asks more of the base than it may have.
         earlier.check_settings(settings)
-    base = ranks.all_or_none(partial(find_base, model, settings.base, reference_model, ranks, resumed=resumed))
-    own_copy = base.weights is None and merges_adapters(args, model)
+    base = ranks.all_or_none(
+        partial(find_base, model, settings.base, reference_model, ranks, resumed=resumed is not None)
+    )
+    own_copy = base.weights is None and surroundings.merges_adapters
     measuring = replace(settings, base_mode="device") if own_copy and settings.base_mode == "auto" else settings
-    observer = make_observer(measuring, model, base=base, references=references, step=state.global_step, ranks=ranks)
+    observer = make_observer(measuring, model, base=base, references=references, step=surroundings.step, ranks=ranks)
     moved = base.weights is None and unfinished_base not in (None, observer.base_fingerprint)
-    if moved and state.is_world_process_zero:
-        warn_of_moved_weights()
+    if moved and surroundings.is_first:
+        _warn_of_moved_weights()
     if earlier is not None and (is_resume or earlier.is_measured_against(settings)):
         earlier.check_base(observer, base.source)
-    if resumed:
-        restore_touched(observer, args, state)
+    if resumed is not None:
+        restore_touched(observer, surroundings.checkpoint, surroundings.output, resumed, is_first=surroundings.is_first)
 
     def start() -> Reporter | None:
         if beginning is None:
             return None
         return start_reporter(
-            beginning, settings, observer, model, base_source=base.source, planned_steps=max(state.max_steps, 0)
+            beginning, settings, observer, model, base_source=base.source, planned_steps=surroundings.planned_steps
         )
 
     reporter = ranks.all_or_none(start)
     if reporter is not None and beginning is not None:
-        _identity(reporter.key, beginning, settings, args, observer).write(state)
-    writes_log = state.is_world_process_zero
+        surroundings.identify(_identity(reporter.key, beginning, settings, surroundings, observer))
     return ObservedRun(
         settings,
         observer,
         reporter,
-        writes_log=writes_log,
-        published=published_about(args),
-        synchronisations=Synchronisations.of(
-            args, state.global_step, earlier=earlier_synchronisations, writes_log=writes_log
-        ),
+        writes_log=surroundings.is_first,
+        published=surroundings.published,
+        synchronisations=surroundings.synchronisations,
+        put_last=surroundings.put_last,
+    )
+
+
+def _warn_of_moved_weights() -> None:
+    logger.warning(
+        "sparsity-monitor: training starts again from weights that it has already moved, and updates are measured "
+        "against them as they are now. Give the original weights as `base`."
     )
 
 
@@ -131,27 +127,20 @@ class Beginning:
     directory: Path
 
 
-def begin(
-    settings: RunSettings,
-    args: TrainingArguments,
-    state: TrainerState,
-    earlier: RunIdentity | None,
-    trial_number: int | None,
-) -> Beginning:
+def begin(settings: RunSettings, surroundings: Surroundings) -> Beginning:
     """Decide what a training begins as, and say so where it goes on from a checkpoint or starts a run again."""
-    directory = Path(settings.directory or output_directory(args) / own_directory(args))
-    experiment = Experiment.of(settings, args)
+    directory = Path(settings.directory or surroundings.output / surroundings.own_directory)
+    experiment = Experiment.of(settings, surroundings)
     labels: Mapping[str, str] = settings.labels or {}
-    if trial := find_trial(state, directory, trial_number):
+    if trial := surroundings.trial(directory):
         directory, labels, experiment = trial.directory, trial.labelled(labels), experiment.as_trial(trial)
-    if state.global_step == 0:
+    if (resumed := surroundings.resumed) is None:
         known = attempts_known(directory, experiment.run_id) if experiment.run_id else 0
         lineage = new_lineage(experiment, known)
-    elif earlier is None:
-        lineage = unnamed_lineage(experiment, state.global_step)
+    elif (earlier := resumed.identity) is None:
+        lineage = unnamed_lineage(experiment, resumed.step)
     else:
-        place = Place.of(settings, args, state, earlier)
-        lineage = resumed_lineage(experiment, earlier, state.global_step, place)
+        lineage = resumed_lineage(experiment, earlier, resumed.step, Place.of(settings, surroundings, earlier))
     if lineage.is_surprising:
         logger.warning("sparsity-monitor: %s.", lineage.words)
     elif lineage.words:
@@ -160,17 +149,21 @@ def begin(
 
 
 def _identity(
-    key: AttemptKey, beginning: Beginning, settings: RunSettings, args: TrainingArguments, observer: UpdateObserver
+    key: AttemptKey,
+    beginning: Beginning,
+    settings: RunSettings,
+    surroundings: Surroundings,
+    observer: UpdateObserver,
 ) -> RunIdentity:
     return RunIdentity(
         key.run_id,
         key.attempt,
         observer.base_fingerprint,
         measured_as(settings),
-        output_directory=str(output_directory(args).resolve()),
+        output_directory=str(surroundings.output.resolve()),
         name=beginning.lineage.name,
         labels=dict(settings.labels or {}),
-        learning_rate=learning_rate(args),
+        learning_rate=surroundings.learning_rate,
         parent_run=beginning.lineage.parent_run,
         parent_step=beginning.lineage.parent_step,
     )

@@ -12,8 +12,8 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from monitor.report.ending import COMPLETED, Ending, preempted, stopped
 from monitor.training.directories import checkpoint_directory
+from monitor.training.on_dense import ON_DENSE
 
-ON_DENSE = "on_dense"
 # Of transformers, where it has one: it saves a checkpoint and stops the training after a SIGTERM.
 _ON_SIGTERM = "JITCheckpointCallback"
 _FLAG = "should_training_stop"

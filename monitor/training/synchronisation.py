@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import NamedTuple
-
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING, NamedTuple
 
 from monitor.observe.observation import Observation, Synchronisation
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-
-from tqdm import tqdm
+from typing import Any
 
 from monitor.observe.base.mode import BaseMode
 from monitor.observe.observation import Observation
@@ -46,6 +45,8 @@ def _print(line: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         shown = line.encode(encoding, "backslashreplace").decode(encoding)
+        # Not imported: where nobody has, there are no bars.
+        tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
         # Bars are on the screen until they are closed, and are drawn anew below the line.
         if getattr(tqdm, "_instances", None):
             tqdm.write(shown, file=stream)

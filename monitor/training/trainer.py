@@ -1,17 +1,26 @@
-"""What trainers do that a measurement depends on: what is refused, warned of, or waited for."""
+"""What a Trainer says of its training, and what it does that a measurement depends on: refused, or waited for."""
 
 from __future__ import annotations
 
-import logging
 import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from monitor.errors import ConfigurationError
+from monitor.observe.observation import Observation
 from monitor.observe.weights.adapters import has_adapters
-
-logger = logging.getLogger(__name__)
+from monitor.training.directories import output_directory, own_directory
+from monitor.training.published import published_about
+from monitor.training.resume import RunIdentity, Saved
+from monitor.training.surroundings import Surroundings
+from monitor.training.synchronisation import Synchronisations
+from monitor.training.trials import find_trial
+from monitor.verdict import Verdict
 
 # The training of a model that is observed: a training is known by its state, as `train()` makes a new one.
 _observed: weakref.WeakKeyDictionary[nn.Module, weakref.ref[TrainerState]] = weakref.WeakKeyDictionary()
@@ -40,14 +49,6 @@ def merges_adapters(args: TrainingArguments, model: nn.Module) -> bool:
     return bool(getattr(args, "use_vllm", False)) and has_adapters(model)
 
 
-def warn_of_moved_weights() -> None:
-    """Warn that updates are measured against weights that a training has already moved."""
-    logger.warning(
-        "sparsity-monitor: training starts again from weights that it has already moved, and updates are measured "
-        "against them as they are now. Give the original weights as `base`."
-    )
-
-
 def updates_early(args: TrainingArguments) -> bool:
     """Return whether weights change before `on_pre_optimizer_step`.
 
@@ -69,3 +70,64 @@ def move_to_the_end(trainer: Trainer, callback: TrainerCallback) -> None:
     handler = trainer.callback_handler
     # Another list: the present one may be gone through just now.
     handler.callbacks = [*(each for each in handler.callbacks if each is not callback), callback]
+
+
+def surroundings_of(
+    args: TrainingArguments,
+    state: TrainerState,
+    model: nn.Module,
+    *,
+    trial_number: int | None,
+    earlier_synchronisations: Synchronisations,
+) -> Surroundings:
+    """Return what a Trainer says of the training that begins; the run's identity goes into its state.
+
+    Args:
+        trial_number: of a hyperparameter search, where the trainer is known; see `find_trial`.
+        earlier_synchronisations: of the callback's training before this one.
+    """
+    # The Trainer does not tell its callbacks which checkpoint was given to train().
+    given = args.resume_from_checkpoint
+    is_first = bool(state.is_world_process_zero)
+    return Surroundings(
+        output=output_directory(args),
+        own_directory=own_directory(args),
+        # Before transformers 5, the name is by default the output directory.
+        run_name=str(args.run_name) if args.run_name and args.run_name != args.output_dir else None,
+        # As JSON keeps it, in which checkpoints are saved: a sweep may give NumPy's.
+        learning_rate=None if args.learning_rate is None else float(args.learning_rate),
+        planned_steps=max(state.max_steps, 0),
+        is_first=is_first,
+        resumed=Saved(state.global_step, RunIdentity.of(state)) if state.global_step > 0 else None,
+        checkpoint=Path(given) if isinstance(given, str | Path) else None,
+        identify=lambda identity: identity.write(state),
+        trial=partial(find_trial, state, number=trial_number),
+        merges_adapters=merges_adapters(args, model),
+        published=published_about(args),
+        synchronisations=Synchronisations.of(
+            args, state.global_step, earlier=earlier_synchronisations, writes_log=is_first
+        ),
+        put_last="Put SparsityCallback last, or use attach(), which does.",
+    )
+
+
+class TrainerAnswer:
+    """Answers dense updates in a Trainer, with what one of its events got.
+
+    Args:
+        event: the rest of it, which a function of the user's gets, too.
+    """
+
+    def __init__(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, event: Mapping[str, Any]
+    ) -> None:
+        self._args, self._state, self._control, self._event = args, state, control, event
+
+    def stop(self) -> str:
+        """Let the Trainer end after this step, with a checkpoint."""
+        self._control.should_training_stop = self._control.should_save = True
+        return f"ends the training after step {self._state.global_step}, with a checkpoint"
+
+    def call(self, function: Callable[..., object], observation: Observation, verdict: Verdict) -> None:
+        """Call a function of the user's as an event is."""
+        function(self._args, self._state, self._control, observation=observation, verdict=verdict, **self._event)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
-
-from transformers import Trainer, TrainerState
+from typing import TYPE_CHECKING, Any
 
 from monitor.limits import Limits, legible, shorten
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerState
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, Protocol
-
-from transformers import TrainerState
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from monitor.report.ending import reason_of
 from monitor.report.reporter import Reporter
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 logger = logging.getLogger(__name__)
 

@@ -22,14 +22,14 @@ def command(model: Path, output: Path, target: str | None = None) -> Command:
 
 
 def test_what_a_plain_loop_reports_is_what_it_trained(model: Path, tmp_path: Path, client: Client) -> None:
-    run_id, last = ppo.train(command(model, tmp_path, client.listening.grpc_address), PROMPTS, even_length)
-    assert last.step == STEPS
-    assert_the_run_arrived(client, run_id, model, tmp_path / "final", STEPS)
-    logs = logged(client, run_id)
+    watch = ppo.train(command(model, tmp_path, client.listening.grpc_address), PROMPTS, even_length)
+    assert watch.run_id is not None
+    assert_the_run_arrived(client, watch.run_id, model, tmp_path / "final", STEPS)
+    logs = logged(client, watch.run_id)
     assert [set(log) for log in logs] == [{"policy_loss", "value_loss", "reward"}] * STEPS
     # Two minibatches of 128 have the mean reward of one rollout of 256.
     assert 0 < logs[0]["reward"] < 1
-    assert client.run(run_id).registration.labels == {"algorithm": "PPO", "seed": "0"}
+    assert client.run(watch.run_id).registration.labels == {"algorithm": "PPO", "seed": "0"}
 
 
 def test_a_reward_that_raises_fails_the_run(model: Path, tmp_path: Path, client: Client) -> None:

@@ -72,8 +72,32 @@ SECTIONS: dict[str, list[Row]] = {
         Row(
             "a loop of your own, such as PPO",
             "works",
-            "`UpdateObserver` and the reporter, without a trainer",
+            "`monitor.watch`, without a trainer",
             "tests/examples/test_ppo.py::test_what_a_plain_loop_reports_is_what_it_trained",
+        ),
+        Row(
+            "a loop of your own that is resumed",
+            "works",
+            "`watch.save(checkpoint)`, and `resume_from=checkpoint`",
+            "tests/examples/test_loops.py::test_a_plain_loop_goes_on_from_its_checkpoint_as_the_same_run",
+        ),
+        Row(
+            "a loop of your own on several processes, with DDP or FSDP2",
+            "works",
+            "`monitor.watch` in each of them; the counts are those of one process",
+            "tests/parallel/test_loop.py::test_a_loop_on_two_processes_has_the_counts_of_one",
+        ),
+        Row(
+            "a loop of accelerate",
+            "works",
+            "`monitor.watch` after `prepare`",
+            "tests/examples/test_loops.py::test_a_loop_of_accelerate_reports_what_it_trained",
+        ),
+        Row(
+            "Lightning",
+            "works",
+            "the callback in examples/lightning_callback.py",
+            "tests/examples/test_loops.py::test_a_training_of_lightning_reports_what_it_trained",
         ),
         Row(
             "PRIME on top of GRPOTrainer",

@@ -16,6 +16,7 @@ from monitor import DenseThresholds, Observation, SparsityCallback, Verdict
 from monitor.errors import ConfigurationError
 from monitor.observe.observer import UpdateObserver
 from monitor.training.on_dense import DenseWatch
+from monitor.training.trainer import TrainerAnswer
 from monitor.verdict import Kind
 from tests.test_verdict import observed
 from tests.tiny import common_arguments, end_of_training, save_model, sft_trainer
@@ -271,7 +272,9 @@ def control_of_a_process(on_dense: Any, *, writes_log: bool, logs: dict[str, obj
     for step in (1, 2, 3):
         observation = observed(step, 9_000)
         watch.remember(logs)
-        watch.answer(observation, watch.see(observation), None, TrainerState(global_step=step), control)
+        watch.answer(
+            observation, watch.see(observation), TrainerAnswer(None, TrainerState(global_step=step), control, {})
+        )
     return control
 
 
@@ -310,7 +313,7 @@ def test_losing_weights_stops_no_sparse_training(lose: str, caplog: pytest.LogCa
     seen = []
     for observation in observations:
         verdict = watch.see(observation)
-        watch.answer(observation, verdict, None, TrainerState(global_step=observation.step), control)
+        watch.answer(observation, verdict, TrainerAnswer(None, TrainerState(global_step=observation.step), control, {}))
         seen.append(verdict and verdict.kind)
     assert seen == [None, None, Kind.SPARSE, Kind.SPARSE, *[None] * 5]
     assert not control.should_training_stop
@@ -332,7 +335,7 @@ def test_losing_weights_keeps_no_dense_training_from_being_stopped() -> None:
             layer.weight += 1.0
     with pytest.warns(UserWarning, match="not measured any more"):
         observation = observer.observe(1)
-    watch.answer(observation, watch.see(observation), None, TrainerState(global_step=1), control)
+    watch.answer(observation, watch.see(observation), TrainerAnswer(None, TrainerState(global_step=1), control, {}))
     assert control.should_training_stop
 
 
