@@ -16,7 +16,7 @@ from monitor.wire.monitor_pb2 import Item, Registration
 
 logger = logging.getLogger(__name__)
 
-_PAGE_ITEMS = 500
+_PAGE_ITEMS = 50
 
 
 def migrate(connection: Connection, found: int) -> None:
@@ -33,7 +33,8 @@ def _make_curves(connection: Connection) -> None:
     for attempt in connection.execute(select(attempts)).all():
         registration = Registration.FromString(attempt.registration)
         for page in _pages(connection, attempt.run_id, attempt.attempt):
-            found = [_item(row, attempt.run_id, attempt.attempt) for row in page]
+            # One at a time: those of a large model take a megabyte each, and several once they are read.
+            found = (_item(row, attempt.run_id, attempt.attempt) for row in page)
             rows_of(attempt.run_id, attempt.attempt, found, registration).write(connection)
 
 
