@@ -17,7 +17,7 @@ from monitor.limits import MAX_INTEGER
 from monitor.service import history
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
-from monitor.service.curves.groups import last_observations
+from monitor.service.curves.groups import items_at, last_observations
 from monitor.service.curves.rows import rows_of
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
@@ -184,10 +184,15 @@ class Store:
             found = thinned.curves_of_all(connection, run_id, of_all, steps, weights)
             return found | thinned.curves_named(connection, run_id, named, steps)
 
-    def last_observations(self, run_id: str, steps: Range) -> list[StoredItem]:
-        """Return the last observation of each bucket of steps."""
+    def last_observations(self, run_id: str, steps: Range) -> list[Position]:
+        """Return where the last observation of each bucket of steps is."""
         with self._transaction() as connection:
             return last_observations(connection, run_id, steps)
+
+    def items_at(self, run_id: str, positions: Sequence[Position]) -> list[StoredItem]:
+        """Return items by their positions, of which there may be a few hundred."""
+        with self._transaction() as connection:
+            return items_at(connection, run_id, positions)
 
     def _touch(self) -> None:
         """Write something that changes nothing, and ask for every table."""

@@ -47,12 +47,8 @@ FIELDS = {
     "update_norm": Field("", "Euclidean norm of the visible update."),
     "update_max_abs": Field("", "Largest absolute value of the visible update."),
     "relative_norm": Field("ratio", "‖Δ‖ ÷ ‖θ₀‖ of the trained visible weights."),
-    "changed_ratio": Field(
-        "ratio", "Share of the trained weights that changed between weight syncs, or observations."
-    ),
-    "sparse_bytes": Field(
-        "bytes", "These changes, in the way that takes least."
-    ),
+    "changed_ratio": Field("ratio", "Share of the trained weights that changed between weight syncs, or observations."),
+    "sparse_bytes": Field("bytes", "These changes, in the way that takes least."),
     "dense_bytes": Field("bytes", "Every weight, in 16 bits."),
     "host_seconds": Field("seconds", "Time that the observation took on the training thread."),
     "device_seconds": Field("seconds", "Time that the observation read weights."),

@@ -20,9 +20,9 @@ from monitor.service.interface import tables
 from monitor.service.interface.describe import (
     GROUP_FIELDS,
     PATTERN,
+    GroupCurves,
     curve_json,
     fields_of,
-    group_curves,
     groups_at,
     is_field,
 )
@@ -271,7 +271,7 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
         """Describe the groups of a run at one observation."""
         found = find(run_id)
         upto = Range(0, MAX_INTEGER if step is None else step, MAX_INTEGER)
-        observations = await recorder.last_observations(run_id, upto)
+        observations = [each async for some in recorder.last_observations(run_id, upto) for each in some]
         if not observations:
             raise HTTPException(404, f"run {shortened(run_id)} has no observation up to that step")
         return await asyncio.to_thread(groups_at, observations[-1], recorder.live.get(run_id) or found)
@@ -294,14 +294,16 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
             raise HTTPException(422, f"field: {shortened(field)} was given; expected one of {', '.join(GROUP_FIELDS)}")
         wanted = [_group(each) for each in group]
         steps = await _steps(recorder, run_id, from_step, to_step, points)
-        observations = await recorder.last_observations(run_id, steps) if steps else []
-        run = recorder.live.get(run_id) or found
+        curves = GroupCurves(field, wanted)
+        if steps:
+            async for some in recorder.last_observations(run_id, steps):
+                await asyncio.to_thread(curves.add, some, recorder.live.get(run_id) or found)
         return GroupsHistoryJson(
-            **_measured(run),
+            **_measured(found),
             field=field,
             bucket_steps=steps.width if steps else 1,
-            step=[each.position.step for each in observations],
-            groups=await asyncio.to_thread(group_curves, observations, run, field, wanted),
+            step=curves.step,
+            groups=await asyncio.to_thread(curves.json),
         )
 
 

@@ -152,6 +152,6 @@ def test_groups_are_those_of_the_last_observation_in_each_bucket(store: Store) -
     items = [observed(n, changed=[0, n, 0]) for n in range(1, 1201)]
     store.add("run", 1, items, None, NOW)
     for points, expected in ((3, [400, 800, 1200]), (5000, list(range(1, 1201)))):
-        found = store.last_observations("run", Range.of(1, 1200, points))
+        found = store.items_at("run", store.last_observations("run", Range.of(1, 1200, points)))
         assert [each.item.observation.step for each in found] == expected
         assert [each.item.observation.changed[1] for each in found] == expected

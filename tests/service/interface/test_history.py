@@ -132,5 +132,8 @@ def test_groups_over_the_steps_are_those_of_the_last_observation_in_each_bucket(
         ("01", "mlp"),
     ]
     assert [group["values"] for group in read["groups"]] == [[0] * 4, read["step"], [1] * 4]
+    whole = service.http.get(path, params={"field": "changed", "points": 1000}).json()
+    assert whole["step"] == list(range(1, STEPS + 1))
+    assert [group["values"] for group in whole["groups"]] == [[0] * STEPS, whole["step"], [1] * STEPS]
     (one,) = service.http.get(path, params={"group": "00/mlp", "points": 2, "field": "step_sparsity"}).json()["groups"]
     assert one["values"] == [pytest.approx(1 - 6 / 600)] * 2
