@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
-from sqlalchemy import Connection, func, insert, literal_column, select, update
+from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -103,8 +103,11 @@ class Store:
             if attempt not in [other.attempt for other in stored]:
                 row = _attempt_row(registration, now)
                 connection.execute(insert(attempts), row)
-            last = select(func.max(items.c.sequence)).where(items.c.run_id == run_id, items.c.attempt == attempt)
-            return connection.execute(last).scalar() or 0
+            query = select(func.max(items.c.sequence)).where(items.c.run_id == run_id, items.c.attempt == attempt)
+            last: int | None = connection.execute(query).scalar()
+            if last is None:
+                self._forget_curves(connection, run_id, attempt)
+            return last or 0
 
     def add(
         self, run_id: str, attempt: int, batch: Sequence[Item], heartbeat: Heartbeat | None, now: float
@@ -243,6 +246,12 @@ class Store:
             row = connection.execute(select(attempts.c.registration).where(*of_attempt)).scalar_one()
             self._registered[run_id, attempt] = Registration.FromString(row)
         return self._registered[run_id, attempt]
+
+    def _forget_curves(self, connection: Connection, run_id: str, attempt: int) -> None:
+        """Leave no curves of items that another program took out of the store: theirs come again."""
+        self._registered.pop((run_id, attempt), None)
+        for table in (totals, curve_values):
+            connection.execute(delete(table).where(table.c.run_id == run_id, table.c.attempt == attempt))
 
     def _check_room(self, connection: Connection, max_runs: int) -> None:
         runs = connection.execute(select(func.count(attempts.c.run_id.distinct()))).scalar_one()

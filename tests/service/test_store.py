@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -198,3 +201,18 @@ def test_what_the_index_cannot_hold_is_stored_all_the_same(store_url: str) -> No
     found = store.curves(run_id, names, Range.of(1, 1, 1), 2**63 - 1)
     store.close()
     assert {name: curve.last for name, curve in found.items()} == {"changed": [1], "metric:loss": [3]}
+
+
+def test_a_run_that_another_program_took_out_comes_again(tmp_path: Path) -> None:
+    """Such a program may know nothing of the index of curves, which has the old ones then."""
+    path = tmp_path / "store.db"
+    for changed in ([0, 30, 20], [0, 3, 2]):
+        store = Store(f"sqlite:///{path}")
+        _register(store)
+        assert store.add("run", 1, [observed(1, changed=changed), logged(2, step=1, loss=1.0)], None, NOW) == {1, 2}
+        found = store.curves("run", ["changed"], Range.of(1, 1, 1), 2000)
+        store.close()
+        assert found["changed"].last == [sum(changed)]
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("DELETE FROM items")
+            connection.execute("DELETE FROM attempts")
