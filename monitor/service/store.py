@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
-from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -100,14 +100,12 @@ class Store:
             check_agreement(registration, stored)
             if not stored:
                 self._check_room(connection, max_runs)
+                self._forget_curves(connection, run_id)
             if attempt not in [other.attempt for other in stored]:
                 row = _attempt_row(registration, now)
                 connection.execute(insert(attempts), row)
-            query = select(func.max(items.c.sequence)).where(items.c.run_id == run_id, items.c.attempt == attempt)
-            last: int | None = connection.execute(query).scalar()
-            if last is None:
-                self._forget_curves(connection, run_id, attempt)
-            return last or 0
+            last = select(func.max(items.c.sequence)).where(items.c.run_id == run_id, items.c.attempt == attempt)
+            return connection.execute(last).scalar() or 0
 
     def add(
         self, run_id: str, attempt: int, batch: Sequence[Item], heartbeat: Heartbeat | None, now: float
@@ -247,11 +245,12 @@ class Store:
             self._registered[run_id, attempt] = Registration.FromString(row)
         return self._registered[run_id, attempt]
 
-    def _forget_curves(self, connection: Connection, run_id: str, attempt: int) -> None:
-        """Leave no curves of items that another program took out of the store: theirs come again."""
-        self._registered.pop((run_id, attempt), None)
+    def _forget_curves(self, connection: Connection, run_id: str) -> None:
+        """Leave no curves of a run that another program took out of the store: if it comes again, so do they."""
+        self._registered = {key: each for key, each in self._registered.items() if key[0] != run_id}
         for table in (totals, curve_values):
-            connection.execute(delete(table).where(table.c.run_id == run_id, table.c.attempt == attempt))
+            gone = ~exists().where(items.c.run_id == run_id)
+            connection.execute(delete(table).where(table.c.run_id == run_id, gone))
 
     def _check_room(self, connection: Connection, max_runs: int) -> None:
         runs = connection.execute(select(func.count(attempts.c.run_id.distinct()))).scalar_one()
