@@ -137,7 +137,9 @@ class FollowedModel:
         roster = self.roster.with_late(names)
         late = [weights for weights in roster.late if weights.name in set(names)]
         self.state.take_up(late)
-        self._base_squares |= squared_norms(find(None, late), late, self._rules.visible_dtype, self._ranks)
+        # Where one process fails, as for want of memory, the others must not wait for it.
+        found = self._ranks.all_or_none(lambda: find(None, late))
+        self._base_squares |= squared_norms(found, late, self._rules.visible_dtype, self._ranks)
         self._exchange(roster)
 
     def _exchange(self, roster: Roster) -> None:

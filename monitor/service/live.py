@@ -6,10 +6,11 @@ replaced as a whole, so that a reader never sees half of an observation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import reduce
+from functools import partial, reduce
+from itertools import count
 
 from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
@@ -32,6 +33,9 @@ class RunState(StrEnum):
     STOPPED = "stopped"
     PREEMPTED = "preempted"
 
+
+_versions = count()
+_next_version = partial(next, _versions)
 
 _ENDED = {
     Finish.ENDING_COMPLETED: RunState.FINISHED,
@@ -72,6 +76,7 @@ class LiveRun:
         training_metrics: name → newest value; where there are too many, those that were logged last.
         observations: number of stored observations that are not superseded.
         pauses: between the observations of the latest attempt, until it ends.
+        version: another one, of this process, wherever an item or an attempt has been added, early or late.
     """
 
     registrations: Mapping[int, Registration]
@@ -89,6 +94,7 @@ class LiveRun:
     pauses: Pauses
     # Not stored: whoever is still there says it again.
     training_ended: bool = False
+    version: int = field(default_factory=_next_version, compare=False)
 
     @property
     def run_id(self) -> str:
@@ -193,7 +199,7 @@ class LiveRuns:
         self,
         run_id: str,
         attempt: int,
-        stored: Iterable[Item],
+        stored: Sequence[Item],
         *,
         observed: bool,
         heartbeat: Heartbeat | None,
@@ -203,7 +209,7 @@ class LiveRuns:
         run = self._runs[run_id].heard(attempt, now, observed=observed, heartbeat=heartbeat)
         for item in stored:
             run = run.with_item(StoredItem(position_of(item, attempt), item))
-        self.put(run)
+        self.put(replace(run, version=_next_version()) if stored else run)
 
 
 def position_of(item: Item, attempt: int) -> Position:

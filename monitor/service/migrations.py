@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,8 @@ from monitor.wire.monitor_pb2 import Item, Registration
 
 logger = logging.getLogger(__name__)
 
-_PAGE_ITEMS = 500
+_PAGE_ITEMS = 50
+_TELL_SECONDS = 10
 
 
 def migrate(connection: Connection, found: int) -> None:
@@ -30,11 +32,17 @@ def _make_curves(connection: Connection) -> None:
     """Version 2 has an index of curves beside the items, see curves/tables.py."""
     for table in (totals, curve_values):
         table.create(connection)
+    done, told_at = 0, time.monotonic()
     for attempt in connection.execute(select(attempts)).all():
         registration = Registration.FromString(attempt.registration)
         for page in _pages(connection, attempt.run_id, attempt.attempt):
-            found = [_item(row, attempt.run_id, attempt.attempt) for row in page]
+            # One at a time: those of a large model take a megabyte each, and several once they are read.
+            found = (_item(row, attempt.run_id, attempt.attempt) for row in page)
             rows_of(attempt.run_id, attempt.attempt, found, registration).write(connection)
+            done += len(page)
+            if time.monotonic() - told_at > _TELL_SECONDS:
+                logger.info("%d items are indexed; the service answers when all are", done)
+                told_at = time.monotonic()
 
 
 def _item(row: Row[Any], run_id: str, attempt: int) -> Item:

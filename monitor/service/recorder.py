@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,8 @@ from monitor.service.stored import Position, StoredItem
 from monitor.wire.monitor_pb2 import Heartbeat, Item, Registration
 
 T = TypeVar("T")
+
+_OBSERVATIONS_AT_A_TIME = 10
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,12 @@ class Recorder:
             found |= await self._in_thread(partial(self._store.curves, run_id, some, steps, weights))
         return {name: found[name] for name in names if name in found}
 
-    async def last_observations(self, run_id: str, steps: Range) -> list[StoredItem]:
-        """Return the last observation of each bucket of steps."""
-        return await self._in_thread(lambda: self._store.last_observations(run_id, steps))
+    async def last_observations(self, run_id: str, steps: Range) -> AsyncIterator[list[StoredItem]]:
+        """Yield the last observation of each bucket of steps, a few at a time: those of a large model are large."""
+        positions = await self._in_thread(lambda: self._store.last_observations(run_id, steps))
+        for start in range(0, len(positions), _OBSERVATIONS_AT_A_TIME):
+            some = positions[start : start + _OBSERVATIONS_AT_A_TIME]
+            yield await self._in_thread(partial(self._store.items_at, run_id, some))
 
     async def announce(self, grpc_address: str, http_address: str) -> None:
         """Let others who want the store know where it is served."""

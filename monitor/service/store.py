@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
-from sqlalchemy import Connection, func, insert, literal_column, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,7 +17,7 @@ from monitor.limits import MAX_INTEGER
 from monitor.service import history
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
-from monitor.service.curves.groups import last_observations
+from monitor.service.curves.groups import items_at, last_observations
 from monitor.service.curves.rows import rows_of
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
@@ -100,6 +100,7 @@ class Store:
             check_agreement(registration, stored)
             if not stored:
                 self._check_room(connection, max_runs)
+                self._forget_curves(connection, run_id)
             if attempt not in [other.attempt for other in stored]:
                 row = _attempt_row(registration, now)
                 connection.execute(insert(attempts), row)
@@ -184,10 +185,15 @@ class Store:
             found = thinned.curves_of_all(connection, run_id, of_all, steps, weights)
             return found | thinned.curves_named(connection, run_id, named, steps)
 
-    def last_observations(self, run_id: str, steps: Range) -> list[StoredItem]:
-        """Return the last observation of each bucket of steps."""
+    def last_observations(self, run_id: str, steps: Range) -> list[Position]:
+        """Return where the last observation of each bucket of steps is."""
         with self._transaction() as connection:
             return last_observations(connection, run_id, steps)
+
+    def items_at(self, run_id: str, positions: Sequence[Position]) -> list[StoredItem]:
+        """Return items by their positions, of which there may be a few hundred."""
+        with self._transaction() as connection:
+            return items_at(connection, run_id, positions)
 
     def _touch(self) -> None:
         """Write something that changes nothing, and ask for every table."""
@@ -238,6 +244,13 @@ class Store:
             row = connection.execute(select(attempts.c.registration).where(*of_attempt)).scalar_one()
             self._registered[run_id, attempt] = Registration.FromString(row)
         return self._registered[run_id, attempt]
+
+    def _forget_curves(self, connection: Connection, run_id: str) -> None:
+        """Leave no curves of a run that another program took out of the store: if it comes again, so do they."""
+        self._registered = {key: each for key, each in self._registered.items() if key[0] != run_id}
+        for table in (totals, curve_values):
+            gone = ~exists().where(items.c.run_id == run_id)
+            connection.execute(delete(table).where(table.c.run_id == run_id, gone))
 
     def _check_room(self, connection: Connection, max_runs: int) -> None:
         runs = connection.execute(select(func.count(attempts.c.run_id.distinct()))).scalar_one()

@@ -112,7 +112,7 @@ def _observation(sequence: int) -> pb.Item:
     counts = ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite")
     arrays = {name: [1_234_567] * groups for name in counts}
     norms = {"squared_norm": [1.5] * groups, "max_abs": [0.5] * groups}
-    return observed(sequence, references=[], changed_at=[], **arrays, **norms)
+    return observed(sequence, references=[], changed_at=[], synchronisation=None, **arrays, **norms)
 
 
 def _resident_megabytes(pid: int) -> float:

@@ -232,9 +232,10 @@ def without_memory(*_: Any) -> None:
         ("masks.references.zero_masks", {"earlier": reference_mask()}),
         ("masks.ranking._histograms", STRUCTURAL),
         ("masks.ranking.pack", STRUCTURAL),
+        ("followed.find", {}),
         ("measurement.kernel_for", {}),
     ],
-    ids=["keep", "keep-beside-a-reference", "hold-a-reference", "rank", "mark", "bind"],
+    ids=["keep", "keep-beside-a-reference", "hold-a-reference", "rank", "mark", "find", "bind"],
 )
 def test_a_process_without_memory_for_what_trains_now_hangs_none(
     what: str, references: dict[str, UpdateMask | str]

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import random
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from monitor.service.curves.thinned import Range
 from monitor.service.errors import (
     ContradictingRegistrationError,
     IncomparableAttemptError,
@@ -180,3 +185,34 @@ def test_what_was_stored_is_there_when_the_store_is_opened_again(store_url: str)
     assert _positions(store) == [(1, 1, 1)]
     store.ping()
     store.close()
+
+
+def test_what_the_index_cannot_hold_is_stored_all_the_same(store_url: str) -> None:
+    """Otherwise its sender would try again for ever."""
+    long = random.Random(1)
+    run_id, name = ("".join(chr(long.randrange(0x4E00, 0x9FFF)) for _ in range(512)) for _ in range(2))
+    store = Store(store_url)
+    store.register(registration(run_id, groups=[pb.Group(module="huge", weights=2**63 - 1)], references=[]), 1.7e9, 1)
+    observation = pb.Observation(step=1, observed_at=1.7e9, step_changed=[2**63 - 1], changed=[1])
+    observation.monitor_bytes = 2**64 - 1
+    items = [pb.Item(sequence=1, observation=observation), logged(2, step=1, **{name: 1.0, "nul\0": 2.0, "loss": 3.0})]
+    assert store.add(run_id, 1, items, None, 1.7e9) == {1, 2}
+    names = ["changed", "monitor_bytes", "dense_bytes", f"metric:{name}", "metric:loss"]
+    found = store.curves(run_id, names, Range.of(1, 1, 1), 2**63 - 1)
+    store.close()
+    assert {name: curve.last for name, curve in found.items()} == {"changed": [1], "metric:loss": [3]}
+
+
+def test_a_run_that_another_program_took_out_comes_again(tmp_path: Path) -> None:
+    """Such a program may know nothing of the index of curves, which has the old ones then."""
+    path = tmp_path / "store.db"
+    for changed in ([0, 30, 20], [0, 3, 2]):
+        store = Store(f"sqlite:///{path}")
+        _register(store)
+        assert store.add("run", 1, [observed(1, changed=changed), logged(2, step=1, loss=1.0)], None, NOW) == {1, 2}
+        found = store.curves("run", ["changed"], Range.of(1, 1, 1), 2000)
+        store.close()
+        assert found["changed"].last == [sum(changed)]
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("DELETE FROM items")
+            connection.execute("DELETE FROM attempts")

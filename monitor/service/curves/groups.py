@@ -11,11 +11,9 @@ from monitor.service.schema import items, totals
 from monitor.service.stored import Position, StoredItem
 from monitor.wire.monitor_pb2 import Item
 
-_AT_A_TIME = 500
 
-
-def last_observations(connection: Connection, run_id: str, steps: Range) -> list[StoredItem]:
-    """Return the last observation of each bucket, in the order of steps."""
+def last_observations(connection: Connection, run_id: str, steps: Range) -> list[Position]:
+    """Return where the last observation of each bucket is, in the order of steps."""
     within = (totals.c.run_id == run_id, totals.c.step.between(steps.first, steps.last), not_superseded(totals))
     bucket = ((totals.c.step - steps.first) // steps.width).label("bucket")
     last = select(bucket, func.max(totals.c.step).label("step")).where(*within).group_by("bucket").subquery()
@@ -26,15 +24,13 @@ def last_observations(connection: Connection, run_id: str, steps: Range) -> list
         .order_by(totals.c.step, totals.c.attempt, totals.c.sequence)
     )
     by_step = {row.step: Position(*row) for row in connection.execute(query)}
-    return _read(connection, run_id, list(by_step.values()))
+    return list(by_step.values())
 
 
-def _read(connection: Connection, run_id: str, positions: Sequence[Position]) -> list[StoredItem]:
+def items_at(connection: Connection, run_id: str, positions: Sequence[Position]) -> list[StoredItem]:
+    """Return items that are stored, in the order of their positions, of which there may be a few hundred."""
     key = tuple_(items.c.attempt, items.c.sequence)
-    found: dict[tuple[int, int], bytes] = {}
-    for start in range(0, len(positions), _AT_A_TIME):
-        wanted = [(each.attempt, each.sequence) for each in positions[start : start + _AT_A_TIME]]
-        query = select(items.c.attempt, items.c.sequence, items.c.item)
-        for row in connection.execute(query.where(items.c.run_id == run_id, key.in_(wanted))):
-            found[row.attempt, row.sequence] = row.item
+    wanted = key.in_([(each.attempt, each.sequence) for each in positions])
+    query = select(items.c.attempt, items.c.sequence, items.c.item).where(items.c.run_id == run_id, wanted)
+    found = {(row.attempt, row.sequence): row.item for row in connection.execute(query)}
     return [StoredItem(each, Item.FromString(found[each.attempt, each.sequence])) for each in positions]

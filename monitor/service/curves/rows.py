@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, insert
 
+from monitor.limits import MAX_INTEGER
 from monitor.service.counts import Totals, add_up, sparsity
 from monitor.service.curves.fields import AT_TOLERANCE, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 from monitor.service.curves.tables import COUNT_COLUMNS
@@ -15,6 +16,9 @@ from monitor.service.schema import curve_values, totals
 from monitor.wire.monitor_pb2 import Item, Observation, Registration
 
 Row = dict[str, object]
+
+# PostgreSQL takes no longer keys, less what it needs itself and the numbers in ours; and no NUL in a text.
+_MAX_KEY_BYTES = 2600
 
 
 @dataclass
@@ -47,8 +51,16 @@ def rows_of(run_id: str, attempt: int, items: Iterable[Item], registration: Regi
             named = ((LOGGED + name, value) for name, value in item.training_log.metrics.items())
         else:
             continue
-        rows.values.extend(key | {"name": name, "value": _storable(value)} for name, value in named)
+        room = _MAX_KEY_BYTES - len(run_id.encode())
+        rows.values.extend(
+            key | {"name": name, "value": _storable(value)} for name, value in named if _is_storable(name, room)
+        )
     return rows
+
+
+def _is_storable(name: str, room: int) -> bool:
+    # The item itself is kept, and must not be refused for ever because of its curve.
+    return "\0" not in name and len(name.encode()) <= room
 
 
 def _totals(observation: Observation, added: Totals) -> Row:
@@ -56,14 +68,14 @@ def _totals(observation: Observation, added: Totals) -> Row:
     return {
         **counts,
         "trained": added.trained_weights,
-        "monitor_bytes": observation.monitor_bytes,
+        "monitor_bytes": _countable(observation.monitor_bytes),
         "stride": observation.stride,
         "update_norm": _storable(added.update_norm),
         "update_max_abs": _storable(added.update_max_abs),
         "relative_norm": _storable(added.relative_norm),
         "changed_ratio": _storable(added.changed_ratio),
-        "sparse_bytes": added.transfer.sparse_bytes if added.transfer else None,
-        "dense_bytes": added.transfer.dense_bytes if added.transfer else None,
+        "sparse_bytes": _countable(added.transfer.sparse_bytes) if added.transfer else None,
+        "dense_bytes": _countable(added.transfer.dense_bytes) if added.transfer else None,
         "host_seconds": _storable(observation.host_seconds),
         "device_seconds": _storable(observation.device_seconds),
     }
@@ -83,6 +95,11 @@ def _of_observation(added: Totals, registration: Registration) -> Iterator[tuple
 
 def _share(part: float, whole: float | None) -> float | None:
     return part / whole if whole else None
+
+
+def _countable(number: int | None) -> int | None:
+    # A message may hold, or add up to, more than the database does.
+    return None if number is None or number > MAX_INTEGER else number
 
 
 def _storable(value: float | None) -> float | None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     select,
 )
 
+from monitor.limits import MAX_INTEGER
 from monitor.service.schema import attempts, curve_values, items, totals
 
 
@@ -38,7 +39,9 @@ class Range:
     @classmethod
     def of(cls, first: int, last: int, points: int) -> Range:
         """Return the range cut into at most so many buckets."""
-        return cls(first, last, max(1, -(-(last - first + 1) // points)))
+        width = -(-(last - first + 1) // points)
+        # All steps there can be are one more than the databases hold.
+        return cls(first, last, min(max(1, width), MAX_INTEGER))
 
 
 @dataclass(slots=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from monitor.service.api import GroupJson
-from monitor.service.counts import add_up
+from monitor.service.counts import add_up, sparsity, trained_by_group
 from monitor.service.curves.fields import AT_TOLERANCE, FIELDS, LOGGED, NAMED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 from monitor.service.curves.thinned import Curve
 from monitor.service.interface.models import CurveJson, FieldJson, GroupCurveJson, GroupsJson
-from monitor.service.labels import criterion_label
+from monitor.service.labels import criterion_label, group_labels
 from monitor.service.live import LiveRun
 from monitor.service.stored import StoredItem
 from monitor.service.views import groups_json
+from monitor.wire.monitor_pb2 import Observation, Registration
 
 _UNITS = {AT_TOLERANCE: "ratio", OVERLAP_O1: "ratio", OVERLAP_O2: "ratio", OVERLAP_LIFT: "", LOGGED: ""}
 GROUP_FIELDS = (
@@ -28,6 +29,8 @@ GROUP_FIELDS = (
     "unmeasured",
 )
 """Quantities that each group has."""
+
+_COUNTED = {"cumulative_sparsity": "changed", "step_sparsity": "step_changed"}
 
 PATTERN = f"^(({'|'.join(FIELDS)})$|({'|'.join(NAMED)}))"
 """What the name of a curve looks like, as a regular expression."""
@@ -96,27 +99,49 @@ def groups_at(stored: StoredItem, run: LiveRun) -> GroupsJson:
     )
 
 
-def group_curves(
-    observations: Sequence[StoredItem], run: LiveRun, field: str, wanted: Iterable[tuple[str, str]]
-) -> list[GroupCurveJson]:
-    """Return one quantity of each group, or of those that are wanted by label and module, over the observations."""
-    chosen = set(wanted)
-    curves: dict[tuple[str, str], list[float | None]] = {}
-    for number, stored in enumerate(observations):
-        for group in _groups(stored, run):
-            key = (group.label, group.module)
-            if not chosen or key in chosen:
-                curves.setdefault(key, [None] * len(observations))[number] = _value(group, field)
-    return [GroupCurveJson(label=label, module=module, values=values) for (label, module), values in curves.items()]
+class GroupCurves:
+    """One quantity of each group, or of those that are wanted by label and module, over observations."""
+
+    def __init__(self, field: str, wanted: Iterable[tuple[str, str]]) -> None:
+        self.step: list[int] = []
+        self._field, self._wanted = field, set(wanted)
+        self._labels: dict[int, list[tuple[str, str]]] = {}
+        self._curves: dict[tuple[str, str], list[float | None]] = {}
+
+    def add(self, observations: Iterable[StoredItem], run: LiveRun) -> None:
+        """Add observations of a run, later ones than before."""
+        for stored in observations:
+            attempt = stored.position.attempt
+            registration = run.registrations[attempt]
+            if attempt not in self._labels:
+                self._labels[attempt] = group_labels(registration.groups)
+            values = _values(stored.item.observation, registration, self._field)
+            for key, value in zip(self._labels[attempt], values, strict=True):
+                if not self._wanted or key in self._wanted:
+                    curve = self._curves.setdefault(key, [])
+                    curve += [None] * (len(self.step) - len(curve))
+                    curve.append(value)
+            self.step.append(stored.position.step)
+
+    def json(self) -> list[GroupCurveJson]:
+        """Describe them."""
+        return [
+            GroupCurveJson(label=label, module=module, values=values + [None] * (len(self.step) - len(values)))
+            for (label, module), values in self._curves.items()
+        ]
+
+
+def _values(observation: Observation, registration: Registration, field: str) -> Sequence[float | None]:
+    """Return one quantity of each group, and nothing else: a large model has 20,000."""
+    counts: Sequence[int] = getattr(observation, _COUNTED.get(field, field))
+    if not counts:
+        return [None] * len(registration.groups)
+    if field not in _COUNTED:
+        return counts
+    return list(map(sparsity, counts, trained_by_group(observation, registration)))
 
 
 def _groups(stored: StoredItem, run: LiveRun) -> list[GroupJson]:
     registration = run.registrations[stored.position.attempt]
     observation = stored.item.observation
     return groups_json(observation, registration, add_up(observation, registration).trained)
-
-
-def _value(group: GroupJson, field: str) -> float | None:
-    of: Mapping[str, float | None] = group.counts.model_dump()
-    value: float | None = of[field] if field in of else getattr(group, field)
-    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
@@ -19,9 +20,9 @@ from monitor.service.interface import tables
 from monitor.service.interface.describe import (
     GROUP_FIELDS,
     PATTERN,
+    GroupCurves,
     curve_json,
     fields_of,
-    group_curves,
     groups_at,
     is_field,
 )
@@ -42,6 +43,8 @@ from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json
 
 PREFIX = "/api/v1"
+# Versions of runs are of one process.
+_PROCESS = secrets.token_hex()
 
 _Points = Annotated[int, Query(ge=1, le=10_000, description="How many buckets of steps at most.")]
 _GroupPoints = Annotated[int, Query(ge=1, le=1_000, description="How many observations at most.")]
@@ -211,9 +214,7 @@ def _check_fields(fields: Sequence[str]) -> None:
 
 def _tag(run: LiveRun, query: str) -> str:
     """Return what changes whenever the curves of a run do."""
-    logged = max((metric.position for metric in run.training_metrics.values()), default=None)
-    latest = run.latest.position if run.latest else None
-    known = (run.run_id, sorted(run.registrations), run.observations, latest, logged, query)
+    known = (_PROCESS, run.version, query)
     return f'W/"{hashlib.sha256(repr(known).encode()).hexdigest()[:16]}"'
 
 
@@ -270,7 +271,7 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
         """Describe the groups of a run at one observation."""
         found = find(run_id)
         upto = Range(0, MAX_INTEGER if step is None else step, MAX_INTEGER)
-        observations = await recorder.last_observations(run_id, upto)
+        observations = [each async for some in recorder.last_observations(run_id, upto) for each in some]
         if not observations:
             raise HTTPException(404, f"run {shortened(run_id)} has no observation up to that step")
         return await asyncio.to_thread(groups_at, observations[-1], recorder.live.get(run_id) or found)
@@ -293,14 +294,16 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
             raise HTTPException(422, f"field: {shortened(field)} was given; expected one of {', '.join(GROUP_FIELDS)}")
         wanted = [_group(each) for each in group]
         steps = await _steps(recorder, run_id, from_step, to_step, points)
-        observations = await recorder.last_observations(run_id, steps) if steps else []
-        run = recorder.live.get(run_id) or found
+        curves = GroupCurves(field, wanted)
+        if steps:
+            async for some in recorder.last_observations(run_id, steps):
+                await asyncio.to_thread(curves.add, some, recorder.live.get(run_id) or found)
         return GroupsHistoryJson(
-            **_measured(run),
+            **_measured(found),
             field=field,
             bucket_steps=steps.width if steps else 1,
-            step=[each.position.step for each in observations],
-            groups=await asyncio.to_thread(group_curves, observations, run, field, wanted),
+            step=curves.step,
+            groups=await asyncio.to_thread(curves.json),
         )
 
 

@@ -20,6 +20,8 @@ def back_up(path: Path, version: int) -> Path:
     partial = target.with_name(f"{target.name}.partial")
     partial.unlink(missing_ok=True)
     try:
+        # Not for others to read, at no time, where the store is not.
+        partial.touch(mode=path.stat().st_mode & 0o777)
         as_it_is = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True)
         with closing(as_it_is) as source, closing(sqlite3.connect(partial)) as copy:
             copy.execute("PRAGMA synchronous = FULL")

@@ -152,6 +152,15 @@ def test_groups_are_those_of_the_last_observation_in_each_bucket(store: Store) -
     items = [observed(n, changed=[0, n, 0]) for n in range(1, 1201)]
     store.add("run", 1, items, None, NOW)
     for points, expected in ((3, [400, 800, 1200]), (5000, list(range(1, 1201)))):
-        found = store.last_observations("run", Range.of(1, 1200, points))
+        found = store.items_at("run", store.last_observations("run", Range.of(1, 1200, points)))
         assert [each.item.observation.step for each in found] == expected
         assert [each.item.observation.changed[1] for each in found] == expected
+
+
+def test_the_first_and_the_last_step_there_can_be_are_one_curve(store: Store) -> None:
+    store.register(registration(), NOW, max_runs=10)
+    sync = {"synchronisation": None}
+    store.add("run", 1, [observed(1, step=0, **sync), observed(2, step=2**63 - 1, **sync)], None, NOW)
+    everything = Range.of(0, 2**63 - 1, 1)
+    assert store.curves("run", ["changed"], everything, WEIGHTS)["changed"].step[-1] == 2**63 - 1
+    assert store.last_observations("run", everything)[-1].step == 2**63 - 1

@@ -99,7 +99,8 @@ def test_polling_costs_nothing_until_something_is_new(service: Client) -> None:
     again = service.http.get(path, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert service.http.get(path, params={"points": 7}, headers={"If-None-Match": first.headers["etag"]}).is_success
-    for item in (observed(2), logged(3, step=2, loss=1), logged(4, step=3, loss=2)):
+    # The last one fills a gap.
+    for item in (observed(2), logged(4, step=2, loss=1), logged(5, step=3, loss=2), logged(3, step=1, loss=3)):
         service.send("polled", [item])
         new = service.http.get(path, headers={"If-None-Match": first.headers["etag"]})
         assert new.status_code == 200
@@ -131,5 +132,8 @@ def test_groups_over_the_steps_are_those_of_the_last_observation_in_each_bucket(
         ("01", "mlp"),
     ]
     assert [group["values"] for group in read["groups"]] == [[0] * 4, read["step"], [1] * 4]
+    whole = service.http.get(path, params={"field": "changed", "points": 1000}).json()
+    assert whole["step"] == list(range(1, STEPS + 1))
+    assert [group["values"] for group in whole["groups"]] == [[0] * STEPS, whole["step"], [1] * STEPS]
     (one,) = service.http.get(path, params={"group": "00/mlp", "points": 2, "field": "step_sparsity"}).json()["groups"]
     assert one["values"] == [pytest.approx(1 - 6 / 600)] * 2
