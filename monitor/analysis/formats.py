@@ -26,6 +26,8 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+# A safetensors file begins with the length of its header.
+_LENGTH_BYTES = 8
 # A header of more is no header: the format's own limit.
 _MAX_HEADER = 100_000_000
 _AGAIN = "Copy or download it again."
@@ -53,20 +55,22 @@ def _in_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _header_of(file: OpenFile) -> tuple[dict[str, Any], int]:
-    length = torch.zeros(8, dtype=torch.uint8)
+    if file.size < _LENGTH_BYTES:
+        raise CheckpointError(f"{str(file.path)!r} is {'cut short' if file.size else 'empty'}. {_AGAIN}")
+    length = torch.zeros(_LENGTH_BYTES, dtype=torch.uint8)
     file.read_into(length, 0)
     size = int.from_bytes(length.numpy().tobytes(), "little")
     if size > min(file.size, _MAX_HEADER):
         raise CheckpointError(f"{str(file.path)!r} is cut short, or is no safetensors file. {_AGAIN}")
     text = torch.empty(size, dtype=torch.uint8)
-    file.read_into(text, 8)
+    file.read_into(text, _LENGTH_BYTES)
     try:
         header = json.loads(text.numpy().tobytes())
     except ValueError as error:
         raise CheckpointError(f"{str(file.path)!r} is no safetensors file: its header is no JSON. {_AGAIN}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{str(file.path)!r} is no safetensors file: its header names no tensors. {_AGAIN}")
-    return header, 8 + size
+    return header, _LENGTH_BYTES + size
 
 
 def _entry(file: OpenFile, name: str, entry: Any, data: int) -> StoredTensor:
