@@ -104,7 +104,7 @@ def test_numbers_beside_names_that_are_too_long_stay_in_one_piece(run: Run, mode
     lines = run(*models, "--matrices").splitlines()
     assert max(map(len, lines)) <= 80
     (heading,) = [line for line in lines if line.startswith("matrix ")]
-    assert heading.split() == "matrix density rank top 16 stable rows cols small princ.".split()
+    assert heading.split() == ["matrix", "density", "rank", "top", "16", "stable", "rows", "cols", "small", "princ."]
     row = next(line for line in lines if line.startswith("model.embed"))
     assert row.split("%")[0].split()[-1][0].isdigit()
     assert not [line for line in lines if line.strip() == "%"]
