@@ -12,7 +12,7 @@ import torch
 from monitor.analysis.stored import OpenFile, StoredTensor
 from monitor.errors import CheckpointError, shown
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -26,6 +26,8 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""What safetensors calls a dtype → the dtype."""
+
 # A safetensors file begins with the length of its header.
 _LENGTH_BYTES = 8
 # A header of more is no header: the format's own limit.
@@ -81,12 +83,12 @@ def _entry(file: OpenFile, name: str, entry: Any, data: int) -> StoredTensor:
         raise CheckpointError(
             f"{str(file.path)!r} is damaged: its entry for {shown(name)} is {shown(entry)}."
         ) from error
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise CheckpointError(
             f"{str(file.path)!r} has {name} in the dtype {shown(dtype)}, which cannot be compared; expected "
             "bfloat16, float16 or float32. Save the model dequantised, and give that."
         )
-    tensor = StoredTensor(file, data + first, _DTYPES[dtype], shape)
+    tensor = StoredTensor(file, data + first, DTYPES[dtype], shape)
     if last - first != tensor.count * tensor.dtype.itemsize or min((first, *shape)) < 0:
         raise _damaged(file, name, entry)
     return tensor
