@@ -1,5 +1,5 @@
-# Sourced by quickstart.sh and tests/run.sh, in the repository's root: makes the virtual environment .venv and installs
-# sparsity-monitor into it. Needs Python 3.11 or newer, and nothing else.
+# Sourced by quickstart.sh, paper/reproduce.sh and tests/run.sh, in the repository's root: makes the virtual environment
+# .venv and installs sparsity-monitor into it. Needs Python 3.11 or newer, and nothing else.
 
 find_python() {
     local candidate

@@ -7,7 +7,7 @@ OpenRLHF's or of one's own uses them as `train` does: observe after the optimize
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -170,8 +170,25 @@ def learn(model: ActorCritic, optimizer: torch.optim.Optimizer, batch: Experienc
     return {"policy_loss": of_policy.item(), "value_loss": of_values.item(), "reward": reward}
 
 
-def train(command: Command, prompts: Sequence[str], reward: Reward) -> tuple[str, Observation]:
+def train(
+    command: Command,
+    prompts: Sequence[str],
+    reward: Reward,
+    *,
+    name: str = "ppo",
+    labels: Mapping[str, str] | None = None,
+    rollout: int = BATCH,
+    tolerances: Sequence[float] = (),
+    seen: Callable[[Observation], None] = lambda observation: None,
+) -> tuple[str, Observation]:
     """Train a model and write it to `final` in the output directory; observe every optimizer step.
+
+    Args:
+        name: of the run.
+        labels: of the run, beside algorithm and seed.
+        rollout: completions that are sampled at a time.
+        tolerances: count the weights that move further, too.
+        seen: called with each observation.
 
     Returns:
         identity of the run, and its last observation.
@@ -183,25 +200,28 @@ def train(command: Command, prompts: Sequence[str], reward: Reward) -> tuple[str
     policy, reference = (AutoModelForCausalLM.from_pretrained(command.model, dtype=torch.bfloat16) for _ in range(2))
     model = ActorCritic(policy)
     optimizer = make_optimizer(model)
-    batches = minibatches(lambda: collect(model, reference, tokenizer, chance.choices(prompts, k=BATCH), reward))
+    batches = minibatches(lambda: collect(model, reference, tokenizer, chance.choices(prompts, k=rollout), reward))
 
     # Only the policy: the value head is not served. The reference is in memory anyway, and is the base without a copy.
-    observer = UpdateObserver(policy, base=reference.requires_grad_(False))
+    observer = UpdateObserver(policy, base=reference.requires_grad_(False), tolerances=tolerances)
     registration = registration_message(
         observer,
-        run_id=new_run_id("ppo"),
-        name="ppo",
+        run_id=new_run_id(name),
+        name=name,
         model=str(command.model),
         base_source=str(command.model),
-        labels={"algorithm": "PPO", "seed": str(command.seed)},
+        labels={"algorithm": "PPO", "seed": str(command.seed), **(labels or {})},
     )
-    with Reporter(registration, command.output / "sparsity_monitor", command.target) as reporter:
+    directory = command.output / "sparsity_monitor"
+    with Reporter(registration, directory, command.target) as reporter:
         for step, batch in zip(range(1, command.steps + 1), batches, strict=False):
             logs = learn(model, optimizer, batch)
             observation = observer.observe(step)
             reporter.report(observation)
             reporter.log(step, logs)
+            seen(observation)
             print(f"step {step}: reward {logs['reward']:.2f}, unchanged weights {observation.cumulative_sparsity:.1%}")
+    observer.save_update_mask(directory / "update_mask.safetensors", registration.run_id)
     policy.save_pretrained(command.output / "final")
     return registration.run_id, observation
 

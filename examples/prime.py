@@ -117,7 +117,8 @@ class PrimeTrainer(GRPOTrainer):
         return batch | {"advantages": prime_advantages(token_rewards, self._outcomes, mask, self.num_generations)}
 
 
-def make_trainer(command: Command, prompts: list[str], outcome: Any) -> PrimeTrainer:
+def make_trainer(command: Command, prompts: list[str], outcome: Any, batch: int | None = None) -> PrimeTrainer:
+    """Return the trainer; it samples BATCH completions for each step, or `batch` where that is given."""
     return PrimeTrainer(
         str(command.model),
         reward_funcs=outcome,
@@ -128,7 +129,7 @@ def make_trainer(command: Command, prompts: list[str], outcome: Any) -> PrimeTra
             seed=command.seed,
             learning_rate=POLICY_LEARNING_RATE,
             lr_scheduler_type="constant",
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=batch or BATCH,
             num_generations=GENERATIONS,
             max_completion_length=LONGEST_ANSWER,
             # The optimizer steps bfloat16 weights, as many RL runs do: small updates are rounded away.

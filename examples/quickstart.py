@@ -9,7 +9,6 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, disable_progress_bars
 from float32_products import Float32Products
@@ -27,6 +26,7 @@ from toy_addition import (
     share_of_right_answers,
     solved_exercises,
 )
+from toy_training import SETTINGS
 from transformers import PrinterCallback, Trainer
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
@@ -42,22 +42,6 @@ SFT_LEARNING_RATE = 1e-3
 GRPO_STEPS = 200
 SFT_STEPS = 100
 BATCH = 128
-
-SETTINGS: dict[str, Any] = {
-    "per_device_train_batch_size": BATCH,
-    "lr_scheduler_type": "constant",
-    # The optimizer steps bfloat16 weights, as many RL runs do: an update of less than half the distance to the next
-    # bfloat16 is rounded away at every step. Float32 weights add such updates up: GRPO would leave 12 % unchanged.
-    "model_init_kwargs": {"dtype": "bfloat16"},
-    "bf16": False,
-    "use_cpu": True,
-    "dataloader_pin_memory": False,
-    "activation_checkpointing": False,
-    "save_strategy": "no",
-    "report_to": "none",
-    "logging_steps": 5,
-    "disable_tqdm": True,
-}
 
 
 def main() -> None:
@@ -112,6 +96,7 @@ def make_grpo_trainer(base: Path, output: Path) -> Trainer:
         args=GRPOConfig(
             output_dir=str(output),
             learning_rate=GRPO_LEARNING_RATE,
+            per_device_train_batch_size=BATCH,
             max_steps=GRPO_STEPS,
             num_generations=8,
             max_completion_length=LONGEST_ANSWER,
@@ -127,6 +112,7 @@ def make_sft_trainer(base: Path, output: Path) -> Trainer:
         args=SFTConfig(
             output_dir=str(output),
             learning_rate=SFT_LEARNING_RATE,
+            per_device_train_batch_size=BATCH,
             max_steps=SFT_STEPS,
             max_length=LONGEST_TEXT,
             **SETTINGS,

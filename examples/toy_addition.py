@@ -33,9 +33,9 @@ def right_answer(prompts: list[str], completions: list[str], **_: object) -> lis
     return [float(completion == str(total)) for completion, total in zip(completions, sums, strict=True)]
 
 
-def share_of_right_answers(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float:
+def share_of_right_answers(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, exercises: int = 2048) -> float:
     """Mean reward of answers sampled at temperature 1, on exercises that are the same at each call."""
-    prompts = [row["prompt"] for row in solved_exercises(2048, seed=1)]
+    prompts = [row["prompt"] for row in solved_exercises(exercises, seed=1)]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
     torch.manual_seed(0)
     with torch.inference_mode():
@@ -44,7 +44,7 @@ def share_of_right_answers(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokeniz
     return sum(right_answer(prompts, answers)) / len(prompts)
 
 
-def pretrain(directory: Path) -> Iterator[float]:
+def pretrain(directory: Path, steps: int = PRETRAINING_STEPS) -> Iterator[float]:
     """Train the base model from scratch and save it; yields the loss of each step.
 
     Half of the exercises in its texts are left unanswered, 12+7=?, as exercises in a book are. So the model can add,
@@ -54,8 +54,8 @@ def pretrain(directory: Path) -> Iterator[float]:
     tokenizer = _make_tokenizer()
     model = _make_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=PRETRAINING_STEPS)
-    for step in range(PRETRAINING_STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    for step in range(steps):
         loss = model(**_texts(tokenizer, seed=1000 + step)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -17,7 +17,7 @@ _DEFAULT_TARGET, _PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
 _RUN_ID_HELP = "Deliver what the service never accepted as a run of its own, under this identity."
 _MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[{}]"'
 # The extra that a command needs; the others need `service`.
-_EXTRAS = dict.fromkeys(("delta", "diff", "mask", "structure"), "analysis")
+_EXTRAS = dict.fromkeys(("diff", "mask", "structure", "delta"), "analysis")
 
 
 def main() -> None:

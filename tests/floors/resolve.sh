@@ -8,7 +8,7 @@ resolve() {
     shift
     .venv/bin/python -m uv pip compile pyproject.toml "tests/floors/$name.in" --output-file "tests/floors/$name.txt" --upgrade \
         --excludes tests/floors/without.txt --extra train --extra service --extra postgresql --extra grafana --extra fast \
-        --extra triton --no-annotate --custom-compile-command "bash tests/floors/resolve.sh" --quiet "$@"
+        --extra triton --extra analysis --no-annotate --custom-compile-command "bash tests/floors/resolve.sh" --quiet "$@"
 }
 
 resolve lowest --resolution lowest-direct --python-version 3.11

@@ -43,12 +43,13 @@ NOTHING = Found({}, ())
 """What there is beside a single file."""
 
 
-def find_files(directory: Path, *, weights: frozenset[Path]) -> Found:
+def find_files(directory: Path, *, weights: frozenset[Path], target: Path) -> Found:
     """Return what to carry of a directory.
 
     Args:
         directory: of the fine-tuned checkpoint.
         weights: files in it whose tensors the delta describes.
+        target: where the delta will be, which may be there and have an earlier one.
 
     Raises:
         CheckpointError: the directory cannot be read.
@@ -58,7 +59,7 @@ def find_files(directory: Path, *, weights: frozenset[Path]) -> Found:
     taken: set[str] = set()
     total = 0
     for name, path in _candidates(directory):
-        if path in weights or name.endswith(_INDEX):
+        if path in weights or name.endswith(_INDEX) or path.absolute() == target.absolute():
             continue
         size = path.stat().st_size if path.is_file() and _is_wanted(name, path) else None
         # Some file systems take names that differ in case for the same.

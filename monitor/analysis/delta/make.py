@@ -62,7 +62,7 @@ def make_delta(base: Checkpoint, finetuned: Checkpoint, target: Path, progress: 
     directory = finetuned.directory()
     layout = layout_of(finetuned.files, directory)
     weights = frozenset(tensor.file.path for tensor in finetuned.files.tensors.values())
-    beside = NOTHING if directory is None else find_files(directory, weights=weights)
+    beside = NOTHING if directory is None else find_files(directory, weights=weights, target=target)
     with whole_file(target) as file, worker_threads() as pool:
         writer = DeltaWriter(file)
         manifest = _Making(base, finetuned, layout, beside, writer, pool, progress).manifest()

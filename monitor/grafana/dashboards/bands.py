@@ -45,10 +45,18 @@ STEP_MEANING = (
 # Divided by the share of the reference.
 _ENRICHED = [round(10 * share, 1) for share in DISTILLATION_LOWEST[:2]]
 
-ENRICHMENT: Steps = [(None, _CLEAR), (_ENRICHED[0], _RL), (_ENRICHED[1], _CLEAR)]
+ENRICHMENT: Steps = [
+    (None, "#a9c9ea"),
+    (0.9, "#eef0f2"),
+    (1.1, "#fdf0d9"),
+    (1.5, "#fdd9a0"),
+    (_ENRICHED[0], "#fdbb63"),
+    (_ENRICHED[1], "#f28e3c"),
+]
 ENRICHMENT_MEANING = (
-    f"Band: {_ENRICHED[0]:g}–{_ENRICHED[1]:g} in “lowest:0.1”, where {DISTILLATION_LOWEST} of the changed weights lay "
-    f"({DISTILLATION_LOWEST.source}). RL is above 1 there (arXiv 2511.08567)."
+    "Blue: less than chance; grey: within a tenth of it; then darker and darker orange, the last but one "
+    f"{_ENRICHED[0]:g}–{_ENRICHED[1]:g}: what on-policy distillation had in “lowest:0.1”, where {DISTILLATION_LOWEST} "
+    f"of the changed weights lay ({DISTILLATION_LOWEST.source}). RL is above 1 there (arXiv 2511.08567)."
 )
 
 

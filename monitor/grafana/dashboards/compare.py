@@ -10,19 +10,28 @@ from monitor.grafana.dashboards.board import Row, board
 from monitor.grafana.dashboards.matrix import matrix
 from monitor.grafana.dashboards.panels import (
     NAME_WIDTH,
-    NO_REFERENCE,
     TEXT,
     banded,
     hidden_columns,
     in_column,
     in_series,
     lines,
+    logarithmic,
     rows,
     said_by_runs,
 )
 from monitor.grafana.dashboards.query import GROUPS, JOB, REFERENCE, SOME_RUNS, Query
 from monitor.grafana.promql.metric import Matchers, known_runs, metric, shown, told_apart
-from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, TRANSIENT, Level, Ratio
+from monitor.grafana.promql.ratios import (
+    CHANGED_RATIO,
+    CUMULATIVE_SPARSITY,
+    LIFT,
+    STEP_SPARSITY,
+    TRANSIENT,
+    Level,
+    Ratio,
+    relative_norm,
+)
 
 _LEGEND = "{{name}}"
 _NONE_CHOSEN = "None of the chosen runs has reported this."
@@ -85,6 +94,7 @@ def _matrix(label: str, level: Level) -> Any:
         "one column per run. Metrics: sparsity_monitor_group_changed_weights, sparsity_monitor_group_weights, "
         "sparsity_monitor_group_frozen_weights.",
         f"max by ({label}, name) ({density})",
+        bands.DENSITY,
         down=label,
         along="name",
         width=12,
@@ -112,14 +122,36 @@ def _moving() -> list[Any]:
             no_data=_NONE_CHOSEN,
         ),
         lines(
+            "Relative norm",
+            "‖Δ‖ ÷ ‖θ₀‖: the update norm ÷ that of the trained base weights, which models of different sizes can be "
+            "compared by. Metrics: sparsity_monitor_run_update_norm, sparsity_monitor_run_base_norm.",
+            "percentunit",
+            Query(shown(relative_norm(Level.RUN, SOME_RUNS), JOB), _LEGEND),
+            width=8,
+            no_data=_NONE_CHOSEN,
+        ),
+        logarithmic(
+            lines(
+                "Changed ratio per weight sync",
+                "Share of the trained visible weights that differ from one weight sync of the trainer to the next, on "
+                "a logarithmic scale; between observations where no sync is known. Compare only runs with as many "
+                "steps between. Published GRPO changes 0.2–1.1 % a step (arXiv 2602.03839). Metrics: "
+                "sparsity_monitor_run_sync_changed_weights, sparsity_monitor_run_weights, "
+                "sparsity_monitor_run_frozen_weights.",
+                "percentunit",
+                Query(_named(CHANGED_RATIO), "{{name}}, between {{between}}"),
+                no_data=_NONE_CHOSEN,
+            ),
+            base=10,
+        ),
+        lines(
             "Lift over the reference",
             "Observed ÷ expected overlap with the reference mask; 1 is chance. Metrics: "
             "sparsity_monitor_run_reference_intersection_weights, "
             "sparsity_monitor_run_reference_expected_intersection_weights.",
             "none",
             Query(_named(LIFT, {**SOME_RUNS, **REFERENCE}), "{{name}}, {{reference}}"),
-            width=8,
-            no_data=NO_REFERENCE,
+            no_data="None of the chosen runs was given a reference mask.",
         ),
     ]
     return [_linked(panel) for panel in panels]

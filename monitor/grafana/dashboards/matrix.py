@@ -7,18 +7,29 @@ from typing import Any
 from grafana_foundation_sdk.builders.common import TableSortByFieldState
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
-from monitor.grafana.dashboards.bands import DENSITY
-from monitor.grafana.dashboards.panels import NO_GROUPS, TEXT, coloured_cells, in_column, rows
+from monitor.grafana.dashboards.panels import NO_GROUPS, TEXT, Steps, coloured_cells, in_column, rows
 from monitor.grafana.dashboards.query import Query
 
 
-def matrix(title: str, description: str, expr: str, *, down: str, along: str, width: int = 24) -> Any:
-    """Return a table of densities.
+def matrix(
+    title: str,
+    description: str,
+    expr: str,
+    colours: Steps,
+    *,
+    down: str,
+    along: str,
+    unit: str = "percentunit",
+    width: int = 24,
+    height: int = 10,
+    no_data: str = NO_GROUPS,
+) -> Any:
+    """Return a table of values.
 
     Args:
         expr: returns one value for each pair of the labels `down` and `along`.
     """
-    panel = rows(title, description, "percentunit", Query(expr, table=True), width=width, height=10, no_data=NO_GROUPS)
+    panel = rows(title, description, unit, Query(expr, table=True), width=width, height=height, no_data=no_data)
     # Prometheus returns what it has now in any order.
     panel = panel.with_transformation(
         DataTransformerConfig(id_val="sortBy", options={"fields": {}, "sort": [{"field": along}]})
@@ -29,4 +40,4 @@ def matrix(title: str, description: str, expr: str, *, down: str, along: str, wi
     corner = f"{down}\\{along}"
     panel = in_column(panel, corner, unit=TEXT)
     panel = panel.sort_by([TableSortByFieldState().display_name(corner).desc(False)])
-    return coloured_cells(panel, rf"^(?!{down}\\{along}$).*", DENSITY, "percentunit")
+    return coloured_cells(panel, rf"^(?!{down}\\{along}$).*", colours, unit)

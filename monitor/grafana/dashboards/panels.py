@@ -15,6 +15,7 @@ from grafana_foundation_sdk.models.common import (
     HeatmapCellLayout,
     LegendDisplayMode,
     LegendPlacement,
+    ScaleDistribution,
     SortOrder,
     TooltipDisplayMode,
     VisibilityMode,
@@ -34,6 +35,10 @@ from monitor.grafana.dashboards.query import DATASOURCE, Query
 NOT_REPORTED = "The run has not reported this."
 NO_GROUPS = "No series per layer: the run ended a while ago, or was rolled up by the series budget."
 NO_REFERENCE = "The run was not given a reference mask."
+NO_REFERENCE_GROUPS = (
+    "The run was not given a reference mask, or has no series per layer: it ended a while ago, or was rolled up by the "
+    "series budget."
+)
 
 Steps = list[tuple[float | None, str]]
 """Colours by value: each holds from its value up to the next; the first holds from below."""
@@ -41,9 +46,14 @@ Steps = list[tuple[float | None, str]]
 TEXT = "string"
 """The unit of texts. With any other, Grafana takes what looks like a number for one: layer 07 is 700 % then."""
 
+PER_SECOND = "suffix:/s"
+"""The unit of rates, of whatever the panel is about."""
+
 NAME_WIDTH = 330
 """Pixels of a column with names of runs: enough for what tells them apart and the beginning of what follows."""
 
+_SHORT_WORDS = {"base_mode": 110, "criterion": 90, "stored_dtypes": 120, "visible_dtype": 120}
+_POINTS_OF_GROUPS = 150
 _EMPTY = "–"
 _NO_DATA = "no data"
 # Or it would have the colour of the smallest value, as if there were one.
@@ -69,6 +79,11 @@ def lines(
     panel = panel.legend(legend).tooltip(tooltip).line_width(1).fill_opacity(0).show_points(VisibilityMode.AUTO)
     # A line ends where its series left the scrape; a scrape or two that failed leave no hole.
     return panel.span_nulls(120_000.0)
+
+
+def coarse(panel: Any) -> Any:
+    """Ask for fewer points than pixels: of all groups, or Prometheus is still at it when the dashboard asks again."""
+    return panel.max_data_points(_POINTS_OF_GROUPS)
 
 
 def banded(panel: timeseries.Panel, steps: Steps) -> Any:
@@ -134,18 +149,25 @@ def cells_over_time(
     *,
     width: int = 12,
     height: int = 9,
+    axis_width: int = 0,
     no_data: str = NO_GROUPS,
 ) -> Any:
-    """Return one row per series, its values as strengths of one colour."""
+    """Return one row per series, its values as strengths of one colour.
+
+    Args:
+        axis_width: pixels for the names of rows, of which Grafana cuts the beginning; by default it makes room itself.
+    """
     # It says "No data" whatever it is told to say.
     description = f"{description} No data: {no_data}"
     panel = _common(heatmap.Panel(), title, description, unit, (query,), width=width, height=height, no_data=_NO_DATA)
-    panel = _saying_that_it_is_empty(panel)
+    panel = coarse(_saying_that_it_is_empty(panel))
     # One colour on the background of whichever theme; schemes from light to dark are turned round in the dark one.
     colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.OPACITY).fill("orange").steps(64)
     colour = colour.scale(HeatmapColorScale.EXPONENTIAL).exponent(strength.exponent).min(0).max(strength.full)
     cells = heatmap.RowsHeatmapOptions().layout(HeatmapCellLayout.UNKNOWN)
     axis = heatmap.YAxisConfig().axis_placement(AxisPlacement.LEFT)
+    if axis_width:
+        axis = axis.axis_width(axis_width)
     values = heatmap.CellValues().unit(unit)
     return panel.calculate(False).cell_gap(0).color(colour).rows_frame(cells).y_axis(axis).cell_values(values)
 
@@ -171,10 +193,15 @@ def _saying_that_it_is_empty(panel: Any) -> Any:
 
 
 def said_by_runs(panel: Any) -> Any:
-    """Leave out of a table of `run_info` what its scrape says, in Prometheus alone or in Kubernetes."""
+    """Leave out of a table of `run_info` what its scrape says, in Prometheus alone or in Kubernetes.
+
+    Columns of short words leave their room to names and bases.
+    """
     of_kubernetes = ("container", "endpoint", "namespace", "pod", "service")
     left_out = dict.fromkeys(("Time", "Value", "__name__", "id", "job", "instance", *of_kubernetes), True)
     organise = {"excludeByName": left_out, "indexByName": {"name": 0}}
+    for name, width in _SHORT_WORDS.items():
+        panel = in_column(panel, name, custom_width=width)
     return panel.with_transformation(DataTransformerConfig(id_val="organize", options=organise))
 
 
@@ -213,6 +240,18 @@ def in_series(panel: Any, **properties: Any) -> Any:
     """Set properties of all series of a panel."""
     values = [DynamicConfigValue(key, value) for key, value in properties.items()]
     return panel.with_override(_columns(".*"), values)
+
+
+def logarithmic(panel: Any, base: int) -> Any:
+    """Let values that are a hundredth of others be told apart: on a linear axis, they lie on the line of zero."""
+    scale = common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(base)
+    return panel.scale_distribution(scale)
+
+
+def dashed(panel: Any, pattern: str) -> Any:
+    """Draw the series whose names match as what others are compared with."""
+    style = {"fill": "dash", "dash": [10, 10]}
+    return panel.with_override(_columns(pattern), [DynamicConfigValue("custom.lineStyle", style)])
 
 
 def coloured_series(panel: Any, colours: dict[str, str]) -> Any:

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitor.grafana.dashboards.panels import NO_GROUPS, NOT_REPORTED, Steps, banded, lines
+from monitor.grafana.dashboards.panels import (
+    NO_GROUPS,
+    NOT_REPORTED,
+    coarse,
+    coloured_series,
+    dashed,
+    lines,
+    logarithmic,
+)
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, Query
-from monitor.grafana.promql.metric import metric
-from monitor.grafana.promql.ratios import CHANGED_RATIO, Level, as_bitmask, as_indices, relative_norm
+from monitor.grafana.promql.metric import IDENTITY, metric
+from monitor.grafana.promql.ratios import (
+    CHANGED_RATIO,
+    Level,
+    as_bitmask,
+    as_indices,
+    bitmask_from,
+    dense_from,
+    relative_norm,
+)
 
 _BETWEEN = "between {{between}}"
 _WHAT = (
@@ -15,38 +31,48 @@ _WHAT = (
     "where no sync of the trainer is known, or none is observed."
 )
 _CHOSEN = {**ONE_RUN, **GROUPS}
-
-# 6k = N/8 + 2k at k = N/32; N/8 + 2k = 2N at k = 15N/16.
-_CROSSOVERS: Steps = [
-    (None, "rgba(86, 166, 75, 0.18)"),
-    (1 / 32, "rgba(242, 204, 12, 0.15)"),
-    (15 / 16, "rgba(224, 47, 68, 0.15)"),
-]
+_CROSSOVERS = {"above: bitmask takes less": "blue", "above: dense takes less": "red"}
+_WAYS = {
+    "dense": "red",
+    "as indices": "yellow",
+    "as a bitmask": "blue",
+    **{f"sparse, between {ends}": "green" for ends in ("syncs", "observations")},
+}
 
 
 def sync_panels() -> list[Any]:
     """What changes from one weight sync to the next, and its bytes."""
-    ratio = lines(
+    return [_changed_ratio(), _bytes(), _steps()]
+
+
+def _changed_ratio() -> Any:
+    ratio = CHANGED_RATIO.at(Level.RUN, ONE_RUN)
+    bitmask, dense = _CROSSOVERS
+    panel = lines(
         "Changed ratio per weight sync",
-        f"Share of the trained visible weights that differ between the end points. {_WHAT} Green: indices and values "
-        "take the fewest bytes, up to 1/32 of all weights. Yellow: a bit per weight and the values do. Red, from 15/16 "
-        "on: sending every weight does. Published GRPO changes 0.2–1.1 % a step (arXiv 2602.03839). Metrics: "
-        "sparsity_monitor_run_sync_changed_weights, sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
+        f"Share of the trained visible weights that differ between the end points. {_WHAT} Dashed: the ratios from "
+        "which on a bit per weight and the values take fewer bytes than indices and values (1/32 of all weights), and, "
+        "where the run is anywhere near, sending every weight does (15/16 of all weights). Published GRPO changes "
+        "0.2–1.1 % a step (arXiv 2602.03839). Metrics: sparsity_monitor_run_sync_changed_weights, "
+        "sparsity_monitor_run_weights, sparsity_monitor_run_frozen_weights.",
         "percentunit",
-        Query(CHANGED_RATIO.at(Level.RUN, ONE_RUN), _BETWEEN),
+        Query(ratio, _BETWEEN),
+        Query(f"{bitmask_from(ONE_RUN)} and on ({IDENTITY}) {ratio}", bitmask),
+        Query(f"({dense_from(ONE_RUN)}) and on ({IDENTITY}) ({ratio}) > 0.5", dense),
         width=8,
     )
-    return [banded(ratio, _CROSSOVERS).axis_soft_min(0), _bytes(), _steps()]
+    panel = dashed(coloured_series(panel, _CROSSOVERS), "^above: ")
+    return panel.axis_soft_min(0)
 
 
 def _bytes() -> Any:
-    return lines(
+    panel = lines(
         "Bytes per weight sync",
-        "What a transfer takes for k changed of N weights of 16 bits: dense, 2N; as indices and values, 6k; as a bit "
-        "per weight and values, N/8 + 2k; and sparse, the least of the three in each group (arXiv 2602.03839). Where "
-        f"two lines cross, the other way takes less. {_WHAT} Metrics: sparsity_monitor_run_sync_sparse_bytes, "
-        "sparsity_monitor_run_sync_dense_bytes, sparsity_monitor_run_sync_changed_weights, "
-        "sparsity_monitor_run_weights.",
+        "What a transfer takes for k changed of N weights of 16 bits, on a logarithmic scale: dense, 2N; as indices "
+        "and values, 6k; as a bit per weight and values, N/8 + 2k; and sparse, the least of the three in each group "
+        f"(arXiv 2602.03839). Where two lines cross, the other way takes less. {_WHAT} Metrics: "
+        "sparsity_monitor_run_sync_sparse_bytes, sparsity_monitor_run_sync_dense_bytes, "
+        "sparsity_monitor_run_sync_changed_weights, sparsity_monitor_run_weights.",
         "bytes",
         Query(metric("run_sync_dense_bytes", ONE_RUN), "dense"),
         Query(as_indices(ONE_RUN), "as indices"),
@@ -54,8 +80,9 @@ def _bytes() -> Any:
         # Drawn last, above the one that it follows.
         Query(metric("run_sync_sparse_bytes", ONE_RUN), "sparse, between {{between}}"),
         width=8,
-        no_data="Not reported, or the visible weights have not 16 bits, or some are unmeasured.",
-    ).axis_soft_min(0)
+        no_data="Not reported; or visible weights are not of 16 bits, or some are unmeasured.",
+    )
+    return logarithmic(coloured_series(panel, _WAYS), base=2)
 
 
 def _steps() -> Any:
@@ -80,12 +107,14 @@ def norm_panels() -> list[Any]:
             "percentunit",
             Query(relative_norm(Level.RUN, ONE_RUN), "relative norm"),
         ),
-        lines(
-            "Relative norm by layer",
-            "‖Δ‖ ÷ ‖θ₀‖ of each layer, over the chosen modules: the root of the sums of squares. Metrics: "
-            "sparsity_monitor_group_squared_update_norm, sparsity_monitor_group_squared_base_norm.",
-            "percentunit",
-            Query(relative_norm(Level.LAYER, _CHOSEN), "layer {{layer}}"),
-            no_data=NO_GROUPS,
+        coarse(
+            lines(
+                "Relative norm by layer",
+                "‖Δ‖ ÷ ‖θ₀‖ of each layer, over the chosen modules: the root of the sums of squares. Metrics: "
+                "sparsity_monitor_group_squared_update_norm, sparsity_monitor_group_squared_base_norm.",
+                "percentunit",
+                Query(relative_norm(Level.LAYER, _CHOSEN), "layer {{layer}}"),
+                no_data=NO_GROUPS,
+            )
         ),
     ]

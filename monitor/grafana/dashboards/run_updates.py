@@ -11,6 +11,7 @@ from monitor.grafana.dashboards.panels import (
     Strength,
     banded,
     cells_over_time,
+    coarse,
     coloured_series,
     in_column,
     lines,
@@ -86,19 +87,23 @@ def where_panels() -> list[Any]:
             Strength(full=_STEP_FULL, exponent=0.5),
             height=11,
         ),
-        lines(
-            "Cumulative sparsity by layer",
-            f"Trained visible weights of each layer that equal the base, over the chosen modules. {_OF_GROUPS}",
-            "percentunit",
-            Query(CUMULATIVE_SPARSITY.at(Level.LAYER, _CHOSEN), "layer {{layer}}"),
-            no_data=NO_GROUPS,
+        coarse(
+            lines(
+                "Cumulative sparsity by layer",
+                f"Trained visible weights of each layer that equal the base, over the chosen modules. {_OF_GROUPS}",
+                "percentunit",
+                Query(CUMULATIVE_SPARSITY.at(Level.LAYER, _CHOSEN), "layer {{layer}}"),
+                no_data=NO_GROUPS,
+            )
         ),
-        lines(
-            "Cumulative sparsity by module",
-            f"Trained visible weights of each module that equal the base, over the chosen layers. {_OF_GROUPS}",
-            "percentunit",
-            Query(CUMULATIVE_SPARSITY.at(Level.MODULE, _CHOSEN), "{{module}}"),
-            no_data=NO_GROUPS,
+        coarse(
+            lines(
+                "Cumulative sparsity by module",
+                f"Trained visible weights of each module that equal the base, over the chosen layers. {_OF_GROUPS}",
+                "percentunit",
+                Query(CUMULATIVE_SPARSITY.at(Level.MODULE, _CHOSEN), "{{module}}"),
+                no_data=NO_GROUPS,
+            )
         ),
     ]
 
@@ -110,6 +115,7 @@ def _matrix() -> Any:
         "one column per module; what is frozen stays empty. The darkest red is denser than any published RL run. "
         f"{_OF_GROUPS}",
         f"max by (layer, module) (1 - ({CUMULATIVE_SPARSITY.at(Level.GROUP, _CHOSEN)}))",
+        bands.DENSITY,
         down="layer",
         along="module",
     )
@@ -163,13 +169,15 @@ def moving_panels() -> list[Any]:
             "largest",
             custom_axisPlacement="right",
         ),
-        lines(
-            "Non-finite weights",
-            "Visible weights that are NaN or infinite, in the chosen layers and modules. Metric: "
-            "sparsity_monitor_group_non_finite_weights.",
-            "short",
-            Query(f"sum by (layer) ({metric('group_non_finite_weights', _CHOSEN)})", "layer {{layer}}"),
-            width=8,
-            no_data=NO_GROUPS,
+        coarse(
+            lines(
+                "Non-finite weights",
+                "Visible weights that are NaN or infinite, in the chosen layers and modules. Metric: "
+                "sparsity_monitor_group_non_finite_weights.",
+                "short",
+                Query(f"sum by (layer) ({metric('group_non_finite_weights', _CHOSEN)})", "layer {{layer}}"),
+                width=8,
+                no_data=NO_GROUPS,
+            )
         ),
     ]

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 from monitor.grafana.addresses import SERVICE_UID
 from monitor.grafana.dashboards import variables
 from monitor.grafana.dashboards.board import Row, board
-from monitor.grafana.dashboards.panels import TEXT, lines, number, rows
+from monitor.grafana.dashboards.panels import PER_SECOND, TEXT, lines, number, rows
 from monitor.grafana.dashboards.query import INSTANCE, RATE, Query
 from monitor.grafana.promql.metric import braces, metric
 
@@ -91,7 +91,7 @@ def _ingest() -> list[Any]:
             "Items per second: stored; sent again although they were stored (after a broken connection); rejected "
             "because they can never be stored. Metrics: sparsity_monitor_items_stored_total, "
             "sparsity_monitor_items_duplicate_total, sparsity_monitor_items_rejected_total.",
-            "ops",
+            PER_SECOND,
             Query(_per_second("items_stored_total"), f"stored {_INSTANCE}"),
             Query(_per_second("items_duplicate_total"), f"duplicate {_INSTANCE}"),
             Query(_per_second("items_rejected_total"), f"rejected {_INSTANCE}"),
@@ -101,7 +101,7 @@ def _ingest() -> list[Any]:
         lines(
             "Registrations and heartbeats",
             "Per second. Metrics: sparsity_monitor_registrations_total, sparsity_monitor_heartbeats_total.",
-            "ops",
+            PER_SECOND,
             Query(_per_second("registrations_total"), f"registrations {_INSTANCE}"),
             Query(_per_second("heartbeats_total"), f"heartbeats {_INSTANCE}"),
             width=8,
@@ -110,7 +110,7 @@ def _ingest() -> list[Any]:
         lines(
             "Limits hit",
             "Requests and items per second that exceeded a limit, by limit. Metric: sparsity_monitor_limit_hits_total.",
-            "ops",
+            PER_SECOND,
             Query(_per_second("limit_hits_total"), f"{{{{limit}}}} {_INSTANCE}"),
             width=8,
             no_data=_NOT_SCRAPED,
@@ -134,7 +134,7 @@ def _store() -> list[Any]:
             "Commits and failures",
             "Transactions per second, and calls to the store that failed. Metrics: "
             "sparsity_monitor_store_commit_seconds, sparsity_monitor_store_errors_total.",
-            "ops",
+            PER_SECOND,
             Query(f"rate({metric('store_commit_seconds', INSTANCE, suffix='_count')}[{RATE}])", f"commits {_INSTANCE}"),
             Query(_per_second("store_errors_total"), f"failures {_INSTANCE}"),
             no_data=_NOT_SCRAPED,

@@ -78,8 +78,11 @@ def known_runs(matchers: Matchers = NOTHING) -> str:
 
 
 def shown(expr: str, matchers: Matchers = NOTHING) -> str:
-    """Give an expression about runs what panels show and lead to: a name that tells apart, and `service_url`."""
-    return told_apart(_joined(expr, matchers))
+    """Give an expression about runs what panels show and lead to: a name that tells apart, and `service_url`.
+
+    Long names, which would push those of other runs out of a legend, are cut at their end.
+    """
+    return told_apart(cut("name", 39, _joined(expr, matchers)))
 
 
 def shown_in_rows(expr: str, matchers: Matchers = NOTHING) -> str:
@@ -87,8 +90,12 @@ def shown_in_rows(expr: str, matchers: Matchers = NOTHING) -> str:
 
     Long names, which would leave no room for what the rows show, are cut at their end.
     """
-    named = _with_id(_joined(expr, matchers))
-    return f'label_replace({named}, "name", "${{1}}…", "name", "(.{{29}}).{{2,}}")'
+    return cut("name", 29, _with_id(_joined(expr, matchers)))
+
+
+def cut(label: str, letters: int, expr: str) -> str:
+    """Cut what is longer in a label than so many letters, and one more, at its end."""
+    return f'label_replace({expr}, "{label}", "${{1}}…", "{label}", "(.{{{letters}}}).{{2,}}")'
 
 
 def _joined(expr: str, matchers: Matchers) -> str:

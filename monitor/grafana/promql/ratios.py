@@ -126,6 +126,26 @@ def as_bitmask(matchers: Matchers = NOTHING) -> str:
     return _where_known(f"2 * {changed} + ignoring (between) group_left () {weights} / 8", matchers)
 
 
+def bitmask_from(matchers: Matchers = NOTHING) -> str:
+    """Return the changed ratio from which a bitmask takes fewer bytes than indices: 6k = N/8 + 2k at k = N/32.
+
+    N are all weights, since all have a bit; a changed ratio is of the trained ones.
+    """
+    return _of_trained("1 / 32", matchers)
+
+
+def dense_from(matchers: Matchers = NOTHING) -> str:
+    """Return the changed ratio from which sending all weights takes the fewest bytes: N/8 + 2k = 2N at k = 15N/16.
+
+    Nothing where that many weights do not train.
+    """
+    return f"{_of_trained('15 / 16', matchers)} <= 1"
+
+
+def _of_trained(share: str, matchers: Matchers) -> str:
+    return f"{share} * {count(Level.RUN, 'weights', matchers)} / {TRAINED.at(Level.RUN, matchers)}"
+
+
 def _where_known(expr: str, matchers: Matchers) -> str:
     """Leave out the runs whose transfers are not known in bytes."""
     return f"{expr} and {metric('run_sync_dense_bytes', matchers)}"

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -236,6 +237,23 @@ def test_the_same_input_makes_the_same_file(tmp_path: Path) -> None:
     make(base, finetuned, tmp_path / "one.delta")
     make(base, finetuned, tmp_path / "two.delta")
     assert (tmp_path / "one.delta").read_bytes() == (tmp_path / "two.delta").read_bytes()
+
+
+def test_a_delta_beside_the_weights_does_not_carry_itself(tmp_path: Path) -> None:
+    base, finetuned = save(tmp_path / "base", weights()), save(tmp_path / "finetuned", moved(weights()))
+    first = make(base, finetuned, finetuned / "it")
+    assert make(base, finetuned, finetuned / "it") == first
+    assert [file.path for file in first.files] == ["config.json"]
+
+
+def test_what_cannot_be_read_again_is_not_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, finetuned = save(tmp_path / "base", weights()), save(tmp_path / "finetuned", moved(weights()))
+    encode = making.encode
+    # A memory that lost a bit: what is described is not what is there.
+    monkeypatch.setattr(making, "encode", lambda old, new: encode(old, new ^ (np.arange(len(new)) == 3)))
+    with pytest.raises(DeltaError, match="could not be read again"):
+        make(base, finetuned, tmp_path / "it.delta")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "finetuned"]
 
 
 def test_nothing_of_this_machine_is_in_the_file(tmp_path: Path) -> None:

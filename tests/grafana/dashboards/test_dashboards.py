@@ -25,7 +25,7 @@ EXCEPTIONS = lint_exceptions(AlertSettings())["exclusions"]
 
 # Panels that exist in Grafana 9.3 and in 13.
 KNOWN_PANELS = {"row", "timeseries", "stat", "table", "heatmap", "state-timeline"}
-KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "ops", "string"}
+KNOWN_UNITS = {"none", "short", "percentunit", "s", "bytes", "suffix:/s", "string"}
 # What Prometheus itself knows about a scrape, and about alerts.
 SCRAPED = {"up", "scrape_duration_seconds", "ALERTS"}
 RECORDS = {ratio.record(level) for ratio, levels in RECORDED.items() for level in levels}
@@ -35,6 +35,7 @@ GUARDED = {"heatmap", "state-timeline"}
 # Pixels, seen in Grafana 12: the widest average of a letter in our titles, and what stands beside a title.
 LETTER = 7.4
 BESIDE_A_TITLE = 75
+OVER_TIME = {"timeseries", "heatmap"}
 SHORT_OF_WORDS = {"stat", "heatmap"}
 HISTOGRAM = ("_bucket", "_count", "_sum")
 
@@ -298,6 +299,41 @@ def test_small_series_are_not_flattened_by_large_ones(title: str, small: set[str
     assert {each["matcher"]["options"] for each in overrides if right in each["properties"]} == small
 
 
+@pytest.mark.parametrize(
+    ("board", "title", "base"), [("Run", "Bytes per weight sync", 2), ("Compare", "Changed ratio per weight sync", 10)]
+)
+def test_sparse_and_dense_are_told_apart_on_one_axis(board: str, title: str, base: int) -> None:
+    """On a linear one, what is a hundredth of the dense lies on the line of zero."""
+    (panel,) = [each for each in panels(DASHBOARDS[f"sparsity-monitor / {board}"]) if each["title"] == title]
+    assert panel["fieldConfig"]["defaults"]["custom"]["scaleDistribution"] == {"type": "log", "log": base}
+    assert "logarithmic" in panel["description"]
+
+
+def test_crossovers_of_transfers_are_lines_with_names() -> None:
+    """A coloured area is of all weights, not of the trained ones, and out of sight in a run far below it."""
+    (panel,) = [
+        each
+        for each in panels(DASHBOARDS["sparsity-monitor / Run"])
+        if each["title"] == "Changed ratio per weight sync"
+    ]
+    _, *crossovers = panel["targets"]
+    assert all("sparsity_monitor_run_frozen_weights" in each["expr"] for each in crossovers)
+    dashed = [
+        each["matcher"]["options"]
+        for each in panel["fieldConfig"]["overrides"]
+        if "custom.lineStyle" in [one["id"] for one in each["properties"]]
+    ]
+    (pattern,) = dashed
+    assert all(re.search(pattern.strip("/"), each["legendFormat"]) for each in crossovers)
+
+
+@pytest.mark.parametrize("panel", [each.values[1] for each in ALL_PANELS if each.values[1]["type"] in OVER_TIME])
+def test_what_reads_every_group_over_time_asks_for_few_points(panel: Panel) -> None:
+    """A query of every pixel took longer than the dashboard waits before it asks again, and never was answered."""
+    of_groups = any("sparsity_monitor_group_" in target["expr"] for target in panel["targets"])
+    assert panel.get("maxDataPoints", 1000) <= 200 or not of_groups
+
+
 def test_colour_of_no_data_says_neither_good_nor_bad() -> None:
     for panel in (each.values[1] for each in ALL_PANELS if each.values[1]["type"] == "stat"):
         *_, nothing = panel["fieldConfig"]["defaults"]["mappings"]
@@ -310,6 +346,19 @@ def test_heatmap_of_lift_shows_a_lift_of_nothing() -> None:
     ]
     # Grafana hides what is at most this.
     assert panel["options"]["filterValues"]["le"] < 0
+
+
+def test_layers_of_a_reference_are_beside_each_other_in_the_heatmap_of_lift() -> None:
+    (panel,) = [
+        each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Lift by layer over time"
+    ]
+    (target,) = panel["targets"]
+    named = target["legendFormat"].strip("{}")
+    assert f'"{named}", " ", "reference", "layer")' in target["expr"]
+    # Prometheus sorts series by their labels, and Grafana shows them in this order.
+    assert named < min("instance", "job", "layer")
+    # Left to itself, Grafana 12.2 cut the beginning of "low magnitude 00".
+    assert panel["options"]["yAxis"]["axisWidth"] >= LETTER * len("a reference of 00")
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -402,15 +451,25 @@ def test_published_bands_are_drawn_in(title: str, sparsity: str, sft: Band, rl: 
     assert all(str(band) in panel["description"] for band in (rl, sft))
 
 
+def _thresholds_of_cells(panel: Panel) -> list[dict[str, Any]]:
+    properties = [each for override in panel["fieldConfig"]["overrides"] for each in override["properties"]]
+    (thresholds,) = [each["value"] for each in properties if each["id"] == "thresholds"]
+    steps: list[dict[str, Any]] = thresholds["steps"]
+    return steps
+
+
 def test_published_enrichment_is_drawn_in_beside_the_runs_own() -> None:
     """25–49 % of the changed weights in the lowest tenth are 2.5–4.9 times chance."""
     (panel,) = [each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "Enrichment by layer"]
-    assert [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]] == [None, 2.5, 4.9]
+    edges = [step["value"] for step in _thresholds_of_cells(panel)]
+    assert edges[-2:] == [2.5, 4.9]
+    # Chance has a colour of its own, which is neither of less nor of more.
+    assert edges[:3] == [None, 0.9, 1.1]
     assert "2.5–4.9" in panel["description"]
     assert "25–49 %" in panel["description"]
-    by_layer, of_run = panel["targets"]
-    assert "sum without (module)" in by_layer["expr"]
-    assert "sparsity_monitor_run_reference_expected_intersection_weights" in of_run["expr"]
+    (target,) = panel["targets"]
+    assert "sum without (module)" in target["expr"]
+    assert "sparsity_monitor_run_reference_expected_intersection_weights" in target["expr"]
 
 
 def test_overlap_is_said_to_be_no_proof_of_need() -> None:

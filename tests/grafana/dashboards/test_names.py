@@ -76,6 +76,16 @@ def test_long_names_of_rows_are_cut_at_their_end_and_ids_are_not(tmp_path: Path)
     returns(query, {**known, **step}, samples, tmp_path)
 
 
+def test_long_names_of_lines_are_cut_at_their_end(tmp_path: Path) -> None:
+    """In a legend, Grafana makes all columns as wide as the widest, and what does not fit is hidden."""
+    _, known = _named("x-7f3a9c1e", "n" * 200)
+    step: Series = {f'sparsity_monitor_run_step{{{_SCRAPED}, run="x-7f3a9c1e"}}': always(1)}
+    of_run = metric("run_step", {"run": '="x-7f3a9c1e"'})
+    query = f"max by (name) ({shown(of_run)})"
+    samples = [{"labels": f'{{name="7f3a9c1e · {"n" * 39}…"}}', "value": 1}]
+    returns(query, {**known, **step}, samples, tmp_path)
+
+
 @pytest.mark.parametrize("says_where_it_is", [True, False], ids=["this service", "an older service"])
 def test_runs_know_where_their_service_is_if_it_says_so(says_where_it_is: bool, tmp_path: Path) -> None:
     service = _SERVICE if says_where_it_is else {}

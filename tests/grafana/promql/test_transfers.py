@@ -8,7 +8,15 @@ from typing import Any
 
 import yaml
 
-from monitor.grafana.promql.ratios import CHANGED_RATIO, Level, as_bitmask, as_indices, relative_norm
+from monitor.grafana.promql.ratios import (
+    CHANGED_RATIO,
+    Level,
+    as_bitmask,
+    as_indices,
+    bitmask_from,
+    dense_from,
+    relative_norm,
+)
 from tests.grafana.alerts.rule_cases import RUN, run
 from tests.grafana.binaries import binary, check
 
@@ -41,6 +49,18 @@ def _returns(expected: dict[str, dict[str, float]], directory: Path, **series: s
         test["promql_expr_test"].append(asked)
     (directory / "tests.yml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
     check(binary("promtool"), "test", "rules", directory / "tests.yml")
+
+
+def test_crossovers_are_where_the_bytes_of_two_ways_are_equal(tmp_path: Path) -> None:
+    weights, trained = 8000, 5000
+    bitmask, dense = weights / 32, weights * 15 / 16
+    assert 6 * bitmask == weights / 8 + 2 * bitmask
+    assert weights / 8 + 2 * dense == 2 * weights
+    # More than all that trains: this run never changes so many.
+    assert dense > trained
+    _returns({bitmask_from(): {"": bitmask / trained}, dense_from(): {}}, tmp_path)
+    all_train = {run("run_frozen_weights"): "0x5"}
+    _returns({bitmask_from(): {"": 1 / 32}, dense_from(): {"": 15 / 16}}, tmp_path, **all_train)
 
 
 def test_ratio_and_norms_are_what_they_are_by_hand(tmp_path: Path) -> None:
