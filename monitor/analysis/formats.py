@@ -32,6 +32,7 @@ DTYPES = {
 _LENGTH_BYTES = 8
 # A header of more is no header: the format's own limit.
 _MAX_HEADER = 100_000_000
+_MOST_SAID = 160
 _AGAIN = "Copy or download it again."
 
 
@@ -108,8 +109,8 @@ def _in_torch_file(path: Path) -> dict[str, StoredTensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"cannot read {str(path)!r} as weights that torch.save wrote: {_first_line(error)}. It is cut short, or "
-            "has something else than tensors in it; copy or download it again, or save it as safetensors."
+            f"cannot read {str(path)!r} as weights that torch.save wrote{_why(error)}. It is cut short, or has "
+            "something else than tensors in it; copy or download it again, or save it as safetensors."
         ) from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{str(path)!r} holds a {type(found).__name__}; expected {{parameter name: tensor}}.")
@@ -121,6 +122,11 @@ def _torch_entry(file: OpenFile, name: str, tensor: Any) -> StoredTensor:
         raise CheckpointError(
             f"{str(file.path)!r} holds a {type(tensor).__name__} under {shown(name)}; expected "
             "{parameter name: tensor}, as save_pretrained writes it."
+        )
+    if tensor.layout is not torch.strided:
+        raise CheckpointError(
+            f"{str(file.path)!r} holds {shown(name)} as {tensor.layout}, of which nothing is read in part. "
+            "Save it dense."
         )
     storage = tensor.untyped_storage()
     offset = getattr(storage, "_checkpoint_offset", None)
@@ -134,5 +140,7 @@ def _torch_entry(file: OpenFile, name: str, tensor: Any) -> StoredTensor:
     return StoredTensor(file, start, tensor.dtype, tuple(tensor.shape), strides)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+def _why(error: Exception) -> str:
+    """Return what torch says, as a clause; nothing of what it advises, as to load what runs code."""
+    said = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+    return f": {said[:_MOST_SAID]}" if said and not isinstance(error, pickle.UnpicklingError) else ""

@@ -99,8 +99,8 @@ class Pairs:
         if not pairs.names:
             raise CheckpointError(
                 f"{base.source!r} and {finetuned.source!r} have no parameter of one name and shape in common: the "
-                f"first has {name_some(list(there), 2)}, the second {name_some(list(here), 2)}. Expected a model, and "
-                "what was trained from it."
+                f"first has {name_some(list(there), 2) or 'none'}, the second {name_some(list(here), 2) or 'none'}. "
+                "Expected a model, and what was trained from it."
             )
         return pairs
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, Qwen2ForSequenceClassification
 
 from monitor.analysis.pairs import Pairs
 from monitor.errors import CheckpointError
+from monitor.observe.masks.file import write_mask
 from tests.analysis.models import changed, dense_model, expert_model, saved
 
 
@@ -115,3 +116,10 @@ def test_a_base_that_adapters_name_and_that_is_gone_is_blamed_on_them(tmp_path: 
     base.rename(tmp_path / "moved")
     with pytest.raises(CheckpointError, match=r"adapter' holds adapters, whose base cannot be opened: .*base' is no"):
         Pairs.open(adapter, tmp_path / "moved")
+
+
+def test_a_checkpoint_without_any_weights_of_a_model_is_said_to_have_none(tmp_path: Path) -> None:
+    base, mask = saved(dense_model(), tmp_path / "base"), tmp_path / "mask.safetensors"
+    write_mask(mask, [], {}, {})
+    with pytest.raises(CheckpointError, match=r"the second none\. Expected a model, and what was trained from it"):
+        Pairs.open(base, mask)
