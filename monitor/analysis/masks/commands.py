@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -216,7 +217,7 @@ def convert(
         from monitor.analysis.outputs import check_mask, check_new
         from monitor.observe.masks.file import is_mask
 
-        if not source.is_file():
+        if not os.path.isfile(source):
             raise ConfigurationError(f"{str(source)!r} is no file; expected a mask, or a boolean for each weight.")
         said = conversion.stated(criterion, visible_dtype)
         if not is_mask(source):
