@@ -166,7 +166,7 @@ def _unchanged_matrices(structure: Structure) -> str:
     still = sum(not matrix.sums.energy for matrix in structure.matrices)
     if not still:
         return ""
-    return f" {_count(still, 'matrix', 'matrices')} of {len(structure.matrices):,} did not change, and count as rank 0."
+    return f" Of rank 0, as nothing in them changed by a size: {still:,} of {len(structure.matrices):,} matrices."
 
 
 def _smallest(structure: Structure) -> Finding:
