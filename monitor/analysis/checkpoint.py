@@ -76,13 +76,25 @@ class Checkpoint:
         """
         files = CheckpointFiles.open(source)
         if files.adapter is not None:
-            return cls._of_adapter(files, base or cls.open(_base_of(files.adapter, files.source)))
+            return cls._of_adapter(files, base or cls._base_of(files.adapter, files.source))
         configuration = files.json("config.json") or (like.configuration if like else {})
         _refuse_quantised(configuration, files.source)
         same_kind = like is not None and configuration.get("model_type") == like.configuration.get("model_type")
         skeleton = skeleton_of(configuration, like.architecture if like and same_kind else None)
         found = _named(files, skeleton)
         return cls(files, found.parameters, found.tied, skeleton, configuration, left_out=found.left_out)
+
+    @classmethod
+    def _base_of(cls, adapter: Mapping[str, Any], source: str) -> Checkpoint:
+        named = adapter.get("base_model_name_or_path")
+        if not named:
+            raise CheckpointError(
+                f"{source!r} holds adapters and does not say of which base; give the base that they were trained on."
+            )
+        try:
+            return cls.open(str(named))
+        except CheckpointError as error:
+            raise CheckpointError(f"{source!r} holds adapters, whose base cannot be opened: {error}") from error
 
     @classmethod
     def _of_adapter(cls, files: CheckpointFiles, base: Checkpoint) -> Checkpoint:
@@ -127,15 +139,6 @@ class Checkpoint:
             CheckpointError: a file cannot be read.
         """
         return self.parameters[name].read()
-
-
-def _base_of(adapter: Mapping[str, Any], source: str) -> str:
-    named = adapter.get("base_model_name_or_path")
-    if not named:
-        raise CheckpointError(
-            f"{source!r} holds adapters and does not say of which base; give the base that they were trained on."
-        )
-    return str(named)
 
 
 def _refuse_quantised(configuration: Mapping[str, Any], source: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,11 +47,12 @@ def make(
         from monitor.analysis.delta.make import make_delta
         from monitor.analysis.delta.sides import Checkpoint
         from monitor.analysis.delta.tables import as_json, print_figures
+        from monitor.analysis.progress import reading
 
         check_replaceable(output)
         sides = Checkpoint.open(base), Checkpoint.open(finetuned)
         began = time.monotonic()
-        with _progress("comparing", sides[1].files.bytes) as advance:
+        with reading("comparing", sides[1].files.bytes) as advance:
             manifest = make_delta(*sides, output, advance)
         seconds = time.monotonic() - began
         delta = DeltaFile(output)
@@ -78,15 +77,16 @@ def apply(
         from monitor.analysis.delta.apply import apply_delta, check_base, check_target
         from monitor.analysis.delta.container import DeltaFile
         from monitor.analysis.delta.sides import Checkpoint
+        from monitor.analysis.progress import reading
 
         delta, checkpoint = DeltaFile(file), Checkpoint.open(base)
         check_target(delta, output)
         delta.check_frames()
         began = time.monotonic()
         with worker_threads() as pool:
-            with _progress("checking the base", checkpoint.files.bytes) as advance:
+            with reading("checking the base", checkpoint.files.bytes) as advance:
                 check_base(checkpoint, delta, pool, advance)
-            with _progress("writing", delta.manifest.dense_size) as advance:
+            with reading("writing", delta.manifest.dense_size) as advance:
                 apply_delta(checkpoint, delta, output, pool, advance)
         seconds = time.monotonic() - began
         if json_wanted:
@@ -125,16 +125,3 @@ def _pace(manifest: Manifest, seconds: float) -> str:
 
 def _print_json(value: dict[str, object]) -> None:
     print(json.dumps(value, indent=2))
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far it is, on standard error, in a terminal only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monitor.analysis.in_words import errors_in_words
-from monitor.analysis.outputs import check_writable
 from monitor.errors import ConfigurationError, shown
+from monitor.terminal import printable
 
 if TYPE_CHECKING:
     from monitor.analysis.diff.difference import Difference
@@ -71,18 +71,25 @@ def _compare(
     base: str, finetuned: str, rules: Rules, outputs: dict[str, Path | None], *, as_json: bool, full: bool
 ) -> None:
     from monitor.analysis.diff.run import difference, processes
-    from monitor.analysis.diff.terminal import progress_bar
     from monitor.analysis.pairs import Pairs
+    from monitor.analysis.progress import reading
 
-    for option, path in outputs.items():
-        if path is not None:
-            check_writable(option, path)
+    _check(outputs)
     with processes() as ranks:
         pairs = ranks.all_or_none(lambda: Pairs.open(base, finetuned))
-        with progress_bar(pairs.bytes // ranks.world, wanted=ranks.rank == 0) as progress:
+        with reading("comparing", pairs.bytes // ranks.world, wanted=ranks.rank == 0) as progress:
             found = difference(pairs, rules, ranks, mask=outputs["--mask"], progress=progress)
         if ranks.rank == 0:
             _show(found, outputs, as_json=as_json, full=full)
+
+
+def _check(outputs: dict[str, Path | None]) -> None:
+    from monitor.analysis.outputs import check_mask, check_report
+
+    if (mask := outputs["--mask"]) is not None:
+        check_mask("--mask", mask)
+    if (report := outputs["--output"]) is not None:
+        check_report("--output", report)
 
 
 def _show(found: Difference, outputs: dict[str, Path | None], *, as_json: bool, full: bool) -> None:
@@ -99,4 +106,4 @@ def _show(found: Difference, outputs: dict[str, Path | None], *, as_json: bool, 
     print_difference(found, Console(highlight=False), full=full)
     for path in outputs.values():
         if path is not None:
-            print(f"written: {path}")
+            print(printable(f"written: {path}"))

@@ -19,7 +19,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _INDEX = ".index.json"
 # What accelerate writes for weights that stay sharded.
-_SHARDED = ("pytorch_model_fsdp_0", "global_step*")
+_SHARDED = ("pytorch_model_fsdp_*", "global_step*", "*.distcp")
 
 
 class _Place(Protocol):
@@ -79,6 +79,8 @@ class CheckpointFiles:
 
     @classmethod
     def _found(cls, source: str | Path) -> CheckpointFiles:
+        if not str(source):
+            raise CheckpointError("the name of a checkpoint is empty; expected the directory of one, or a hub id.")
         path = Path(source)
         if path.is_file():
             return cls(str(source), _Directory(path.parent), tensors_in(path))
@@ -144,7 +146,7 @@ def _tensors_at(place: _Place, source: str) -> Iterator[tuple[str, StoredTensor]
     order = (*_ADAPTERS, *_WEIGHTS) if place.file("adapter_config.json") else _WEIGHTS
     found = next((path for name in order if (path := place.file(name)) is not None), None)
     if found is None:
-        raise CheckpointError(f"{source!r} has no weights; expected one of {', '.join(_WEIGHTS)}.{place.why_nothing()}")
+        raise CheckpointError(f"{source!r} has no weights; expected one of {', '.join(order)}.{place.why_nothing()}")
     if found.name.endswith(_INDEX):
         yield from _sharded(place, found, source)
     else:

@@ -12,7 +12,7 @@ import torch
 from monitor.analysis.stored import OpenFile, StoredTensor
 from monitor.errors import CheckpointError, shown
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -26,8 +26,13 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""What safetensors calls a dtype → the dtype."""
+
+# A safetensors file begins with the length of its header.
+_LENGTH_BYTES = 8
 # A header of more is no header: the format's own limit.
 _MAX_HEADER = 100_000_000
+_MOST_SAID = 160
 _AGAIN = "Copy or download it again."
 
 
@@ -53,20 +58,22 @@ def _in_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _header_of(file: OpenFile) -> tuple[dict[str, Any], int]:
-    length = torch.zeros(8, dtype=torch.uint8)
+    if file.size < _LENGTH_BYTES:
+        raise CheckpointError(f"{str(file.path)!r} is {'cut short' if file.size else 'empty'}. {_AGAIN}")
+    length = torch.zeros(_LENGTH_BYTES, dtype=torch.uint8)
     file.read_into(length, 0)
     size = int.from_bytes(length.numpy().tobytes(), "little")
     if size > min(file.size, _MAX_HEADER):
         raise CheckpointError(f"{str(file.path)!r} is cut short, or is no safetensors file. {_AGAIN}")
     text = torch.empty(size, dtype=torch.uint8)
-    file.read_into(text, 8)
+    file.read_into(text, _LENGTH_BYTES)
     try:
         header = json.loads(text.numpy().tobytes())
     except ValueError as error:
         raise CheckpointError(f"{str(file.path)!r} is no safetensors file: its header is no JSON. {_AGAIN}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{str(file.path)!r} is no safetensors file: its header names no tensors. {_AGAIN}")
-    return header, 8 + size
+    return header, _LENGTH_BYTES + size
 
 
 def _entry(file: OpenFile, name: str, entry: Any, data: int) -> StoredTensor:
@@ -77,12 +84,12 @@ def _entry(file: OpenFile, name: str, entry: Any, data: int) -> StoredTensor:
         raise CheckpointError(
             f"{str(file.path)!r} is damaged: its entry for {shown(name)} is {shown(entry)}."
         ) from error
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise CheckpointError(
             f"{str(file.path)!r} has {name} in the dtype {shown(dtype)}, which cannot be compared; expected "
             "bfloat16, float16 or float32. Save the model dequantised, and give that."
         )
-    tensor = StoredTensor(file, data + first, _DTYPES[dtype], shape)
+    tensor = StoredTensor(file, data + first, DTYPES[dtype], shape)
     if last - first != tensor.count * tensor.dtype.itemsize or min((first, *shape)) < 0:
         raise _damaged(file, name, entry)
     return tensor
@@ -102,8 +109,8 @@ def _in_torch_file(path: Path) -> dict[str, StoredTensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"cannot read {str(path)!r} as weights that torch.save wrote: {_first_line(error)}. It is cut short, or "
-            "has something else than tensors in it; copy or download it again, or save it as safetensors."
+            f"cannot read {str(path)!r} as weights that torch.save wrote{_why(error)}. It is cut short, or has "
+            "something else than tensors in it; copy or download it again, or save it as safetensors."
         ) from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{str(path)!r} holds a {type(found).__name__}; expected {{parameter name: tensor}}.")
@@ -115,6 +122,11 @@ def _torch_entry(file: OpenFile, name: str, tensor: Any) -> StoredTensor:
         raise CheckpointError(
             f"{str(file.path)!r} holds a {type(tensor).__name__} under {shown(name)}; expected "
             "{parameter name: tensor}, as save_pretrained writes it."
+        )
+    if tensor.layout is not torch.strided:
+        raise CheckpointError(
+            f"{str(file.path)!r} holds {shown(name)} as {tensor.layout}, of which nothing is read in part. "
+            "Save it dense."
         )
     storage = tensor.untyped_storage()
     offset = getattr(storage, "_checkpoint_offset", None)
@@ -128,5 +140,7 @@ def _torch_entry(file: OpenFile, name: str, tensor: Any) -> StoredTensor:
     return StoredTensor(file, start, tensor.dtype, tuple(tensor.shape), strides)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+def _why(error: Exception) -> str:
+    """Return what torch says, as a clause; nothing of what it advises, as to load what runs code."""
+    said = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+    return f": {said[:_MOST_SAID]}" if said and not isinstance(error, pickle.UnpicklingError) else ""

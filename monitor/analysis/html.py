@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monitor.observe.masks.file import written_whole
 from monitor.terminal import printable
 from monitor.version import __version__
 
@@ -108,25 +108,8 @@ class Report:
         Raises:
             OSError: it cannot be written; what was at `path` is still there.
         """
-        write_text(path, self.text())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears under `path` only when it is complete.
-
-    Raises:
-        OSError: it cannot be written; what was at `path` is still there.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        with written_whole(path) as file:
+            file.write(self.text().encode())
 
 
 def _text(text: object) -> str:

@@ -23,5 +23,6 @@ def errors_in_words() -> Iterator[None]:
         # Whoever reads has had enough, which typer knows how to end with.
         raise
     except OSError as error:
+        # What is read says so itself, as a CheckpointError does.
         said = f"cannot write the result: {error}. Nothing is left half-written; free space, or write elsewhere."
         sys.exit(printable_lines(said))

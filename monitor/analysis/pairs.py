@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from monitor.analysis.checkpoint import Checkpoint
 from monitor.analysis.files import CheckpointFiles
+from monitor.analysis.hub import is_hub_id
 from monitor.errors import CheckpointError, name_some
 from monitor.observe.weights.groups import GroupKey
 
@@ -97,8 +99,8 @@ class Pairs:
         if not pairs.names:
             raise CheckpointError(
                 f"{base.source!r} and {finetuned.source!r} have no parameter of one name and shape in common: the "
-                f"first has {name_some(list(there), 2)}, the second {name_some(list(here), 2)}. Expected a model, and "
-                "what was trained from it."
+                f"first has {name_some(list(there), 2) or 'none'}, the second {name_some(list(here), 2) or 'none'}. "
+                "Expected a model, and what was trained from it."
             )
         return pairs
 
@@ -116,6 +118,18 @@ class Pairs:
             for weights in (checkpoint.parameters[name] for name in self.names)
         )
 
+    @property
+    def notes(self) -> Iterator[str]:
+        """Sentences about adapters that were given as a base, or were merged into another base than they name."""
+        if self.base.files.adapter is not None:
+            yield (
+                "The base holds adapters, and stands for what they were merged into. If they are what was trained, "
+                "give their base first."
+            )
+        named = str((self.finetuned.files.adapter or {}).get("base_model_name_or_path") or "")
+        if named and Path(named.partition("@")[0]).name != _name_of(self.base.source):
+            yield f"The adapters name {named} as their base, and were merged into {self.base.source}."
+
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self.names)
@@ -130,9 +144,16 @@ class Pairs:
         return Pair(name, self.groups[name], self.base.read(name), self.finetuned.read(name))
 
 
+def _name_of(source: str) -> str:
+    """Return the last part of a hub id or path."""
+    path = Path(source.partition("@")[0] if is_hub_id(source) else source)
+    return path.resolve().name if path.exists() else path.name
+
+
 def _refuse_the_same(base: str | Path, finetuned: str | Path) -> None:
+    # Of what cannot be looked at, such as a name that is too long, whoever opens it tells.
     same = str(base) == str(finetuned) or (
-        Path(base).exists() and Path(finetuned).exists() and Path(base).samefile(finetuned)
+        os.path.exists(base) and os.path.exists(finetuned) and os.path.samefile(base, finetuned)
     )
     if same:
         raise CheckpointError(

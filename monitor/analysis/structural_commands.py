@@ -49,12 +49,12 @@ def _parse(text: str) -> StructuralMask:
 
 def _make(mask: StructuralMask, base: str, output: Path, visible_dtype: str) -> str:
     from monitor.analysis.checkpoint import Checkpoint
-    from monitor.analysis.masks.progress import advancing
+    from monitor.analysis.outputs import check_mask
+    from monitor.analysis.progress import advancing
     from monitor.analysis.structural import passes, write_structural
     from monitor.observe.criterion import parse_visible_dtype
 
-    if output.suffix != ".safetensors":
-        raise ConfigurationError(f"{str(output)!r} would be a mask file; expected a name that ends in .safetensors.")
+    check_mask("--output", output)
     dtype = parse_visible_dtype(visible_dtype)
     checkpoint = Checkpoint.open(base)
     weights = sum(map(math.prod, checkpoint.shapes.values()))

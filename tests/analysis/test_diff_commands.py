@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from monitor.analysis.diff.spill import MaskSpill
 from monitor.analysis.diff_commands import add_diff
+from monitor.observe.masks.file import write_mask
 from monitor.observe.masks.mask import UpdateMask
 from tests.analysis.models import changed, dense_model, expert_model, saved
 
@@ -80,6 +81,15 @@ def _no_weights(base: Path, tuned: Path, scratch: Path) -> list[object]:
     return [scratch, tuned]
 
 
+def test_a_parameter_without_weights_is_not_called_frozen(tmp_path: Path) -> None:
+    for name, value in (("base", 1.0), ("tuned", 2.0)):
+        weights = {"empty.weight": torch.empty(0, 4), "a.weight": torch.full((4, 4), value)}
+        save_file(weights, tmp_path / f"{name}.safetensors")
+    said = run(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors").output
+    (row,) = [line.split() for line in said.splitlines() if line.startswith("empty")]
+    assert row[1:3] == ["0", "–"]
+
+
 def _packed(base: Path, tuned: Path, scratch: Path) -> list[object]:
     scratch.mkdir()
     weights = load_file(base / "model.safetensors")
@@ -107,7 +117,17 @@ BAD: dict[str, tuple[Callable[[Path, Path, Path], list[object]], str]] = {
         lambda base, tuned, scratch: [base, tuned, "-o", scratch / "r.html"],
         "--output is .* cannot be written",
     ),
-    "mask": (lambda base, tuned, scratch: [base, tuned, "--mask", base], "--mask is .* cannot be written"),
+    "a checkpoint as the mask": (
+        lambda base, tuned, scratch: [base, tuned, "--mask", tuned / "model.safetensors"],
+        "is no mask; it is kept as it is",
+    ),
+    "a configuration as the report": (
+        lambda base, tuned, scratch: [base, tuned, "-o", tuned / "config.json"],
+        r"ends in \.html",
+    ),
+    "a name too long": (lambda base, tuned, scratch: ["/" + 300 * "a", tuned], "^cannot read .*too long"),
+    "no name": (lambda base, tuned, scratch: ["", tuned], "is empty; expected the directory"),
+    "mask": (lambda base, tuned, scratch: [base, tuned, "--mask", base], "ends in .safetensors"),
     "criterion": (lambda base, tuned, scratch: [base, tuned, "--criterion", "l2"], 'expected "bits" or "atol=1e-5"'),
     "tolerances": (
         lambda base, tuned, scratch: [base, tuned, "--tolerances", "1e-5;1"],
@@ -124,13 +144,18 @@ def test_bad_input_ends_in_one_sentence(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     make, message = BAD[case]
     arguments = make(*pair, tmp_path / "scratch")
-    before = sorted(tmp_path.rglob("*"))
+    before, checkpoints = sorted(tmp_path.rglob("*")), _bytes_of(*pair)
     result = run(*arguments)
     assert result.exit_code == 1
     # What sys.exit is given goes to standard error; the runner puts it with the rest.
     (line,) = result.output.strip().splitlines()
     assert re.search(message, line), line
     assert sorted(tmp_path.rglob("*")) == before
+    assert _bytes_of(*pair) == checkpoints
+
+
+def _bytes_of(*directories: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for directory in directories for path in directory.iterdir()}
 
 
 def test_a_full_disk_is_said_and_leaves_the_mask_that_was_there(
@@ -140,8 +165,11 @@ def test_a_full_disk_is_said_and_leaves_the_mask_that_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(MaskSpill, "append", full)
-    (tmp_path / "mask.safetensors").write_text("before")
-    result = run(*pair, "--mask", tmp_path / "mask.safetensors")
+    mask = tmp_path / "mask.safetensors"
+    write_mask(mask, [], {}, {})
+    before = mask.read_bytes()
+    result = run(*pair, "--mask", mask)
     assert result.exit_code == 1
+    assert "cannot write" in result.output
     assert "No space left on device" in result.output
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -125,9 +125,25 @@ def _old_format(directory: Path) -> None:
     torch.save({"a": torch.ones(2)}, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
 
 
+def _sparse(directory: Path) -> None:
+    torch.save({"a": torch.eye(3).to_sparse()}, directory / "pytorch_model.bin")
+
+
+def _pickled(directory: Path) -> None:
+    torch.save(Path("x"), directory / "pytorch_model.bin")
+
+
+def _empty(directory: Path) -> None:
+    (directory / "model.safetensors").touch()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (_sparse, r"holds 'a' as torch\.sparse_coo, of which nothing is read in part\. Save it dense"),
+        # Not what torch advises: to load it with weights_only=False.
+        (_pickled, r"as weights that torch\.save wrote\. It is cut short, or has something else than tensors in it"),
+        (_empty, r"model\.safetensors' is empty\. Copy or download"),
         (_nothing, "has no weights; expected one of model.safetensors,"),
         (_sharded_training, "accelerate merge-weights"),
         (_run_directory, "Below it are checkpoint-10; give one"),

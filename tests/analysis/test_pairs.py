@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2ForSequenceClassification
+from transformers import AutoModelForCausalLM, Qwen2ForSequenceClassification
 
 from monitor.analysis.pairs import Pairs
 from monitor.errors import CheckpointError
+from monitor.observe.masks.file import write_mask
 from tests.analysis.models import changed, dense_model, expert_model, saved
 
 
@@ -89,3 +90,36 @@ def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     (tuned / "config.json").write_text(json.dumps(configuration))
     with pytest.raises(CheckpointError, match=r"cannot build a Qwen2ForCausalLM"):
         Pairs.open(base, tuned)
+
+
+def _adapter(base: Path, directory: Path) -> Path:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=2))
+    model.save_pretrained(directory)
+    return directory
+
+
+def test_adapters_in_the_place_of_the_base_or_merged_into_another_one_are_noted(tmp_path: Path) -> None:
+    base, tuned = saved(dense_model(), tmp_path / "base"), saved(changed(dense_model()), tmp_path / "tuned")
+    adapter = _adapter(base, tmp_path / "adapter")
+    assert not list(Pairs.open(base, adapter).notes)
+    assert not list(Pairs.open(base, tuned).notes)
+    (swapped,) = Pairs.open(adapter, base).notes
+    assert "give their base first" in swapped
+    (other,) = Pairs.open(tuned, adapter).notes
+    assert other == f"The adapters name {base} as their base, and were merged into {tuned}."
+
+
+def test_a_base_that_adapters_name_and_that_is_gone_is_blamed_on_them(tmp_path: Path) -> None:
+    base = saved(dense_model(), tmp_path / "base")
+    adapter = _adapter(base, tmp_path / "adapter")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match=r"adapter' holds adapters, whose base cannot be opened: .*base' is no"):
+        Pairs.open(adapter, tmp_path / "moved")
+
+
+def test_a_checkpoint_without_any_weights_of_a_model_is_said_to_have_none(tmp_path: Path) -> None:
+    base, mask = saved(dense_model(), tmp_path / "base"), tmp_path / "mask.safetensors"
+    write_mask(mask, [], {}, {})
+    with pytest.raises(CheckpointError, match=r"the second none\. Expected a model, and what was trained from it"):
+        Pairs.open(base, mask)

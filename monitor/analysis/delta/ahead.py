@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
+
+from monitor.analysis.processors import processors
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -51,4 +52,4 @@ def update_all(pool: ThreadPoolExecutor, updates: Iterable[tuple[Digest, memoryv
 
 
 def _thread_count() -> int:
-    return min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(_MOST_THREADS, processors())

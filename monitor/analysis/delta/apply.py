@@ -82,6 +82,8 @@ def check_target(delta: DeltaFile, target: Path) -> None:
     """
     check_new(target)
     place = next(path for path in (target.absolute(), *target.absolute().parents) if path.is_dir())
+    if not os.access(place, os.W_OK):
+        raise DeltaError(f"cannot write {str(target)!r}: {str(place)!r} cannot be written to. Give another place.")
     free, needed = shutil.disk_usage(place).free, delta.manifest.written_size
     if free < needed:
         raise DeltaError(

@@ -16,26 +16,14 @@ import torch
 from monitor.analysis.delta.carried import content_of
 from monitor.analysis.delta.spans import size_of
 from monitor.analysis.files import CheckpointFiles
+from monitor.analysis.formats import DTYPES
 from monitor.analysis.stored import OpenFile, StoredTensor
 from monitor.errors import DeltaError
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def dtype_name(name: str, tensor: StoredTensor) -> str:
@@ -44,12 +32,12 @@ def dtype_name(name: str, tensor: StoredTensor) -> str:
     Raises:
         DeltaError: it has no name for it.
     """
-    if tensor.dtype not in _DTYPES:
+    if tensor.dtype not in _NAMES:
         raise DeltaError(
             f"{name} in {str(tensor.file.path)!r} is stored as {tensor.dtype}, for which safetensors has no name here; "
-            f"expected one of {', '.join(_DTYPES.values())}. Convert it, and save the checkpoint again."
+            f"expected one of {', '.join(_NAMES.values())}. Convert it, and save the checkpoint again."
         )
-    return _DTYPES[tensor.dtype]
+    return _NAMES[tensor.dtype]
 
 
 @dataclass(frozen=True)

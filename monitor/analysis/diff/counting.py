@@ -15,6 +15,7 @@ from monitor.analysis.diff.meter import Measured, Meter
 from monitor.analysis.diff.spans import Span, spans_of
 from monitor.analysis.diff.spill import MaskSpill
 from monitor.analysis.pairs import Pairs
+from monitor.analysis.processors import processors
 from monitor.observe.chunk_sizes import WEIGHTS_IN_NUMBA
 from monitor.observe.kernels.contract import FIXED_COLUMNS, MAX_ABS, SQUARED_NORM, Rules
 
@@ -135,5 +136,5 @@ def _measured(spans: Sequence[Span], rules: Rules, device: torch.device, *, with
 
 def _threads() -> int:
     """Return how many threads measure: those of the host, split among the processes that torchrun has started on it."""
-    here = (os.cpu_count() or 1) // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    here = processors() // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
     return min(max(here, 1), _MOST_THREADS)

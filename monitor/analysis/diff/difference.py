@@ -164,6 +164,7 @@ class Difference:
                 {"name": name, "shape": list(pairs.finetuned.shapes[name]), **changes.as_json()}
                 for name, changes in self.parameters.items()
             ],
+            "notes": list(pairs.notes),
             "missing": list(pairs.missing),
             "added": list(pairs.added),
             "reshaped": {name: {"base": list(old), "finetuned": list(new)} for name, (old, new) in _items(pairs)},

@@ -15,8 +15,10 @@ CUMULATIVE = "Cumulative sparsity: the share of visible weights that equal the b
 
 
 def share(changes: Changes, tolerance: float | None = None) -> str:
-    """Return the share of unchanged weights, by the criterion or at a tolerance."""
-    return percent(changes.unchanged_at(tolerance)) if changes.weights else "frozen"
+    """Return the share of unchanged weights, by the criterion or at a tolerance; of no weights, why there are none."""
+    if not changes.weights:
+        return "frozen" if changes.frozen else "–"
+    return percent(changes.unchanged_at(tolerance))
 
 
 def criteria(difference: Difference) -> list[str]:
@@ -78,6 +80,7 @@ def _row(labels: list[str], changes: Changes) -> list[str]:
 def remarks(difference: Difference) -> Iterator[str]:
     """Return a sentence for each thing that a reader of the numbers must know."""
     pairs, total = difference.pairs, difference.total
+    yield from pairs.notes
     if total.frozen:
         yield f"{total.frozen:,} weights that the adapter leaves alone are in no share."
     if difference.shows_hidden:
@@ -86,18 +89,18 @@ def remarks(difference: Difference) -> Iterator[str]:
             f"{dtype_name(difference.rules.visible_dtype)} (hidden)."
         )
     if total.non_finite:
-        yield f"{total.non_finite:,} weights of the fine-tuned model are NaN or infinite."
-    yield from _listed("only in the base", pairs.missing)
-    yield from _listed("only in the fine-tuned model", pairs.added)
+        yield f"NaN or infinite in the fine-tuned model: {total.non_finite:,}."
+    yield from _listed("Only in the base", pairs.missing)
+    yield from _listed("Only in the fine-tuned model", pairs.added)
     yield from _listed(
-        "of another shape, so not compared",
+        "Of another shape, so not compared",
         [f"{name} {list(old)} → {list(new)}" for name, (old, new) in pairs.reshaped.items()],
     )
-    yield from _listed("no parameters of the model, so not compared", pairs.left_out)
+    yield from _listed("No parameters of the model, so not compared", pairs.left_out)
     if pairs.finetuned.skeleton is None:
         yield "transformers does not know the model: names are those on disk, and tied weights may count twice."
 
 
 def _listed(what: str, names: Sequence[str]) -> Iterator[str]:
     if names:
-        yield f"{len(names)} {what}: {name_some(list(names), 3)}."
+        yield f"{what} ({len(names):,}): {name_some(list(names), 3)}."

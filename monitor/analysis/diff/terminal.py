@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
-from monitor.analysis.diff import counting, shown
+from monitor.analysis.diff import shown
 from monitor.analysis.diff.difference import Difference
 from monitor.terminal import printable
 
@@ -60,13 +58,3 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], labels: int) -
     for row in rows:
         table.add_row(*(Text(printable(row[i])) for i in used))
     return table
-
-
-@contextmanager
-def progress_bar(total_bytes: int, *, wanted: bool) -> Iterator[counting.Progress]:
-    """Show on standard error how much of both checkpoints was read, where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("comparing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal)) as bar:
-        task = bar.add_task("", total=total_bytes)
-        yield lambda count: bar.advance(task, count)

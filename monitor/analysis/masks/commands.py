@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monitor.analysis.in_words import errors_in_words
-from monitor.analysis.outputs import check_writable
 from monitor.analysis.structural_commands import add_mask_make
 from monitor.errors import ConfigurationError
 from monitor.terminal import printable_lines
@@ -75,13 +75,10 @@ def _check_overlap(masks: list[Path], base: str | None, finetuned: list[str], ou
             f"{len(masks)} masks, {'a' if base else 'no'} --base and {len(finetuned)} --finetuned are given; expected "
             "--base BASE and --finetuned once for each mask, in their order, or neither."
         )
-    if output is not None and output.suffix != ".html":
-        raise ConfigurationError(
-            f"--output is {str(output)!r}; expected a name that ends in .html, for the report. A mask of several is "
-            "written by `mask consensus`, `mask union` and `mask intersection`."
-        )
     if output is not None:
-        check_writable("--output", output)
+        from monitor.analysis.outputs import check_report
+
+        check_report("--output", output)
 
 
 def _show(comparison: Comparison, as_json: bool, output: Path | None) -> None:
@@ -104,7 +101,7 @@ def _show(comparison: Comparison, as_json: bool, output: Path | None) -> None:
 def _compare(masks: FittingMasks, seed: int | None, base: str | None, finetuned: list[str]) -> Comparison:
     from monitor.analysis.masks.comparison import Comparison
     from monitor.analysis.masks.counts import count_masks
-    from monitor.analysis.masks.progress import advancing
+    from monitor.analysis.progress import advancing
 
     total = sum(masks.weights.values())
     with advancing("Counting", total) as advance:
@@ -178,8 +175,8 @@ def _combine(made_by: str, paths: list[Path], at_least: int | None, output: Path
     with errors_in_words():
         from monitor.analysis.masks import combination
         from monitor.analysis.masks.fitting import FittingMasks
-        from monitor.analysis.masks.progress import advancing
         from monitor.analysis.masks.wording import measured_as, share
+        from monitor.analysis.progress import advancing
 
         _check_combination(paths, at_least, output)
         with FittingMasks.open(paths, all_cover_the_same=True) as masks:
@@ -199,13 +196,9 @@ def _check_combination(masks: list[Path], at_least: int | None, output: Path) ->
         raise ConfigurationError("one mask is given; expected two or more to combine.")
     if at_least is not None and at_least > len(masks):
         raise ConfigurationError(f"--at-least is {at_least}, and {len(masks)} masks are given: no weight can be in it.")
-    _check_mask_output("--output", output)
+    from monitor.analysis.outputs import check_mask
 
-
-def _check_mask_output(what: str, path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise ConfigurationError(f"{str(path)!r} would be a mask file; expected a name that ends in .safetensors.")
-    check_writable(what, path)
+    check_mask("--output", output)
 
 
 @mask_commands.command()
@@ -221,16 +214,19 @@ def convert(
     """Turn a mask file into a boolean for each weight, as other tools have it, or the other way round."""
     with errors_in_words():
         from monitor.analysis.masks import conversion
+        from monitor.analysis.outputs import check_mask, check_new
         from monitor.observe.masks.file import is_mask
 
+        if not os.path.isfile(source):
+            raise ConfigurationError(f"{str(source)!r} is no file; expected a mask, or a boolean for each weight.")
         said = conversion.stated(criterion, visible_dtype)
         if not is_mask(source):
-            _check_mask_output("the target", target)
+            check_mask("the target", target)
             print(conversion.to_mask(source, target, said))
         elif said:
             raise ConfigurationError(f"--criterion and --visible-dtype are for booleans; {str(source)!r} says its own.")
         else:
-            check_writable("the target", target)
+            check_new("the target", target)
             print(conversion.to_booleans(source, target))
 
 

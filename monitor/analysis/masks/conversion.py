@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from monitor.analysis.masks.booleans import BooleanMask
-from monitor.analysis.masks.progress import advancing
 from monitor.analysis.masks.wording import measured_as
 from monitor.analysis.masks.written_booleans import Advance, write_npz, write_safetensors, write_torch
+from monitor.analysis.progress import advancing
 from monitor.errors import ConfigurationError
 from monitor.observe.bits import pack
 from monitor.observe.criterion import Criterion, dtype_name, parse_visible_dtype

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,6 @@ import typer
 
 from monitor.analysis.in_words import errors_in_words
 from monitor.analysis.structure import defaults
-from monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from monitor.analysis.structure.measured import Structure
@@ -69,8 +67,7 @@ def structure(
     A GPU is used where there is one.
     """
     with errors_in_words():
-        for option, path in {"--output": output, "--profiles": profiles}.items():
-            _check_writable(option, path)
+        _check_outputs(output, profiles)
         settings = _settings(
             criterion,
             visible_dtype,
@@ -92,12 +89,15 @@ def structure(
             write_profiles(found, source, profiles)
 
 
-def _check_writable(option: str, path: Path | None) -> None:
+def _check_outputs(report: Path | None, profiles: Path | None) -> None:
     # Before the work, which may take hours.
-    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-        raise ConfigurationError(
-            f"{option} is {str(path)!r}; expected a file in a directory that is there and can be written to."
-        )
+    from monitor.analysis.outputs import check_of_format, check_report
+    from monitor.analysis.structure.profiles_file import FORMAT
+
+    if report is not None:
+        check_report("--output", report)
+    if profiles is not None:
+        check_of_format("--profiles", profiles, FORMAT)
 
 
 def _settings(criterion: str, visible_dtype: str, **others: Any) -> StructureSettings:
@@ -110,22 +110,14 @@ def _settings(criterion: str, visible_dtype: str, **others: Any) -> StructureSet
 
 
 def _measure(base: str, finetuned: str, settings: StructureSettings) -> tuple[Structure, Source]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from monitor.analysis.pairs import Pairs
+    from monitor.analysis.progress import naming
     from monitor.analysis.structure.analyse import Plan, default_device, structure_between
     from monitor.analysis.structure.source import Source
 
     pairs = Pairs.open(base, finetuned)
     plan, device = Plan.of(pairs, settings), default_device()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
-        task = progress.add_task("", total=sum(plan.costs.values()))
-
-        def advance(name: str, work: float) -> None:
-            progress.update(task, description=name[-40:], advance=work)
-
+    with naming(sum(plan.costs.values())) as advance:
         found = structure_between(pairs, settings, plan, device, advance)
     return found, Source.of(pairs, device.type)
 

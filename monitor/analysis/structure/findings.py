@@ -73,8 +73,9 @@ def _not_finite(structure: Structure) -> Iterator[Finding]:
     sums = structure.sums
     if sums.without_size:
         text = (
-            f"{_count(sums.without_size, 'weight')} differ by NaN or infinity. They count as changed, and are left out "
-            "of every norm, spectrum and histogram: what is said of those is of the others."
+            f"{_count(sums.without_size, 'weight')} {'differs' if sums.without_size == 1 else 'differ'} by NaN or "
+            "infinity: changed, and left out of every norm, spectrum and histogram. What is said of those is of the "
+            "others."
         )
         yield Finding("not finite", text, Agreement.UNKNOWN)
     if sums.base_non_finite:
@@ -165,7 +166,7 @@ def _unchanged_matrices(structure: Structure) -> str:
     still = sum(not matrix.sums.energy for matrix in structure.matrices)
     if not still:
         return ""
-    return f" {_count(still, 'matrix', 'matrices')} of {len(structure.matrices):,} did not change, and count as rank 0."
+    return f" Of rank 0, as nothing in them changed by a size: {still:,} of {len(structure.matrices):,} matrices."
 
 
 def _smallest(structure: Structure) -> Finding:

@@ -11,6 +11,9 @@ from monitor.analysis.structure.measured import Structure
 from monitor.analysis.structure.profiles import Lines
 from monitor.analysis.structure.source import Source
 from monitor.observe.criterion import dtype_name
+from monitor.observe.masks.file import written_whole
+
+FORMAT = "sparsity-monitor profiles"
 
 
 def write_profiles(structure: Structure, source: Source, path: Path) -> None:
@@ -27,16 +30,12 @@ def write_profiles(structure: Structure, source: Source, path: Path) -> None:
         for lines in Lines
     }
     measured = {
+        "format": FORMAT,
         "base": source.base,
         "finetuned": source.finetuned,
         "criterion": str(structure.settings.criterion),
         "visible_dtype": dtype_name(structure.settings.visible_dtype),
     }
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        # safetensors reports a full disk as an error of its own kind, and writes over what was there.
-        partial.write_bytes(save(counts, measured))
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    # safetensors itself reports a full disk as an error of its own kind, and writes over what was there.
+    with written_whole(path) as file:
+        file.write(save(counts, measured))

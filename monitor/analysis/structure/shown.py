@@ -17,6 +17,8 @@ from monitor.terminal import printable
 
 _INDENT = 2
 _SHORT = 42
+# Columns of a table whose names have to find room, and spaces between them.
+_FEW, _GAP = 3, 1
 
 
 def show(structure: Structure, source: Source, console: Console, *, every_matrix: bool) -> None:
@@ -44,11 +46,13 @@ def show(structure: Structure, source: Source, console: Console, *, every_matrix
 def show_table(table: tables.Table, console: Console) -> None:
     """Print one table. What its first column says stays on one line, as long as that is short."""
     _print(console, Text(table.title, "bold"))
-    grid = RichTable(box=None, pad_edge=False)
-    short = all(len(row[0]) <= _SHORT for row in table.rows)
+    grid = RichTable(box=None, pad_edge=False, padding=(0, _GAP if len(table.columns) > _FEW else 2 * _GAP, 0, 0))
+    # Beside many numbers, which do not break, a name has to.
+    few = len(table.columns) <= _FEW
+    short = few and all(len(row[0]) <= _SHORT for row in table.rows)
     grid.add_column(table.columns[0], overflow="fold", no_wrap=short)
     for column in table.columns[1:]:
-        grid.add_column(column, justify="right", overflow="fold")
+        grid.add_column(column, justify="right", overflow="fold", no_wrap=not few)
     for row in table.rows:
         grid.add_row(*(Text(printable(cell)) for cell in row))
     console.print(grid)
@@ -57,7 +61,8 @@ def show_table(table: tables.Table, console: Console) -> None:
 
 
 def left_out(structure: Structure, source: Source) -> Iterator[str]:
-    """Yield a sentence about each kind of parameters that nothing here is about."""
+    """Yield what was taken for the two checkpoints, and a sentence on each kind of parameters that are not in this."""
+    yield from map(printable, source.notes)
     for why in dict.fromkeys(each.why for each in structure.skipped):
         skipped = [each for each in structure.skipped if each.why == why]
         weights, some = sum(each.weights for each in skipped), name_some([printable(each.name) for each in skipped], 3)

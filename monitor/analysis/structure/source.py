@@ -17,12 +17,14 @@ class Source:
         base, finetuned: as they were given.
         device: where it was measured.
         not_compared: (why, as a clause; names) for each reason that there is.
+        notes: sentences about what was taken for base and fine-tuned model.
     """
 
     base: str
     finetuned: str
     device: str
     not_compared: tuple[tuple[str, tuple[str, ...]], ...]
+    notes: tuple[str, ...]
 
     @classmethod
     def of(cls, pairs: Pairs, device: str) -> Source:
@@ -39,6 +41,7 @@ class Source:
             pairs.finetuned.source,
             device,
             tuple((why, tuple(names)) for why, names in reasons if names),
+            tuple(pairs.notes),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -47,5 +50,6 @@ class Source:
             "base": self.base,
             "finetuned": self.finetuned,
             "device": self.device,
+            "notes": list(self.notes),
             "not_compared": {why: list(names) for why, names in self.not_compared},
         }

@@ -86,8 +86,11 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            # A disk that is full does not say of which file.
+            error.filename = str(target)
         raise
 
 
@@ -135,6 +138,9 @@ class MaskFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = str(path_from(path, "the path of a mask"))
         try:
+            if os.path.isdir(self._path):
+                # What safetensors says of it is that there is no such device.
+                raise IsADirectoryError("it is a directory")
             self.fields, kinds = _read_header(self._path)
             self.metadata = _metadata(self.fields)
             self.shapes = _shapes(self.fields)

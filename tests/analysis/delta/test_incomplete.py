@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from monitor.analysis.delta.apply import check_target
+from monitor.analysis.delta.container import DeltaFile
 from monitor.analysis.delta.incomplete import whole_directory, whole_file
 from monitor.errors import DeltaError
 from tests.analysis.delta.checkpoints import apply, make, moved, save, weights
@@ -158,3 +160,13 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeltaError, match=r"cannot write .*file"), whole_directory(tmp_path / "file" / "it"):
         pass
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_base_is_read(tmp_path: Path) -> None:
+    base, finetuned = save(tmp_path / "base", weights()), save(tmp_path / "finetuned", moved(weights()))
+    make(base, finetuned, tmp_path / "it.delta")
+    with read_only(tmp_path / "disk") as disk:
+        with pytest.raises(DeltaError, match=r"disk' cannot be written to\. Give another place"):
+            check_target(DeltaFile(tmp_path / "it.delta"), disk / "again")
+        with pytest.raises(DeltaError, match=r"disk' cannot be written to\. Give another place"):
+            apply(base, tmp_path / "it.delta", disk / "again")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from monitor.analysis.masks.commands import mask_commands
@@ -188,12 +189,18 @@ def test_masks_are_converted_both_ways(tmp_path: Path) -> None:
         (["union", "A", "-o", "x.safetensors"], "expected two or more to combine"),
         (["union", "A", "B", "-o", "x.pt"], "expected a name that ends in .safetensors"),
         (["consensus", "A", "B", "--at-least", "3", "-o", "x.safetensors"], "no weight can be in it"),
+        (["convert", "nowhere.pt", "x.npz"], "'nowhere.pt' is no file; expected a mask"),
+        (["info", "."], "cannot read a mask from '.': it is a directory"),
         (["convert", "A", "x.csv"], "ends in none of"),
         (["convert", "A", "x.npz", "--criterion", "bits"], "says its own"),
         (
             ["union", "A", "B", "-o", "nowhere/x.safetensors"],
             "--output is .*nowhere.*, which cannot be written",
         ),
+        (["union", "A", "B", "-o", "model.safetensors"], "is no mask; it is kept as it is"),
+        (["make", "random:0.1", "model.safetensors", "-o", "model.safetensors"], "is no mask; it is kept as it is"),
+        (["make", "random:0.1", "model.safetensors", "-o", "nowhere/x.safetensors"], "which cannot be written"),
+        (["convert", "A", "numbers.pt"], "the target is 'numbers.pt', which is there already; it is kept as it is"),
         (["convert", "A", "nowhere/x.npz"], "the target is 'nowhere/x.npz', which cannot be written"),
         (["convert", "numbers.pt", "x.npz"], "expected a name that ends in .safetensors"),
         (["convert", "numbers.pt", "x.safetensors"], "neither 0 nor 1, such as 0.5"),
@@ -208,12 +215,13 @@ def test_bad_input_ends_in_a_sentence_and_leaves_nothing(
     save(Path("B"), random_bools(2))
     Path("text").write_text("no mask")
     torch.save({"w": torch.tensor([0.5])}, "numbers.pt")
-    before = sorted(tmp_path.rglob("*"))
+    save_file({"w": torch.ones(64)}, "model.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
     result = run(*arguments)
     assert result.exit_code == 1
     assert re.search(message, " ".join(result.output.split()))
     assert "Traceback" not in result.output
-    assert sorted(tmp_path.rglob("*")) == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
 def test_names_of_files_cannot_act_on_a_terminal(tmp_path: Path) -> None:

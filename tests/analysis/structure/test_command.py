@@ -100,6 +100,16 @@ def test_words_have_the_published_value_beside_them_and_fit_80_columns(run: Run,
     assert max(map(len, printed.splitlines())) <= 80
 
 
+def test_numbers_beside_names_that_are_too_long_stay_in_one_piece(run: Run, models: tuple[Path, Path]) -> None:
+    lines = run(*models, "--matrices").splitlines()
+    assert max(map(len, lines)) <= 80
+    (heading,) = [line for line in lines if line.startswith("matrix ")]
+    assert heading.split() == ["matrix", "density", "rank", "top", "16", "stable", "rows", "cols", "small", "princ."]
+    row = next(line for line in lines if line.startswith("model.embed"))
+    assert row.split("%")[0].split()[-1][0].isdigit()
+    assert not [line for line in lines if line.strip() == "%"]
+
+
 def test_a_tolerance_is_compared_with_what_was_published_at_it(run: Run, models: tuple[Path, Path]) -> None:
     flat = " ".join(run(*models, "--criterion", "atol=1e-5").split())
 
@@ -195,7 +205,7 @@ def test_profiles_are_written_in_full(run: Run, models: tuple[Path, Path], tmp_p
         (["--share", "1.5"], r"share is 1\.5; expected a share between 0 and 1"),
         (["--criterion", "most"], r"criterion is 'most'; expected"),
         (["--visible-dtype", "int4"], r"visible_dtype is 'int4'; expected one of bfloat16"),
-        (["-o", "/nowhere/report.html"], r"--output is '/nowhere/report\.html'; expected a file in a directory"),
+        (["-o", "/nowhere/report.html"], r"--output is '/nowhere/report\.html', which cannot be written"),
     ],
 )
 def test_bad_input_ends_with_a_sentence(
@@ -205,6 +215,16 @@ def test_bad_input_ends_with_a_sentence(
         run(*models, *arguments)
 
     assert capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_is_kept_where_its_file_is_given_for_a_result(run: Run, models: tuple[Path, Path]) -> None:
+    weights, configuration = models[1] / "model.safetensors", models[1] / "config.json"
+    before = weights.read_bytes(), configuration.read_bytes()
+    with pytest.raises(SystemExit, match="no file of sparsity-monitor profiles; it is kept"):
+        run(*models, "--profiles", weights)
+    with pytest.raises(SystemExit, match=r"expected a name that ends in \.html"):
+        run(*models, "-o", configuration)
+    assert (weights.read_bytes(), configuration.read_bytes()) == before
 
 
 def test_a_directory_without_a_checkpoint_is_refused(run: Run, models: tuple[Path, Path], tmp_path: Path) -> None:
