@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from itertools import count
 
 from monitor.service.counts import Totals, add_up, total_weights
@@ -53,14 +53,18 @@ class Metric:
     value: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LiveObservation:
-    """An observation with its totals, and the registration of the attempt that made it."""
+    """An observation, and the registration of the attempt that made it."""
 
     position: Position
     registration: Registration
     observation: Observation
-    totals: Totals
+
+    @cached_property
+    def totals(self) -> Totals:
+        """The observation over all groups. Not before somebody asks: of a run that catches up, most are never shown."""
+        return add_up(self.observation, self.registration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +250,7 @@ def _ended(finish: Finish) -> RunState:
 def _live_observation(item: StoredItem, registrations: Mapping[int, Registration]) -> LiveObservation:
     # Attempts of a run may differ in references and tolerances.
     registration = registrations[item.position.attempt]
-    observation = item.item.observation
-    return LiveObservation(item.position, registration, observation, add_up(observation, registration))
+    return LiveObservation(item.position, registration, item.item.observation)
 
 
 def _newest(known: Mapping[str, Metric], logs: Iterable[StoredItem]) -> dict[str, Metric]:
