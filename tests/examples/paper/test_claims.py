@@ -57,6 +57,15 @@ def test_a_claim_whose_runs_have_not_all_finished_says_how_many_have() -> None:
     assert "All of them answer better" in claim.finding
 
 
+def test_claims_wait_for_the_experiments_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+    monkeypatch.setattr(Runs, "have", lambda self, *names: bool(asked.update(names)))
+    for make in CLAIMS:
+        make(Runs({}, Path("base-model"), 0.4))
+    # And none is trained for nothing.
+    assert asked == {each.name for each in all_experiments()}
+
+
 def test_each_claim_says_what_shows_it_and_where_small_and_large_models_differ() -> None:
     for make in CLAIMS:
         claim = make(Runs({}, Path("base-model"), 0.4))
