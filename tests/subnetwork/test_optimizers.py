@@ -294,14 +294,14 @@ def test_packed_steps_on_a_gpu_are_those_of_all_weights_to_the_bit(kind: str, dt
 
 
 class FailsHalfWay(torch.optim.SGD):
-    """Moves one parameter, and runs out of memory at the next."""
+    """Moves four parameters, and runs out of memory at the next."""
 
     fails = True
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         for number, parameter in enumerate(self.param_groups[0]["params"]):
-            if number and self.fails:
+            if number == 4 and self.fails:
                 raise torch.OutOfMemoryError
             parameter.mul_(0.9)
 
