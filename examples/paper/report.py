@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,6 +45,8 @@ def write_report(made: Made, directory: Path) -> Path:
     plots.mkdir(parents=True, exist_ok=True)
     runs = _runs(made)
     claims = [claim(runs) for claim in CLAIMS]
+    if made.is_short:
+        claims = [replace(claim, verdict="cannot be said: the short form") for claim in claims]
     parts = [_head(made, runs), _at_a_glance(claims)]
     for number, claim in enumerate(claims, start=1):
         parts.append(_section(number, claim, plots))
@@ -94,7 +96,7 @@ def _head(made: Made, runs: Runs) -> str:
             ("data", "`low` and `high`: exercises whose first number is below 25, or not"),
             ("each training", f"{made.scale.steps} steps of {made.scale.batch} rows, constant learning rate"),
             ("trainings", f"{len(runs.results)} of {len(made.experiments)} have finished"),
-            ("time", f"{minutes:.0f} minutes, one training after the other, and {of_a_core:.0f} of them on a core"),
+            ("time", f"{minutes:.0f} minutes as the sum over trainings, which had {of_a_core:.0f} minutes of a core"),
         ],
     )
     if made.failures:
@@ -114,9 +116,11 @@ def _section(number: int, claim: Claim, plots: Path) -> str:
         "",
         f"**Published:** {claim.published}",
         "",
-        f"**Here: {claim.verdict}.** {claim.finding}",
+        f"**Shown if** {claim.criterion}",
         "",
-        *_table(claim.header, claim.rows),
+        f"**Here: {claim.verdict}.** {_found(claim)}".rstrip(),
+        "",
+        *(_table(claim.header, claim.rows) if claim.rows else ["Nothing of this table has finished."]),
     ]
     if claim.plot is not None and claim.rows:
         name, draw = claim.plot
@@ -127,9 +131,19 @@ def _section(number: int, claim: Claim, plots: Path) -> str:
     return "\n".join([*lines, ""])
 
 
+def _found(claim: Claim) -> str:
+    is_partial = claim.verdict.startswith("cannot be said") and claim.finding
+    return f"Of what has finished: {claim.finding}" if is_partial else claim.finding
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    numbers = ["---", *["---:"] * (len(header) - 1)] if len(header) > 2 else ["---"] * len(header)
-    return [f"| {' | '.join(cells)} |" for cells in (header, numbers, *rows)]
+    _, *others = zip(*rows, strict=True)
+    columns = ["---", *("---:" if all(map(_is_number, column)) else "---" for column in others)]
+    return [f"| {' | '.join(cells)} |" for cells in (header, columns, *rows)]
+
+
+def _is_number(cell: str) -> bool:
+    return cell[0] in "0123456789+-—"
 
 
 def _weights(runs: Runs) -> int:

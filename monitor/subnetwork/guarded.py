@@ -28,7 +28,7 @@ class GuardedOptimizer:
         optimizer: the optimizer of torch that moves the weights.
         step: how that is done.
         steps: number of steps since.
-        is_stepping: a step is under way.
+        is_stepping: a step is under way in which it may step other optimizers.
 
     Raises:
         ConfigurationError: it cannot be guarded, or has tensors that are not of the model.
@@ -91,7 +91,8 @@ class GuardedOptimizer:
         refuse_closure(args[1:], kwargs)
         with torch.no_grad():
             self.step.before()
-        self.is_stepping = True
+        # After one that raises, no hook runs: of those that step no others, nobody else is let in by it.
+        self.is_stepping = not moves_each_weight_by_itself(self.optimizer)
 
     def _after(self, optimizer: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.is_stepping = False
@@ -100,6 +101,8 @@ class GuardedOptimizer:
         self.steps += 1
 
     def release(self) -> None:
-        """Let the optimizer go on without the mask."""
+        """Let the optimizer go on without the mask, also after a step that raised."""
+        with torch.no_grad():
+            self.step.undo()
         for hook in self._hooks:
             hook.remove()

@@ -66,8 +66,7 @@ class PackedStep:
 
     def before(self) -> None:
         """Put the packed weights, gradients and state in the places of the whole ones."""
-        # After a step that raised, they are there still, and the whole weights are as before it.
-        self._put_back()
+        self.undo()
         for group in self._optimizer.param_groups:
             group["params"] = [self._pack(parameter) for parameter in group["params"]]
 
@@ -79,6 +78,10 @@ class PackedStep:
                 # Without a gradient, it was not stepped.
                 if whole is not None and packed.grad is not None:
                     local(whole).masked_scatter_(self._coverage.of(whole).bools(), packed.detach())
+        self._put_back()
+
+    def undo(self) -> None:
+        """Take back a step that raised: the packed ones are there still, and the whole weights are as before it."""
         self._put_back()
 
     def state_dict_of_shards(self, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -136,13 +139,40 @@ def _pack_state(state: dict[str, Any], whole: torch.Tensor, inside: Inside) -> d
         if not isinstance(value, torch.Tensor) or name in _OF_THE_PARAMETER or _is_packed(name, value, inside):
             continue
         if value.shape != whole.shape:
-            raise MaskMismatchError(
-                f"the optimizer's state {name!r} has the shape {list(value.shape)} for a parameter of the shape "
-                f"{list(whole.shape)} with {inside.ones} weights inside the mask: it is of a training with another "
-                "mask. Resume with that mask, or from weights without the optimizer's state."
-            )
+            raise _of_another_mask(name, value, whole, inside)
         packed[name] = _inside(value, inside.bools())
     return packed
+
+
+def whole_state(state: dict[str, Any], whole: torch.Tensor, inside: Inside) -> dict[str, Any]:
+    """Return the state of all weights: as it is, or, zero outside, out of that of the weights inside.
+
+    As a training leaves it that could keep that alone. Fused steps on a CPU do not look whether the shapes are equal.
+
+    Raises:
+        MaskMismatchError: it is neither.
+    """
+    expanded = dict(state)
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or name in _OF_THE_PARAMETER or value.shape == whole.shape:
+            continue
+        if not _is_packed(name, value, inside):
+            raise _of_another_mask(name, value, whole, inside)
+        expanded[name] = _expanded(value, inside)
+    return expanded
+
+
+def _of_another_mask(name: str, value: torch.Tensor, whole: torch.Tensor, inside: Inside) -> MaskMismatchError:
+    return MaskMismatchError(
+        f"the optimizer's state {name!r} has the shape {list(value.shape)} for a parameter of the shape "
+        f"{list(whole.shape)} with {inside.ones} weights inside the mask: it is of a training with another "
+        "mask. Resume with that mask, or from weights without the optimizer's state."
+    )
+
+
+def _expanded(value: torch.Tensor, inside: Inside) -> torch.Tensor:
+    zeros = torch.zeros(inside.shape, dtype=value.dtype, device=value.device)
+    return zeros.masked_scatter_(inside.bools(), value)
 
 
 def _is_packed(name: str, value: torch.Tensor, inside: Inside) -> bool:
@@ -154,11 +184,10 @@ def _of_shard(state: dict[str, Any], whole: Any, inside: Inside) -> dict[str, An
     """Return the packed state of a DTensor's shard as DTensors."""
     from torch.distributed.tensor import DTensor
 
-    bools, expanded = inside.bools(), dict(state)
+    expanded = dict(state)
     for name, value in state.items():
         if isinstance(value, torch.Tensor) and _is_packed(name, value, inside):
-            shard = torch.zeros(inside.shape, dtype=value.dtype, device=value.device).masked_scatter_(bools, value)
             expanded[name] = DTensor.from_local(
-                shard, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
+                _expanded(value, inside), whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
             )
     return expanded

@@ -9,6 +9,7 @@ from torch import nn
 
 from monitor.errors import ConfigurationError, UnsupportedModelError, name_some, shown
 from monitor.observe.weights.adapters import has_adapters
+from monitor.subnetwork.coverage import local
 
 # Updates come within the backward pass, or from a wrapper that steps nothing itself.
 _WITHIN_BACKWARD = ("Lomo", "AdaLomo", "LayerWiseDummyOptimizer")
@@ -42,8 +43,20 @@ def refuse_model(model: object) -> None:
             f"quantised weights that train: {name_some(quantised)}. One scale is shared by many of them, inside the "
             "mask and outside. Train a subnetwork of weights that are not quantised."
         )
+    _refuse_shared_memory(trainable)
     if sparse := [name for name, module in model.named_modules() if getattr(module, "sparse", False) is True]:
         raise UnsupportedModelError(f"embeddings with sparse gradients: {name_some(sparse)}. Set sparse=False.")
+
+
+def _refuse_shared_memory(trainable: list[tuple[str, nn.Parameter]]) -> None:
+    names: dict[int, str] = {}
+    for name, parameter in trainable:
+        held = local(parameter)
+        if held.numel() and (other := names.setdefault(held.data_ptr(), name)) != name:
+            raise UnsupportedModelError(
+                f"{other} and {name} are two parameters with the same memory, so that a step of one moves weights "
+                "outside the other's mask. Tie them as one parameter."
+            )
 
 
 def stepped_by(optimizer: object) -> tuple[torch.optim.Optimizer, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from monitor.subnetwork.coverage import Coverage, Inside, local
 from monitor.subnetwork.gradients import zero_outside
+from monitor.subnetwork.packed import moves_each_weight_by_itself, whole_state
 
 
 class RestoredStep:
@@ -39,8 +40,11 @@ class RestoredStep:
 
     def before(self) -> None:
         """Copy what the step may move, and see that the gradient is zero outside."""
-        self._saved = []
-        for tensor, inside in self._partly_inside():
+        self.undo()
+        for tensor, inside in self._covered():
+            self._expand_state(tensor, inside)
+            if inside.is_everything:
+                continue
             zero_outside(tensor.grad, inside)
             self._saved.append((tensor, inside, local(tensor).clone()))
 
@@ -51,12 +55,20 @@ class RestoredStep:
             weights.copy_(torch.where(inside.bools(), weights, saved))
         self._saved = []
 
-    def _partly_inside(self) -> Iterator[tuple[torch.Tensor, Inside]]:
+    def undo(self) -> None:
+        """Put back what a step that raised has moved outside the mask."""
+        self.after()
+
+    def _expand_state(self, tensor: torch.Tensor, inside: Inside) -> None:
+        state = self._optimizer.state.get(tensor)
+        # Others keep what they like.
+        if state and moves_each_weight_by_itself(self._optimizer):
+            state.update(whole_state(state, tensor, inside))
+
+    def _covered(self) -> Iterator[tuple[torch.Tensor, Inside]]:
         for group in self._optimizer.param_groups:
             for tensor in group["params"]:
                 # A frozen one without a gradient is no optimizer's business.
                 if tensor.grad is None and not self._coverage.covers(tensor):
                     continue
-                inside = self._coverage.of(tensor)
-                if not inside.is_everything:
-                    yield tensor, inside
+                yield tensor, self._coverage.of(tensor)

@@ -165,7 +165,8 @@ def _listed(optimizers: object) -> list[object]:
     given = list(optimizers) if isinstance(optimizers, Iterable) and not isinstance(optimizers, str) else [optimizers]
     if not given:
         raise ConfigurationError(f"optimizers is {shown(optimizers)}; expected those that step the model's weights.")
-    return given
+    # One that is given twice is guarded once.
+    return list({id(each): each for each in given}.values())
 
 
 def _warn_of_another_base(mask: ReferenceMask, model: nn.Module, ranks: Ranks) -> None:

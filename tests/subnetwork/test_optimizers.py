@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from monitor import Subnetwork, UpdateMask
+from monitor.errors import MaskMismatchError
 from tests.subnetwork.optimizers import (
     OPTIMIZERS,
     PACKED,
@@ -290,3 +291,70 @@ def test_packed_steps_on_a_gpu_are_those_of_all_weights_to_the_bit(kind: str, dt
     assert subnetwork.state_bytes[0] < subnetwork.state_bytes[1]
     for name, weights in weights_of(model).items():
         assert torch.equal(bits(weights), bits(weights_of(other)[name])), name
+
+
+class FailsHalfWay(torch.optim.SGD):
+    """Moves four parameters, and runs out of memory at the next."""
+
+    fails = True
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for number, parameter in enumerate(self.param_groups[0]["params"]):
+            if number == 4 and self.fails:
+                raise torch.OutOfMemoryError
+            parameter.mul_(0.9)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+def test_what_a_step_that_raised_half_way_has_moved_outside_is_put_back(ends: bool) -> None:
+    mask, model = odd_mask(), odd_model()
+    inside = {name: mask.bools(name) for name in mask.shapes}
+    before = weights_of(model)
+    optimizer = FailsHalfWay(model.parameters(), lr=0.1)
+    with Subnetwork(model, mask, optimizer):
+        model(torch.randn(8, 37)).square().mean().backward()
+        with pytest.raises(torch.OutOfMemoryError):
+            optimizer.step()
+        if not ends:
+            optimizer.fails = False
+            optimizer.step()
+    assert not moved_outside(inside, before, weights_of(model))
+
+
+def test_an_optimizer_is_whole_again_when_the_training_ends_by_a_step_that_raised() -> None:
+    model = odd_model()
+    (optimizer,) = OPTIMIZERS["adamw"](model)
+    with Subnetwork(model, odd_mask(), optimizer):
+        optimizer.param_groups[0]["lr"] = "not a number"
+        model(torch.randn(8, 37)).square().mean().backward()
+        with pytest.raises(TypeError):
+            optimizer.step()
+    assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [id(p) for p in model.parameters()]
+
+
+def test_state_of_the_weights_inside_goes_on_in_steps_that_keep_state_of_all() -> None:
+    # As of a training on a GPU that goes on on a CPU, where a fused step reads beyond a state that is too short.
+    mask = odd_mask()
+    model, other = odd_model(), odd_model()
+    (packed,), (fused,) = OPTIMIZERS["adamw"](model), OPTIMIZERS["adamw-fused"](other)
+    with Subnetwork(model, mask, packed):
+        run(model, packed.step, [packed], steps=2)
+    other.load_state_dict(model.state_dict())
+    state = copy.deepcopy(packed.state_dict())
+    state["param_groups"] = fused.state_dict()["param_groups"]
+    fused.load_state_dict(state)
+    before = weights_of(other)
+    with Subnetwork(model, mask, packed), Subnetwork(other, mask, fused, resumed=True) as subnetwork:
+        expected = run(model, packed.step, [packed], steps=2)
+        found = run(other, fused.step, [fused], steps=2)
+    assert "keeps state of all, because" in subnetwork.described()
+    inside = {name: mask.bools(name) for name in mask.shapes}
+    assert not moved_outside(inside, before, found)
+    for name, weights in found.items():
+        torch.testing.assert_close(weights, expected[name], msg=name)
+    short = copy.deepcopy(state)
+    short["state"][0]["exp_avg"] = torch.zeros(3)
+    fused.load_state_dict(short)
+    with Subnetwork(other, mask, fused), pytest.raises(MaskMismatchError, match="of a training with another mask"):
+        run(other, fused.step, [fused], steps=1)

@@ -50,9 +50,16 @@ def quantised() -> nn.Module:
     return model.requires_grad_(True)
 
 
+def with_shared_memory() -> nn.Module:
+    model = nn.Sequential(linear(), linear())
+    model[1].weight = nn.Parameter(model[0].weight.data)
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (with_shared_memory, r"0\.weight and 1\.weight are two parameters with the same memory"),
         (with_adapters, "the model has adapters"),
         (quantised, r"quantised weights that train: 0\.weight"),
         (partitioned, "ZeRO-3 partitions the model. Use ZeRO-1 or ZeRO-2"),
@@ -153,6 +160,15 @@ def test_a_model_has_one_mask_at_a_time() -> None:
     Subnetwork(model, mask_of(model), optimizer).close()
 
 
+def test_an_optimizer_that_is_given_twice_is_guarded_once() -> None:
+    model = linear()
+    optimizer = sgd(model)
+    with Subnetwork(model, mask_of(model), [optimizer, optimizer]) as subnetwork:
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+    assert subnetwork.steps == 1
+
+
 def test_an_optimizer_that_was_not_given_may_not_step() -> None:
     model = nn.Sequential(linear(), linear())
     first, forgotten = sgd(model[0]), sgd(model[1])
@@ -163,6 +179,18 @@ def test_an_optimizer_that_was_not_given_may_not_step() -> None:
             forgotten.step()
         sgd(elsewhere).step()
     forgotten.step()
+
+
+def test_an_optimizer_that_was_not_given_may_not_step_after_a_step_that_raised() -> None:
+    model = linear()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with Subnetwork(model, mask_of(model), optimizer):
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.param_groups[0]["lr"] = "not a number"
+        with pytest.raises(TypeError):
+            optimizer.step()
+        with pytest.raises(ConfigurationError, match="SGD steps weights of a model that trains a subnetwork"):
+            sgd(model).step()
 
 
 def test_a_subnetwork_that_nobody_holds_goes_on_as_long_as_its_optimizer() -> None:

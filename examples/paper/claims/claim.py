@@ -4,13 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from paper.results import Result
 
-Verdict = Literal["shown", "shown in part", "not shown", "not run"]
 Draw = Callable[[Path], None]
-NOT_RUN: Verdict = "not run"
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,9 @@ class Claim:
     Attributes:
         title: of the section.
         published: the claim and its numbers, with the source.
-        verdict: whether the small model shows it.
-        finding: what was found, in a sentence or two.
+        criterion: what has to be found for it to count as shown, and as shown in part.
+        verdict: whether the small model shows it, of `judged`.
+        finding: what was found, in a sentence or two; empty where nothing can be.
         header, rows: of the table; the first column is text.
         plot: file name without suffix, and what draws it.
         why: where small and large models differ, and the reason as far as it is known.
@@ -52,7 +50,8 @@ class Claim:
 
     title: str
     published: str
-    verdict: Verdict
+    criterion: str
+    verdict: str
     finding: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -60,10 +59,30 @@ class Claim:
     why: str
 
 
-def judged(is_shown: bool, in_part: bool = False) -> Verdict:
-    if is_shown:
+def judged(runs: Runs, needed: Iterable[str], is_shown: Callable[[], bool], in_part: Callable[[], bool]) -> str:
+    """Return the verdict on a claim: "shown", "shown in part" or "not shown", and of no part of its runs any of them.
+
+    Args:
+        needed: names of all experiments that the claim is judged by.
+        is_shown, in_part: asked when all of them have finished.
+    """
+    names = set(needed)
+    if not runs.have(*names):
+        return f"cannot be said: {len(runs.named(names))} of {len(names)} runs"
+    if is_shown():
         return "shown"
-    return "shown in part" if in_part else "not shown"
+    return "shown in part" if in_part() else "not shown"
+
+
+def brief(value: float) -> str:
+    """Return a learning rate or tolerance as text, such as 5e-5."""
+    return f"{value:g}".replace("e-0", "e-")
+
+
+def between(values: Iterable[float]) -> str:
+    """Return the range of shares from 0 to 1 as text."""
+    found = list(values)
+    return " to ".join(dict.fromkeys((percent(min(found)), percent(max(found)))))
 
 
 def number(value: float, digits: int) -> str:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
+from paper.claims.claim import Claim, Runs, brief, judged, percent
 
 _SHOWN = (
     ("sft", "right answers", "6–15 %"),
@@ -42,14 +42,18 @@ def claim(runs: Runs) -> Claim:
             "In-distribution, rejection-sampling fine-tuning leaves 91.2 % (RAFT++ 69.4 %) and DPO 81.4 % unchanged; "
             "out of distribution SFT leaves 6.8 % and DPO 6.8–7.7 % (arXiv 2505.11711, tolerance 1e-5)."
         ),
-        verdict=judged(min(drops) >= 0.2, in_part=max(drops) >= 0.05) if drops else NOT_RUN,
+        criterion=(
+            "at one learning rate, texts that the base model would not write lower the sparsity by at least 20 "
+            "percentage points, with SFT and with DPO; in part, if by at least 5 with one of them."
+        ),
+        verdict=judged(runs, [name for name, _, _ in _SHOWN], lambda: min(drops) >= 0.2, lambda: max(drops) >= 0.05),
         finding=finding,
         header=("run", "texts", "learning rate", "sparsity, bits", "published, 1e-5"),
         rows=[
             (
                 name,
                 texts,
-                f"{runs.results[name].experiment.learning_rate:g}",
+                brief(runs.results[name].experiment.learning_rate),
                 percent(runs.results[name].sparsity),
                 published,
             )
@@ -64,5 +68,10 @@ def claim(runs: Runs) -> Claim:
                 unit="cumulative sparsity in %, bits",
             ),
         ),
-        why="",
+        why=(
+            "Sums written backwards are answers that the base model never gives, and so further from it than the texts "
+            "of a published data set from a model that has read most of what there is. Right answers are not the "
+            "model's own samples, but close to them: those that it gives to the half that it answers. GRPO at SFT's "
+            "learning rate trains on its own samples alone, and so shows what the rate does by itself."
+        ),
     )

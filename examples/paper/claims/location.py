@@ -5,7 +5,7 @@ from functools import partial
 from monitor.analysis.structure.measured import MatrixStructure, Structure
 from monitor.analysis.structure.profiles import lines_of_stripes
 from paper import plots
-from paper.claims.claim import NOT_RUN, Claim, Runs, judged, number, percent
+from paper.claims.claim import Claim, Runs, judged, number, percent
 from paper.structure import structure_of_update
 
 _OF_RL = ("grpo", "rloo", "ppo", "prime")
@@ -26,14 +26,25 @@ def claim(runs: Runs) -> Claim:
             "gather in rows of Q, K and V and in columns of O (arXiv 2511.08567). Of the changed weights of on-policy "
             "distillation 25–49 % are among the smallest 10 %, and 4.4–5.5 % among the principal ones (2606.13657)."
         ),
-        verdict=judged(small and beside and striped, in_part=small or beside or striped) if of_rl else NOT_RUN,
+        criterion=(
+            "in each of GRPO, RLOO, PPO and PRIME, small weights are above chance, principal ones below it, and the "
+            "variance of stripes at least twice that of chance; in part, if one of the three is so in each."
+        ),
+        verdict=judged(runs, _SHOWN, lambda: small and beside and striped, lambda: small or beside or striped),
         finding=(
             f"With RL, small weights are {'' if small else 'not always '}above chance, principal ones "
             f"{'' if beside else 'not always '}below it, and stripes {'' if striped else 'not always '}to be seen."
             if of_rl
             else ""
         ),
-        header=("run", "of changed, smallest 10 %", "lift", "of changed, principal 10 %", "lift", "stripes"),
+        header=(
+            "run",
+            "of changed, smallest 10 %",
+            "lift, smallest",
+            "of changed, principal 10 %",
+            "lift, principal",
+            "stripes",
+        ),
         rows=[
             (
                 name,
@@ -58,10 +69,10 @@ def claim(runs: Runs) -> Claim:
             ),
         ),
         why=(
-            "`stripes` is the variance of the share that changed among rows of Q, K, V and columns of O, divided by "
-            "that of chance, as a mean. Rounding to bfloat16 alone puts the changes of an optimizer with equal steps "
-            "on small weights, which are the ones that such a step can move, and keeps them from principal ones, which "
-            "are large."
+            "A lift is how many times as many changed weights lie there as by chance. `stripes` is the variance of the "
+            "share that changed among rows of Q, K, V and columns of O, divided by that of chance, as a mean. Rounding "
+            "to bfloat16 alone puts the changes of an optimizer with equal steps on small weights, which are the ones "
+            "that such a step can move, and keeps them from principal ones, which are large."
         ),
     )
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 from paper import plots
-from paper.claims.claim import NOT_RUN, Claim, Runs, judged, percent
+from paper.claims.claim import Claim, Runs, between, judged, percent
 from paper.comparison import share_equal
 
 TOLERANCES = (0.0, 1e-5, 1e-4)
@@ -23,13 +23,18 @@ def claim(runs: Runs) -> Claim:
             "its weights equal to the fully trained one at 1e-5, 100 % at 1e-4, and answers as well or better (arXiv "
             "2505.11711, 2507.17107)."
         ),
-        verdict=(
-            judged(min(equal) >= 0.9 and min(rewards) > -0.03, in_part=min(rewards) > -0.03 or min(equal) >= 0.9)
-            if alone
-            else NOT_RUN
+        criterion=(
+            "at least 90 % of the weights are equal at 1e-5, and the subnetwork gives at most 3 percentage points "
+            "fewer right answers, with GRPO and with DPO; in part, if one of the two is so."
+        ),
+        verdict=judged(
+            runs,
+            [name for pair in _PAIRS for name in pair],
+            lambda: min(equal) >= 0.9 and min(rewards) > -0.03,
+            lambda: min(equal) >= 0.9 or min(rewards) > -0.03,
         ),
         finding=(
-            f"{percent(min(equal))} to {percent(max(equal))} of the weights are those of full training at 1e-5, and "
+            f"{between(equal)} of the weights are those of full training at 1e-5, and "
             f"the right answers differ by {', '.join(f'{100 * each:+.1f}' for each in rewards)} percentage points."
             if alone
             else ""
