@@ -77,6 +77,9 @@ def seen(client: Client, run_id: str) -> str:
     parent = pb.Parent(run_id='a "parent"', step=5)
     client.register(registration(run_id, name='a "name" \\ of\ntwo lines, 学', parent=parent, planned_steps=40))
     client.send(run_id, [observed(1, unmeasured=[0, 0, 2]), logged(2, loss=float("nan")), finished(3)])
+    # What a transfer takes is not known where weights are unmeasured.
+    client.register(registration(f"{run_id} measured"))
+    client.send(f"{run_id} measured", [observed(1)])
     return run_id
 
 
