@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs sparsity-monitor into an environment of its own, and tries the published claims about sparse updates on a
-# small model: about 20 minutes on two idle cores. Arguments are passed on; --help explains them. Safe to run again: what
+# small model: about 25 minutes on two idle cores. Arguments are passed on; --help explains them. Safe to run again: what
 # has finished is kept. Needs Python 3.11 or newer, and nothing else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
