@@ -7,7 +7,7 @@ This one takes half a minute on a CPU, with a model of 80,000 weights that has l
 count down. `sparsity-monitor diff full subnetwork` compares models of any size.
 """
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -71,7 +71,9 @@ def equal_shares(some: Path, others: Path) -> list[float]:
 
 def main() -> None:
     """Run the experiment, and print how much of the full run the subnetwork alone gives."""
-    directory = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="subnetwork-"))
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("directory", nargs="?", type=Path, help="where models and mask go; by default a temporary one")
+    directory: Path = options.parse_args().directory or Path(tempfile.mkdtemp(prefix="subnetwork-"))
     new, base, full, subnetwork = (directory / name for name in ("new", "base", "full", "subnetwork"))
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

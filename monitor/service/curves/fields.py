@@ -8,18 +8,9 @@ AT_TOLERANCE = "cumulative_sparsity_at:"
 OVERLAP_O1, OVERLAP_O2, OVERLAP_LIFT = "overlap_o1:", "overlap_o2:", "overlap_lift:"
 LOGGED = "metric:"
 
-NAMED = {
-    AT_TOLERANCE: "Cumulative sparsity where a weight counts as changed if it differs by more than TOLERANCE.",
-    OVERLAP_O1: "Share of the changed weights that are in the reference mask NAME, |M∩R| ÷ |M|.",
-    OVERLAP_O2: "Share of the reference mask NAME that changed, |M∩R| ÷ |R|.",
-    OVERLAP_LIFT: "|M∩R| ÷ what chance would give, stratified by matrix, with the reference mask NAME.",
-    LOGGED: "What the trainer logged as NAME.",
-}
-"""Beginning of a name → what the curve shows; a tolerance, or a name of the run's own, follows."""
-
 
 class Field(NamedTuple):
-    """A quantity that every run has.
+    """A quantity that a run has over its steps.
 
     Attributes:
         unit: "ratio" from 0 to 1, "weights", "seconds", "bytes", "steps", or "" for a plain number.
@@ -29,6 +20,17 @@ class Field(NamedTuple):
     unit: str
     help: str
 
+
+NAMED = {
+    AT_TOLERANCE: Field(
+        "ratio", "Cumulative sparsity where a weight counts as changed if it differs by more than TOLERANCE."
+    ),
+    OVERLAP_O1: Field("ratio", "Share of the changed weights that are in the reference mask NAME, |M∩R| ÷ |M|."),
+    OVERLAP_O2: Field("ratio", "Share of the reference mask NAME that changed, |M∩R| ÷ |R|."),
+    OVERLAP_LIFT: Field("", "|M∩R| ÷ what chance would give, stratified by matrix, with the reference mask NAME."),
+    LOGGED: Field("", "What the trainer logged as NAME."),
+}
+"""Beginning of a name → what the curve shows; a tolerance, or a name of the run's own, follows."""
 
 FIELDS = {
     "cumulative_sparsity": Field("ratio", "1 − changed ÷ trained weights: the share that equals the base."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Double, ForeignKeyConstraint, MetaData, Table, Text
 
 
-def _position() -> list[Column[int] | Column[str]]:
+def _position() -> list[Column[int]]:
     return [
         Column("step", BigInteger, nullable=False, primary_key=True),
         Column("attempt", BigInteger, nullable=False, primary_key=True),
@@ -23,9 +23,9 @@ def _attempt() -> ForeignKeyConstraint:
 def add_tables(metadata: MetaData) -> tuple[Table, Table]:
     """Add the tables of totals and of named values.
 
-    `totals` has a row for each observation: its counts over all groups, null where they were not measured. `values` has
-    one for each number that has a name of its own in a run: what the trainer logged, each tolerance and reference mask.
-    Both are kept in the order of their keys, so that the curve of a range of steps is one stretch of the file.
+    `totals` has a row for each observation: its counts over all groups, null where they were not measured.
+    `curve_values` has one for each number with a name of its own in a run: what the trainer logged, each tolerance and
+    reference mask. Both are kept in the order of their keys, so that a curve is one stretch of the file.
     """
     totals = Table(
         "totals",

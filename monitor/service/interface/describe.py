@@ -6,8 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from monitor.service.api import GroupJson
 from monitor.service.counts import add_up, sparsity, trained_by_group
-from monitor.service.curves.fields import AT_TOLERANCE, FIELDS, LOGGED, NAMED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
+from monitor.service.curves.fields import (
+    AT_TOLERANCE,
+    FIELDS,
+    LOGGED,
+    NAMED,
+    OVERLAP_LIFT,
+    OVERLAP_O1,
+    OVERLAP_O2,
+    Field,
+)
 from monitor.service.curves.thinned import Curve
+from monitor.service.families import COUNTS
 from monitor.service.interface.models import CurveJson, FieldJson, GroupCurveJson, GroupsJson
 from monitor.service.labels import criterion_label, group_labels
 from monitor.service.live import LiveRun
@@ -15,19 +25,7 @@ from monitor.service.stored import StoredItem
 from monitor.service.views import groups_json
 from monitor.wire.monitor_pb2 import Observation, Registration
 
-_UNITS = {AT_TOLERANCE: "ratio", OVERLAP_O1: "ratio", OVERLAP_O2: "ratio", OVERLAP_LIFT: "", LOGGED: ""}
-GROUP_FIELDS = (
-    "cumulative_sparsity",
-    "step_sparsity",
-    "changed",
-    "newly_changed",
-    "reverted",
-    "step_changed",
-    "touched",
-    "hidden",
-    "non_finite",
-    "unmeasured",
-)
+GROUP_FIELDS = ("cumulative_sparsity", "step_sparsity", *COUNTS)
 """Quantities that each group has."""
 
 _COUNTED = {"cumulative_sparsity": "changed", "step_sparsity": "step_changed"}
@@ -53,12 +51,12 @@ def _names_of_its_own(run: LiveRun) -> Iterator[str]:
 
 def unit_of(name: str) -> str:
     """Return the unit of a curve."""
-    return FIELDS[name].unit if name in FIELDS else _UNITS[_kind(name)]
+    return _field(name).unit
 
 
 def help_of(name: str) -> str:
     """Return what a curve shows, in a sentence."""
-    return FIELDS[name].help if name in FIELDS else NAMED[_kind(name)]
+    return _field(name).help
 
 
 def is_field(name: str) -> bool:
@@ -66,8 +64,8 @@ def is_field(name: str) -> bool:
     return name in FIELDS or any(name.startswith(kind) for kind in NAMED)
 
 
-def _kind(name: str) -> str:
-    return next(kind for kind in NAMED if name.startswith(kind))
+def _field(name: str) -> Field:
+    return FIELDS[name] if name in FIELDS else next(NAMED[kind] for kind in NAMED if name.startswith(kind))
 
 
 def curve_json(name: str, curve: Curve) -> CurveJson:
