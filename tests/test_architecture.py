@@ -106,7 +106,7 @@ LIBRARIES = {
     "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
-    "sqlite3": "report.spool service.sqlite_file",
+    "sqlite3": "report.spool_file service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
     "grpc": "wire report.delivery report.uploader service cli",
     "sqlalchemy": "service",

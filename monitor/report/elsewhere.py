@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from monitor.report.spool import SPOOL_FILE, AttemptKey
+from monitor.report.spool import AttemptKey
+from monitor.report.spool_file import SPOOL_FILE
 
 # A file system in memory, on Linux: there is room where every disk is full.
 _IN_MEMORY = "/dev/shm"

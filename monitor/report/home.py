@@ -12,7 +12,8 @@ from monitor.report.backlog import Backlog
 from monitor.report.delivery_log import DeliveryLog
 from monitor.report.elsewhere import leave_link
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
-from monitor.report.spool import SPOOL_FILE, AttemptKey, Spool, SpooledAttempt, unusable
+from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
+from monitor.report.spool_file import SPOOL_FILE, unusable
 from monitor.report.uploader_process import UploaderProcess
 
 _LOCK_SECONDS = 1.0

@@ -10,7 +10,8 @@ from monitor.errors import ReportingError, SpoolError
 from monitor.report.elsewhere import linked_spools
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.renaming import give_run_id
-from monitor.report.spool import DIRECTORY, SPOOL_FILE, Spool
+from monitor.report.spool import DIRECTORY, Spool
+from monitor.report.spool_file import SPOOL_FILE
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
 

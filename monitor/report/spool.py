@@ -1,24 +1,21 @@
 """The spool: what was observed and is not acknowledged yet, in a SQLite file in the run's output directory.
 
-The training process appends, the uploader reads and removes. A rollback journal, not WAL, so that it works on a network
-file system. What is committed here survives the death of either process.
+The training process appends, the uploader reads and removes. What is committed here survives the death of either.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monitor.errors import SpoolError
+from monitor.report.spool_file import SPOOL_FILE, SpoolFile, unusable
 
 # The monitor's directory in a run's output directory, and in each checkpoint.
 DIRECTORY = "sparsity_monitor"
-SPOOL_FILE = "spool.sqlite"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 # Exit status of an uploader that leaves something here because trying again would not help.
 EXIT_NOT_DELIVERED = 3
@@ -29,8 +26,6 @@ UNREACHABLE = "cannot reach the service"
 _FORMAT_VERSION = 1
 # How a problem begins that trying again does not solve. In words, as earlier versions show it as it is.
 _REFUSED = "refused for good: "
-# How long a connection waits while another one commits.
-_BUSY_SECONDS = 30.0
 _ROWS_AT_A_TIME = 256
 
 _SCHEMA = """
@@ -98,7 +93,7 @@ class SpooledAttempt:
     rejection: str = ""
 
 
-class Spool:
+class Spool(SpoolFile):
     """One connection to the spool file in `directory`; use it from one thread.
 
     Args:
@@ -111,98 +106,8 @@ class Spool:
     """
 
     def __init__(self, directory: Path, max_bytes: int | None = DEFAULT_MAX_BYTES) -> None:
-        self.directory = directory
+        super().__init__(directory, _SCHEMA, _FORMAT_VERSION)
         self._max_bytes = max_bytes
-        self._opened: os.stat_result | None = None
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(directory / SPOOL_FILE, timeout=_BUSY_SECONDS, isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
-            raise unusable(directory, error) from error
-        try:
-            with self._wrapped_errors():
-                self._connection.execute("PRAGMA journal_mode=DELETE")
-                self._connection.execute("PRAGMA synchronous=FULL")
-                self._prepare_schema()
-                self._opened = os.stat(directory / SPOOL_FILE)
-        except SpoolError:
-            self._connection.close()
-            raise
-
-    def _prepare_schema(self) -> None:
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > _FORMAT_VERSION:
-            raise sqlite3.DatabaseError(
-                f"the file has format version {version}, this version reads up to {_FORMAT_VERSION}"
-            )
-        if version == _FORMAT_VERSION:
-            # No write, so that a spool on a full disk can be read.
-            return
-        with self._transaction() as connection:
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_FORMAT_VERSION}")
-
-    @contextmanager
-    def _wrapped_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, sqlite3.Error) as error:
-            # SQLite calls it a disk I/O error when the directory is gone.
-            raise unusable(self.directory, self._displaced() or error) from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit what is done to the connection, or nothing."""
-        with self._wrapped_errors():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                # Inside `try`: a commit that finds the file locked leaves the transaction open.
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    def _change(self, statement: str, parameters: Sequence[object]) -> None:
-        with self._transaction() as connection:
-            connection.execute(statement, parameters)
-
-    def _read(self, query: str, parameters: Sequence[object] = ()) -> list[Any]:
-        with self._wrapped_errors():
-            return self._connection.execute(query, parameters).fetchall()
-
-    def check_in_place(self) -> None:
-        """Check that the file which is open is the one that its name leads to.
-
-        SQLite keeps writing to one that was deleted, moved away or replaced, and all of it is gone at the close.
-
-        Raises:
-            SpoolError: it is not, or the name cannot be looked at.
-        """
-        if displaced := self._displaced():
-            raise unusable(self.directory, displaced)
-
-    def _displaced(self) -> str:
-        """Return why the name of the open file does not lead to it; empty where it does."""
-        if self._opened is None:
-            return ""
-        try:
-            found = os.stat(self.directory / SPOOL_FILE)
-        except FileNotFoundError:
-            gone = SPOOL_FILE if os.path.isdir(self.directory) else "the directory"
-            return f"{gone} was removed or moved away while it was in use"
-        except OSError as error:
-            return str(error)
-        if os.path.samestat(found, self._opened):
-            return ""
-        return f"{SPOOL_FILE} was replaced by another file while it was open"
-
-    def close(self) -> None:
-        """Close the connection."""
-        with self._wrapped_errors():
-            self._connection.close()
 
     # ------------------------------------------------------------------------------------------- the training process
 
@@ -441,12 +346,4 @@ def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
         refused=problem.startswith(_REFUSED),
         rejected=rejected,
         rejection=rejection or "",
-    )
-
-
-def unusable(directory: Path, reason: object) -> SpoolError:
-    """Return the error for a spool directory that cannot be used."""
-    return SpoolError(
-        f"cannot keep observations in {str(directory)!r}: {reason}. Expected a directory that this process can write, "
-        "on a disk with space; free some, or give another one with `directory`."
     )

@@ -23,7 +23,8 @@ from transformers import TrainerCallback
 from monitor import SparsityCallback, UpdateMask
 from monitor.errors import SpoolError
 from monitor.report.locks import UPLOADER_LOCK
-from monitor.report.spool import SPOOL_FILE, Spool
+from monitor.report.spool import Spool
+from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.matrix.runs import recording

@@ -22,7 +22,8 @@ from monitor.report.elsewhere import goes_on_elsewhere, leave_link
 from monitor.report.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter, start_anywhere
-from monitor.report.spool import SPOOL_FILE, AttemptKey
+from monitor.report.spool import AttemptKey
+from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.mounts import fill, read_only, small_disk
@@ -171,7 +172,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_push_of_the_directory_finds_what_went_on_elsewhere(
     observed: ObservedModel, directory: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.report.spool._BUSY_SECONDS", 0.5)
+    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.5)
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 2)
     kept(reporter, 2)

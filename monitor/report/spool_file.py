@@ -1,0 +1,131 @@
+"""The SQLite file of a spool: opened, changed all or nothing, and looked after where its directory may go away.
+
+A rollback journal, not WAL, so that it works on a network file system.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from monitor.errors import SpoolError
+
+SPOOL_FILE = "spool.sqlite"
+# How long a connection waits while another one commits.
+_BUSY_SECONDS = 30.0
+
+
+class SpoolFile:
+    """One connection to the file in `directory`, which is made where it is not there; use it from one thread.
+
+    Args:
+        schema: the tables, where the file is new.
+        version: of the format; the file of a greater one is refused.
+
+    Raises, from the constructor and from every method:
+        SpoolError: the directory cannot be written, or the file is no spool or a newer one; later, the disk is full or
+            away, or another process holds the file for too long. A change that raises leaves the file as it was.
+    """
+
+    def __init__(self, directory: Path, schema: str, version: int) -> None:
+        self.directory = directory
+        self._opened: os.stat_result | None = None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(directory / SPOOL_FILE, timeout=_BUSY_SECONDS, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise unusable(directory, error) from error
+        try:
+            with self._wrapped_errors():
+                self._connection.execute("PRAGMA journal_mode=DELETE")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._prepare(schema, version)
+                self._opened = os.stat(directory / SPOOL_FILE)
+        except SpoolError:
+            self._connection.close()
+            raise
+
+    def _prepare(self, schema: str, version: int) -> None:
+        (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if found > version:
+            raise sqlite3.DatabaseError(f"the file has format version {found}, this version reads up to {version}")
+        if found == version:
+            # No write, so that a spool on a full disk can be read.
+            return
+        with self._transaction() as connection:
+            for statement in schema.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version}")
+
+    @contextmanager
+    def _wrapped_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            # SQLite calls it a disk I/O error when the directory is gone.
+            raise unusable(self.directory, self._displaced() or error) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what is done to the connection, or nothing."""
+        with self._wrapped_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                # Inside `try`: a commit that finds the file locked leaves the transaction open.
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _change(self, statement: str, parameters: Sequence[object]) -> None:
+        with self._transaction() as connection:
+            connection.execute(statement, parameters)
+
+    def _read(self, query: str, parameters: Sequence[object] = ()) -> list[Any]:
+        with self._wrapped_errors():
+            return self._connection.execute(query, parameters).fetchall()
+
+    def check_in_place(self) -> None:
+        """Check that the file which is open is the one that its name leads to.
+
+        SQLite keeps writing to one that was deleted, moved away or replaced, and all of it is gone at the close.
+
+        Raises:
+            SpoolError: it is not, or the name cannot be looked at.
+        """
+        if displaced := self._displaced():
+            raise unusable(self.directory, displaced)
+
+    def _displaced(self) -> str:
+        """Return why the name of the open file does not lead to it; empty where it does."""
+        if self._opened is None:
+            return ""
+        try:
+            found = os.stat(self.directory / SPOOL_FILE)
+        except FileNotFoundError:
+            gone = SPOOL_FILE if os.path.isdir(self.directory) else "the directory"
+            return f"{gone} was removed or moved away while it was in use"
+        except OSError as error:
+            return str(error)
+        if os.path.samestat(found, self._opened):
+            return ""
+        return f"{SPOOL_FILE} was replaced by another file while it was open"
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._wrapped_errors():
+            self._connection.close()
+
+
+def unusable(directory: Path, reason: object) -> SpoolError:
+    """Return the error for a spool directory that cannot be used."""
+    return SpoolError(
+        f"cannot keep observations in {str(directory)!r}: {reason}. Expected a directory that this process can write, "
+        "on a disk with space; free some, or give another one with `directory`."
+    )
