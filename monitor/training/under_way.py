@@ -49,25 +49,31 @@ class Training:
         loop = _loop_of(state, event)
         # Not the frame itself: it would keep alive what is in it.
         self._loop = None if loop is None else (id(loop), loop.f_code)
-        self._can_be_watched = loop is not None and not loop.f_code.co_flags & _SUSPENDED
+        can_be_watched = loop is not None and not loop.f_code.co_flags & _SUSPENDED
         # A loop of somebody else's may call its callbacks from a function that returns before the training is over.
         known = loop is not None and str(loop.f_globals.get("__name__", "")).partition(".")[0] in _LIBRARIES
-        self._is_watched = self._can_be_watched and known
+        self._is_watched = can_be_watched and known
+        # Held until a step tells which it is: another call of a function that has returned could have its address.
+        self._begun_in = loop if can_be_watched and not known else None
 
     def see_step(self, event: FrameType) -> None:
         """Learn, in an event of a later step, whether the loop is the one in which the training began."""
-        if self._can_be_watched and not self._is_watched:
-            self._is_watched = self._can_be_watched = any(self._is_loop(frame) for frame in _callers(event))
+        if (begun_in := self._begun_in) is not None:
+            self._is_watched = any(frame is begun_in for frame in _callers(event))
+            self._begun_in = None
 
     def was_left(self) -> bool:
         """Return whether it is over, as far as can be told."""
-        if not self._is_watched:
-            return all(part() is None for part in self._parts)
-        return not any(self._is_loop(frame) for top in sys._current_frames().values() for frame in _callers(top))
+        if self._is_watched:
+            return not any(self._is_loop(frame) for frame in _on_any_stack())
+        if (begun_in := self._begun_in) is not None and not any(frame is begun_in for frame in _on_any_stack()):
+            # It has returned, and nothing more is learned from it.
+            self._begun_in = None
+        return all(part() is None for part in self._parts)
 
     def has_the_loop_of(self, other: Training) -> bool:
         """Return whether the other one runs where this one did: then this one is over."""
-        return self._loop is not None and self._loop == other._loop
+        return self._is_watched and self._loop == other._loop
 
     def was_left_by(self, error: BaseException) -> bool:
         """Return whether an exception came out of its loop."""
@@ -214,6 +220,11 @@ def _loop_of(state: TrainerState, event: FrameType) -> FrameType | None:
         if getattr(frame.f_locals.get("self"), "state", None) is state:
             return frame
     return None
+
+
+def _on_any_stack() -> Iterator[FrameType]:
+    for top in sys._current_frames().values():
+        yield from _callers(top)
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:

@@ -187,6 +187,36 @@ def test_a_loop_that_comes_and_goes_is_not_taken_for_one_that_was_left(
     assert ends_of(callback) == [(pb.Finish.ENDING_COMPLETED, "")]
 
 
+def test_another_call_at_the_address_of_the_first_is_not_taken_for_the_loop() -> None:
+    """Python gives the memory of a frame that is gone to the next one."""
+
+    class State:
+        pass
+
+    class Calls:
+        def __init__(self) -> None:
+            self.state = State()
+
+        def begin_or_go_on(self, training: Training | None) -> tuple[Training, int]:
+            # Never in a variable: the frame would keep itself alive.
+            if training is None:
+                return Training(self.state, sys._getframe()), id(sys._getframe())
+            training.see_step(sys._getframe())
+            return training, id(sys._getframe())
+
+    calls = Calls()
+    shared_address = False
+    for _ in range(100):
+        training, begun_in = calls.begin_or_go_on(None)
+        # As the thread does that looks: what it holds of the first call is let go.
+        assert not training.was_left()
+        _, went_on_in = calls.begin_or_go_on(training)
+        shared_address |= begun_in == went_on_in
+        assert not training.was_left()
+        assert not training.has_the_loop_of(calls.begin_or_go_on(None)[0])
+    assert shared_address
+
+
 def test_a_loop_that_replaces_its_state_goes_on(model: Path, tmp_path: Path) -> None:
     callback = SparsityCallback(None, "another state")
     loop = Loop(trainer_of(model, tmp_path, callback))
