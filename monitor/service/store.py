@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.limits import MAX_INTEGER
 from monitor.service import history
+from monitor.service.counts import Summation
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.groups import items_at, last_observations
@@ -52,7 +53,7 @@ class Store:
         self._shown_url = hide_password(url)
         self._held = _held(url)
         self._newest: Key | None = None
-        self._registered: dict[tuple[str, int], Registration] = {}
+        self._summations: dict[tuple[str, int], Summation] = {}
         try:
             self._engine = open_engine(url)
         except StoreError:
@@ -133,7 +134,7 @@ class Store:
             if new:
                 first = {item.sequence: item for item in reversed(batch)}
                 stored = [first[sequence] for sequence in sorted(new)]
-                rows_of(run_id, attempt, stored, self._registration(connection, run_id, attempt)).write(connection)
+                rows_of(run_id, attempt, stored, self._summation(connection, run_id, attempt)).write(connection)
         if new:
             self._newest = (run_id, attempt, max(new))
         return new
@@ -237,17 +238,17 @@ class Store:
         )
         return [Registration.FromString(row.registration) for row in rows]
 
-    def _registration(self, connection: Connection, run_id: str, attempt: int) -> Registration:
-        """Return a registration as it is stored. It never changes, and items come one or a few at a time."""
-        if (run_id, attempt) not in self._registered:
+    def _summation(self, connection: Connection, run_id: str, attempt: int) -> Summation:
+        """Return what adds up the items of an attempt. They come a few at a time."""
+        if (run_id, attempt) not in self._summations:
             of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
             row = connection.execute(select(attempts.c.registration).where(*of_attempt)).scalar_one()
-            self._registered[run_id, attempt] = Registration.FromString(row)
-        return self._registered[run_id, attempt]
+            self._summations[run_id, attempt] = Summation(Registration.FromString(row))
+        return self._summations[run_id, attempt]
 
     def _forget_curves(self, connection: Connection, run_id: str) -> None:
         """Leave no curves of a run that another program took out of the store: if it comes again, so do they."""
-        self._registered = {key: each for key, each in self._registered.items() if key[0] != run_id}
+        self._summations = {key: each for key, each in self._summations.items() if key[0] != run_id}
         for table in (totals, curve_values):
             gone = ~exists().where(items.c.run_id == run_id)
             connection.execute(delete(table).where(table.c.run_id == run_id, gone))
