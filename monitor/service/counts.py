@@ -100,7 +100,7 @@ class Summation:
         if observation.trained:
             return tuple(observation.trained)
         # Senders that do not say what trains now show it by more changes than the registration allows for.
-        if not (counted := _that_need_training(observation)):
+        if self._trained == self._weights or not (counted := _that_need_training(observation)):
             return self._trained
         most = counted[0] if len(counted) == 1 else list(map(max, *counted))
         return tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from operator import add
+from operator import add, gt
 
 from monitor.wire.monitor_pb2 import Observation, Registration
 
@@ -54,6 +54,11 @@ class TransferSizes:
         self._has_sixteen_bits = registration.visible_dtype in _SIXTEEN_BITS
         self._dense = [_VALUE_BYTES * each for each in weights]
         self._mask = [-(-each // 8) for each in weights]
+        # Up to as many changes, indices and values take least.
+        self._most_for_indices = [
+            min(mask // _INDEX_BYTES, dense // (_INDEX_BYTES + _VALUE_BYTES))
+            for mask, dense in zip(self._mask, self._dense, strict=True)
+        ]
 
     def transfer_of(self, observation: Observation) -> Transfer | None:
         """Return the transfer of the latest weight sync, or of one at each observation where none is told.
@@ -78,6 +83,9 @@ class TransferSizes:
 
         Source: arXiv 2602.03839.
         """
+        if not any(map(gt, changed, self._most_for_indices)):
+            # So it is wherever updates are sparse, and this is faster.
+            return (_INDEX_BYTES + _VALUE_BYTES) * sum(changed)
         values = [_VALUE_BYTES * each for each in changed]
         with_indices = [(_INDEX_BYTES + _VALUE_BYTES) * each for each in changed]
         return sum(map(min, with_indices, map(add, self._mask, values), self._dense))
