@@ -34,7 +34,7 @@ ROOMS = {
     "limits": "errors environment wire",
     "observe": "errors",
     "verdict": "errors observe",
-    "report": "errors limits posix terminal version wire observe",
+    "report": "errors limits posix terminal version wire observe verdict",
     "training": "environment errors limits percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
     "loop": "verdict observe report training",
@@ -47,7 +47,7 @@ ROOMS = {
 }
 
 # Of these it may import types only: the uploader and the service run where torch is not.
-TYPES_ONLY = {"report": "observe"}
+TYPES_ONLY = {"report": "observe verdict"}
 
 # A file or folder of monitor/observe/ → what it may import there besides itself. From the bits up to the face.
 OBSERVE = {

@@ -198,7 +198,7 @@ class ObservedRun:
             self._pace.see(observation)
             self.last_verdict = self._dense_watch.see(observation)
             if self._reporter is not None:
-                self._reporter.report(observation)
+                self._reporter.report(observation, self.last_verdict)
 
     def answer_dense_updates(self, answer: Answer) -> None:
         """Do what the user asked for when updates are dense."""

@@ -85,6 +85,21 @@ def test_weights_that_nothing_can_be_said_of_are_named_where_there_are_some(clie
     assert "Nothing can be said of 634 weights" in client.http.get(f"/runs/{run_id}").text
 
 
+def test_the_verdict_stands_on_the_pages_once_there_is_one(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1)])
+    address = f"/api/v1/runs/{run_id}"
+    assert client.http.get(f"{address}/verdict").json() is None
+    assert client.http.get(address).json()["verdict"] is None
+    reason = "86 % of 1,000 trained weights equal the base (cumulative sparsity, bits in bfloat16)"
+    client.send(run_id, [observed(2, verdict=pb.Verdict(kind="sparse", reason=f"{reason} <b>"))])
+    expected = {"kind": "sparse", "step": 2, "reason": f"{reason} <b>"}
+    assert client.http.get(f"{address}/verdict").json() == client.http.get(address).json()["verdict"] == expected
+    assert f"<b>sparse</b> at step 2: {reason} &lt;b&gt;." in client.http.get(f"/runs/{run_id}").text
+    (row,) = (row for row in client.http.get("/").text.split("<tr>") if f"/runs/{run_id}" in row)
+    assert f'title="{reason} &lt;b&gt;">sparse</td>' in row
+
+
 def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
     client.send(run_id, [observed(1)])

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Requ
 from pydantic import WithJsonSchema
 
 from monitor.limits import MAX_INTEGER
-from monitor.service.api import ReferenceJson
+from monitor.service.api import ReferenceJson, VerdictJson
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import shortened
 from monitor.service.interface import tables
@@ -121,6 +121,11 @@ def _add_runs(router: APIRouter, settings: ServiceSettings, recorder: Recorder, 
         found = find(run_id)
         detail = run_detail_json(found, time.time(), settings)
         return RunV1Json(**detail.model_dump(), fields=fields_of(found))
+
+    @router.get("/runs/{run_id}/verdict")
+    def verdict(run_id: _RunId) -> VerdictJson | None:
+        """Say what the latest observations mean, as the training judged them; null where it did not."""
+        return run_json(find(run_id), time.time(), settings).verdict
 
     @router.get("/runs/{run_id}/references")
     def references(run_id: _RunId) -> list[ReferenceJson]:
