@@ -21,23 +21,21 @@ pytestmark = pytest.mark.xdist_group("parallel")
 
 
 def train_with_prime_rl(directory: Path, cpu_offload: bool) -> list[Any]:
-    """Train two steps, and two more from the checkpoint of the second, which is the last."""
+    """Train two steps, and two more from the checkpoint of the second; then one as if it had been saved unobserved."""
     prime_rl_stand_in.install()
     example = import_example("prime_rl_train")
     watches = _watches(example)
     config = prime_rl_stand_in.TrainerConfig(directory, 2, str(directory / "base"), optim_cpu_offload=cpu_offload)
-    # The second training is another process's.
-    example.train.__wrapped__(config)
-    prime_rl_stand_in.install()
-    example.train.__wrapped__(replace(config, max_steps=4, resume_step=2))
+    # Without `clean_exit`, after which there is no process group any more.
+    train = example.train.__wrapped__
+    train(config)
+    train(replace(config, max_steps=4, resume_step=2))
     if torch.distributed.get_rank() == 0:
         shutil.rmtree(directory / "checkpoints" / "step_2" / "trainer" / "sparsity_monitor")
     torch.distributed.barrier()
-    prime_rl_stand_in.install()
-    elsewhere = replace(config, output_dir=directory)
-    example.train.__wrapped__(replace(elsewhere, max_steps=3, resume_step=2))
+    train(replace(config, max_steps=3, resume_step=2))
     with pytest.raises(AssertionError, match="full_offload"):
-        example.train.__wrapped__(replace(config, full_offload=True))
+        train(replace(config, full_offload=True))
     return [each.last_observation for each in watches]
 
 
