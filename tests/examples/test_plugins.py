@@ -6,14 +6,18 @@ Each stand-in says which source it stands for, and trains with a real Trainer, m
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import runpy
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import transformers.trainer
 import yaml
 from transformers import Trainer, TrainingArguments
 
@@ -121,3 +125,32 @@ def test_llama_factory_takes_the_callback_by_its_function(
     stand_in(monkeypatch, "llamafactory.train.tuner", run_exp=run_exp)
     runpy.run_path(str(EXAMPLES / "llama_factory_train.py"), run_name="__main__")
     assert_observed(trainers[0], model, tmp_path)
+
+
+def test_the_loop_that_unsloth_makes_of_the_trainers_source_is_observed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """unsloth 2026.8.19: models/llama.py, FastLlamaModel.from_pretrained.
+
+    It takes the source of `Trainer._inner_training_loop`, renames it, and executes it in a module of its own.
+    """
+    source = textwrap.dedent(inspect.getsource(Trainer._inner_training_loop))
+    names: dict[str, Any] = vars(transformers.trainer) | {"__name__": "unsloth.models.llama"}
+    exec(source.replace("_inner_training_loop", "_fast_inner_training_loop", 1), names)
+    monkeypatch.setattr(Trainer, "_inner_training_loop", names["_fast_inner_training_loop"])
+    trainer = make_trainer(model, tmp_path, [SparsityCallback()])
+    trainer.train()
+    assert_observed(trainer, model, tmp_path)
+
+
+def test_the_table_of_frameworks_names_the_versions_of_the_examples() -> None:
+    table = (EXAMPLES / "FRAMEWORKS.md").read_text()
+    rows = {name: row for row in table.splitlines() for name in re.findall(r"\]\((\w+)\.py\): ", row)}
+    written = {
+        path.stem: found[1]
+        for path in EXAMPLES.glob("*.py")
+        if (found := re.search(r"Written for (\S+ \d[\w.]*\w)", path.read_text()))
+    }
+    assert len(rows) == len(written) == 5
+    for name, version in written.items():
+        assert rows[name].startswith(f"| {version}")
