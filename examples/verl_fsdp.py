@@ -1,7 +1,7 @@
 """verl's FSDP engine, observed: the actor of PPO, GRPO and their like, on all of its workers. Written for verl 0.9.0.
 
-PYTHONPATH=examples python -m verl.trainer.main_ppo … actor_rollout_ref.actor.strategy=fsdp2 \\
-    actor_rollout_ref.model.external_lib=verl_fsdp \\
+PYTHONPATH=$PWD/examples python -m verl.trainer.main_ppo … \\
+    actor_rollout_ref.actor.strategy=fsdp2 actor_rollout_ref.model.external_lib=verl_fsdp \\
     +ray_kwargs.ray_init.runtime_env.env_vars.SPARSITY_MONITOR_TARGET=monitor.example:50051 \\
     +ray_kwargs.ray_init.runtime_env.env_vars.SPARSITY_MONITOR_OUTPUT_DIR=/runs/my-grpo
 

@@ -32,11 +32,21 @@ def train_with_verl(directory: Path, param_offload: bool) -> list[Any]:
         engine = kind(load_sharded(str(directory / "base")), ROUNDS, param_offload=param_offload)
         if number:
             engine.load_checkpoint(checkpoint)
-        verl_stand_in.train_mini_batches(engine, [batch(MINI_BATCHES * number + each) for each in range(MINI_BATCHES)])
+        verl_stand_in.train_mini_batches(engine, batches_of(number))
         save_whole(engine.module, directory / f"weights-{number}")
         engine.save_checkpoint(checkpoint, None, number + 1, max_ckpt_to_keep=1)
         observations.append(engine.watch.last_observation)
+    plain = verl_stand_in.FSDPEngineWithLMHead(
+        load_sharded(str(directory / "base")), ROUNDS, param_offload=param_offload
+    )
+    verl_stand_in.train_mini_batches(plain, batches_of(0))
+    save_whole(plain.module, directory / "unobserved")
     return observations
+
+
+def batches_of(number: int) -> list[Any]:
+    """The mini-batches of a round."""
+    return [batch(MINI_BATCHES * number + each) for each in range(MINI_BATCHES)]
 
 
 @pytest.mark.parametrize("param_offload", [False, True])
@@ -48,6 +58,9 @@ def test_the_actor_of_verl_is_counted_on_all_workers_and_across_a_resume(param_o
     for observations in run_together(train_with_verl, 2, tmp_path, param_offload):
         for number, observation in enumerate(observations):
             assert_counted(observation, base, tmp_path / f"weights-{number}")
+    # Without the monitor, the first round is the same bit for bit.
+    first, unobserved = (tmp_path / name / "model.safetensors" for name in ("weights-0", "unobserved"))
+    assert first.read_bytes() == unobserved.read_bytes()
     logs = recorded_in(tmp_path / "run", "training_log")
     steps = [each.step for each in recorded_in(tmp_path / "run", "observation")]
     assert steps == [each.step for each in logs] == list(range(1, ROUNDS * MINI_BATCHES + 1))
