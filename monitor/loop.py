@@ -86,11 +86,12 @@ class Watch:
         """The latest observation, the same in every process; None before the first. On CUDA it is one step behind."""
         return self._run.last_observation
 
-    def step(self, step: int, logs: Mapping[str, object] | None = None) -> bool:
+    def step(self, step: int | None = None, logs: Mapping[str, object] | None = None) -> bool:
         """Observe the weights after an optimizer step, before anything else is done to them.
 
         Args:
-            step: optimizer steps that the weights have made, from 1 on, and after a resume from where it goes on.
+            step: optimizer steps that the weights have made, from 1 on, and after a resume from where it goes on. By
+                default one more than the last, as where a framework's hook is not told the number.
             logs: what is reported beside the observation, name → number, such as {"loss": 0.3}. Tensors of one element
                 are read without waiting for the device.
 
@@ -99,7 +100,7 @@ class Watch:
         """
         if not self._run.is_elsewhere:
             with self._never_disturbing("training goes on"):
-                self._observe(step, logs)
+                self._observe(self._step + 1 if step is None else step, logs)
         return self._should_stop
 
     def save(self, directory: str | Path) -> None:
