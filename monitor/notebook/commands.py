@@ -12,7 +12,7 @@ from monitor.analysis.in_words import errors_in_words
 from monitor.terminal import printable
 
 _Runs = typer.Argument(
-    metavar="RUN...",
+    metavar="RUN",
     help="Output directory of a training, or address of a service: http://HOST:PORT. #RUN behind either names one.",
 )
 

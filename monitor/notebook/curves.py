@@ -25,17 +25,20 @@ class Kind(NamedTuple):
         column: of the observations.
         against: what it is measured against, in words.
         bands: published ones with their names and colours.
+        comparable: what has to be known to compare with them.
     """
 
     column: str
     title: str
     against: str
     bands: tuple[tuple[str, Band, str], ...]
+    comparable: str
 
     @property
-    def sources(self) -> str:
-        """Say what the bands are, and where they were published."""
-        return " ".join(f"Band “{name} {band}”: {band.source}." for name, band, _ in self.bands)
+    def published(self) -> str:
+        """Say what the bands are, where they were published, and what compares with them."""
+        named = [f"Band “{name} {band}”: {band.source}." for name, band, _ in self.bands]
+        return " ".join([*named, self.comparable])
 
 
 CUMULATIVE = Kind(
@@ -43,12 +46,14 @@ CUMULATIVE = Kind(
     "Cumulative sparsity",
     "equal to the base",
     (("published RL", RL_CUMULATIVE, _GREEN), ("published SFT", SFT_CUMULATIVE, _ORANGE)),
+    "All of these train every weight.",
 )
 STEP = Kind(
     "step_sparsity",
     "Step sparsity",
     "equal to the previous observation",
     (("published RL", RL_STEP, _GREEN), ("published SFT", SFT_STEP, _ORANGE)),
+    "Both are one step apart; with float32 master weights, and over more steps, step sparsity is lower.",
 )
 
 

@@ -47,7 +47,7 @@ def _named(run: LoadedRun, runs: Sequence[LoadedRun]) -> str:
 def _measured(report: Report, runs: Sequence[LoadedRun]) -> None:
     report.heading("What is measured")
     about = [run.described for run in runs]
-    versions = dict.fromkeys(library for each in about for library in each.library_versions)
+    versions = dict.fromkeys(library for each in about for library in sorted(each.library_versions))
     labels = dict.fromkeys(label for each in about for label in each.labels)
     rows: list[list[object]] = [
         ["run id", *(each.run_id for each in about)],
@@ -83,7 +83,7 @@ def _curves(report: Report, runs: Sequence[LoadedRun]) -> None:
 
 
 def _caption(kind: Kind) -> str:
-    return f"{kind.title}: share of the trained weights that are {kind.against}. {kind.sources}"
+    return f"{kind.title}: share of the trained weights that are {kind.against}. {kind.published}"
 
 
 def _totals(report: Report, runs: Sequence[LoadedRun]) -> None:
@@ -92,12 +92,14 @@ def _totals(report: Report, runs: Sequence[LoadedRun]) -> None:
     rows: list[list[object]] = [
         ["step", *(_count(each["step"]) for each in last)],
         ["observations", *(f"{len(run.observations):,}" for run in runs)],
+        ["steps since the observation before", *(_count(each["stride"]) for each in last)],
         ["cumulative sparsity", *(_share(each["cumulative_sparsity"]) for each in last)],
         ["step sparsity", *(_share(each["step_sparsity"]) for each in last)],
         *[_row(name.replace("_", " "), (_count(each[name]) for each in last)) for name in _COUNTS],
     ]
     measured = "; ".join(dict.fromkeys(run.described.measured_as for run in runs))
-    report.table(["", *(_named(run, runs) for run in runs)], rows, f"Weights, over all groups ({measured}). {_MEANING}")
+    report.table(["", *(_named(run, runs) for run in runs)], rows, f"Weights, over all groups ({measured}).")
+    report.paragraph(_MEANING)
 
 
 def _layers(report: Report, run: LoadedRun, runs: Sequence[LoadedRun]) -> None:
@@ -115,7 +117,14 @@ def _layers(report: Report, run: LoadedRun, runs: Sequence[LoadedRun]) -> None:
             f"Cumulative sparsity at step {step} ({measured}); an empty cell is no group.",
         )
     report.table(
-        ["layer", "module", "weights", *(name.replace("_", " ") for name in _GROUP_COUNTS), "cumulative", "step"],
+        [
+            "layer",
+            "module",
+            "weights",
+            *(name.replace("_", " ") for name in _GROUP_COUNTS),
+            "cumulative sparsity",
+            "step sparsity",
+        ],
         [
             [
                 row["layer"],
