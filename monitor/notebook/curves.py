@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from monitor.errors import ConfigurationError, MissingLibraryError
 from monitor.grafana.alerts.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.notebook.run import LoadedRun
+from monitor.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +109,7 @@ def label(run: LoadedRun) -> str:
 
 def _named(run: LoadedRun) -> str:
     # matplotlib takes what stands between dollar signs for a formula, and hides what begins with an underscore.
-    return (run.name or run.run_id).replace("$", r"\$").lstrip("_")
+    return printable(run.name or run.run_id).replace("$", r"\$").lstrip("_")
 
 
 def _marked(points: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from monitor.errors import ConfigurationError, name_some, shown
+from monitor.terminal import printable
 
 Columns = Mapping[str, Sequence[object]]
 """Name of a column → its values, equally many in each; None was not measured."""
@@ -90,7 +91,9 @@ def chosen(runs: Mapping[str, str], wanted: str | None, where: str) -> str:
         return str(wanted)
     if len(found) == 1:
         return found[0]
-    listed = name_some([f"{run!r} ({runs[run]})" if runs[run] else repr(run) for run in (found or runs)], limit=20)
+    listed = name_some(
+        [f"{run!r} ({printable(runs[run])})" if runs[run] else repr(run) for run in (found or runs)], limit=20
+    )
     if not runs:
         raise ConfigurationError(f"{where} has no run yet. Give the address or directory of one that was reported.")
     if found:

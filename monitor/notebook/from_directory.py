@@ -10,6 +10,7 @@ from pathlib import Path
 from monitor.notebook.described import Columns, Described, chosen
 from monitor.notebook.totals import (
     GROUP_COLUMNS,
+    OBSERVATION_COLUMNS,
     REFERENCE_COLUMNS,
     Row,
     group_rows,
@@ -92,7 +93,7 @@ class DirectorySource:
         for attempt, observation in self._observations:
             place: Row = {"step": observation.step, "time": observation.observed_at, "attempt": attempt}
             rows.append(place | observation_row(observation, self._attempts[attempt].registration))
-        return _columns(rows)
+        return _columns(rows, OBSERVATION_COLUMNS)
 
     def groups(self) -> Columns:
         """See Source."""
@@ -226,9 +227,9 @@ def _remarks(run_id: str, attempts: Iterable[_Attempt]) -> list[str]:
     return remarks
 
 
-def _columns(rows: list[Row], names: Iterable[str] = ()) -> Columns:
-    columns: dict[str, list[object]] = {name: [] for name in (rows[0] if rows else names)}
-    # Attempts may differ in what they count besides.
+def _columns(rows: list[Row], names: Iterable[str]) -> Columns:
+    columns: dict[str, list[object]] = {name: [] for name in names}
+    # Tolerances are the run's own, and attempts may differ in them.
     for row in rows:
         for name in row:
             columns.setdefault(name, [])

@@ -60,6 +60,8 @@ _VERSION = "The service has to be of this version or a newer one, and this its a
 def _said(error: HTTPError) -> str:
     """Return the detail of a problem as in RFC 9457, or else the status."""
     try:
-        return str(json.load(error)["detail"])
+        detail = str(json.load(error)["detail"])
     except (ValueError, KeyError, TypeError, OSError):
-        return f"{error.code} {error.reason}. {_VERSION}"
+        detail = error.reason
+    # What any server says of an address that it does not have.
+    return f"{error.code} {detail}. {_VERSION}" if detail == error.reason else detail

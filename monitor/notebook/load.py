@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from pathlib import Path
+from urllib.parse import unquote
 
 from monitor.errors import ConfigurationError, shown
 from monitor.notebook.frames import pandas
@@ -14,6 +15,8 @@ from monitor.notebook.from_service import ServiceSource
 from monitor.notebook.run import LoadedRun
 
 _URL = re.compile(r"[a-z]+://", re.IGNORECASE)
+# The address that a browser shows while it shows a run.
+_PAGE = re.compile(r"(.*)/runs/([^/]+)/?")
 
 
 def load_run(source: str | os.PathLike[str], run: str | None = None) -> LoadedRun:
@@ -21,7 +24,8 @@ def load_run(source: str | os.PathLike[str], run: str | None = None) -> LoadedRu
 
     Args:
         source: the output directory of a training, which may still go on; or the address of a service for browsers,
-            such as "http://127.0.0.1:8765". "#" and a run may follow: "http://127.0.0.1:8765#grpo-1".
+            such as "http://127.0.0.1:8765", or of a run's page there. "#" and a run may follow either:
+            "http://127.0.0.1:8765#grpo-1".
         run: id or name of the run, where there are several.
 
     Warns:
@@ -53,13 +57,10 @@ def opened(source: str | os.PathLike[str], run: str | None = None) -> LoadedRun:
 
 def _split(source: str) -> tuple[str, str | None]:
     """Return where the run is, and which it is."""
+    if _URL.match(source):
+        where, _, run = source.partition("#")
+        page = _PAGE.fullmatch(where)
+        return (page[1], run or unquote(page[2])) if page else (where, run or None)
     # A directory may have the character in its name.
-    if not _URL.match(source) and Path(source).exists():
-        return source, None
-    where, _, run = source.partition("#") if _URL.match(source) else _from_behind(source)
-    return where, run or None
-
-
-def _from_behind(source: str) -> tuple[str, str, str]:
     where, mark, run = source.rpartition("#")
-    return (where, mark, run) if mark else (source, "", "")
+    return (where, run or None) if mark and not Path(source).exists() else (source, None)

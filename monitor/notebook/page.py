@@ -13,6 +13,7 @@ from monitor.percent import percent
 _NOT_MEASURED = "not measured"
 _COUNTS = ("trained", "changed", "step_changed", "touched", "transient", "hidden", "non_finite")
 _GROUP_COUNTS = ("changed", "step_changed", "touched", "hidden")
+_SPARSITIES = ("cumulative_sparsity", "step_sparsity")
 _MEANING = (
     "Changed: differs from the base. Step changed: differs from the previous observation. Touched: moved at some "
     "observation so far; transient: moved, and came back. Hidden: the stored weight differs from the base, the visible "
@@ -117,20 +118,13 @@ def _layers(report: Report, run: LoadedRun, runs: Sequence[LoadedRun]) -> None:
             f"Cumulative sparsity at step {step} ({measured}); an empty cell is no group.",
         )
     report.table(
-        [
-            "layer",
-            "module",
-            "weights",
-            *(name.replace("_", " ") for name in _GROUP_COUNTS),
-            "cumulative sparsity",
-            "step sparsity",
-        ],
+        ["layer", "module", *(name.replace("_", " ") for name in ("weights", *_GROUP_COUNTS, *_SPARSITIES))],
         [
             [
                 row["layer"],
                 row["module"],
                 *(_count(row[name]) for name in ("weights", *_GROUP_COUNTS)),
-                *(_share(row[name]) for name in ("cumulative_sparsity", "step_sparsity")),
+                *(_share(row[name]) for name in _SPARSITIES),
             ]
             for row in groups.to_dict("records")
         ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from monitor.notebook.described import Described, Source
 from monitor.notebook.frames import frame
+from monitor.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ class LoadedRun:
     def __repr__(self) -> str:
         about = self.described
         lines = [
-            f"run {about.run_id} ({about.name}): {len(self.observations):,} observations, {about.state}, of "
+            printable(f"run {about.run_id} ({about.name}): {len(self.observations):,} observations, {about.state}"),
             f"{about.weights:,} weights; {about.measured_as}",
             *about.remarks,
         ]

@@ -14,6 +14,7 @@ Row = dict[str, object]
 
 RATIOS = ("cumulative_sparsity", "step_sparsity")
 _COUNTED = {"cumulative_sparsity": "changed", "step_sparsity": "step_changed"}
+OBSERVATION_COLUMNS = ("step", "time", "attempt", *FIELDS)
 GROUP_COLUMNS = ("step", "layer", "module", "weights", *RATIOS, *COUNTS)
 REFERENCE_COLUMNS = ("step", "name", "weights", "intersection", "overlap_o1", "overlap_o2", "lift")
 

@@ -14,6 +14,7 @@ import pytest
 
 from monitor import load_run
 from monitor.errors import ConfigurationError, ReportingError, SpoolError
+from monitor.report.elsewhere import leave_link
 from monitor.report.spool import AttemptKey, Spool
 from tests.notebook.conftest import STEPS, Trained
 from tests.service.messages import logged, observed, registration
@@ -56,6 +57,7 @@ def test_a_service_gives_the_same_frames_as_the_directory(trained: Trained, name
 
 def test_a_run_is_described_alike_from_both(trained: Trained) -> None:
     here, there = load_run(trained.output), load_run(f"{trained.url}/#{trained.run_id}")
+    assert load_run(f"{trained.url}/runs/{trained.run_id}").run_id == here.run_id
     for name in ("run_id", "name", "labels", "criterion", "visible_dtype"):
         assert getattr(here, name) == getattr(there, name), name
     assert (here.name, here.labels, here.criterion, here.visible_dtype) == (
@@ -125,6 +127,17 @@ def test_a_resume_supersedes_what_was_observed_beyond_it(tmp_path: Path) -> None
     assert frame[["step", "attempt", "changed"]].values.tolist() == [[1, 1, 50], [2, 1, 50], [3, 2, 100]]
 
 
+def test_a_run_that_went_on_elsewhere_is_followed_there(tmp_path: Path) -> None:
+    key = AttemptKey("run", 1)
+    with closing(_spool(tmp_path / "output", "run")) as spool, closing(_spool(tmp_path / "elsewhere", "run")) as other:
+        other.append(key, [(4, observed(4).SerializeToString())])
+        spool.leave(key)
+        leave_link(spool.directory, key, other.directory)
+    run = load_run(tmp_path / "output")
+    assert run.observations["step"].tolist() == [1, 2, 3, 4]
+    assert not run.described.remarks
+
+
 def test_nothing_is_written_to_a_directory_that_is_read(tmp_path: Path) -> None:
     with closing(_spool(tmp_path, "run")) as spool:
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -190,7 +203,7 @@ def test_a_service_that_is_not_there_or_is_none_is_said_in_a_sentence(trained: T
         load_run("http://127.0.0.1:1")
     with pytest.raises(ReportingError, match="not that of gRPC"):
         load_run(f"http://{trained.client.listening.grpc_address}")
-    with pytest.raises(ReportingError, match="does not answer: "):
+    with pytest.raises(ReportingError, match=r"does not answer: 404 Not Found\. The service has to be of this version"):
         load_run(f"{trained.url}/nowhere#run")
     with pytest.raises(ConfigurationError, match=r"the service at .* has 2 runs: .*'long' \(a run\)"):
         load_run(trained.url)

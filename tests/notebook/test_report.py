@@ -1,4 +1,4 @@
-"""`sparsity-monitor report` as a person meets it: one page with the integers of its source, a sentence for bad input."""
+"""`sparsity-monitor report` as a person meets it: a page with the integers of its source, and words for bad input."""
 
 from __future__ import annotations
 
