@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -203,12 +206,38 @@ def test_a_service_that_is_not_there_or_is_none_is_said_in_a_sentence(trained: T
         load_run("http://127.0.0.1:1")
     with pytest.raises(ReportingError, match="not that of gRPC"):
         load_run(f"http://{trained.client.listening.grpc_address}")
-    with pytest.raises(ReportingError, match=r"does not answer: 404 Not Found\. The service has to be of this version"):
+    with pytest.raises(ReportingError, match="does not answer: there is nothing at"):
         load_run(f"{trained.url}/nowhere#run")
     with pytest.raises(ConfigurationError, match=r"the service at .* has 2 runs: .*'long' \(a run\)"):
         load_run(trained.url)
     with pytest.raises(ConfigurationError, match="without a password"):
         load_run("http://user:secret@127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, b'{"detail": "Not Found"}', "404 Not Found. The service has to be of this version or a newer one"),
+        (502, b"<html>", "502 Bad Gateway. The service"),
+        (200, b"<html>", "but not as a sparsity-monitor service does"),
+    ],
+)
+def test_a_server_that_is_another_one_or_older_is_said_to_be(status: int, body: bytes, said: str) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(ReportingError, match=re.escape(said)):
+            load_run(f"http://127.0.0.1:{server.server_port}")
+        thread.join()
 
 
 def test_without_pandas_one_sentence_says_what_to_install(tmp_path: Path) -> None:
