@@ -46,10 +46,11 @@ class _Attempt:
     items: dict[int, Item] = field(default_factory=dict)
 
     def add(self, known: SpooledAttempt, items: Iterable[tuple[int, bytes]]) -> None:
-        self.appended = max(self.appended, known.last_sequence)
         self.dropped = max(self.dropped, known.dropped)
         self.finished = self.finished or known.finished
         self.items |= {sequence: Item.FromString(item) for sequence, item in items}
+        # The run may have gone on since the attempt was looked at.
+        self.appended = max(self.appended, known.last_sequence, *self.items, 0)
 
 
 class DirectorySource:

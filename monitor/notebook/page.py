@@ -12,7 +12,7 @@ from monitor.percent import percent
 
 _NOT_MEASURED = "not measured"
 _COUNTS = ("trained", "changed", "step_changed", "touched", "transient", "hidden", "non_finite")
-_GROUP_COUNTS = ("changed", "step_changed", "touched", "hidden")
+_GROUP_COUNTS = ("changed", "step_changed", "touched")
 _SPARSITIES = ("cumulative_sparsity", "step_sparsity")
 _MEANING = (
     "Changed: differs from the base. Step changed: differs from the previous observation. Touched: moved at some "
@@ -113,7 +113,7 @@ def _layers(report: Report, run: LoadedRun, runs: Sequence[LoadedRun]) -> None:
     shown = [module for module in modules if any((layer, module) in shares for layer in inside)]
     if inside:
         report.table(
-            ["layer", *shown],
+            ["layer", *_short(shown)],
             [[layer, *(_cell(shares, layer, module) for module in shown)] for layer in inside],
             f"Cumulative sparsity at step {step} ({measured}); an empty cell is no group.",
         )
@@ -130,6 +130,12 @@ def _layers(report: Report, run: LoadedRun, runs: Sequence[LoadedRun]) -> None:
         ],
         f"Weights, and both sparsities, of each group at step {step} ({measured}).",
     )
+
+
+def _short(modules: list[str]) -> list[str]:
+    """Return the modules by the last part of their names, where that tells them apart."""
+    last = [module.rpartition(".")[2] for module in modules]
+    return last if len(set(last)) == len(last) else modules
 
 
 def _cell(shares: dict[tuple[str, str], float], layer: str, module: str) -> str:
@@ -184,4 +190,4 @@ def _share(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    return _NOT_MEASURED if _is_missing(value) else f"{value:.3g}"
+    return _NOT_MEASURED if _is_missing(value) else f"{value:.3f}"

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -85,9 +86,7 @@ def test_what_the_service_has_is_said_to_be_missing_in_the_directory(trained: Tr
         run.plot()
 
 
-def test_the_plot_shows_every_observation_and_names_the_published_bands(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plot_shows_every_observation_and_names_the_published_bands(trained: Trained) -> None:
     from matplotlib import pyplot
 
     run = load_run(trained.output)
@@ -124,10 +123,10 @@ def test_several_runs_are_listed_where_none_is_named(tmp_path: Path) -> None:
 def test_a_resume_supersedes_what_was_observed_beyond_it(tmp_path: Path) -> None:
     with closing(_spool(tmp_path, "run")) as spool:
         key = AttemptKey("run", 2)
-        spool.begin(key, registration(attempt=2, resumed_from_step=2).SerializeToString())
-        spool.append(key, [(1, observed(1, step=3, changed=[0, 99, 1]).SerializeToString())])
+        spool.begin(key, registration(attempt=2, resumed_from_step=1).SerializeToString())
+        spool.append(key, [(1, observed(1, step=2, changed=[0, 99, 1]).SerializeToString())])
     frame = load_run(tmp_path).observations
-    assert frame[["step", "attempt", "changed"]].values.tolist() == [[1, 1, 50], [2, 1, 50], [3, 2, 100]]
+    assert frame[["step", "attempt", "changed"]].values.tolist() == [[1, 1, 50], [2, 2, 100]]
 
 
 def test_a_run_that_went_on_elsewhere_is_followed_there(tmp_path: Path) -> None:
@@ -139,6 +138,21 @@ def test_a_run_that_went_on_elsewhere_is_followed_there(tmp_path: Path) -> None:
     run = load_run(tmp_path / "output")
     assert run.observations["step"].tolist() == [1, 2, 3, 4]
     assert not run.described.remarks
+
+
+def test_what_is_delivered_and_what_is_lost_are_counted_apart(tmp_path: Path) -> None:
+    key = AttemptKey("run", 1)
+    with closing(_spool(tmp_path, "run")) as spool:
+        spool.acknowledge(key, 2)
+        # Number 4 was lost before it came here.
+        spool.append(key, [(5, observed(5).SerializeToString())])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        run = load_run(tmp_path)
+    assert run.observations["step"].tolist() == [3, 5]
+    delivered, lost = (str(each.message) for each in warned)
+    assert delivered.startswith("2 of the 5 observations and logs of this run are not in its directory any more")
+    assert lost.startswith("1 of the 5 observations and logs of this run are lost")
 
 
 def test_nothing_is_written_to_a_directory_that_is_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,13 @@ def test_a_directory_and_a_service_give_a_page_with_the_integers_of_the_training
     for name in ("changed", "step_changed", "touched", "hidden"):
         total = f"{sum(getattr(last, name)):,}"
         assert [name.replace("_", " "), total, total] in rows
-    groups = [row for row in rows if len(row) == 9 and row[2] != "weights"]
+    groups = [row for row in rows if len(row) == 8 and re.fullmatch(r"-|\d\d", row[0])]
     assert len(groups) == 2 * len(last.changed)
     assert [row[3] for row in groups] == [f"{count:,}" for count in [*last.changed, *last.changed]]
+    # As a matrix of layers and modules, too.
+    shares = {(row[0], row[1].split(".")[-1]): row[6] for row in groups}
+    head, first = next((head, row) for head, row in pairwise(rows) if "q_proj" in head)
+    assert first == ["00", *(shares["00", module] for module in head[1:])]
     intersection = f"{sum(last.references[0].intersection):,}"
     assert [row[4] for row in rows if row[1:2] == ["lowest"]] == [intersection] * 2
     assert ["step", str(STEPS), str(STEPS)] in rows
