@@ -11,6 +11,7 @@ from monitor.version import __version__
 if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
     from monitor.loop import Watch, watch
+    from monitor.notebook.load import load_run
     from monitor.observe.masks.file import MaskFile
     from monitor.observe.masks.mask import UpdateMask
     from monitor.observe.observation import Observation
@@ -33,6 +34,7 @@ __all__ = [
     "Verdict",
     "Watch",
     "__version__",
+    "load_run",
     "watch",
 ]
 
@@ -49,6 +51,7 @@ _HOMES = {
     "UpdateObserver": ".observe.observer",
     "Verdict": ".verdict",
     "Watch": ".loop",
+    "load_run": ".notebook.load",
     "watch": ".loop",
 }
 

@@ -17,7 +17,7 @@ _DEFAULT_TARGET, _PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
 _RUN_ID_HELP = "Deliver what the service never accepted as a run of its own, under this identity."
 _MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[{}]"'
 # The extra that a command needs; the others need `service`.
-_EXTRAS = dict.fromkeys(("diff", "mask", "structure", "delta"), "analysis")
+_EXTRAS = dict.fromkeys(("diff", "mask", "structure", "delta", "report"), "analysis")
 
 
 def main() -> None:
@@ -194,8 +194,10 @@ def _add_analysis(app: "typer.Typer") -> None:
     from monitor.analysis.diff_commands import add_diff
     from monitor.analysis.masks.commands import add_mask
     from monitor.analysis.structure.commands import add_structure
+    from monitor.notebook.commands import add_report
 
     add_diff(app)
     add_mask(app)
     add_structure(app)
     add_delta(app)
+    add_report(app)

@@ -2,6 +2,7 @@
 
     callback, loop, training → report → observe        service → wire        grafana → service.families
     cli → report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
+    notebook → report, analysis.html, the service's arithmetic
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -41,9 +42,12 @@ ROOMS = {
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
+    # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
+    "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
+    "analysis.outputs service.counts service.curves.fields service.families service.labels grafana.alerts.published",
     "subnetwork": "errors percent observe training",
-    "cli": "errors terminal version wire report service grafana analysis",
-    "__init__": "version errors verdict observe callback loop subnetwork",
+    "cli": "errors terminal version wire report service grafana analysis notebook",
+    "__init__": "version errors verdict observe callback loop notebook subnetwork",
 }
 
 # Of these it may import types only: the uploader and the service run where torch is not.
@@ -102,7 +106,8 @@ LIBRARIES = {
     "datasets": "callback training",
     "deepspeed": "callback training",
     "peft": "observe.weights.adapters analysis.adapter",
-    "matplotlib": "analysis",
+    "matplotlib": "analysis notebook.curves notebook.run",
+    "pandas": "notebook.frames notebook.run",
     "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
