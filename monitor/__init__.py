@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from monitor.observe.observation import Observation
     from monitor.observe.observer import UpdateObserver
     from monitor.observe.overlap import Overlap
+    from monitor.observe.served.fingerprint import fingerprint
+    from monitor.observe.served.slices import engine_slices
     from monitor.subnetwork.callback import SubnetworkCallback
     from monitor.subnetwork.subnetwork import Subnetwork
     from monitor.verdict import DenseThresholds, Verdict
@@ -33,6 +35,8 @@ __all__ = [
     "Verdict",
     "Watch",
     "__version__",
+    "engine_slices",
+    "fingerprint",
     "watch",
 ]
 
@@ -49,6 +53,8 @@ _HOMES = {
     "UpdateObserver": ".observe.observer",
     "Verdict": ".verdict",
     "Watch": ".loop",
+    "engine_slices": ".observe.served.slices",
+    "fingerprint": ".observe.served.fingerprint",
     "watch": ".loop",
 }
 
