@@ -187,9 +187,11 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         except Exception as error:
             if self.settings.strict:
                 raise
-            # What the caller can change is said in words; it is no error of the monitor.
-            is_ours = not isinstance(error, SparsityMonitorError)
-            logger.warning("sparsity-monitor: %s; training goes on", error, exc_info=is_ours)
+            if isinstance(error, SparsityMonitorError):
+                # The caller's to change, and no error of the monitor.
+                logger.warning("sparsity-monitor: %s Training goes on.", error)
+            else:
+                logger.exception("an error in sparsity-monitor; training goes on")
             return None
 
     def attach(self, trainer: Trainer) -> SparsityCallback:

@@ -102,27 +102,28 @@ class ServedCheck:
                 f"Kept are those of steps {', '.join(map(str, self._kept)) or '(none)'}: call fingerprint() when "
                 "weights are handed to the engine, or served() before the next optimizer step."
             )
-        found = self._compare(_Served.of(given, self._tied), step)
+        found = self._compare(_Served.of(given, self._tied, self._kept[step]), step)
         if self._writes_log:
             self._tell(found)
         return found
 
     def _compare(self, served: _Served, step: int) -> ServedWeights:
         trained = self._kept[step]
-        names = [name for name in trained if name in served.totals]
-        groups = _by_group(trained, names)
+        names = list(served.trained_as)
+        groups = _by_group(trained, served.trained_as)
         differing = {
             _called(key): self._step_of(served, members)
             for key, members in groups.items()
             if not served.agrees(trained, members)
         }
+        compared = set(served.trained_as.values())
         return ServedWeights(
             expected_step=step,
             step=self._step_of(served, names) if differing else step if names else None,
             differing=differing,
             groups=len(groups),
-            only_trained=tuple(name for name in trained if name not in served.totals),
-            only_served=tuple(name for name in served.totals if name not in trained),
+            only_trained=tuple(name for name in trained if name not in compared),
+            only_served=tuple(name for name in served.totals if name not in served.trained_as),
         )
 
     def _step_of(self, served: _Served, names: Sequence[str]) -> int | None:
@@ -171,13 +172,20 @@ class ServedCheck:
 
 @dataclass(frozen=True)
 class _Served:
-    """The numbers of an engine: those of its ranks added up, and how many ranks gave each."""
+    """The numbers of an engine: those of its ranks added up.
+
+    Attributes:
+        totals: name → number.
+        ranks: name → how many ranks gave it.
+        trained_as: name → that of the parameter in the model that trains, of those that it has.
+    """
 
     totals: Mapping[str, int]
     ranks: Mapping[str, int]
+    trained_as: Mapping[str, str]
 
     @classmethod
-    def of(cls, given: Fingerprints, tied: Mapping[str, str]) -> _Served:
+    def of(cls, given: Fingerprints, tied: Mapping[str, str], trained: Mapping[str, int]) -> _Served:
         several = [given] if isinstance(given, Mapping) else given
         if isinstance(several, str) or not isinstance(several, Sequence) or not all(map(_is_fingerprint, several)):
             raise ConfigurationError(
@@ -191,14 +199,13 @@ class _Served:
                 totals[name] += number
                 ranks[name] += 1
         # An engine may have the one, the other, or both names of a tied parameter.
-        for other, name in tied.items():
-            if other in totals and name not in totals:
-                totals[name], ranks[name] = totals.pop(other), ranks.pop(other)
-        return cls(totals, ranks)
+        names = {name: name if name in trained else tied.get(name, "") for name in totals}
+        return cls(totals, ranks, {name: own for name, own in names.items() if own in trained})
 
     def agrees(self, trained: Mapping[str, int], names: Sequence[str]) -> bool:
         """Return whether these are served as they are trained, all of them."""
-        return all(self._is(name, trained[name]) for name in names if name in trained)
+        numbers = ((name, trained.get(self.trained_as[name])) for name in names)
+        return all(number is not None and self._is(name, number) for name, number in numbers)
 
     def _is(self, name: str, number: int) -> bool:
         # What is on several ranks alike, as norms are, comes several times.
@@ -212,11 +219,11 @@ def _is_fingerprint(given: object) -> bool:
     )
 
 
-def _by_group(trained: Mapping[str, int], names: Sequence[str]) -> dict[GroupKey, list[str]]:
+def _by_group(trained: Mapping[str, int], trained_as: Mapping[str, str]) -> dict[GroupKey, list[str]]:
     keys = group_keys(trained)
     groups: dict[GroupKey, list[str]] = {}
-    for name in names:
-        groups.setdefault(keys[name], []).append(name)
+    for name, own in trained_as.items():
+        groups.setdefault(keys[own], []).append(name)
     return groups
 
 
@@ -234,13 +241,9 @@ def _without_names(found: ServedWeights) -> str:
 
 
 def _uncompared(found: ServedWeights) -> str:
-    parts = [
-        f"{len(names)} of {whose}: {name_some(list(names), limit=3)}"
-        for names, whose in ((found.only_trained, "the model that trains"), (found.only_served, "the engine"))
-        if names
-    ]
+    sides = ((found.only_trained, "only the model that trains has"), (found.only_served, "only the engine has"))
+    parts = [f"{whose} {name_some(list(names), limit=3)}" for names, whose in sides if names]
     return (
-        f"whether the engine serves the weights that train cannot be told of all: on one side alone are "
-        f"{', and '.join(parts)}. Name them alike by the slices of fingerprint() on the engine's side. This is said "
-        "once."
+        f"not all that the engine serves can be compared with what trains: {', and '.join(parts)}. On the engine's "
+        "side, give fingerprint() the same names, by its slices or in what it is given. This is said once."
     )

@@ -105,7 +105,8 @@ class Engine:
         return None
 
     def _load_attention(self, rank: int, name: str, part: str, tensor: torch.Tensor) -> None:
-        size, ranks = self._shape.head_dim, self._ranks
+        ranks = self._ranks
+        size = getattr(self._shape, "head_dim", None) or self._shape.hidden_size // self._shape.num_attention_heads
         heads, key_heads = self._shape.num_attention_heads, self._shape.num_key_value_heads
         queries, keys = heads // ranks * size, max(1, key_heads // ranks) * size
         fused = self._fused(rank, name.replace(part, "qkv_proj"), queries + 2 * keys, tensor)
