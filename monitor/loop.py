@@ -43,8 +43,8 @@ class Watch:
     is left by an exception, Ctrl-C among them, a training that has failed with it. After the start, nothing that goes
     wrong with the monitor is raised into the training, unless `strict`.
 
-    On several processes each one has its own, and all of them call `step` and `save` with the same arguments, in the
-    same order. The first one reports.
+    On several processes each one has its own, and all of them call `step`, `save`, `fingerprint` and `served` with the
+    same arguments, in the same order. The first one reports.
     """
 
     def __init__(self, model: nn.Module, settings: LoopSettings) -> None:
@@ -129,7 +129,8 @@ class Watch:
         """Return `monitor.fingerprint` of the weights as they are now, and keep them as those of the present step.
 
         Call it when weights are handed to an engine that goes on beside the training, so that `served` can be asked
-        later, with this step. The last 64 steps are kept. It waits for the device, and reads each weight once.
+        later, with this step; and before the first step, so that an engine that never got any weights is told as such.
+        The last 64 steps are kept. It waits for the device, and reads each weight once.
 
         Returns:
             name → number of each parameter, the same in every process; None where they cannot be told.

@@ -227,7 +227,8 @@ class ObservedRun:
         expected, ranks = self._step if step is None else step, self._observer.ranks
         here = ranks.all_or_none(lambda: self._served.compare(fingerprints, expected) if ranks.rank == 0 else None)
         found = from_text(ranks.from_first("" if here is None else as_text(here)))
-        if self._reporter is not None:
+        # Where nothing could be compared, there is no number of groups that differ: 0 would mean that all is well.
+        if self._reporter is not None and found.groups:
             step_served = {} if found.step is None else {SERVED_STEP: found.step}
             self._reporter.log(self._step, {SERVED_DIFFERING: len(found.differing), **step_served})
         return found

@@ -223,6 +223,7 @@ def test_names_on_one_side_alone_are_said_once(tmp_path: Path, caplog: pytest.Lo
         caplog.clear()
         none = watch.served({f"model.{name}": number for name, number in whole.items()})
     assert (none.groups, none.step, none.is_expected) == (0, None, False)
+    assert [step for step, _ in reported(tmp_path, "served_differing_groups")] == [0, 0]
     (message,) = said(caplog)
     assert "because no name is in both: model.0.weight, model.0.bias and 2 more there, 0.weight, 0.bias" in message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import monitor
@@ -127,6 +129,17 @@ def test_an_observer_has_the_same_of_its_model() -> None:
     assert UpdateObserver(model).fingerprint() == fingerprint(model.named_parameters())
     observer = UpdateObserver(model, visible_dtype="float32")
     assert observer.fingerprint() == fingerprint(model.named_parameters(), visible_dtype="float32")
+
+
+def test_of_adapters_it_is_that_of_the_weights_they_make() -> None:
+    """As they are served where they are merged; the base alone is something else."""
+    torch.manual_seed(0)
+    adapted = get_peft_model(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), LoraConfig(target_modules=["0"], r=2))
+    nn.init.normal_(adapted.base_model.model[0].lora_B["default"].weight)
+    observed = UpdateObserver(adapted).fingerprint()
+    base = copy.deepcopy(adapted).unload()
+    merged = adapted.merge_and_unload()
+    assert observed == fingerprint(merged.named_parameters()) != fingerprint(base.named_parameters())
 
 
 def pairs() -> Iterator[object]:
