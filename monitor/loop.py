@@ -145,8 +145,8 @@ class Watch:
     def served(self, fingerprints: Fingerprints, step: int | None = None) -> ServedWeights | None:
         """Compare what an engine serves with the weights that train; where it serves others, it is said in the log.
 
-        Both are reported beside the observations: `served_step`, and `served_differing_groups`, which is 0 where all is
-        well. Call it once the engine has taken the weights, before the next optimizer step:
+        Reported beside the observations are `served_step`, where it is known, and `served_differing_groups`, which is
+        0 where all is well. Call it once the engine has taken the weights, before the next optimizer step:
 
             watch.served(llm.collective_rpc(fingerprint_of_this_rank))
 

@@ -222,7 +222,7 @@ class ObservedRun:
         """
         if self._observer is None:
             return None
-        if step is None and self._step not in self._served:
+        if step is None:
             self.fingerprint()
         expected, ranks = self._step if step is None else step, self._observer.ranks
         here = ranks.all_or_none(lambda: self._served.compare(fingerprints, expected) if ranks.rank == 0 else None)

@@ -73,10 +73,6 @@ class ServedCheck:
         self._writes_log = writes_log
         self._said: set[str] = set()
 
-    def __contains__(self, step: int) -> bool:
-        """Return whether the fingerprints of a step are kept."""
-        return step in self._kept
-
     def keep(self, step: int, fingerprints: Mapping[str, int], tied: Mapping[str, str]) -> None:
         """Keep the fingerprints of a step's weights, and forget those of the oldest.
 
@@ -145,7 +141,11 @@ class ServedCheck:
     def _differing(self, found: ServedWeights) -> str:
         if found.step is not None:
             what = f"the engine serves the weights of step {found.step}, not those of step {found.expected_step}"
-            why = "They did not reach it since: the sync was left out, failed, or went to a copy that is not served"
+            why = (
+                "Later ones did not reach it: the sync was left out, failed, or went to a copy that is not served"
+                if found.step < found.expected_step
+                else "It has been handed later ones since; give served() the step that it is to serve"
+            )
         elif len(found.differing) == found.groups:
             what = (
                 f"the engine serves none of the weights of step {found.expected_step}, nor of any other step whose "
@@ -241,7 +241,7 @@ def _without_names(found: ServedWeights) -> str:
 
 
 def _uncompared(found: ServedWeights) -> str:
-    sides = ((found.only_trained, "only the model that trains has"), (found.only_served, "only the engine has"))
+    sides = ((found.only_trained, "the engine did not give"), (found.only_served, "what is measured here lacks"))
     parts = [f"{whose} {name_some(list(names), limit=3)}" for names, whose in sides if names]
     return (
         f"not all that the engine serves can be compared with what trains: {', and '.join(parts)}. On the engine's "

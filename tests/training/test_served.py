@@ -106,7 +106,7 @@ def test_an_engine_that_is_a_step_behind_is_found_and_said_once(
             assert len(found.differing) == found.groups
             assert set(found.differing.values()) == {1}
     (message,) = said(caplog)
-    assert message.startswith("sparsity-monitor: the engine serves the weights of step 1, not those of step 2. They")
+    assert message.startswith("sparsity-monitor: the engine serves the weights of step 1, not those of step 2. Later")
     assert "hand them over again and call served() again" in message
     assert reported(tmp_path, "served_differing_groups")[1:] == [(2, found.groups), (3, found.groups)]
     assert reported(tmp_path, "served_step") == [(1, 1), (2, 1), (3, 1)]
@@ -153,7 +153,9 @@ def test_weights_of_no_kept_step_are_said_to_be_so(tmp_path: Path, caplog: pytes
     assert "serves none of the weights of step 1, nor of any other step whose fingerprints are kept (1)" in message
 
 
-def test_an_engine_that_goes_on_beside_the_training_is_asked_for_the_step_it_got(tmp_path: Path) -> None:
+def test_an_engine_that_goes_on_beside_the_training_is_asked_for_the_step_it_got(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     training = Training(tmp_path, strict=True)
     with training.watch:
         training.step()
@@ -163,8 +165,15 @@ def test_an_engine_that_goes_on_beside_the_training_is_asked_for_the_step_it_got
         training.update()
         found = training.served(1)
         assert (found.step, found.is_expected) == (1, True)
+        training.count += 1
+        training.watch.step(training.count)
+        training.sync()
+        training.watch.fingerprint()
+        ahead = training.served(1)
+        assert (ahead.step, ahead.is_expected) == (3, False)
+        assert "It has been handed later ones since; give served() the step" in said(caplog)[-1]
         with pytest.raises(
-            ConfigurationError, match=r"step 2, whose fingerprints are not kept. Kept are those of.* 1:"
+            ConfigurationError, match=r"step 2, whose fingerprints are not kept. Kept are those of steps 1, 3:"
         ):
             training.served(2)
 
@@ -217,7 +226,7 @@ def test_names_on_one_side_alone_are_said_once(tmp_path: Path, caplog: pytest.Lo
         assert (found.only_trained, found.only_served) == (("1.bias",), ("more",))
         (message,) = said(caplog)
         assert (
-            "with what trains: only the model that trains has 1.bias, and only the engine has more. On the engine's"
+            "with what trains: the engine did not give 1.bias, and what is measured here lacks more. On the engine's"
             in message
         )
         caplog.clear()
