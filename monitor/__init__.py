@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from monitor.observe.observation import Observation
     from monitor.observe.observer import UpdateObserver
     from monitor.observe.overlap import Overlap
+    from monitor.observe.served.fingerprint import fingerprint
+    from monitor.observe.served.slices import engine_slices
     from monitor.subnetwork.callback import SubnetworkCallback
     from monitor.subnetwork.subnetwork import Subnetwork
     from monitor.verdict import DenseThresholds, Verdict
@@ -34,6 +36,8 @@ __all__ = [
     "Verdict",
     "Watch",
     "__version__",
+    "engine_slices",
+    "fingerprint",
     "load_run",
     "watch",
 ]
@@ -51,6 +55,8 @@ _HOMES = {
     "UpdateObserver": ".observe.observer",
     "Verdict": ".verdict",
     "Watch": ".loop",
+    "engine_slices": ".observe.served.slices",
+    "fingerprint": ".observe.served.fingerprint",
     "load_run": ".notebook.load",
     "watch": ".loop",
 }

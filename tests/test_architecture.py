@@ -38,7 +38,7 @@ ROOMS = {
     "report": "errors limits posix terminal version wire observe verdict",
     "training": "environment errors limits percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
-    "loop": "verdict observe report training",
+    "loop": "errors verdict observe report training",
     "service": "errors limits percent posix service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
@@ -68,6 +68,7 @@ OBSERVE = {
     "meeting": "",
     "ranks": "kernels meeting",
     "weights": "user_warning bits ranks",
+    "served": "chunk_sizes criterion settings weights",
     "overlap": "",
     "observation": "overlap weights",
     "base": "chunk_sizes borrowed criterion kernels ranks weights",
@@ -79,8 +80,8 @@ OBSERVE = {
     "changes": "user_warning weights base",
     "followed": "streams kernels weights base tally state measurement changes",
     "passes": "streams stopwatch kernels weights observation followed",
-    "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
-    "settings comparison changes followed passes",
+    "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights served observation base "
+    "masks state settings comparison changes followed passes",
 }
 
 # The same of monitor/grafana/.
