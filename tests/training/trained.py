@@ -13,7 +13,11 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from monitor import SparsityCallback
+from monitor.training import under_way
 from tests.tiny import common_arguments, plain_trainer
+
+# No test waits for it as long as people do.
+under_way._LOOK_SECONDS = 0.25
 
 
 class At(TrainerCallback):  # type: ignore[misc]

@@ -1,16 +1,18 @@
-"""Training processes for tests: each is forked from one that has imported what trainings need, and ends as it likes."""
+"""Processes for tests: each is forked from one that has imported what they need, and ends as it likes."""
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple, Self
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 class Ended(NamedTuple):
@@ -20,13 +22,13 @@ class Ended(NamedTuple):
     written: str
 
 
-class TrainingProcesses:
-    """Runs pieces of code as main programs, one at a time. See tests/training/trained.py for what they may use."""
+class Processes:
+    """Runs pieces of code as main programs, one at a time, with a module imported that they need."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, needed: str) -> None:
         self._directory = directory
         self._number = 0
-        command = [sys.executable, "-m", "tests.training.processes"]
+        command = [sys.executable, "-m", "tests.processes", needed]
         self._nursery = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:
@@ -51,6 +53,9 @@ class TrainingProcesses:
 def _become(code: str, environment: dict[str, str]) -> None:
     """Be the process that runs a piece of code: what it raises, ends this process as it ends any main program."""
     os.environ.update(environment)
+    # As in a terminal, whoever started the tests: in the background or by nohup, these are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     written = os.open(os.path.join(environment["OUTPUT"], "written.txt"), os.O_WRONLY | os.O_CREAT)
     for descriptor in (1, 2):
         os.dup2(written, descriptor)
@@ -58,10 +63,7 @@ def _become(code: str, environment: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    import tests.training.trained  # noqa: F401
-    from monitor.training import under_way
-
-    under_way._LOOK_SECONDS = 0.25
+    importlib.import_module(sys.argv[1])
     # What is imported is not looked through at the end of each child.
     gc.collect()
     gc.freeze()
