@@ -38,32 +38,38 @@ class Processes:
         self._nursery.communicate(timeout=60)
 
     def run(self, code: str, **environment: str) -> Ended:
-        """Run a piece of code to its end, in a directory of its own, which is OUTPUT in its environment."""
+        """Run a piece of code to its end. OUTPUT is a directory of its own, unless the environment names another."""
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
         self._number += 1
         output = self._directory / f"process-{self._number}"
         output.mkdir()
-        given = {"code": code, "environment": {**environment, "OUTPUT": str(output)}}
+        given = {
+            "code": code,
+            "written": str(output / "written.txt"),
+            "environment": {"OUTPUT": str(output), **environment},
+        }
         print(json.dumps(given), file=self._nursery.stdin, flush=True)
         status = int(self._nursery.stdout.readline())
         return Ended(status, (output / "written.txt").read_text())
 
 
-def _become(code: str, environment: dict[str, str]) -> None:
+def _become(code: str, written: str, environment: dict[str, str]) -> None:
     """Be the process that runs a piece of code: what it raises, ends this process as it ends any main program."""
     os.environ.update(environment)
     # As in a terminal, whoever started the tests: in the background or by nohup, these are ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    written = os.open(os.path.join(environment["OUTPUT"], "written.txt"), os.O_WRONLY | os.O_CREAT)
+    file = os.open(written, os.O_WRONLY | os.O_CREAT)
     for descriptor in (1, 2):
-        os.dup2(written, descriptor)
+        os.dup2(file, descriptor)
     exec(compile(code, "training", "exec"), {"__name__": "__main__"})
 
 
 if __name__ == "__main__":
+    gc.disable()
     importlib.import_module(sys.argv[1])
+    gc.enable()
     # What is imported is not looked through at the end of each child.
     gc.collect()
     gc.freeze()
