@@ -65,9 +65,7 @@ _IfNoneMatch = Annotated[str, Header(description="The ETag of an earlier answer:
 _DEFAULT_FIELDS = ("cumulative_sparsity", "step_sparsity")
 
 
-def add_interface(
-    app: FastAPI, settings: ServiceSettings, recorder: Recorder, is_serving: Callable[[], bool]
-) -> None:
+def add_interface(app: FastAPI, settings: ServiceSettings, recorder: Recorder, is_serving: Callable[[], bool]) -> None:
     """Add the read interface to the application.
 
     Args:

@@ -20,7 +20,6 @@ from monitor.service.page.runbook import packaged_runbook
 from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json
 
-
 # What the published figures were measured by.
 _PUBLISHED = ("bits", "bfloat16")
 

@@ -32,5 +32,6 @@ class Assets:
 
 def _plotly() -> Path:
     spec = find_spec("plotly")
-    assert spec is not None and spec.origin is not None, "the extra `service` has it"
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).with_name("package_data") / PLOTLY

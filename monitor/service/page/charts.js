@@ -1,7 +1,9 @@
 // The curves of a run, one below the other on one axis of steps, so that a zoom is of all.
 
 const ROW_PIXELS = 190;
-const COLOURS = ["#0b7285", "#c2560a", "#7048a8", "#2f7d32", "#b02a5b"];
+// As many as a row has curves, each to be told from the others and from the ground of its theme.
+const LIGHT = ["#0b7285", "#c2560a", "#7048a8", "#2f7d32", "#b02a5b"];
+const DARK = ["#3bc9db", "#ffa94d", "#b197fc", "#69db7c", "#faa2c1"];
 const BANDS = ["rgba(47, 125, 50, .13)", "rgba(176, 42, 91, .13)"];
 
 // What has a row of its own: title, unit, and the fields in it.
@@ -26,7 +28,8 @@ export const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll(
 const nameOf = (field) => plain(field.replace(/^overlap_o1:/, "in ").replace(/^metric:/, "").replaceAll("_", " "));
 
 function tracesOf(field, curve, index, place, thinned, unit) {
-  const color = COLOURS[index % COLOURS.length];
+  const { curves } = theme();
+  const color = curves[index % curves.length];
   const base = { ...place, x: curve.step, type: "scatter", mode: "lines", connectgaps: false };
   const format = unit === "ratio" ? ".6~%" : unit === "weights" ? ",d" : ".6~g";
   const line = {
@@ -56,7 +59,7 @@ function chanceOf(field, curves, place) {
 export function theme() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
-  return { text: colour("--text"), quiet: colour("--quiet"), line: colour("--line") };
+  return { text: colour("--text"), quiet: colour("--quiet"), line: colour("--line"), curves: matchMedia("(prefers-color-scheme: dark)").matches ? DARK : LIGHT };
 }
 
 export function baseLayout(colours) {
@@ -71,6 +74,8 @@ export function baseLayout(colours) {
 export function figure(read, bands, range) {
   const rows = rowsOf(read.curves, `${read.criterion}, ${read.visible_dtype}`);
   const colours = theme();
+  // Where title and legend have no room beside each other, the legend stands in the chart.
+  const narrow = innerWidth < 640;
   const height = rows.length * ROW_PIXELS + 78;
   const traces = [];
   const bottom = rows.length > 1 ? `y${rows.length}` : "y";
@@ -85,9 +90,9 @@ export function figure(read, bands, range) {
     const upper = top - 26 / (height - 78);
     layout[`yaxis${number}`] = {
       domain: [top - 1 / rows.length + 14 / (height - 78), upper], gridcolor: colours.line, zeroline: false,
-      tickformat: row.unit === "ratio" ? ".4~%" : "~s", fixedrange: true, nticks: 5,
+      tickformat: { ratio: ".4~%", weights: "~s" }[row.unit] ?? ".4~g", fixedrange: true, nticks: 5,
     };
-    layout[`legend${number}`] = { orientation: "h", x: 1, xanchor: "right", y: upper, yanchor: "bottom" };
+    layout[`legend${number}`] = { orientation: "h", x: 1, xanchor: "right", y: upper, yanchor: narrow ? "top" : "bottom", bgcolor: "rgba(0,0,0,0)" };
     layout.annotations.push({
       text: plain(row.title), x: 0, xref: "paper", xanchor: "left", y: upper, yref: "paper", yanchor: "bottom",
       showarrow: false, font: { color: colours.quiet },

@@ -34,7 +34,7 @@ export function groupCurve(read) {
   return {
     traces: read.groups.map((group) => ({
       type: "scatter", mode: read.step.length > 1 ? "lines" : "markers", x: read.step, y: group.values,
-      line: { color: "#0b7285", width: 1.6 }, hovertemplate: "%{y:.6~%}<extra></extra>",
+      line: { color: colours.curves[0], width: 1.6 }, hovertemplate: "%{y:.6~%}<extra></extra>",
     })),
     layout: {
       ...baseLayout(colours), height: 240, hovermode: "x",
