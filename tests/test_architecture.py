@@ -30,6 +30,7 @@ ROOMS = {
     "posix": "errors",
     "proxies": "",
     "percent": "",
+    "published": "",
     "environment": "",
     "wire": "proxies terminal",
     "limits": "errors environment wire",
@@ -39,7 +40,7 @@ ROOMS = {
     "training": "environment errors limits percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
     "loop": "errors verdict observe report training",
-    "service": "errors limits percent posix service_url terminal version wire",
+    "service": "errors limits percent posix published service_url terminal version wire",
     "grafana": "errors proxies service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.

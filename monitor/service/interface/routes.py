@@ -26,6 +26,7 @@ from monitor.service.interface.describe import (
     groups_at,
     is_field,
 )
+from monitor.service.interface.events import Watchers, add_events
 from monitor.service.interface.models import (
     PROBLEMS,
     ComparedRunJson,
@@ -64,13 +65,18 @@ _IfNoneMatch = Annotated[str, Header(description="The ETag of an earlier answer:
 _DEFAULT_FIELDS = ("cumulative_sparsity", "step_sparsity")
 
 
-def add_interface(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> None:
-    """Add the read interface to the application."""
+def add_interface(app: FastAPI, settings: ServiceSettings, recorder: Recorder, is_serving: Callable[[], bool]) -> None:
+    """Add the read interface to the application.
+
+    Args:
+        is_serving: whether the service goes on; events end when it does not.
+    """
     router = APIRouter(prefix=PREFIX, responses=PROBLEMS)
     find = _finder(recorder)
     _add_runs(router, settings, recorder, find)
     _add_curves(router, recorder, find)
     _add_groups(router, recorder, find)
+    add_events(router, Watchers(settings, recorder.live, is_serving), find)
     app.include_router(router)
 
 
