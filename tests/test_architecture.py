@@ -41,11 +41,11 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "loop": "errors verdict observe report training",
     "service": "errors limits percent posix published service_url terminal version wire",
-    "grafana": "errors proxies service_url terminal service.families",
+    "grafana": "errors proxies published service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
     "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
-    "analysis.outputs service.counts service.curves.fields service.families service.labels grafana.alerts.published",
+    "analysis.outputs service.counts service.curves.fields service.families service.labels published",
     "subnetwork": "errors percent observe training",
     "cli": "errors terminal version wire report service grafana analysis notebook",
     "__init__": "version errors verdict observe callback loop notebook subnetwork",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monitor.errors import ConfigurationError, MissingLibraryError
-from monitor.grafana.alerts.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.notebook.run import LoadedRun
+from monitor.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.terminal import printable
 
 if TYPE_CHECKING:

@@ -80,7 +80,7 @@ def test_charts_carry_the_numbers_of_the_interface_and_go_on_with_the_run(page: 
     assert page.locator("img[src=x]").count() == 0
     assert page.locator("h1").inner_text().startswith(HOSTILE)
     bands = page.evaluate("document.getElementById('curves').layout.annotations.map(each => each.text)")
-    assert {"published RL, arXiv 2511.08567", "published SFT, arXiv 2511.08567"} <= set(bands)
+    assert {"published RL", "published SFT"} <= set(bands)
     service.send("live", [observed(41, step=21, changed=[0, 300, 200])])
     until(page, "document.getElementById('curves').data.find(t => t.name === 'cumulative sparsity').y.at(-1) === .5")
     until(page, "document.querySelector('[data-now=summary]').textContent.includes('50.00 %')")

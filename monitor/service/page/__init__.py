@@ -13,7 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from monitor.percent import percent
-from monitor.published import CUMULATIVE_BITS_BFLOAT16
+from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.service.live import LiveRuns
 from monitor.service.page.assets import Assets
 from monitor.service.page.runbook import packaged_runbook
@@ -22,6 +22,7 @@ from monitor.service.views import run_detail_json, run_json
 
 # What the published figures were measured by.
 _PUBLISHED = ("bits", "bfloat16")
+_BANDS = (("published RL", RL_CUMULATIVE), ("published SFT", SFT_CUMULATIVE))
 
 
 class Pages:
@@ -70,13 +71,14 @@ class Pages:
             return None
         detail = run_detail_json(run, now, self._settings)
         template = self._templates.get_template("run.html")
-        measured = (detail.criterion, detail.visible_dtype)
+        bands = _BANDS if (detail.criterion, detail.visible_dtype) == _PUBLISHED else ()
         return template.render(
             run=detail,
             now=now,
             service_url=self._settings.service_url,
             assets=f"/assets/{self.assets.version}",
-            bands=json.dumps([band._asdict() for band in CUMULATIVE_BITS_BFLOAT16] if measured == _PUBLISHED else []),
+            bands=json.dumps([{"name": name, **band._asdict()} for name, band in bands]),
+            sources=[f"{name}: {band}, {band.source}" for name, band in bands],
         )
 
     def problem(self, title: str, detail: str) -> str:

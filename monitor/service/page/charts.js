@@ -113,11 +113,11 @@ function addBands(layout, bands, colours) {
   if (bands.length) layout.yaxis.range = [0, 1.02];
   bands.forEach((band, index) => {
     layout.shapes.push({
-      type: "rect", xref: "paper", x0: 0, x1: 1, yref: "y", y0: band.lowest, y1: band.highest, layer: "below",
+      type: "rect", xref: "paper", x0: 0, x1: 1, yref: "y", y0: band.low, y1: band.high, layer: "below",
       line: { width: 0 }, fillcolor: BANDS[index % BANDS.length],
     });
     layout.annotations.push({
-      text: `${band.name}, ${band.source}`, xref: "paper", x: 0.99, xanchor: "right", yref: "y", y: band.lowest,
+      text: band.name, hovertext: band.source, xref: "paper", x: 0.99, xanchor: "right", yref: "y", y: band.low,
       yanchor: "bottom", showarrow: false, font: { size: 11, color: colours.quiet },
     });
   });
