@@ -199,6 +199,15 @@ class LiveRuns:
         """Replace one run."""
         self._runs = {**self._runs, run.run_id: run}
 
+    def forget(self, run_id: str) -> None:
+        """Leave out a run that was deleted."""
+        self._runs = {other: run for other, run in self._runs.items() if other != run_id}
+
+    def thinned(self, run_id: str, removed: int) -> None:
+        """Count so many observations less of a run, of which the latest stays."""
+        run = self._runs[run_id]
+        self.put(replace(run, observations=run.observations - removed, version=_next_version()))
+
     def record(
         self,
         run_id: str,

@@ -126,6 +126,10 @@ class Recorder:
         """Let others who want the store know where it is served."""
         await self._in_thread(lambda: self._store.announce(grpc_address, http_address))
 
+    async def care(self, call: Callable[[Store], T]) -> T:
+        """Have something done with the store, and the live state, between what runs report and what is asked."""
+        return await self._in_thread(lambda: call(self._store))
+
     async def ping(self) -> None:
         """Write to the store, to see that it takes anything."""
         await self._in_thread(self._store.ping)

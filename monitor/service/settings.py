@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from monitor.limits import Limits
 from monitor.service_url import checked_service_url
@@ -14,6 +14,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>\d{1
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Days = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -84,6 +85,24 @@ class ServiceSettings(BaseModel):
         200_000, description="Above this many series the largest runs fall back to run-level series"
     )
 
+    retain_days: Days = Field(
+        None,
+        description="A run that has ended, or was lost, is deleted when nothing was heard of it for so many days. By "
+        "default runs stay for ever",
+    )
+    thin_after_days: Days = Field(
+        None,
+        description="Of a run that has ended so many days ago, 1000 observations stay: the first, the last and every "
+        "k-th between. By default all do",
+    )
+    retain_gigabytes: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Above so many gigabytes (10^9 bytes) in a SQLite store, runs that have ended are thinned in the "
+        "same way, then deleted, each time the one that has been silent longest. By default there is no bound",
+    )
+
     max_request_bytes: int = Field(Limits.max_request_bytes, ge=4096, description="Largest request that is taken")
     max_runs: Count = Field(1000, description="Runs in the store")
     max_groups: Count = Field(Limits.max_groups, description="Groups (layer, module) of a run")
@@ -128,6 +147,16 @@ class ServiceSettings(BaseModel):
                 "four before an absolute one) or postgresql://USER:PASSWORD@HOST/DATABASE"
             )
         return url
+
+    @field_validator("retain_gigabytes")
+    @classmethod
+    def _is_measurable(cls, gigabytes: float | None, given: ValidationInfo) -> float | None:
+        if gigabytes is not None and str(given.data.get("store_url", "")).startswith("postgresql"):
+            raise ValueError(
+                f"{gigabytes:g} was given; expected nothing with a store in PostgreSQL, which does not tell how much "
+                "of its files holds something: keep its size with --retain-days and --thin-after-days"
+            )
+        return gigabytes
 
 
 LIMITS = tuple(name for name in ServiceSettings.model_fields if name.startswith("max_") and name != "max_batch_items")

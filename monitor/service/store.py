@@ -15,6 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.limits import MAX_INTEGER
 from monitor.service import history
+from monitor.service.care import deletion, thinning
+from monitor.service.care.deletion import Removed, Returned
+from monitor.service.care.thinning import Progress, Thinning
 from monitor.service.counts import Summation
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
@@ -23,7 +26,7 @@ from monitor.service.curves.rows import rows_of
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
-from monitor.service.registration import check_agreement
+from monitor.service.registration import check_agreement, when
 from monitor.service.schema import attempts, curve_values, items, schema_version, totals
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
@@ -62,7 +65,9 @@ class Store:
         self._insert = insert_postgresql if self._engine.dialect.name == "postgresql" else insert_sqlite
         try:
             self._held.opened(self._engine, self._touch)
-            self._newest = self._newest_item()
+            with self._transaction() as connection:
+                self._newest = self._newest_item(connection)
+                self._deleted = deletion.known(connection)
         except StoreError:
             self._engine.dispose()
             self._held.close()
@@ -96,17 +101,72 @@ class Store:
             TooManyRunsError: it is a new run, and there are `max_runs`.
         """
         run_id, attempt = registration.run_id, registration.attempt
+        while run_id in self._deleted.under_way:
+            self.delete_more(run_id)
         with self._change() as connection:
             stored = self._registrations(connection, run_id)
             check_agreement(registration, stored)
             if not stored:
                 self._check_room(connection, max_runs)
                 self._forget_curves(connection, run_id)
-            if attempt not in [other.attempt for other in stored]:
-                row = _attempt_row(registration, now)
-                connection.execute(insert(attempts), row)
+            deleted = deletion.returned(connection, registration)
+            if is_new := attempt not in [other.attempt for other in stored]:
+                self._add_attempt(connection, registration, deleted, now)
             last = select(func.max(items.c.sequence)).where(items.c.run_id == run_id, items.c.attempt == attempt)
-            return connection.execute(last).scalar() or 0
+            known = connection.execute(last).scalar() or 0
+        if deleted is None:
+            self._deleted.last.pop((run_id, attempt), None)
+            return known
+        if is_new:
+            logger.warning(
+                "attempt %d of run %s was deleted from the store at %s and reports again: its items up to number %d "
+                "are acknowledged and stay deleted, what came after them is kept",
+                attempt,
+                run_id,
+                when(deleted.deleted_at),
+                deleted.last_sequence,
+            )
+        return max(known, deleted.last_sequence)
+
+    def delete(self, run_id: str, now: float) -> None:
+        """Take a run out of the store. It counts as gone from now on; `delete_more` makes it so."""
+        # First of all: what is stored of it from now on would go with the rest.
+        self._deleted.under_way.add(run_id)
+        with self._clearing() as connection:
+            deletion.begin(connection, run_id, now)
+
+    def delete_more(self, run_id: str) -> Removed:
+        """Take away some rows of a run that was deleted; none means that all are gone."""
+        with self._clearing() as connection:
+            removed = deletion.go_on(connection, run_id)
+            known = deletion.known(connection) if not removed.rows else self._deleted
+        self._deleted = known
+        return removed
+
+    def deletions(self) -> list[str]:
+        """Return the ids of runs that were deleted and of which there still are rows."""
+        with self._transaction() as connection:
+            self._deleted = deletion.known(connection)
+        return sorted(self._deleted.under_way)
+
+    def thinning(self, run_id: str, observations: int, keep: int) -> Thinning:
+        """Decide which observations of a run stay, see `thinning.plan`."""
+        with self._transaction() as connection:
+            return thinning.plan(connection, run_id, observations, keep)
+
+    def thin_more(self, plan: Thinning, progress: Progress) -> Progress:
+        """Take away some observations of a run that do not stay, and what the index has of them."""
+        with self._clearing() as connection:
+            return thinning.go_on(connection, plan, progress)
+
+    def used_bytes(self) -> int:
+        """Return how much of the file of a SQLite store holds something. What was freed is used again."""
+        with self._transaction() as connection:
+            pages, free, size = (
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return int((pages - free) * size)
 
     def add(
         self, run_id: str, attempt: int, batch: Sequence[Item], heartbeat: Heartbeat | None, now: float
@@ -129,13 +189,18 @@ class Store:
     def _add(self, connection: Connection, batch: Batch, now: float) -> set[int]:
         run_id, attempt = batch.run_id, batch.attempt
         of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
+        deleted = self._deleted.last.get((run_id, attempt))
+        if run_id in self._deleted.under_way:
+            raise _was_deleted(run_id)
         if not connection.execute(update(attempts).where(*of_attempt).values(_heard(batch, now))).rowcount:
+            if deleted is not None:
+                raise _was_deleted(run_id)
             raise StoreError(
                 f"attempt {attempt} of run {run_id} was taken out of the store {self._shown_url} by another "
                 "program. Nothing of this was stored: restart the service, and the run registers again"
             )
         statement = self._insert(items).on_conflict_do_nothing().returning(items.c.sequence)
-        rows = [_item_row(run_id, attempt, item) for item in batch.items]
+        rows = [_item_row(run_id, attempt, item) for item in batch.items if item.sequence > (deleted or 0)]
         new = set(connection.execute(statement, rows).scalars()) if rows else set()
         if new:
             first = {item.sequence: item for item in reversed(batch.items)}
@@ -146,7 +211,8 @@ class Store:
     def run_ids(self) -> list[str]:
         """Return the ids of all runs."""
         with self._transaction() as connection:
-            return list(connection.execute(select(attempts.c.run_id).distinct()).scalars())
+            found = connection.execute(select(attempts.c.run_id).distinct()).scalars()
+            return [run_id for run_id in found if run_id not in self._deleted.under_way]
 
     def run(self, run_id: str) -> StoredRun:
         """Return what is known of a run that is registered."""
@@ -200,6 +266,15 @@ class Store:
         with self._transaction() as connection:
             return items_at(connection, run_id, positions)
 
+    def _add_attempt(
+        self, connection: Connection, registration: Registration, deleted: Returned | None, now: float
+    ) -> None:
+        connection.execute(insert(attempts), _attempt_row(registration, now))
+        if deleted is not None and deleted.finish is not None:
+            # Otherwise a run that only asks what is still wanted of it would count as lost.
+            row = _item_row(registration.run_id, registration.attempt, deleted.finish)
+            connection.execute(insert(items), row)
+
     def _touch(self) -> None:
         """Write something that changes nothing, and ask for every table."""
         with self._transaction() as connection:
@@ -209,13 +284,23 @@ class Store:
             for table in (attempts, items, totals, curve_values):
                 connection.execute(select(table.c.attempt).limit(1))
 
-    def _newest_item(self) -> Key | None:
+    def _newest_item(self, connection: Connection) -> Key | None:
         if self._engine.dialect.name != "sqlite":
             return None
         key = (items.c.run_id, items.c.attempt, items.c.sequence)
-        with self._transaction() as connection:
-            row = connection.execute(select(*key).order_by(literal_column("rowid").desc()).limit(1)).first()
+        row = connection.execute(select(*key).order_by(literal_column("rowid").desc()).limit(1)).first()
         return tuple(row) if row else None
+
+    @contextmanager
+    def _clearing(self) -> Iterator[Connection]:
+        """A transaction that takes items away, perhaps the newest, by which the file is known."""
+        self._held.hold(self._newest)
+        self._newest = None
+        with self._transaction() as connection:
+            yield connection
+            newest = self._newest_item(connection)
+        self._newest = newest
+        self._held.confirm()
 
     @contextmanager
     def _change(self) -> Iterator[Connection]:
@@ -273,6 +358,12 @@ def _held(url: str) -> Held:
         return HeldFile(path, schema_version.name)
     except OSError as error:
         raise cannot_open(url, error.strerror or str(error)) from error
+
+
+def _was_deleted(run_id: str) -> StoreError:
+    return StoreError(
+        f"run {run_id} was deleted from the store. Nothing of this was stored: its sender registers it again by itself"
+    )
 
 
 def _attempt_row(registration: Registration, now: float) -> dict[str, object]:

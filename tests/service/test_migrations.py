@@ -13,7 +13,7 @@ from sqlalchemy import update
 from monitor.service.curves.thinned import Range
 from monitor.service.errors import StoreError
 from monitor.service.opening import open_engine
-from monitor.service.schema import curve_values, schema_version, totals
+from monitor.service.schema import SCHEMA_VERSION, curve_values, deleted_attempts, schema_version, totals
 from monitor.service.store import Store
 from tests.service.messages import finished, logged, observed, registration
 
@@ -22,7 +22,7 @@ NAMES = ["changed", "step_sparsity", "metric:loss", "overlap_lift:other seed"]
 
 
 def _of_version_1(url: str) -> None:
-    """Fill a store, and take from it what version 2 added."""
+    """Fill a store, and take from it what later versions added."""
     store = Store(url)
     for run_id in ("first", "second"):
         store.register(registration(run_id), NOW, max_runs=10)
@@ -31,7 +31,7 @@ def _of_version_1(url: str) -> None:
     store.close()
     engine = open_engine(url)
     with engine.begin() as connection:
-        for table in (totals, curve_values):
+        for table in (totals, curve_values, deleted_attempts):
             table.drop(connection)
         connection.execute(update(schema_version).values(version=1))
     engine.dispose()
@@ -50,7 +50,7 @@ def test_what_an_older_version_stored_has_its_curves(store_url: str) -> None:
     assert later["changed"].last == [50]
     engine = open_engine(store_url)
     with engine.connect() as connection:
-        assert connection.execute(schema_version.select()).scalar_one() == 2
+        assert connection.execute(schema_version.select()).scalar_one() == SCHEMA_VERSION
     engine.dispose()
 
 
