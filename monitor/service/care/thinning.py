@@ -64,13 +64,14 @@ def plan(connection: Connection, run_id: str, observations: int, keep: int) -> T
         select(attempts.c.attempt, attempts.c.registration).where(attempts.c.run_id == run_id)
     ).all()
     names = {row.attempt: names_of_observations(Registration.FromString(row.registration)) for row in registrations}
-    last = [each.position for each in history.latest(connection, run_id, "observation", 1)]
+    kept = {each.position for each in history.latest(connection, run_id, "observation", 1)}
     for attempt in names:
+        place = (items.c.step, items.c.attempt, items.c.sequence, items.c.kind)
         of_attempt = (items.c.run_id == run_id, items.c.attempt == attempt)
-        newest = select(items.c.step, items.c.attempt, items.c.sequence).where(*of_attempt)
-        last += [Position(*row) for row in connection.execute(newest.order_by(items.c.sequence.desc()).limit(1))]
-    every = -(-observations // max(1, keep - len(set(last))))
-    return Thinning(run_id, max(1, every), frozenset(last), names)
+        newest = select(*place).where(*of_attempt).order_by(items.c.sequence.desc()).limit(1)
+        kept |= {Position(*row[:3]) for row in connection.execute(newest) if row.kind == "observation"}
+    every = -(-observations // max(1, keep - len(kept))) if observations > keep else 1
+    return Thinning(run_id, every, frozenset(kept), names)
 
 
 def go_on(connection: Connection, thinning: Thinning, progress: Progress) -> Progress:
