@@ -15,6 +15,7 @@ from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from monitor.service.errors import StoreError, StoreInUseError, StoreVersionError
 from monitor.service.migrations import migrate
+from monitor.service.remedies import remedy
 from monitor.service.schema import SCHEMA_VERSION, metadata, schema_version
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.backup import back_up
@@ -104,10 +105,11 @@ def file_of(url: str) -> Path | None:
 
 def cannot_open(url: str, reason: str) -> StoreError:
     """Return the error for a store that cannot be opened."""
-    return StoreError(
-        f"cannot open the store {hide_password(url)}: {reason}. Expected a database that this user can "
-        "read and write; check that its directory exists and is writable, or that the database server answers"
+    otherwise = (
+        "expected a database that this user can read and write; check that its directory exists and is writable, or "
+        "that the database server answers"
     )
+    return StoreError(f"cannot open the store {hide_password(url)}: {reason}; {remedy(reason, otherwise)}")
 
 
 def _no_driver(url: str, error: Exception) -> StoreError:

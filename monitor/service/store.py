@@ -27,6 +27,7 @@ from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.registration import check_agreement, when
+from monitor.service.remedies import remedy
 from monitor.service.schema import attempts, curve_values, items, schema_version, totals
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
@@ -316,9 +317,11 @@ class Store:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
+            reason = first_line(error)
+            what = remedy(reason, "make room on its disk or bring the database back")
             raise StoreError(
-                f"the store {self._shown_url} failed: {first_line(error)}. Nothing of this was stored; "
-                "make room on its disk or bring the database back, senders try again by themselves"
+                f"the store {self._shown_url} failed: {reason}. Nothing of this was stored; {what}. Senders try again "
+                "by themselves"
             ) from error
 
     def _registrations(self, connection: Connection, run_id: str) -> list[Registration]:
