@@ -28,7 +28,7 @@ from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.registration import check_agreement, when
 from monitor.service.remedies import remedy
-from monitor.service.schema import attempts, curve_values, items, schema_version, totals
+from monitor.service.schema import attempts, curve_values, deleted_attempts, items, schema_version, totals
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
@@ -282,7 +282,7 @@ class Store:
             # There and back: SQLite writes nothing where nothing differs.
             for _ in range(2):
                 connection.execute(update(schema_version).values(version=-schema_version.c.version))
-            for table in (attempts, items, totals, curve_values):
+            for table in (attempts, items, totals, curve_values, deleted_attempts):
                 connection.execute(select(table.c.attempt).limit(1))
 
     def _newest_item(self, connection: Connection) -> Key | None:

@@ -2,6 +2,7 @@
 
 A sender may still have items of a deleted run: ones whose acknowledgement was lost, and ones that it made since. The
 first are acknowledged and stay deleted, the second are kept, so that nothing is lost and nothing comes back by halves.
+What is numbered below the last stored item and comes late belongs to what was deleted, and goes the way of the first.
 A training that only has the same name and number is another one, and begins anew.
 """
 

@@ -94,8 +94,9 @@ def _checked(partial: Path, path: Path) -> tuple[int, int]:
         copy.execute("PRAGMA journal_mode = DELETE")
         found = [row[0] for row in copy.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
+            wrong = [line for each in found for line in each.splitlines() if not line.startswith("***")]
             raise StoreError(
-                f"the store {path} is damaged, and no copy of it was left: {'; '.join(found)}. Keep the backups that "
+                f"the store {path} is damaged, and no copy of it was left: {'; '.join(wrong)}. Keep the backups that "
                 "there are; sqlite3's .recover reads what can be read"
             )
         runs = copy.execute("SELECT count(DISTINCT run_id) FROM attempts").fetchone()[0]
