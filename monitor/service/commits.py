@@ -112,7 +112,7 @@ class Commits:
         now = time.time()
         try:
             with self._instruments.store_commits.time():
-                new = self._store.add_all([each.good for each in judged], now)
+                new = self._store.add([each.good for each in judged], now)
         except StoreError:
             # It may be stored after all, and then it is not new when it comes again.
             self._uncertain |= {each.good.run_id for each in judged}

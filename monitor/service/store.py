@@ -33,7 +33,7 @@ from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
 from monitor.service.stored import Batch, Position, StoredItem, StoredRun
-from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration, TrainingLog
+from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +169,7 @@ class Store:
             )
         return int((pages - free) * size)
 
-    def add(
-        self, run_id: str, attempt: int, batch: Sequence[Item], heartbeat: Heartbeat | None, now: float
-    ) -> set[int]:
-        """Store what is new of one batch, see `add_all`."""
-        return self.add_all([Batch(run_id, attempt, batch, heartbeat)], now)[0]
-
-    def add_all(self, batches: Sequence[Batch], now: float) -> list[set[int]]:
+    def add(self, batches: Sequence[Batch], now: float) -> list[set[int]]:
         """Store the items that are new, of all batches together, and return their sequence numbers, batch by batch.
 
         Numbers that are stored already keep what they have. The attempts count as heard of at `now`.

@@ -162,7 +162,7 @@ def test_what_has_no_weights_here_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_makes_the_same_of_them() -> None:
     for dtype in (torch.bfloat16, torch.float32, torch.float16):
         weights = nasty(5000, 1001, dtype=dtype)

@@ -19,6 +19,7 @@ from monitor.wire import monitor_pb2 as pb
 from tests.mounts import small_disk
 from tests.service.messages import observed, opening, registration
 from tests.service.running import OpenStream, service_in_thread
+from tests.service.storing import add
 
 NOW = 1.75e9
 
@@ -27,7 +28,7 @@ def _filled(path: Path, items: int = 3) -> str:
     url = f"sqlite:///{path}"
     store = Store(url)
     store.register(registration(), NOW, max_runs=10)
-    store.add("run", 1, [observed(n) for n in range(1, items + 1)], None, NOW)
+    add(store, "run", 1, [observed(n) for n in range(1, items + 1)], None, NOW)
     store.close()
     return url
 
@@ -65,7 +66,7 @@ def test_a_copy_is_one_file_that_a_service_goes_on_with(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backups", *before]
     store = Store(f"sqlite:///{done.path}")
     assert [each.position.step for each in store.history("run", START, 10)] == [1, 2, 3]
-    assert store.add("run", 1, [observed(4)], None, NOW) == {4}
+    assert add(store, "run", 1, [observed(4)], None, NOW) == {4}
     store.close()
 
 

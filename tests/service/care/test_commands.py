@@ -17,6 +17,7 @@ from monitor.service.errors import StoreError, StoreInUseError, StoreVersionErro
 from monitor.service.store import Store
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import service_in_thread
+from tests.service.storing import add
 
 LONG_AGO = 1.75e9
 
@@ -26,7 +27,7 @@ def _filled(url: str, *run_ids: str, now: float = LONG_AGO, end: bool = True) ->
     for number, run_id in enumerate(run_ids or ("run",)):
         store.register(registration(run_id), now + number, max_runs=10)
         items = [*(observed(n) for n in range(1, 21)), logged(21, loss=1.0), *[finished(22, step=20)] * end]
-        store.add(run_id, 1, items, None, now + number)
+        add(store, run_id, 1, items, None, now + number)
     store.close()
     return url
 

@@ -14,6 +14,7 @@ from monitor.service.store import Store
 from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
+from tests.service.storing import add
 
 NOW = 1.75e9
 
@@ -28,7 +29,7 @@ def store(store_url: str) -> Iterator[Store]:
 def _fill(store: Store, run_id: str = "run", count: int = 3, *, end: bool = True) -> None:
     store.register(registration(run_id), NOW, max_runs=10)
     last = [finished(count + 1, step=count)] if end else [logged(count + 1, loss=1.0)]
-    store.add(run_id, 1, [*(observed(n) for n in range(1, count + 1)), *last], None, NOW)
+    add(store, run_id, 1, [*(observed(n) for n in range(1, count + 1)), *last], None, NOW)
 
 
 def _delete(store: Store, run_id: str = "run") -> int:
@@ -65,7 +66,7 @@ def test_what_was_deleted_is_acknowledged_and_stays_deleted_and_what_came_after_
     _fill(store, end=False)
     _delete(store)
     assert store.register(registration(), NOW, max_runs=10) == 4
-    assert store.add("run", 1, [observed(2), observed(4), observed(5), observed(6)], None, NOW) == {5, 6}
+    assert add(store, "run", 1, [observed(2), observed(4), observed(5), observed(6)], None, NOW) == {5, 6}
     assert _sequences(store) == [5, 6]
     assert store.run("run").observations == 2
 
@@ -87,14 +88,14 @@ def test_one_that_had_ended_and_only_asks_again_has_ended(store: Store) -> None:
     finish = store.run("run").finish
     assert finish is not None
     assert finish.outcome == pb.Finish.OUTCOME_FINISHED
-    assert store.add("run", 1, [finished(4, step=3)], None, NOW) == set()
+    assert add(store, "run", 1, [finished(4, step=3)], None, NOW) == set()
 
 
 def test_it_can_be_deleted_again(store: Store) -> None:
     _fill(store)
     _delete(store)
     store.register(registration(), NOW, max_runs=10)
-    store.add("run", 1, [observed(5)], None, NOW)
+    add(store, "run", 1, [observed(5)], None, NOW)
     _delete(store)
     assert store.register(registration(), NOW, max_runs=10) == 5
 
@@ -103,7 +104,7 @@ def test_another_training_of_its_name_begins_anew(store: Store) -> None:
     _fill(store)
     _delete(store)
     assert store.register(registration(started_at=1.8e9), NOW, max_runs=10) == 0
-    assert store.add("run", 1, [observed(1)], None, NOW) == {1}
+    assert add(store, "run", 1, [observed(1)], None, NOW) == {1}
     assert _sequences(store) == [1]
 
 
@@ -111,7 +112,7 @@ def test_a_later_attempt_goes_on_with_the_name(store: Store) -> None:
     _fill(store)
     _delete(store)
     assert store.register(registration(attempt=2, resumed_from_step=3), NOW, max_runs=10) == 0
-    assert store.add("run", 2, [observed(1, step=4)], None, NOW) == {1}
+    assert add(store, "run", 2, [observed(1, step=4)], None, NOW) == {1}
 
 
 def test_what_comes_while_it_goes_is_not_taken_and_not_lost(store: Store) -> None:
@@ -119,10 +120,10 @@ def test_what_comes_while_it_goes_is_not_taken_and_not_lost(store: Store) -> Non
     store.delete("run", NOW)
     store.delete_more("run")
     with pytest.raises(StoreError, match=r"was deleted from the store\. Nothing of this was stored: its sender"):
-        store.add("run", 1, [observed(122)], None, NOW)
+        add(store, "run", 1, [observed(122)], None, NOW)
     # As the sender does then.
     assert store.register(registration(), NOW, max_runs=10) == 121
-    assert store.add("run", 1, [observed(122)], None, NOW) == {122}
+    assert add(store, "run", 1, [observed(122)], None, NOW) == {122}
     assert _sequences(store) == [122]
 
 
@@ -130,7 +131,7 @@ def test_on_a_stream_that_was_open_its_sender_is_told_to_register(store: Store) 
     _fill(store)
     _delete(store)
     with pytest.raises(StoreError, match="its sender registers it again"):
-        store.add("run", 1, [observed(5)], None, NOW)
+        add(store, "run", 1, [observed(5)], None, NOW)
 
 
 def test_a_deletion_that_was_cut_short_goes_on(store_url: str) -> None:

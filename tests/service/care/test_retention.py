@@ -23,6 +23,7 @@ from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, observed, registration
 from tests.service.running import settings_for
+from tests.service.storing import add
 
 DAY = 24 * 3600.0
 NOW = time.time()
@@ -52,7 +53,7 @@ def _fill(path: Path, days: dict[str, float], *, end: bool = True, count: int = 
         store.register(registration(run_id), NOW - age * DAY, max_runs=100)
         last = [finished(count + 1, step=count)] * end
         batch = [*(observed(n) for n in range(1, count + 1)), *last]
-        store.add(run_id, 1, batch, None, NOW - age * DAY)
+        add(store, run_id, 1, batch, None, NOW - age * DAY)
     store.close()
 
 

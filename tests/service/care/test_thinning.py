@@ -16,6 +16,7 @@ from monitor.service.store import Store
 from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
+from tests.service.storing import add
 
 NOW = 1.75e9
 ALL = Range.of(0, 10_000, 10_001)
@@ -46,7 +47,7 @@ def _steps(store: Store) -> list[int]:
 def _fill(store: Store, count: int) -> None:
     store.register(registration(), NOW, max_runs=10)
     both = ([observed(2 * n, step=n), logged(2 * n + 1, step=n, loss=float(n))] for n in range(1, count + 1))
-    store.add("run", 1, [*(item for pair in both for item in pair), finished(2 * count + 2, step=count)], None, NOW)
+    add(store, "run", 1, [*(item for pair in both for item in pair), finished(2 * count + 2, step=count)], None, NOW)
 
 
 def test_first_last_and_every_kth_stay(store: Store) -> None:
@@ -108,9 +109,9 @@ def test_thinned_once_more_nothing_more_goes(store: Store) -> None:
 
 def test_what_was_superseded_goes_and_a_sender_is_still_told_what_arrived(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
-    store.add("run", 1, [observed(n) for n in range(1, 101)], None, NOW)
+    add(store, "run", 1, [observed(n) for n in range(1, 101)], None, NOW)
     store.register(registration(attempt=2, resumed_from_step=50), NOW, max_runs=10)
-    store.add("run", 2, [*(observed(n, step=50 + n) for n in range(1, 21)), finished(21, step=70)], None, NOW)
+    add(store, "run", 2, [*(observed(n, step=50 + n) for n in range(1, 21)), finished(21, step=70)], None, NOW)
     _thin(store, keep=8)
     assert _steps(store) == [*range(1, 71, 12), 70]
     assert store.register(registration(), NOW, max_runs=10) == 100
@@ -120,7 +121,7 @@ def test_what_was_superseded_goes_and_a_sender_is_still_told_what_arrived(store:
 
 def test_where_a_resumed_attempt_observed_nothing_yet_the_latest_observation_stays(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
-    store.add("run", 1, [observed(n) for n in range(1, 101)], None, NOW)
+    add(store, "run", 1, [observed(n) for n in range(1, 101)], None, NOW)
     store.register(registration(attempt=2, resumed_from_step=77), NOW, max_runs=10)
     latest = store.run("run").observation
     assert latest is not None
@@ -133,5 +134,5 @@ def test_what_is_sent_again_is_stored_again_and_once(store: Store) -> None:
     _fill(store, 50)
     _thin(store, keep=5)
     again: list[pb.Item] = [observed(20, step=10), observed(20, step=10), observed(2, step=1)]
-    assert store.add("run", 1, again, None, NOW) == {20}
+    assert add(store, "run", 1, again, None, NOW) == {20}
     assert _steps(store).count(10) == 1
