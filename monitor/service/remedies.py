@@ -9,6 +9,12 @@ _REMEDIES = (
         "it can only be read: let this user write to the file and to its directory, or mount its file system for "
         "writing; a standby of a database server takes nothing",
     ),
+    (("is locked",), "another program writes to it or copies it: let that end, or end it"),
+    (("i/o error", "input/output error"), "its disk or file system fails: look at the system's log, and mend that"),
+    (
+        ("no such table", "no such column", "does not exist"),
+        "another program changed its tables: put a backup in its place while no service runs, or give another place",
+    ),
     (("malformed", "corrupt"), "it is damaged: put a backup in its place while no service runs, or give another place"),
 )
 

@@ -100,10 +100,11 @@ class Store:
         Raises:
             ContradictingRegistrationError, IncomparableAttemptError: see `check_agreement`.
             TooManyRunsError: it is a new run, and there are `max_runs`.
+            StoreError: the run is being deleted, see `delete_more`.
         """
         run_id, attempt = registration.run_id, registration.attempt
-        while run_id in self._deleted.under_way:
-            self.delete_more(run_id)
+        if self.is_going(run_id):
+            raise _was_deleted(run_id)
         with self._change() as connection:
             stored = self._registrations(connection, run_id)
             check_agreement(registration, stored)
@@ -135,6 +136,10 @@ class Store:
         self._deleted.under_way.add(run_id)
         with self._clearing() as connection:
             deletion.begin(connection, run_id, now)
+
+    def is_going(self, run_id: str) -> bool:
+        """Return whether some rows of a run that was deleted may still be there: `delete_more` takes them away."""
+        return run_id in self._deleted.under_way
 
     def delete_more(self, run_id: str) -> Removed:
         """Take away some rows of a run that was deleted; none means that all are gone."""
@@ -185,7 +190,7 @@ class Store:
         run_id, attempt = batch.run_id, batch.attempt
         of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
         deleted = self._deleted.last.get((run_id, attempt))
-        if run_id in self._deleted.under_way:
+        if self.is_going(run_id):
             raise _was_deleted(run_id)
         if not connection.execute(update(attempts).where(*of_attempt).values(_heard(batch, now))).rowcount:
             if deleted is not None:
@@ -340,7 +345,8 @@ class Store:
             connection.execute(delete(table).where(table.c.run_id == run_id, gone))
 
     def _check_room(self, connection: Connection, max_runs: int) -> None:
-        runs = connection.execute(select(func.count(attempts.c.run_id.distinct()))).scalar_one()
+        there = attempts.c.run_id.not_in(self._deleted.under_way)
+        runs = connection.execute(select(func.count(attempts.c.run_id.distinct())).where(there)).scalar_one()
         if runs >= max_runs:
             raise TooManyRunsError(
                 f"{runs} runs are stored, and this service allows {max_runs}. {how_to_raise('max_runs')}", "max_runs"

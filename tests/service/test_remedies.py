@@ -68,7 +68,10 @@ def test_on_a_file_system_that_is_read_only_the_start_says_so(tmp_path: Path) ->
         ("attempt to write a readonly database", "it can only be read"),
         ("cannot execute UPDATE in a read-only transaction", "a standby of a database server"),
         ("database disk image is malformed", "put a backup in its place"),
-        ("disk I/O error", "look at the disk"),
+        ("database is locked", "another program"),
+        ("disk I/O error", "its disk or file system fails"),
+        ('relation "items" does not exist', "another program changed its tables"),
+        ("connection refused", "look at the disk"),
     ],
 )
 def test_each_reason_has_its_remedy(reason: str, said: str) -> None:

@@ -105,8 +105,8 @@ class Retention:
             else:
                 if not self._said_full:
                     logger.warning(
-                        "the store holds more than the %g gigabytes that it is to retain, and all that is in it is of "
-                        "runs under way: give it more with --retain-gigabytes, or a bound to the runs",
+                        "the store holds more than the %g gigabytes that it is to retain, and what is left in it is of "
+                        "runs that are or may be under way: give it more with --retain-gigabytes, or bound the runs",
                         self._settings.retain_gigabytes,
                     )
                 self._said_full = True
