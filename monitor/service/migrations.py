@@ -20,6 +20,7 @@ from monitor.service.schema import (
     deleted_attempts,
     items,
     schema_version,
+    thinned_runs,
     totals,
 )
 from monitor.wire.monitor_pb2 import Item, Registration
@@ -76,10 +77,11 @@ def _pages(connection: Connection, run_id: str, attempt: int) -> Iterator[list[R
         last = page[-1].sequence
 
 
-def _make_deleted_attempts(connection: Connection) -> None:
-    """Version 3 remembers what was deleted."""
-    deleted_attempts.create(connection)
+def _make_tables_of_what_went(connection: Connection) -> None:
+    """Version 3 remembers what was deleted, and what was thinned."""
+    for table in (deleted_attempts, thinned_runs):
+        table.create(connection)
 
 
 # The version that a step starts from → the step.
-_STEPS = {1: _make_curves, 2: _make_deleted_attempts}
+_STEPS = {1: _make_curves, 2: _make_tables_of_what_went}

@@ -57,6 +57,16 @@ items = Table(
 
 totals, curve_values = add_tables(metadata)
 
+# What stayed of the observations of a run when others were taken out, see Thinned in stored.py.
+thinned_runs = Table(
+    "thinned_runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("every", BigInteger, nullable=False),
+    Column("until_step", BigInteger, nullable=False),
+    Column("removed", BigInteger, nullable=False),
+)
+
 # What was taken out of the store on purpose. Senders may still have some of it, see care/deletion.py.
 deleted_attempts = Table(
     "deleted_attempts",

@@ -28,7 +28,7 @@ from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.registration import check_agreement, when
 from monitor.service.remedies import remedy
-from monitor.service.schema import attempts, curve_values, deleted_attempts, items, schema_version, totals
+from monitor.service.schema import attempts, curve_values, deleted_attempts, items, schema_version, thinned_runs, totals
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
@@ -236,6 +236,8 @@ class Store:
                 observed_at=[]
                 if finish
                 else history.observed_at(connection, run_id, latest.attempt, _OBSERVATIONS_FOR_PAUSES),
+                thinned=thinning.of_run(connection, run_id),
+                deleted_at=deletion.deleted_at(connection, run_id, latest.attempt),
             )
 
     def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
@@ -281,8 +283,8 @@ class Store:
             # There and back: SQLite writes nothing where nothing differs.
             for _ in range(2):
                 connection.execute(update(schema_version).values(version=-schema_version.c.version))
-            for table in (attempts, items, totals, curve_values, deleted_attempts):
-                connection.execute(select(table.c.attempt).limit(1))
+            for table in (attempts, items, totals, curve_values, deleted_attempts, thinned_runs):
+                connection.execute(select(table.c.run_id).limit(1))
 
     def _newest_item(self, connection: Connection) -> Key | None:
         if self._engine.dialect.name != "sqlite":
@@ -338,9 +340,9 @@ class Store:
         return self._summations[run_id, attempt]
 
     def _forget_curves(self, connection: Connection, run_id: str) -> None:
-        """Leave no curves of a run that another program took out of the store: if it comes again, so do they."""
+        """Leave nothing that was said of the items of a run that another program took out of the store."""
         self._summations = {key: each for key, each in self._summations.items() if key[0] != run_id}
-        for table in (totals, curve_values):
+        for table in (totals, curve_values, thinned_runs):
             gone = ~exists().where(items.c.run_id == run_id)
             connection.execute(delete(table).where(table.c.run_id == run_id, gone))
 

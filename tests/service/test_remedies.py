@@ -40,6 +40,7 @@ def test_an_older_store_that_finds_no_room_to_be_changed_says_so_and_stays(tmp_p
         Store(f"sqlite:///{path}").close()
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("DROP TABLE deleted_attempts")
+            connection.execute("DROP TABLE thinned_runs")
             connection.execute("UPDATE sparsity_monitor_schema SET version = 2")
             connection.commit()
         fill(disk)

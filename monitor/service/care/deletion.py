@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, bindparam, delete, func, insert, select, update
 
-from monitor.service.schema import attempts, curve_values, deleted_attempts, items, totals
+from monitor.service.schema import attempts, curve_values, deleted_attempts, items, thinned_runs, totals
 from monitor.wire.monitor_pb2 import Item, Registration
 
 # Items of a large model take a megabyte each, rows of the index a hundred bytes.
@@ -88,7 +88,8 @@ def go_on(connection: Connection, run_id: str) -> Removed:
     for table in (totals, curve_values):
         if count := _take(connection, table, run_id, _ROWS_AT_A_TIME):
             return Removed(count, 0)
-    connection.execute(delete(attempts).where(attempts.c.run_id == run_id))
+    for table in (thinned_runs, attempts):
+        connection.execute(delete(table).where(table.c.run_id == run_id))
     connection.execute(update(deleted_attempts).where(_of(run_id)).values(under_way=0))
     return Removed(0, 0)
 
@@ -104,6 +105,12 @@ def returned(connection: Connection, registration: Registration) -> Returned | N
         return None
     finish = None if row.finish is None else Item.FromString(row.finish)
     return Returned(row.last_sequence, finish, row.deleted_at)
+
+
+def deleted_at(connection: Connection, run_id: str, attempt: int) -> float | None:
+    """Return when what a run had reported up to its latest attempt was deleted, None if it was not."""
+    of_it = (_of(run_id), deleted_attempts.c.attempt <= attempt)
+    return connection.execute(select(func.max(deleted_attempts.c.deleted_at)).where(*of_it)).scalar()
 
 
 def digest_of(registration: Registration) -> bytes:

@@ -198,7 +198,7 @@ class Retention:
                     # It may be done after all, and is counted anew.
                     self._uncertain.add(run.run_id)
                     raise
-                self._recorder.live.thinned(run.run_id, progress.removed)
+                self._recorder.live.thinned(run.run_id, progress.removed, progress.thinned or present.thinned)
                 return progress
 
             progress = await self._gently(more)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, select, tuple_
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_
 
+from monitor.limits import MAX_INTEGER
 from monitor.service import history
 from monitor.service.curves.rows import names_of_observations
 from monitor.service.curves.thinned import not_superseded
-from monitor.service.schema import attempts, curve_values, items, totals
-from monitor.service.stored import START, Position
+from monitor.service.schema import attempts, curve_values, items, thinned_runs, totals
+from monitor.service.stored import START, Position, Thinned
 from monitor.wire.monitor_pb2 import Registration
 
 _OBSERVATIONS_AT_A_TIME = 50
@@ -45,12 +46,21 @@ class Progress(NamedTuple):
         seen: observations so far that are not superseded.
         removed: of these, those that went in the last transaction.
         superseded: those that went besides.
+        thinned: what can be said of the run since, None before the first went.
     """
 
     after: Position | None = START
     seen: int = 0
     removed: int = 0
     superseded: int = 0
+    thinned: Thinned | None = None
+
+
+def of_run(connection: Connection, run_id: str) -> Thinned | None:
+    """Return what was taken out between the observations of a run, None if nothing."""
+    columns = (thinned_runs.c.every, thinned_runs.c.until_step, thinned_runs.c.removed)
+    row = connection.execute(select(*columns).where(thinned_runs.c.run_id == run_id)).first()
+    return None if row is None else Thinned(*row)
 
 
 def plan(connection: Connection, run_id: str, observations: int, keep: int) -> Thinning:
@@ -95,7 +105,21 @@ def go_on(connection: Connection, thinning: Thinning, progress: Progress) -> Pro
             removed, superseded = removed + bool(row.visible), superseded + (not row.visible)
     _take(connection, thinning, doomed)
     after = Position(*page[-1][:3]) if len(page) == _OBSERVATIONS_AT_A_TIME else None
-    return Progress(after, seen, removed, superseded)
+    thinned = progress.thinned
+    if removed:
+        thinned = _remember(connection, thinning, removed, page[-1].step, is_first=thinned is None)
+    return Progress(after, seen, removed, superseded, thinned)
+
+
+def _remember(connection: Connection, thinning: Thinning, removed: int, step: int, *, is_first: bool) -> Thinned:
+    """Add what went to what is known of the run. What was thinned already is thinned once more: both factors count."""
+    before = of_run(connection, thinning.run_id) or Thinned(1, 0, 0)
+    every = min(before.every * (thinning.every if is_first else 1), MAX_INTEGER)
+    now = Thinned(every, max(before.until_step, step), before.removed + removed)
+    connection.execute(delete(thinned_runs).where(thinned_runs.c.run_id == thinning.run_id))
+    values = {"every": now.every, "until_step": now.until_step, "removed": now.removed}
+    connection.execute(insert(thinned_runs).values(run_id=thinning.run_id, **values))
+    return now
 
 
 def _take(connection: Connection, thinning: Thinning, doomed: list[Position]) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from pydantic import WithJsonSchema
@@ -41,7 +41,7 @@ from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun, RunState
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
-from monitor.service.views import run_detail_json, run_json
+from monitor.service.views import run_detail_json, run_json, thinned_json
 
 PREFIX = "/api/v1"
 # Versions of runs are of one process.
@@ -258,11 +258,12 @@ def _written(run: LiveRun, steps: Range | None, curves: dict[str, Curve], form: 
     return described.model_dump_json().encode(), "application/json"
 
 
-def _measured(run: LiveRun) -> dict[str, str]:
+def _measured(run: LiveRun) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "criterion": criterion_label(run.registration.criterion),
         "visible_dtype": run.registration.visible_dtype,
+        "thinned": thinned_json(run),
     }
 
 

@@ -17,6 +17,7 @@ from monitor.service.instruments import Instruments
 from monitor.service.interface.events import Watchers
 from monitor.service.recorder import Recorder
 from monitor.service.store import Store
+from monitor.service.stored import Thinned
 from tests.service.messages import finished, observed, registration
 from tests.service.running import service_in_thread, settings_for
 from tests.service.storing import add
@@ -155,7 +156,7 @@ def test_the_events_of_a_run_end_when_it_is_deleted_and_come_when_it_is_thinned(
         watchers = Watchers(settings_for(tmp_path / "store.db"), recorder.live, lambda: True)
         events = watchers.answer("run").body_iterator
         first = await anext(aiter(events))
-        recorder.live.thinned("run", 2)
+        recorder.live.thinned("run", 2, Thinned(every=2, until_step=5, removed=2))
         assert await anext(aiter(events)) != first
         recorder.live.forget("run")
         assert [event async for event in events] == []

@@ -19,7 +19,7 @@ from monitor.service.instruments import Instruments
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
-from monitor.service.stored import START
+from monitor.service.stored import START, Thinned
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, observed, registration
 from tests.service.running import settings_for
@@ -139,6 +139,7 @@ def test_of_what_ended_long_ago_some_observations_stay(tmp_path: Path) -> None:
         assert after.latest == before.latest
         assert (after.totals, after.finish, after.version > before.version) == (before.totals, before.finish, True)
         assert care.counted("items_removed_total", "thinned") == before.observations - after.observations
+        assert after.thinned == Thinned(2, KEPT_OBSERVATIONS + 500, before.observations - after.observations)
         await care.retention.sweep()
         assert care.recorder.live.get("run") is after
 

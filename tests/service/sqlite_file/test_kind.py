@@ -206,5 +206,5 @@ def test_tables_of_another_program_in_the_same_database_are_left_alone(cluster: 
         ):
             connection.exec_driver_sql(statement)
     engine.dispose()
-    with pytest.raises(ForeignStoreError, match="with the tables curve_values, deleted_attempts, items and 1 more;"):
+    with pytest.raises(ForeignStoreError, match="with the tables curve_values, deleted_attempts, items and 2 more;"):
         open_engine(url)
