@@ -197,7 +197,7 @@ def _what_went(run: Mapping[str, Any]) -> Iterator[str]:
     if (thinned := run.get("thinned")) is not None:
         yield (
             f"The observations of this run were thinned in the service: up to step {thinned['until_step']:,} at least "
-            f"1 in {thinned['every']:,} is left, {thinned['removed']:,} were removed. Do not add up step counts over them."
+            f"1 in {thinned['every']:,} is left, {thinned['removed']:,} were removed. Do not add up their step counts."
         )
     if (seconds := run.get("deleted_at")) is not None:
         at = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
