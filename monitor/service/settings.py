@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from monitor.limits import Limits
 from monitor.service_url import checked_service_url
@@ -99,8 +99,9 @@ class ServiceSettings(BaseModel):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Above so many gigabytes (10^9 bytes) in a SQLite store, runs that have ended are thinned in the "
-        "same way, then deleted, each time the one that has been silent longest. By default there is no bound",
+        description="Above so many gigabytes (10^9 bytes) in the store, runs that have ended are thinned in the same "
+        "way, then deleted, each time the one that has been silent longest. In PostgreSQL the size is estimated. By "
+        "default there is no bound",
     )
 
     max_request_bytes: int = Field(Limits.max_request_bytes, ge=4096, description="Largest request that is taken")
@@ -147,16 +148,6 @@ class ServiceSettings(BaseModel):
                 "four before an absolute one) or postgresql://USER:PASSWORD@HOST/DATABASE"
             )
         return url
-
-    @field_validator("retain_gigabytes")
-    @classmethod
-    def _is_measurable(cls, gigabytes: float | None, given: ValidationInfo) -> float | None:
-        if gigabytes is not None and str(given.data.get("store_url", "")).startswith("postgresql"):
-            raise ValueError(
-                f"{gigabytes:g} was given; expected nothing with a store in PostgreSQL, which does not tell how much "
-                "of its files holds something: keep its size with --retain-days and --thin-after-days"
-            )
-        return gigabytes
 
 
 LIMITS = tuple(name for name in ServiceSettings.model_fields if name.startswith("max_") and name != "max_batch_items")

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.limits import MAX_INTEGER
 from monitor.service import history
-from monitor.service.care import deletion, thinning
+from monitor.service.care import deletion, sizes, thinning
 from monitor.service.care.deletion import Removed, Returned
 from monitor.service.care.thinning import Progress, Thinning
 from monitor.service.counts import Summation
@@ -165,14 +165,17 @@ class Store:
         with self._clearing() as connection:
             return thinning.go_on(connection, plan, progress)
 
-    def used_bytes(self) -> int:
-        """Return how much of the file of a SQLite store holds something. What was freed is used again."""
+    def used_bytes(self) -> int | None:
+        """Return how much of a SQLite file holds something; None of a database server, which does not say."""
+        if self._engine.dialect.name != "sqlite":
+            return None
         with self._transaction() as connection:
-            pages, free, size = (
-                connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
-                for name in ("page_count", "freelist_count", "page_size")
-            )
-        return int((pages - free) * size)
+            return sizes.pages(connection)[0]
+
+    def bytes_of(self, run_id: str) -> int:
+        """Return about how much a run takes in a database server."""
+        with self._transaction() as connection:
+            return sizes.of_run(connection, run_id)
 
     def add(self, batches: Sequence[Batch], now: float) -> list[set[int]]:
         """Store the items that are new, of all batches together, and return their sequence numbers, batch by batch.

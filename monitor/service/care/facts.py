@@ -9,7 +9,7 @@ from decimal import Decimal
 from sqlalchemy import Connection, case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from monitor.service.care import deletion
+from monitor.service.care import deletion, sizes
 from monitor.service.opening import cannot_open, first_line, open_to_read
 from monitor.service.schema import attempts, items
 
@@ -57,12 +57,12 @@ def read(url: str) -> StoreFacts:
     try:
         with engine.connect() as connection:
             gone = deletion.known(connection)
-            pages = _pages(connection) if engine.dialect.name == "sqlite" else None
+            held = sizes.pages(connection) if engine.dialect.name == "sqlite" else None
             return StoreFacts(
                 runs=[run for run in _runs(connection) if run.run_id not in gone.under_way],
                 deleted=len(gone.last),
-                used_bytes=pages[0] if pages else None,
-                file_bytes=pages[1] if pages else None,
+                used_bytes=held[0] if held else None,
+                file_bytes=held[1] if held else None,
             )
     except SQLAlchemyError as error:
         raise cannot_open(url, first_line(error)) from error
@@ -89,11 +89,3 @@ def _integers(row: Sequence[int | Decimal]) -> tuple[int, int, int]:
     # PostgreSQL adds up to decimals.
     observations, count, size = map(int, row)
     return observations, count, size
-
-
-def _pages(connection: Connection) -> tuple[int, int]:
-    pages, free, size = (
-        connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    return (pages - free) * size, pages * size

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from monitor.service.care.clock import ClockWatch, since_boot
 from monitor.service.care.deletion import Removed
+from monitor.service.care.sizes import RunSizes
 from monitor.service.care.thinning import Progress, Thinning
 from monitor.service.errors import StoreError
 from monitor.service.instruments import Instruments
@@ -47,6 +48,7 @@ class Retention:
         self._recorder = recorder
         self._instruments = instruments
         self._clock = clock or ClockWatch()
+        self._sizes = RunSizes(self._measure)
         self._lost_are_gone_at = since_boot() + _RETURN_SECONDS
         self._nothing_before = 0.0
         self._said_full = False
@@ -96,7 +98,7 @@ class Retention:
 
     async def _make_room(self, most: int) -> None:
         # Each time anew: runs end and begin meanwhile.
-        while await self._recorder.care(lambda store: store.used_bytes()) > most:
+        while await self._used_bytes() > most:
             if thinnable := self._longest_silent(self._may_be_thinned):
                 await self._thin(thinnable[0])
             elif deletable := self._longest_silent(self._may_go):
@@ -112,6 +114,13 @@ class Retention:
                 self._said_full = True
                 return
         self._said_full = False
+
+    async def _used_bytes(self) -> int:
+        used = await self._recorder.care(lambda store: store.used_bytes())
+        return await self._sizes.total(self._recorder.live.all()) if used is None else used
+
+    async def _measure(self, run_id: str) -> int:
+        return await self._gently(lambda store: store.bytes_of(run_id))
 
     def _older_than(self, days: float | None, may: Callable[[LiveRun], bool]) -> list[LiveRun]:
         if days is None:
