@@ -20,6 +20,7 @@ from monitor.service.schema import SCHEMA_VERSION, metadata, schema_version
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.backup import back_up
 from monitor.service.sqlite_file.kind import check_kind, check_tables
+from monitor.service.sqlite_file.network import journal_mode
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _prepare(connection: Connection, shown_url: str) -> None:
     connection.commit()
     if is_file:
         # Kept in the file. Not before it is known to be ours.
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql(f"PRAGMA journal_mode={journal_mode(Path(str(connection.engine.url.database)))}")
 
 
 def _engine(url: URL) -> Engine:

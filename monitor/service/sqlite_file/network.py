@@ -16,20 +16,32 @@ _FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone"
 
 
 def warn_of_network(path: Path) -> None:
-    """Say so where the store at `path` is on a network file system. Systems that do not tell are taken at their word.
+    """Say so where the store at `path` is on a network file system."""
+    if kind := _kind_at(path):
+        logger.warning(
+            "the store %s is on a network file system (%s). It is kept without a write-ahead log there, which is "
+            "slower, and SQLite relies on locks and writes that not all such systems keep: a power cut or a service on another "
+            "machine may damage what was acknowledged. Keep the store on a local disk and its backups here, or keep it "
+            "in PostgreSQL",
+            path,
+            kind,
+        )
 
-    SQLite keeps the index of its log in memory that processes of one machine share (sqlite.org/wal.html): a service on
+
+def journal_mode(path: Path) -> str:
+    """Return how SQLite is to write the store at `path`: with a write-ahead log, and where that does not work without.
+
+    SQLite keeps the index of its log in memory that processes of one machine share (sqlite.org/wal.html): one on
     another machine would damage the store.
     """
+    return "DELETE" if _kind_at(path) else "WAL"
+
+
+def _kind_at(path: Path) -> str | None:
+    # Systems that do not tell are taken at their word.
     with suppress(OSError):
-        if kind := network_file_system(Path(os.path.realpath(path)), _MOUNTS.read_text()):
-            logger.warning(
-                "the store %s is on a network file system (%s). SQLite cannot be relied on there: a power cut or a "
-                "service on another machine may damage what was acknowledged. Keep the store on a local disk and its "
-                "backups here, or keep it in PostgreSQL",
-                path,
-                kind,
-            )
+        return network_file_system(Path(os.path.realpath(path)), _MOUNTS.read_text(errors="surrogateescape"))
+    return None
 
 
 def network_file_system(path: Path, mounts: str) -> str | None:
@@ -43,7 +55,8 @@ def network_file_system(path: Path, mounts: str) -> str | None:
     'nfs4'
     """
     found, depth = "", -1
-    for line in mounts.splitlines():
+    # Not by splitlines: a directory may be called by what it takes for the end of a line.
+    for line in filter(None, mounts.split("\n")):
         _device, directory, kind, *_rest = line.split(" ")
         at = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), directory))
         # Of two on one directory, the later one hides the other.

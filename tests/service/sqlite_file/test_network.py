@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from monitor.service.care.backup import back_up_to
 from monitor.service.sqlite_file import network
 from monitor.service.sqlite_file.network import network_file_system
 from monitor.service.store import Store
+from monitor.service.stored import START
+from tests.service.messages import observed, registration
+from tests.service.storing import add
 
+NOW = 1.75e9
 _TABLE = """\
 overlay / overlay rw 0 0
 host:/home /home nfs4 rw,vers=4.2 0 0
@@ -47,6 +54,41 @@ def test_it_is_said_at_the_start(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == warnings
     assert all(f"{tmp_path}/store.db is on a network file system (nfs4)" in each for each in said)
+
+
+def _journal(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def test_there_it_is_kept_without_a_log_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, mounts = tmp_path / "store.db", tmp_path / "mounts"
+    monkeypatch.setattr(network, "_MOUNTS", mounts)
+    mounts.write_text(f"disk {tmp_path} ext4 rw 0 0\n")
+    store = Store(f"sqlite:///{path}")
+    store.register(registration(), NOW, max_runs=10)
+    store.close()
+    assert _journal(path) == "wal"
+    mounts.write_text(f"host:/x {tmp_path} nfs4 rw 0 0\n")
+    store = Store(f"sqlite:///{path}")
+    add(store, "run", 1, [observed(1)], None, NOW)
+    assert back_up_to(f"sqlite:///{path}", tmp_path / "copy.db").items == 1
+    path.unlink()
+    add(store, "run", 1, [observed(2)], None, NOW)
+    assert sorted(each.name for each in tmp_path.glob("store.db*")) == ["store.db", "store.db.lock"]
+    store.close()
+    assert _journal(path) == "delete"
+    mounts.write_text("")
+    store = Store(f"sqlite:///{path}")
+    assert [each.position.step for each in store.history("run", START, 10)] == [1, 2]
+    store.close()
+    assert _journal(path) == "wal"
+
+
+def test_directories_of_any_name_may_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mounts").write_bytes(b"/dev/sdc1 /mnt/caf\xe9 ext4 rw 0 0\n/dev/sdd1 /mnt/page\x0cbreak ext4 rw 0 0\n")
+    monkeypatch.setattr(network, "_MOUNTS", tmp_path / "mounts")
+    Store(f"sqlite:///{tmp_path}/store.db").close()
 
 
 def test_a_system_that_does_not_tell_is_taken_at_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
