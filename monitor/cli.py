@@ -37,6 +37,7 @@ def main() -> None:
     _add_serve(app)
     _add_runs(app)
     _add_push(app)
+    _add_store(app)
     _add_grafana(app)
     _add_analysis(app)
     try:
@@ -181,6 +182,12 @@ def _push(directory: Path, target: str, patience_seconds: float, run_id: str | N
     except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))
     print(f"delivered {count} items to {target}")
+
+
+def _add_store(app: "typer.Typer") -> None:
+    from monitor.service.care.commands import store_commands
+
+    app.add_typer(store_commands, name="store")
 
 
 def _add_grafana(app: "typer.Typer") -> None:

@@ -156,6 +156,12 @@ FAMILIES: tuple[Family, ...] = (
     _counter("items_stored_total", "Items that were stored."),
     _counter("items_duplicate_total", "Items that were sent again although they were stored."),
     _counter("items_rejected_total", "Items that can never be stored."),
+    _counter(
+        "items_removed_total",
+        "Stored items that retention removed, by why: deleted by age or by size, or thinned.",
+        ("why",),
+    ),
+    _counter("runs_deleted_total", "Runs that retention deleted, by why: by age or by size.", ("why",)),
     _counter("registrations_total", "Registrations that were accepted, repeated ones included."),
     _counter("heartbeats_total", "Heartbeats that were received."),
     _counter("store_errors_total", "Calls of the store that failed."),

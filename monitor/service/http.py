@@ -203,6 +203,8 @@ def _add_api(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> Non
     @app.get("/api/runs/{run_id}/history", response_model=HistoryJson, responses=_NO_RUN)
     async def history(run_id: str, after_step: int = -1) -> Response:
         found = await _history(recorder, find(run_id), after_step)
+        # What was read of a run that was deleted meanwhile is not all of it.
+        find(run_id)
         return Response(await asyncio.to_thread(found.model_dump_json), media_type="application/json")
 
 

@@ -25,6 +25,12 @@ class Instruments:
         for limit in LIMITS:
             # Starts each series at 0: rate() does not see the step from no series to 1.
             self.limit_hits.labels(limit)
+        self.items_removed = self._counter("items_removed_total")
+        self.runs_deleted = self._counter("runs_deleted_total")
+        for why in ("age", "size"):
+            self.runs_deleted.labels(why)
+        for why in ("age", "size", "thinned"):
+            self.items_removed.labels(why)
         streams = family("open_streams")
         self.open_streams = Gauge(streams.name, streams.help, registry=self.registry)
         commits = family("store_commit_seconds")

@@ -15,7 +15,7 @@ from itertools import count
 from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
 from monitor.service.settings import ServiceSettings
-from monitor.service.stored import Position, StoredItem, StoredRun
+from monitor.service.stored import Position, StoredItem, StoredRun, Thinned
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Parent, Registration
 
 _MAX_TRAINING_METRICS = 1000
@@ -80,6 +80,7 @@ class LiveRun:
         training_metrics: name → newest value; where there are too many, those that were logged last.
         observations: number of stored observations that are not superseded.
         pauses: between the observations of the latest attempt, until it ends.
+        thinned, deleted_at: what of it was taken out of the store, see StoredRun.
         version: another one, of this process, wherever an item or an attempt has been added, early or late.
     """
 
@@ -96,6 +97,8 @@ class LiveRun:
     finish: Finish | None
     observations: int
     pauses: Pauses
+    thinned: Thinned | None
+    deleted_at: float | None
     # Not stored: whoever is still there says it again.
     training_ended: bool = False
     version: int = field(default_factory=_next_version, compare=False)
@@ -199,6 +202,15 @@ class LiveRuns:
         """Replace one run."""
         self._runs = {**self._runs, run.run_id: run}
 
+    def forget(self, run_id: str) -> None:
+        """Leave out a run that was deleted."""
+        self._runs = {other: run for other, run in self._runs.items() if other != run_id}
+
+    def thinned(self, run_id: str, removed: int, thinned: Thinned | None) -> None:
+        """Count so many observations less of a run, of which the latest stays."""
+        run = self._runs[run_id]
+        self.put(replace(run, observations=run.observations - removed, thinned=thinned, version=_next_version()))
+
     def record(
         self,
         run_id: str,
@@ -239,6 +251,8 @@ def from_store(stored: StoredRun) -> LiveRun:
         finish=stored.finish,
         observations=stored.observations,
         pauses=reduce(Pauses.after, stored.observed_at, Pauses()),
+        thinned=stored.thinned,
+        deleted_at=stored.deleted_at,
     )
 
 

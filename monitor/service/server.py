@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
 from monitor.service.exposition import Exposition
 from monitor.service.http import build_app
@@ -97,6 +98,7 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
             # Runs first at the end: /readyz answers 503, and streams end.
             stack.callback(ingest.stop)
             await recorder.announce(grpc_address, http_address)
+            await stack.enter_async_context(Retention(settings, recorder, instruments).running())
             yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
         await recorder.close()
