@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from monitor.commands.ending import IN_WORDS, Ending
+from monitor.commands.training_side import DEFAULT_TARGET, PATIENCE_SECONDS, RUN_ID_HELP, deliver, run_without_typer
 from monitor.errors import UnsupportedSystemError
 from monitor.terminal import print_anything, printable_lines
 
@@ -13,27 +15,28 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-_DEFAULT_TARGET, _PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
-_RUN_ID_HELP = "Deliver what the service never accepted as a run of its own, under this identity."
 _MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[{}]"'
 # The extra that a command needs; the others need `service`.
 _EXTRAS = dict.fromkeys(("diff", "mask", "structure", "delta"), "analysis")
 
 
 def main() -> None:
-    """Run the command line. Where the libraries of the `service` extra are missing, `push` works nevertheless."""
+    """Run the command line. Where the libraries of the `service` extra are missing, some commands work nevertheless."""
     print_anything()
+    ending = Ending()
+    with ending.clear():
+        _run(ending)
+
+
+def _run(ending: Ending) -> None:
     try:
         import typer
     except ModuleNotFoundError as error:
-        if sys.argv[1:2] != ["push"]:
+        if not run_without_typer(ending, sys.argv[1:]):
             sys.exit(_needs(error))
-        _push_without_typer(sys.argv[2:])
         return
-    app = typer.Typer(
-        name="sparsity-monitor", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-    )
-    _add_version(app)
+    app = typer.Typer(name="sparsity-monitor", no_args_is_help=True, pretty_exceptions_enable=False, epilog=IN_WORDS)
+    _add_options(app, ending)
     _add_serve(app)
     _add_runs(app)
     _add_push(app)
@@ -48,10 +51,11 @@ def main() -> None:
 
 
 def _needs(error: ModuleNotFoundError) -> str:
-    return _MORE.format(error.name, _EXTRAS.get("".join(sys.argv[1:2]), "service"))
+    command = next((each for each in sys.argv[1:] if not each.startswith("-")), "")
+    return _MORE.format(error.name, _EXTRAS.get(command, "service"))
 
 
-def _add_version(app: "typer.Typer") -> None:
+def _add_options(app: "typer.Typer", ending: Ending) -> None:
     import typer
 
     def show(wanted: bool) -> None:
@@ -63,11 +67,13 @@ def _add_version(app: "typer.Typer") -> None:
 
     @app.callback()
     def options(
+        debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from, as Python does.")] = False,
         version: Annotated[
             bool, typer.Option("--version", callback=show, is_eager=True, help="Show the version.")
         ] = False,
     ) -> None:
         """See, live, how sparse a language model's weight updates are while it trains."""
+        ending.debug = debug
 
 
 def _add_serve(app: "typer.Typer") -> None:
@@ -125,7 +131,7 @@ def _add_runs(app: "typer.Typer") -> None:
 
     @app.command()
     def runs(
-        target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")] = _DEFAULT_TARGET,
+        target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")] = DEFAULT_TARGET,
     ) -> None:
         """List the runs that a service knows: for people in a terminal, with tabs between the fields in a pipe."""
         import grpc
@@ -149,38 +155,14 @@ def _add_push(app: "typer.Typer") -> None:
     @app.command()
     def push(
         directory: Annotated[Path, typer.Argument(help="Output directory of a run that used SparsityCallback.")],
-        target: Annotated[str, typer.Option(help="gRPC address of the service, host:port.")] = _DEFAULT_TARGET,
+        target: Annotated[str, typer.Option(help="gRPC address of the service, host:port.")] = DEFAULT_TARGET,
         patience_seconds: Annotated[
             float, typer.Option(help="How long to try to reach the service.")
-        ] = _PATIENCE_SECONDS,
-        run_id: Annotated[str | None, typer.Option(help=_RUN_ID_HELP)] = None,
+        ] = PATIENCE_SECONDS,
+        run_id: Annotated[str | None, typer.Option(help=RUN_ID_HELP)] = None,
     ) -> None:
         """Deliver what a training run observed and could not send."""
-        _push(directory, target, patience_seconds, run_id)
-
-
-def _push_without_typer(arguments: list[str]) -> None:
-    """The same command for a training environment, which has no typer."""
-    from argparse import ArgumentParser
-
-    parser = ArgumentParser("sparsity-monitor push", description="Deliver what a training run could not send.")
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--target", default=_DEFAULT_TARGET)
-    parser.add_argument("--patience-seconds", type=float, default=_PATIENCE_SECONDS)
-    parser.add_argument("--run-id", help=_RUN_ID_HELP)
-    _push(**vars(parser.parse_args(arguments)))
-
-
-def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> None:
-    from monitor.errors import SparsityMonitorError
-
-    try:
-        from monitor.report.push import push
-
-        count = push(directory, target, patience_seconds, run_id)
-    except SparsityMonitorError as error:
-        sys.exit(printable_lines(str(error)))
-    print(f"delivered {count} items to {target}")
+        deliver(directory, target, patience_seconds, run_id)
 
 
 def _add_grafana(app: "typer.Typer") -> None:

@@ -1,7 +1,7 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
     callback, loop, training → report → observe        service → wire        grafana → service.families
-    cli → report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
+    cli → commands, report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -42,7 +42,8 @@ ROOMS = {
     "grafana": "errors proxies service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     "subnetwork": "errors percent observe training",
-    "cli": "errors terminal version wire report service grafana analysis",
+    "commands": "errors percent proxies service_url terminal version wire report service.families",
+    "cli": "errors terminal version wire report service grafana analysis commands",
     "__init__": "version errors verdict observe callback loop subnetwork",
 }
 
@@ -108,7 +109,7 @@ LIBRARIES = {
     "triton": "observe.kernels",
     "sqlite3": "report.spool_file service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
-    "grpc": "wire report.delivery report.uploader service cli",
+    "grpc": "wire report.delivery report.uploader service commands cli",
     "sqlalchemy": "service",
     "fastapi": "service",
     "grafana_api": "grafana.apply.client",
