@@ -127,26 +127,9 @@ def _explained(error: "ErrorDetails") -> str:
 
 
 def _add_runs(app: "typer.Typer") -> None:
-    import typer
+    from monitor.commands.runs import runs_commands
 
-    @app.command()
-    def runs(
-        target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")] = DEFAULT_TARGET,
-    ) -> None:
-        """List the runs that a service knows: for people in a terminal, with tabs between the fields in a pipe."""
-        import grpc
-
-        from monitor.errors import ConfigurationError
-        from monitor.report.target import check_target
-        from monitor.service.listing import print_runs
-        from monitor.wire.channel import failure
-
-        try:
-            print_runs(check_target(target))
-        except ConfigurationError as error:
-            sys.exit(printable_lines(str(error)))
-        except grpc.RpcError as error:
-            sys.exit(failure(target, error))
+    app.add_typer(runs_commands, name="runs")
 
 
 def _add_push(app: "typer.Typer") -> None:

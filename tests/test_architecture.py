@@ -42,7 +42,7 @@ ROOMS = {
     "grafana": "errors proxies service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     "subnetwork": "errors percent observe training",
-    "commands": "errors percent proxies service_url terminal version wire report service.families",
+    "commands": "errors percent proxies service_url terminal version wire report service",
     "cli": "errors terminal version wire report service grafana analysis commands",
     "__init__": "version errors verdict observe callback loop subnetwork",
 }
