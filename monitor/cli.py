@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from monitor.commands.ending import IN_WORDS, Ending
-from monitor.commands.training_side import DEFAULT_TARGET, PATIENCE_SECONDS, RUN_ID_HELP, deliver, run_without_typer
+from monitor.commands.training_side import (
+    DEFAULT_TARGET,
+    DIRECTORY_HELP,
+    DOCTOR_HELP,
+    PAGES_HELP,
+    PATIENCE_SECONDS,
+    RUN_ID_HELP,
+    deliver,
+    examine,
+    run_without_typer,
+)
 from monitor.errors import UnsupportedSystemError
 from monitor.terminal import print_anything, printable_lines
 
@@ -40,6 +50,7 @@ def _run(ending: Ending) -> None:
     _add_serve(app)
     _add_runs(app)
     _add_push(app)
+    _add_doctor(app)
     _add_grafana(app)
     _add_analysis(app)
     try:
@@ -146,6 +157,20 @@ def _add_push(app: "typer.Typer") -> None:
     ) -> None:
         """Deliver what a training run observed and could not send."""
         deliver(directory, target, patience_seconds, run_id)
+
+
+def _add_doctor(app: "typer.Typer") -> None:
+    import typer
+
+    @app.command(help=DOCTOR_HELP)
+    def doctor(
+        target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")] = DEFAULT_TARGET,
+        *,
+        directory: Annotated[Path | None, typer.Option(help=DIRECTORY_HELP)] = None,
+        service_url: Annotated[str | None, typer.Option(help=PAGES_HELP, envvar="SPARSITY_MONITOR_SERVICE_URL")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    ) -> None:
+        examine(target, directory, service_url, as_json=as_json)
 
 
 def _add_grafana(app: "typer.Typer") -> None:

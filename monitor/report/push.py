@@ -31,7 +31,7 @@ def push(directory: Path, target: str, patience_seconds: float, run_id: str | No
         ReportingError: the service cannot be reached or refuses; what is not delivered stays in the spool.
     """
     target = check_target(target)
-    spool_directory = _find_spool(directory)
+    spool_directory = find_spool(directory)
     # First where the run went on when its directory broke: its end is told from there.
     return sum(
         _push(each, target, patience_seconds, run_id) for each in (*linked_spools(spool_directory), spool_directory)
@@ -49,7 +49,12 @@ def _push(directory: Path, target: str, patience_seconds: float, run_id: str | N
     return before - _held(directory)
 
 
-def _find_spool(directory: Path) -> Path:
+def find_spool(directory: Path) -> Path:
+    """Return the directory of the spool that belongs to an output directory, or is there itself.
+
+    Raises:
+        SpoolError: there is none.
+    """
     # The last one is where SparsityCallback keeps the spool if the output directory is pushed to a hub.
     for candidate in (directory, directory / DIRECTORY, directory / f"_{DIRECTORY}"):
         if (candidate / SPOOL_FILE).is_file():
