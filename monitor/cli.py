@@ -49,6 +49,7 @@ def _run(ending: Ending) -> None:
     _add_options(app, ending)
     _add_serve(app)
     _add_runs(app)
+    _add_export(app)
     _add_push(app)
     _add_doctor(app)
     _add_grafana(app)
@@ -141,6 +142,12 @@ def _add_runs(app: "typer.Typer") -> None:
     from monitor.commands.runs import runs_commands
 
     app.add_typer(runs_commands, name="runs")
+
+
+def _add_export(app: "typer.Typer") -> None:
+    from monitor.commands.export.command import add_export
+
+    add_export(app)
 
 
 def _add_push(app: "typer.Typer") -> None:
