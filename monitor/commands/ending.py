@@ -74,7 +74,9 @@ def _status(end: SystemExit) -> int | str:
     causes = list(_causes(end))
     if any(isinstance(each, KeyboardInterrupt) for each in causes):
         return INTERRUPTED
-    if end.code == FAILED and any(_is_broken_pipe(each) for each in causes):
+    # Some commands say in words whatever the system refuses them, and take this for it.
+    at = causes if end.code == FAILED else causes[1:2]
+    if end.code and any(map(_is_broken_pipe, at)):
         return READER_GONE
     return end.code if isinstance(end.code, str) else end.code or 0
 

@@ -37,7 +37,7 @@ def watch_run(interface: Interface, name: str, every_seconds: float, *, as_json:
     run = interface.run(name)
     states = _states(interface, run, every_seconds)
     if as_json or not sys.stdout.isatty():
-        _print_lines(states, as_json=as_json)
+        print_lines(states, as_json=as_json)
     else:
         _show_live(interface, states)
 
@@ -59,7 +59,8 @@ def _states(interface: Interface, run: Json, every_seconds: float) -> Iterator[J
         yield run
 
 
-def _print_lines(states: Iterator[Json], *, as_json: bool) -> None:
+def print_lines(states: Iterator[Json], *, as_json: bool) -> None:
+    """Print a line for each state of the run that is new."""
     known = None
     for run in states:
         now = (run["state"], run["step"], run["observations"], run["attempt"])

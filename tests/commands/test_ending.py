@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.commands.running import command, command_after, shell
@@ -49,6 +51,11 @@ def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
 @pytest.mark.parametrize("arguments", ["--help", "runs --help", "--version", "push --help"])
 def test_a_reader_that_leaves_early_ends_a_command_quietly(arguments: str) -> None:
     done = shell(f"$S {arguments} | true")
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_command_that_reports_what_the_system_refuses_does_not_report_that(tmp_path: Path) -> None:
+    done = shell(f"$S grafana generate {tmp_path} | true")
     assert (done.returncode, done.stderr) == (141, "")
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from monitor.commands.interface import Interface
+from monitor.commands.watch import print_lines
 from tests.commands.running import command, shell
 from tests.service.messages import finished, observed, registration
 from tests.service.running import COMMAND, Client
@@ -111,6 +113,12 @@ def test_a_run_is_watched_until_it_ends(start: Callable[..., Client]) -> None:
     rest, said = watching.communicate(timeout=60)
     assert rest.startswith("step 2, finished: ")
     assert (watching.returncode, said) == (0, "")
+
+
+def test_a_state_that_is_not_new_is_no_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first = Interface(url).run("grpo-1")
+    print_lines(iter([first, dict(first), {**first, "step": 21}, {**first, "step": 21}]), as_json=False)
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["step 20 of 30", "step 21 of 30"]
 
 
 def test_who_has_watched_enough_ends_it_with_ctrl_c(start: Callable[..., Client]) -> None:
