@@ -10,6 +10,7 @@ from monitor.commands.training_side import (
     DEFAULT_TARGET,
     DIRECTORY_HELP,
     DOCTOR_HELP,
+    JSON_HELP,
     PAGES_HELP,
     PATIENCE_SECONDS,
     RUN_ID_HELP,
@@ -161,9 +162,11 @@ def _add_push(app: "typer.Typer") -> None:
             float, typer.Option(help="How long to try to reach the service.")
         ] = PATIENCE_SECONDS,
         run_id: Annotated[str | None, typer.Option(help=RUN_ID_HELP)] = None,
+        *,
+        as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     ) -> None:
         """Deliver what a training run observed and could not send."""
-        deliver(directory, target, patience_seconds, run_id)
+        deliver(directory, target, patience_seconds, run_id, as_json=as_json)
 
 
 def _add_doctor(app: "typer.Typer") -> None:
@@ -175,7 +178,7 @@ def _add_doctor(app: "typer.Typer") -> None:
         *,
         directory: Annotated[Path | None, typer.Option(help=DIRECTORY_HELP)] = None,
         service_url: Annotated[str | None, typer.Option(help=PAGES_HELP, envvar="SPARSITY_MONITOR_SERVICE_URL")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     ) -> None:
         examine(target, directory, service_url, as_json=as_json)
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from monitor.terminal import printable_lines
 
 IN_WORDS = (
-    "Exit status: 0 done; 1 failed, and a sentence says why; 2 no such command or option; 130 ended by Ctrl-C; "
-    "141 whoever read the output had enough."
+    "Exit status: 0 done, as is a service that Ctrl-C stops; 1 failed, and a sentence says why; 2 no such command or "
+    "option; 130 ended by Ctrl-C; 141 whoever read the output had enough."
 )
 """For those who read the help."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from monitor.commands.training_side import DEFAULT_TARGET
+from monitor.commands.training_side import DEFAULT_TARGET, JSON_HELP
 from monitor.errors import SparsityMonitorError
 from monitor.service_url import DEFAULT_SERVICE_URL
 from monitor.terminal import printable_lines
@@ -24,7 +24,7 @@ ServiceUrl = Annotated[
     str,
     typer.Option(help="Where the service has its pages: runs are read by HTTP.", envvar="SPARSITY_MONITOR_SERVICE_URL"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 
 
 class _WithTarget(TyperGroup):

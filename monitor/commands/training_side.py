@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from argparse import ArgumentParser
@@ -13,6 +14,7 @@ from monitor.terminal import printable_lines
 
 DEFAULT_TARGET, PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
 RUN_ID_HELP = "Deliver what the service never accepted as a run of its own, under this identity."
+JSON_HELP = "Print JSON for programs."
 DOCTOR_HELP = "Walk the way from this machine to the service, and say what is wrong and what to do."
 DIRECTORY_HELP = "Output directory of a training: look at its disk and at what is not delivered, too."
 PAGES_HELP = "Where the service has its pages, for its version and clock; by default port 8765 of the target's host."
@@ -39,6 +41,7 @@ def _push(arguments: Sequence[str]) -> None:
     parser.add_argument("--target", default=DEFAULT_TARGET)
     parser.add_argument("--patience-seconds", type=float, default=PATIENCE_SECONDS)
     parser.add_argument("--run-id", help=RUN_ID_HELP)
+    parser.add_argument("--json", action="store_true", dest="as_json", help=JSON_HELP)
     deliver(**vars(parser.parse_args(arguments)))
 
 
@@ -47,7 +50,7 @@ def _doctor(arguments: Sequence[str]) -> None:
     parser.add_argument("target", nargs="?", default=DEFAULT_TARGET)
     parser.add_argument("--directory", type=Path, help=DIRECTORY_HELP)
     parser.add_argument("--service-url", default=os.environ.get("SPARSITY_MONITOR_SERVICE_URL"), help=PAGES_HELP)
-    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--json", action="store_true", dest="as_json", help=JSON_HELP)
     examine(**vars(parser.parse_args(arguments)))
 
 
@@ -58,7 +61,7 @@ def examine(target: str, directory: Path | None, service_url: str | None, *, as_
     doctor(target, directory, service_url, as_json=as_json)
 
 
-def deliver(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> None:
+def deliver(directory: Path, target: str, patience_seconds: float, run_id: str | None, *, as_json: bool) -> None:
     """Deliver what a spool holds, and say how much that was."""
     from monitor.errors import SparsityMonitorError
 
@@ -68,4 +71,4 @@ def deliver(directory: Path, target: str, patience_seconds: float, run_id: str |
         count = push(directory, target, patience_seconds, run_id)
     except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))
-    print(f"delivered {count} items to {target}")
+    print(json.dumps({"delivered": count, "target": target}) if as_json else f"delivered {count} items to {target}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from monitor.report.spool import Spool
 from tests.commands.running import command, command_after, shell
 
 _BROKEN = "import monitor.service.listing as broken; broken.print_runs = lambda target: {}[target]"
@@ -18,7 +20,7 @@ _WITHOUT_TYPER = "sys.modules['typer'] = None"
 
 def test_the_help_says_what_an_exit_status_means() -> None:
     shown = " ".join(command("--help").stdout.split())
-    assert "Exit status: 0 done; 1 failed, and a sentence says why; 2 no such command or option; 130" in shown
+    assert "1 failed, and a sentence says why; 2 no such command or option; 130 ended by Ctrl-C" in shown
 
 
 def test_what_fails_is_said_in_a_sentence_and_its_origin_only_with_debug() -> None:
@@ -72,6 +74,13 @@ def test_a_training_environment_gets_the_same_ends() -> None:
     assert "Traceback" not in plain.stderr
     assert "Traceback" in command_after(_WITHOUT_TYPER, "--debug", "push", "/nowhere").stderr
     assert command_after(_WITHOUT_TYPER, "push").returncode == 2
+
+
+@pytest.mark.parametrize("before", ["", _WITHOUT_TYPER])
+def test_programs_learn_how_much_was_delivered(before: str, tmp_path: Path) -> None:
+    Spool(tmp_path / "sparsity_monitor").close()
+    done = command_after(before, "push", str(tmp_path), "--json")
+    assert json.loads(done.stdout) == {"delivered": 0, "target": "127.0.0.1:50051"}, done.stderr
 
 
 def test_a_shell_can_complete_the_commands() -> None:
