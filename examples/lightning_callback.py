@@ -97,7 +97,8 @@ def train(command: Command, texts: list[str], callback: LightningCallback, **set
         max_steps=command.steps, callbacks=[callback], default_root_dir=command.output, logger=False, **settings
     )
     trainer.fit(module, batches)
-    module.model.save_pretrained(command.output / "final")
+    if trainer.is_global_zero:
+        module.model.save_pretrained(command.output / "final")
     return module
 
 

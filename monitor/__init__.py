@@ -11,11 +11,14 @@ from monitor.version import __version__
 if TYPE_CHECKING:
     from monitor.callback import SparsityCallback
     from monitor.loop import Watch, watch
+    from monitor.notebook.load import load_run
     from monitor.observe.masks.file import MaskFile
     from monitor.observe.masks.mask import UpdateMask
     from monitor.observe.observation import Observation
     from monitor.observe.observer import UpdateObserver
     from monitor.observe.overlap import Overlap
+    from monitor.observe.served.fingerprint import fingerprint
+    from monitor.observe.served.slices import engine_slices
     from monitor.subnetwork.callback import SubnetworkCallback
     from monitor.subnetwork.subnetwork import Subnetwork
     from monitor.verdict import DenseThresholds, Verdict
@@ -33,6 +36,9 @@ __all__ = [
     "Verdict",
     "Watch",
     "__version__",
+    "engine_slices",
+    "fingerprint",
+    "load_run",
     "watch",
 ]
 
@@ -49,6 +55,9 @@ _HOMES = {
     "UpdateObserver": ".observe.observer",
     "Verdict": ".verdict",
     "Watch": ".loop",
+    "engine_slices": ".observe.served.slices",
+    "fingerprint": ".observe.served.fingerprint",
+    "load_run": ".notebook.load",
     "watch": ".loop",
 }
 

@@ -10,13 +10,14 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monitor.errors import ConfigurationError, shown
+from monitor.errors import ConfigurationError, SparsityMonitorError, shown
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.ranks import join_ranks
@@ -27,6 +28,7 @@ from monitor.training.base_source import frozen_reference_model, refuse_a_moving
 from monitor.training.directories import checkpoint_directory, step_of
 from monitor.training.observed_run import ObservedRun
 from monitor.training.references import open_references
+from monitor.training.served import Fingerprints, ServedWeights
 from monitor.training.settings import RunSettings
 from monitor.training.start import start_run
 from monitor.training.stops import StopNotice
@@ -46,6 +48,7 @@ from monitor.verdict import Verdict
 logger = logging.getLogger(__name__)
 
 Method = TypeVar("Method", bound=Callable[..., None])
+Answer = TypeVar("Answer")
 
 
 def _never_disturbs(method: Method) -> Method:
@@ -154,6 +157,42 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
     def last_verdict(self) -> Verdict | None:
         """What the latest observations mean; None while too few, in the warm-up, or if lost weights could change it."""
         return self._run.last_verdict
+
+    def fingerprint(self) -> dict[str, int] | None:
+        """Return `monitor.fingerprint` of the weights as they are now, and keep them as those of the present step.
+
+        As `Watch.fingerprint`: call it between two steps, in every process; None where nothing is observed.
+        """
+        return self._asked(self._run.fingerprint)
+
+    def served(self, fingerprints: Fingerprints, step: int | None = None) -> ServedWeights | None:
+        """Compare what an engine serves with the weights that train; where it serves others, it is said in the log.
+
+        As `Watch.served`: call it between two steps, once the engine has taken the weights, in every process.
+
+        Args:
+            fingerprints: of the engine's weights: name → number, as `monitor.fingerprint` returns it; of several ranks,
+                a list with those of each.
+            step: the step whose weights are to be served; None for the present one.
+
+        Returns:
+            the step that is served, and the groups that differ; None where it cannot be told.
+        """
+        return self._asked(partial(self._run.served, fingerprints, step))
+
+    def _asked(self, answer: Callable[[], Answer | None]) -> Answer | None:
+        """Answer a call of the user's own: keep errors of the monitor away from the training, unless `strict`."""
+        try:
+            return None if self._is_inert else answer()
+        except Exception as error:
+            if self.settings.strict:
+                raise
+            if isinstance(error, SparsityMonitorError):
+                # The caller's to change, and no error of the monitor.
+                logger.warning("sparsity-monitor: %s Training goes on.", error)
+            else:
+                logger.exception("an error in sparsity-monitor; training goes on")
+            return None
 
     def attach(self, trainer: Trainer) -> SparsityCallback:
         """Add this callback to a trainer and show `sparsity/…` in its own logs, so in W&B, TensorBoard, Trackio.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[{}]"'
 # The extra that a command needs; the others need `service`.
-_EXTRAS = dict.fromkeys(("diff", "mask", "structure", "delta"), "analysis")
+_EXTRAS = dict.fromkeys(("diff", "mask", "structure", "delta", "report"), "analysis")
 
 
 def main() -> None:
@@ -194,8 +194,10 @@ def _add_analysis(app: "typer.Typer") -> None:
     from monitor.analysis.diff_commands import add_diff
     from monitor.analysis.masks.commands import add_mask
     from monitor.analysis.structure.commands import add_structure
+    from monitor.notebook.commands import add_report
 
     add_diff(app)
     add_mask(app)
     add_structure(app)
     add_delta(app)
+    add_report(app)

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from torch import nn
 
+from monitor.errors import ConfigurationError, SparsityMonitorError
 from monitor.observe.arguments import check_model
 from monitor.observe.observation import Observation
 from monitor.observe.ranks import join_ranks
@@ -24,6 +25,7 @@ from monitor.training.on_dense import ON_DENSE
 from monitor.training.optimizer_steps import OptimizerSteps
 from monitor.training.references import open_references
 from monitor.training.resume import RunIdentity, Saved, resumed_from, write_state
+from monitor.training.served import Fingerprints, ServedWeights
 from monitor.training.start import start_run
 from monitor.training.surroundings import Surroundings
 from monitor.verdict import Verdict
@@ -41,8 +43,8 @@ class Watch:
     is left by an exception, Ctrl-C among them, a training that has failed with it. After the start, nothing that goes
     wrong with the monitor is raised into the training, unless `strict`.
 
-    On several processes each one has its own, and all of them call `step` and `save` with the same arguments, in the
-    same order. The first one reports.
+    On several processes each one has its own, and all of them call `step`, `save`, `fingerprint` and `served` with the
+    same arguments, in the same order. The first one reports.
     """
 
     def __init__(self, model: nn.Module, settings: LoopSettings) -> None:
@@ -53,7 +55,7 @@ class Watch:
         self._identity: RunIdentity | None = None
         self._should_stop = False
         self._is_announced = self._is_expected = False
-        self._told_of_steps = False
+        self._told_of_steps = self._told_of_served = False
         references = open_references(settings.references or {})
         ranks = join_ranks(next(model.parameters()).device, settings.process_group)
         given = settings.resume_from
@@ -86,11 +88,12 @@ class Watch:
         """The latest observation, the same in every process; None before the first. On CUDA it is one step behind."""
         return self._run.last_observation
 
-    def step(self, step: int, logs: Mapping[str, object] | None = None) -> bool:
+    def step(self, step: int | None = None, logs: Mapping[str, object] | None = None) -> bool:
         """Observe the weights after an optimizer step, before anything else is done to them.
 
         Args:
-            step: optimizer steps that the weights have made, from 1 on, and after a resume from where it goes on.
+            step: optimizer steps that the weights have made, from 1 on, and after a resume from where it goes on. By
+                default one more than the last, as where a framework's hook is not told the number.
             logs: what is reported beside the observation, name → number, such as {"loss": 0.3}. Tensors of one element
                 are read without waiting for the device.
 
@@ -99,7 +102,7 @@ class Watch:
         """
         if not self._run.is_elsewhere:
             with self._never_disturbing("training goes on"):
-                self._observe(step, logs)
+                self._observe(self._step + 1 if step is None else step, logs)
         return self._should_stop
 
     def save(self, directory: str | Path) -> None:
@@ -122,6 +125,70 @@ class Watch:
             # Last, because the other processes are waited for above, and do not fail with this one.
             if self._is_first and self._identity is not None:
                 write_state(checkpoint, Saved(self._step, self._identity))
+
+    def fingerprint(self) -> dict[str, int] | None:
+        """Return `monitor.fingerprint` of the weights as they are now, and keep them as those of the present step.
+
+        Call it when weights are handed to an engine that goes on beside the training, so that `served` can be asked
+        later, with this step; and before the first step, so that an engine that never got any weights is told as such.
+        The last 64 steps are kept. It waits for the device, and reads each weight once.
+
+        Returns:
+            name → number of each parameter, the same in every process; None where they cannot be told.
+        """
+        found = None
+        if not self._run.is_elsewhere:
+            with self._never_disturbing("training goes on"), self._saying_what_cannot_be():
+                self._check_that_step_is_known("fingerprint")
+                found = self._run.fingerprint()
+        return found
+
+    def served(self, fingerprints: Fingerprints, step: int | None = None) -> ServedWeights | None:
+        """Compare what an engine serves with the weights that train; where it serves others, it is said in the log.
+
+        Reported beside the observations are `served_step`, where it is known, and `served_differing_groups`, which is
+        0 where all is well. Call it once the engine has taken the weights, before the next optimizer step:
+
+            watch.served(llm.collective_rpc(fingerprint_of_this_rank))
+
+        where that function returns `monitor.fingerprint(model.named_parameters(), slices=…)` of the model of a rank.
+
+        Args:
+            fingerprints: of the engine's weights: name → number; of several ranks, a list with those of each. Only what
+                the first process is given counts.
+            step: the step whose weights are to be served, of those for which `fingerprint` or this was called; None for
+                the present one, whose weights are read then.
+
+        Returns:
+            the step that is served, the groups that differ, and what could not be compared, the same in every process;
+            None where it cannot be told, which is said.
+        """
+        found = None
+        if not self._run.is_elsewhere:
+            with self._never_disturbing("training goes on"), self._saying_what_cannot_be():
+                if step is None:
+                    self._check_that_step_is_known("served")
+                found = self._run.served(fingerprints, step)
+        return found
+
+    def _check_that_step_is_known(self, method: str) -> None:
+        if self._optimizer_steps.announces_any(self._model):
+            raise ConfigurationError(
+                f"watch.{method}() was called after an optimizer step that watch.step() was not told of, so that the "
+                "step of these weights is not known. Call it between watch.step() and the next optimizer step."
+            )
+
+    @contextmanager
+    def _saying_what_cannot_be(self) -> Iterator[None]:
+        """Say it in words, where it is the caller's to change; that is no error of the monitor."""
+        try:
+            yield
+        except SparsityMonitorError as error:
+            if self._settings.strict:
+                raise
+            if self._is_first and not self._told_of_served:
+                self._told_of_served = True
+                logger.warning("sparsity-monitor: %s This is said once.", error)
 
     def __enter__(self) -> Watch:
         """Return itself: the training began when it was made."""

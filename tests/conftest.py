@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
+
+import pytest
+
+from tests.processes import Processes
+
+# What is imported stays: looking for garbage in between takes a seventh of the time.
+gc.disable()
 
 # Before transformers is imported: no hub, no telemetry, and TRL's experimental trainers without their banner.
 os.environ.update(
@@ -24,6 +32,7 @@ if find_spec("torch"):
 
 def pytest_collection_finish() -> None:
     """Leave what is imported out of every later search for garbage, which trainers and processes that end make."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
@@ -31,3 +40,10 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let libraries find nothing left at the end, which they would say."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Runs trainings, see tests/training/trained.py. Importing what they need takes long: its tests are one group."""
+    with Processes(tmp_path_factory.mktemp("processes"), "tests.training.trained") as processes:
+        yield processes

@@ -13,6 +13,7 @@ declare -A packages=(
     [prometheus-alertmanager]=prometheus-alertmanager
     [amtool]=prometheus-alertmanager
     [psql]=postgresql
+    [chromium]=chromium
     [g++]=g++ # torch.compile compiles on the CPU
 )
 

@@ -1,7 +1,8 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
     callback, loop, training → report → observe        service → wire        grafana → service.families
-    cli → commands, report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
+    cli → commands, report, service, grafana, analysis, notebook        analysis → observe
+    subnetwork → training, observe        notebook → report, analysis.html, the service's arithmetic
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -29,26 +30,30 @@ ROOMS = {
     "posix": "errors",
     "proxies": "",
     "percent": "",
+    "published": "",
     "environment": "",
     "wire": "proxies terminal",
     "limits": "errors environment wire",
     "observe": "errors",
     "verdict": "errors observe",
-    "report": "errors limits posix terminal version wire observe",
+    "report": "errors limits posix terminal version wire observe verdict",
     "training": "environment errors limits percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
-    "loop": "verdict observe report training",
-    "service": "errors limits percent posix service_url terminal version wire",
-    "grafana": "errors proxies service_url terminal service.families",
+    "loop": "errors verdict observe report training",
+    "service": "errors limits percent posix published service_url terminal version wire",
+    "grafana": "errors proxies published service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
+    # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
+    "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
+    "analysis.outputs service.counts service.curves.fields service.families service.labels published",
     "subnetwork": "errors percent observe training",
     "commands": "errors percent proxies service_url terminal version wire report service",
-    "cli": "errors terminal version wire report service grafana analysis commands",
-    "__init__": "version errors verdict observe callback loop subnetwork",
+    "cli": "errors terminal version wire report service grafana analysis notebook commands",
+    "__init__": "version errors verdict observe callback loop notebook subnetwork",
 }
 
 # Of these it may import types only: the uploader and the service run where torch is not.
-TYPES_ONLY = {"report": "observe"}
+TYPES_ONLY = {"report": "observe verdict"}
 
 # A file or folder of monitor/observe/ → what it may import there besides itself. From the bits up to the face.
 OBSERVE = {
@@ -65,6 +70,7 @@ OBSERVE = {
     "meeting": "",
     "ranks": "kernels meeting",
     "weights": "user_warning bits ranks",
+    "served": "chunk_sizes criterion settings weights",
     "overlap": "",
     "observation": "overlap weights",
     "base": "chunk_sizes borrowed criterion kernels ranks weights",
@@ -76,8 +82,8 @@ OBSERVE = {
     "changes": "user_warning weights base",
     "followed": "streams kernels weights base tally state measurement changes",
     "passes": "streams stopwatch kernels weights observation followed",
-    "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights observation base masks state "
-    "settings comparison changes followed passes",
+    "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights served observation base "
+    "masks state settings comparison changes followed passes",
 }
 
 # The same of monitor/grafana/.
@@ -103,7 +109,8 @@ LIBRARIES = {
     "datasets": "callback training",
     "deepspeed": "callback training",
     "peft": "observe.weights.adapters analysis.adapter",
-    "matplotlib": "analysis",
+    "matplotlib": "analysis notebook.curves notebook.run",
+    "pandas": "notebook.frames notebook.run",
     "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",

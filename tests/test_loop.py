@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from monitor.training.resume import RunIdentity, Saved
 from monitor.wire import monitor_pb2 as pb
 from tests.observe.cuda_model import CudaModel
 from tests.observe.mutation import mutate
-from tests.spooled import spooled
+from tests.spooled import recorded_in
 
 AT_ONCE = DenseThresholds(warmup_steps=0)
 
@@ -57,10 +56,6 @@ def observe(directory: Path, steps: int, model: nn.Module | None = None, **setti
     return watch
 
 
-def recorded(directory: Path, kind: str) -> list[Any]:
-    return spooled(SimpleNamespace(directory=directory / "sparsity_monitor"), kind)  # type: ignore[arg-type]
-
-
 def test_watching_changes_no_loss(tmp_path: Path) -> None:
     def losses(observing: bool) -> list[float]:
         model = make_model()
@@ -86,9 +81,9 @@ def test_a_loop_is_counted_and_reported_as_an_observer_counts_it(tmp_path: Path)
         learn(model, optimizer, step)
         # Every second step, and the last that was planned.
         expected += [observer.observe(step)] if step > 1 else []
-    observations = recorded(tmp_path, "observation")
+    observations = recorded_in(tmp_path, "observation")
     assert [(o.step, list(o.changed)) for o in observations] == [(o.step, list(o.changed)) for o in expected]
-    assert [log.step for log in recorded(tmp_path, "training_log")] == [1, 2, 3, 4]
+    assert [log.step for log in recorded_in(tmp_path, "training_log")] == [1, 2, 3, 4]
     assert UpdateMask.load(tmp_path / "sparsity_monitor" / "update_mask.safetensors").count() == (
         observer.update_mask().count()
     )
@@ -108,11 +103,11 @@ def raise_in_loop(directory: Path, error: BaseException) -> None:
 def test_a_block_that_is_left_by_an_exception_has_failed_with_it(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)):
         raise_in_loop(tmp_path, error)
-    (finish,) = recorded(tmp_path, "finish")
+    (finish,) = recorded_in(tmp_path, "finish")
     assert finish.ending == pb.Finish.ENDING_FAILED
     assert finish.reason == f"{type(error).__name__}: {error}".rstrip(": ")
     # What was observed until then is there.
-    assert [each.step for each in recorded(tmp_path, "observation")] == [1]
+    assert [each.step for each in recorded_in(tmp_path, "observation")] == [1]
 
 
 @pytest.mark.parametrize("asked", ["stop", lambda *, step, observation, verdict: step == observation.step])
@@ -120,15 +115,29 @@ def test_a_loop_is_told_to_end_where_updates_are_dense(tmp_path: Path, asked: An
     watch = observe(tmp_path, 9, on_dense=asked, dense_thresholds=AT_ONCE)
     assert watch.last_observation is not None
     assert watch.last_observation.step == 1
-    (finish,) = recorded(tmp_path, "finish")
+    (finish,) = recorded_in(tmp_path, "finish")
     assert (finish.ending, finish.stopped_by) == (pb.Finish.ENDING_STOPPED, "on_dense")
 
 
 def test_a_loop_that_ends_is_finished(tmp_path: Path) -> None:
     # Dense, and nobody asked for an end.
     assert observe(tmp_path, 9, dense_thresholds=AT_ONCE).last_observation is not None
-    (finish,) = recorded(tmp_path, "finish")
+    (finish,) = recorded_in(tmp_path, "finish")
     assert (finish.ending, finish.step) == (pb.Finish.ENDING_COMPLETED, 9)
+
+
+def test_steps_without_a_number_are_counted_on_from_the_checkpoint(tmp_path: Path) -> None:
+    """As by a framework's hook, which is not told the number."""
+    model, base = make_model(), make_model().state_dict()
+    optimizer = make_optimizer(model)
+    settings: dict[str, Any] = {"output_dir": tmp_path, "base": base, "strict": True}
+    for resume_from in (None, tmp_path / "checkpoint"):
+        with monitor.watch(model, None, resume_from=resume_from, **settings) as watch:
+            for seed in (1, 2):
+                learn(model, optimizer, seed)
+                watch.step()
+            watch.save(tmp_path / "checkpoint")
+    assert [each.step for each in recorded_in(tmp_path, "observation")] == [1, 2, 3, 4]
 
 
 def train_in_two(directory: Path, **settings: Any) -> tuple[Watch, Watch]:
@@ -214,10 +223,10 @@ def test_a_step_that_does_not_rise_is_said_once_and_disturbs_nothing(
         for step in (0, 1, 1, 2):
             learn(model, optimizer, step)
             watch.step(step)
-        watch.step(None)  # type: ignore[arg-type]
+        watch.step("3")  # type: ignore[arg-type]
     (said,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert re.search(r"watch\.step\(0\) is not observed.*call watch\.step\(step \+ 1\)", said)
-    assert [each.step for each in recorded(tmp_path, "observation")] == [1, 2]
+    assert [each.step for each in recorded_in(tmp_path, "observation")] == [1, 2]
 
 
 def test_an_error_of_the_monitor_stays_away_from_the_training_unless_strict(
@@ -280,7 +289,7 @@ def test_an_optimizer_that_nobody_announces_is_not_taken_for_a_late_change(
             learn(model, optimizer, step)
             watch.step(step)
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
-    assert [list(each.changed)[1] for each in recorded(tmp_path, "observation")] == [48] * 3
+    assert [list(each.changed)[1] for each in recorded_in(tmp_path, "observation")] == [48] * 3
 
 
 def breaks_and_changes(directory: Path | None) -> tuple[dict[str, int], int]:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = (
     "README.md",
+    "examples/FRAMEWORKS.md",
     "monitor/analysis/delta/FORMAT.md",
     "monitor/observe/MEASURED.md",
     "monitor/service/METRICS.md",

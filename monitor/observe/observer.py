@@ -30,6 +30,7 @@ from monitor.observe.masks.whole import save_whole_mask, whole_mask
 from monitor.observe.observation import FloatArray, IntArray, Observation
 from monitor.observe.passes import Passes, Started
 from monitor.observe.ranks import Ranks
+from monitor.observe.served.sums import sums, unsigned
 from monitor.observe.settings import MeasurementSettings, explained
 from monitor.observe.state import MonitorState
 from monitor.observe.stopwatch import Stopwatch
@@ -277,6 +278,26 @@ class UpdateObserver:
             self._model.look_again()
         self._model.look_for_moved()
         return self._ranks.all_or_none(self._aside).compare(step, given, self._model.tally)
+
+    def fingerprint(self) -> dict[str, int]:
+        """Return `monitor.fingerprint` of the visible weights as they are now, the same in every process.
+
+        Among several processes all must call it. It waits for the device. Frozen parameters have theirs, too; lost ones
+        have none. Those with several names have it under the first; `tied` has the others.
+        """
+        self.before_update()
+        if not self._ranks.all_say(not self._model.is_replaced()):
+            self._model.look_again()
+        roster = self._model.roster
+        placed = [*roster.measured, *roster.frozen]
+        with torch.no_grad():
+            found = unsigned(self._ranks.sum_of(lambda: sums(placed, self.rules.visible_dtype)))
+        return {weights.name: number for weights, number in zip(placed, found, strict=True)}
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """The other names of parameters that have several → the name here."""
+        return self._model.roster.tied
 
     def _aside(self) -> MaskAside:
         return MaskAside(self._model.roster, self._state, self.rules, self._bind)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # at run time the uploader imports this package, and must not
     from monitor.observe.criterion import Criterion
     from monitor.observe.observation import FloatArray, IntArray, Observation, Synchronisation
     from monitor.observe.weights.groups import Group
+    from monitor.verdict import Verdict
 
 _MAX_STRIDE = 2**32 - 1
 
@@ -43,7 +44,10 @@ def criterion_message(criterion: Criterion) -> pb.Criterion:
 
 
 def observation_message(
-    observation: Observation, registered: Sequence[pb.Group] = (), registered_norm: Sequence[float] = ()
+    observation: Observation,
+    registered: Sequence[pb.Group] = (),
+    registered_norm: Sequence[float] = (),
+    verdict: Verdict | None = None,
 ) -> pb.Observation:
     """Return the observation as a message; what was not measured stays empty.
 
@@ -51,6 +55,7 @@ def observation_message(
         observation: what was counted.
         registered: the group table of the attempt's registration. What trains is sent where it differs from that.
         registered_norm: the registration's base_squared_norm; the observation's is sent where it differs from that.
+        verdict: what it means, if that is known.
     """
     trained = [group.trained_weights for group in observation.groups]
     base_squared_norm = _optional(observation.base_squared_norm)
@@ -83,6 +88,7 @@ def observation_message(
         unmeasured=_optional(observation.unmeasured),
         synchronisation=_synchronisation_message(observation.synchronisation),
         base_squared_norm=base_squared_norm if base_squared_norm != list(registered_norm) else [],
+        verdict=None if verdict is None else pb.Verdict(kind=verdict.kind, reason=verdict.reason),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a run goes on when its own directory breaks: a temporary folder, to which a link leads from there."""
+"""Where a run's spool is: in its output directory; when that breaks in a temporary folder, to which a link leads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,33 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from monitor.report.spool import AttemptKey
+from monitor.errors import SpoolError
+from monitor.report.spool import DIRECTORY, AttemptKey
 from monitor.report.spool_file import SPOOL_FILE
 
 # A file system in memory, on Linux: there is room where every disk is full.
 _IN_MEMORY = "/dev/shm"
 _PREFIX = "sparsity-monitor-"
 _LINK = "goes-on-"
+
+
+def find_spool(directory: Path) -> Path:
+    """Return the directory of the spool.
+
+    Args:
+        directory: the run's output directory, or the spool's own.
+
+    Raises:
+        SpoolError: there is none.
+    """
+    # The last one is where SparsityCallback keeps the spool if the output directory is pushed to a hub.
+    for candidate in (directory, directory / DIRECTORY, directory / f"_{DIRECTORY}"):
+        if (candidate / SPOOL_FILE).is_file():
+            return candidate
+    raise SpoolError(
+        f"there is no {SPOOL_FILE} in {str(directory)!r} or its {DIRECTORY}. Give the output directory of a "
+        "training that ran with SparsityCallback."
+    )
 
 
 class Elsewhere:

@@ -7,11 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 from monitor.errors import ReportingError, SpoolError
-from monitor.report.elsewhere import linked_spools
+from monitor.report.elsewhere import find_spool, linked_spools
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.renaming import give_run_id
-from monitor.report.spool import DIRECTORY, Spool
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool import Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
 
@@ -47,22 +46,6 @@ def _push(directory: Path, target: str, patience_seconds: float, run_id: str | N
     if problems:
         raise ReportingError("not everything was delivered; it stays in the spool. " + "; ".join(problems))
     return before - _held(directory)
-
-
-def find_spool(directory: Path) -> Path:
-    """Return the directory of the spool that belongs to an output directory, or is there itself.
-
-    Raises:
-        SpoolError: there is none.
-    """
-    # The last one is where SparsityCallback keeps the spool if the output directory is pushed to a hub.
-    for candidate in (directory, directory / DIRECTORY, directory / f"_{DIRECTORY}"):
-        if (candidate / SPOOL_FILE).is_file():
-            return candidate
-    raise SpoolError(
-        f"there is no {SPOOL_FILE} in {str(directory)!r} or its {DIRECTORY}. Give the output directory of a "
-        "training that ran with SparsityCallback."
-    )
 
 
 def _check_free(directory: Path) -> None:

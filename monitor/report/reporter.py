@@ -33,6 +33,7 @@ from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:
     from monitor.observe.observation import Observation
+    from monitor.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -120,15 +121,15 @@ class Reporter:
         self.finish(self._last_step, failure="" if error is None else reason_of(error))
         self.close()
 
-    def report(self, observation: Observation) -> None:
-        """Hand an observation over."""
+    def report(self, observation: Observation, verdict: Verdict | None = None) -> None:
+        """Hand an observation over, and what it means with those before it."""
         if not hasattr(observation, "step"):
             raise ConfigurationError(
                 f"report() was given {shown(observation)}; expected one Observation, as `observe(step)` returns it."
             )
         self._last_step = observation.step
         groups, norm = self._groups, self._base_squared_norm
-        self._writer.put(lambda: pb.Item(observation=observation_message(observation, groups, norm)))
+        self._writer.put(lambda: pb.Item(observation=observation_message(observation, groups, norm, verdict)))
 
     def log(self, step: int, logs: Mapping[str, object]) -> None:
         """Hand over what the trainer logged at a step.

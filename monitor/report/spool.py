@@ -99,14 +99,15 @@ class Spool(SpoolFile):
     Args:
         directory: created if it does not exist.
         max_bytes: bound on the items kept; beyond it the oldest are dropped and counted. None for no bound.
+        read_only: nothing is written, and no directory made: for whoever looks on while the run goes on.
 
     Raises, from the constructor and from every method:
         SpoolError: the directory cannot be written, or the file is no spool or a newer one; later, the disk is full or
             away, or another process holds the file for too long. A change that raises leaves the file as it was.
     """
 
-    def __init__(self, directory: Path, max_bytes: int | None = DEFAULT_MAX_BYTES) -> None:
-        super().__init__(directory, _SCHEMA, _FORMAT_VERSION)
+    def __init__(self, directory: Path, max_bytes: int | None = DEFAULT_MAX_BYTES, *, read_only: bool = False) -> None:
+        super().__init__(directory, _SCHEMA, _FORMAT_VERSION, read_only=read_only)
         self._max_bytes = max_bytes
 
     # ------------------------------------------------------------------------------------------- the training process

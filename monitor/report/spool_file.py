@@ -25,24 +25,26 @@ class SpoolFile:
     Args:
         schema: the tables, where the file is new.
         version: of the format; the file of a greater one is refused.
+        read_only: of a file that is there and stays as it is; whoever commits to it meanwhile never waits for long.
 
     Raises, from the constructor and from every method:
         SpoolError: the directory cannot be written, or the file is no spool or a newer one; later, the disk is full or
             away, or another process holds the file for too long. A change that raises leaves the file as it was.
     """
 
-    def __init__(self, directory: Path, schema: str, version: int) -> None:
+    def __init__(self, directory: Path, schema: str, version: int, *, read_only: bool = False) -> None:
         self.directory = directory
+        self._read_only = read_only
         self._opened: os.stat_result | None = None
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(directory / SPOOL_FILE, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._connection = _connected_to_read(directory) if read_only else _connected(directory)
         except (OSError, sqlite3.Error) as error:
-            raise unusable(directory, error) from error
+            raise self._unusable(error) from error
         try:
             with self._wrapped_errors():
-                self._connection.execute("PRAGMA journal_mode=DELETE")
-                self._connection.execute("PRAGMA synchronous=FULL")
+                if not read_only:
+                    self._connection.execute("PRAGMA journal_mode=DELETE")
+                    self._connection.execute("PRAGMA synchronous=FULL")
                 self._prepare(schema, version)
                 self._opened = os.stat(directory / SPOOL_FILE)
         except SpoolError:
@@ -56,6 +58,8 @@ class SpoolFile:
         if found == version:
             # No write, so that a spool on a full disk can be read.
             return
+        if self._read_only:
+            raise sqlite3.DatabaseError("the file is no spool")
         with self._transaction() as connection:
             for statement in schema.split(";"):
                 connection.execute(statement)
@@ -67,7 +71,10 @@ class SpoolFile:
             yield
         except (OSError, sqlite3.Error) as error:
             # SQLite calls it a disk I/O error when the directory is gone.
-            raise unusable(self.directory, self._displaced() or error) from error
+            raise self._unusable(self._displaced() or error) from error
+
+    def _unusable(self, reason: object) -> SpoolError:
+        return unreadable(self.directory, reason) if self._read_only else unusable(self.directory, reason)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -139,3 +146,21 @@ def unusable(directory: Path, reason: object) -> SpoolError:
         f"cannot keep observations in {str(directory)!r}: {reason}. Expected a directory that this process can write, "
         "on a disk with space; free some, or give another one with `directory`."
     )
+
+
+def unreadable(directory: Path, reason: object) -> SpoolError:
+    """Return the error for a spool that is there, and cannot be read."""
+    return SpoolError(
+        f"cannot read {SPOOL_FILE} in {str(directory)!r}: {reason}. Expected the spool of a training with "
+        "SparsityCallback; if its process was killed while it wrote, `sparsity-monitor push` mends the file."
+    )
+
+
+def _connected(directory: Path) -> sqlite3.Connection:
+    directory.mkdir(parents=True, exist_ok=True)
+    return sqlite3.connect(directory / SPOOL_FILE, timeout=_BUSY_SECONDS, isolation_level=None)
+
+
+def _connected_to_read(directory: Path) -> sqlite3.Connection:
+    address = f"{(directory / SPOOL_FILE).absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(address, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, create_model
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, create_model
 
 from monitor.service.families import COUNTS
 
@@ -89,6 +89,14 @@ class WholeSparsities(Sparsities):
     whole_model_cumulative_sparsity: float | None
 
 
+class VerdictJson(_Json):
+    """What the latest observations mean, as the training judged them: its kind, at which step, and the numbers why."""
+
+    kind: str
+    step: int
+    reason: str
+
+
 class ParentJson(_Json):
     """The run and the step that a run branched from."""
 
@@ -127,6 +135,9 @@ class RunJson(WholeSparsities):
     unsent_items: int
     weights: int
     trained_weights: int
+    verdict: VerdictJson | None = Field(
+        description="null: the observations are too few, the warm-up lasts, it cannot be known, or the sender is older."
+    )
 
 
 class GroupJson(Sparsities):

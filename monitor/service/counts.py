@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from monitor.service.families import COUNTS
-from monitor.service.transfer import Transfer, transfer_of
+from monitor.service.transfer import Transfer, TransferSizes
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 
@@ -69,37 +69,69 @@ def total_weights(registration: Registration) -> int:
     return sum(group.weights for group in registration.groups)
 
 
-def trained_by_group(observation: Observation, registration: Registration) -> tuple[int, ...]:
-    """Return the weights of each group that are trained at an observation: they train, or did at some time before."""
-    if observation.trained:
-        return tuple(observation.trained)
-    registered = [(group.weights, group.weights - group.frozen_weights) for group in registration.groups]
-    # Senders that do not say what trains now show it by more changes than the registration allows for.
-    most = [max(counts) for counts in zip(*_that_need_training(observation), strict=True)] or [0] * len(registered)
-    return tuple(
-        trained if count <= trained else weights for (weights, trained), count in zip(registered, most, strict=True)
-    )
+class Summation:
+    """Adds observations of one attempt up over their groups. What they have in common is read once."""
 
+    def __init__(self, registration: Registration) -> None:
+        self.registration = registration
+        self._weights = tuple(group.weights for group in registration.groups)
+        self._trained = tuple(group.weights - group.frozen_weights for group in registration.groups)
+        self._reference_weights = [sum(reference.weights) for reference in registration.references]
+        self._sizes = TransferSizes(registration)
 
-def _that_need_training(observation: Observation) -> list[Sequence[int]]:
-    arrays = (observation.changed, observation.step_changed, observation.touched, observation.hidden)
-    return [array for array in arrays if array]
+    def totals(self, observation: Observation) -> Totals:
+        """Return an observation over all groups."""
+        arrays = {name: getattr(observation, name) for name in COUNTS}
+        at_tolerance = [sum(counts.weights) if counts.weights else None for counts in observation.changed_at]
+        squares = base_squares(observation, self.registration)
+        return Totals(
+            counts={name: sum(array) for name, array in arrays.items() if array},
+            trained=self.trained(observation),
+            changed_at=tuple(at_tolerance or [None] * len(self.registration.tolerances)),
+            references=self._references(observation),
+            update_norm=math.sqrt(sum(observation.squared_norm)) if observation.squared_norm else None,
+            update_max_abs=max(observation.max_abs, default=None),
+            base_norm=math.sqrt(sum(squares)) if squares else None,
+            transfer=self._sizes.transfer_of(observation),
+        )
+
+    def trained(self, observation: Observation) -> tuple[int, ...]:
+        """Return the weights of each group that are trained: they train, or did at some time before."""
+        if observation.trained:
+            return tuple(observation.trained)
+        # Senders that do not say what trains now show it by more changes than the registration allows for.
+        if self._trained == self._weights or not (counted := _that_need_training(observation)):
+            return self._trained
+        most = counted[0] if len(counted) == 1 else list(map(max, *counted))
+        return tuple(
+            trained if count <= trained else weights
+            for weights, trained, count in zip(self._weights, self._trained, most, strict=True)
+        )
+
+    def _references(self, observation: Observation) -> tuple[ReferenceTotals, ...]:
+        totals = []
+        for index, weights in enumerate(self._reference_weights):
+            counts = observation.references[index] if observation.references else None
+            intersection = counts.intersection if counts else []
+            expected = counts.expected_intersection if counts else []
+            totals.append(
+                ReferenceTotals(
+                    weights=weights,
+                    intersection=sum(intersection) if intersection else None,
+                    expected_intersection=sum(expected) if expected else None,
+                )
+            )
+        return tuple(totals)
 
 
 def add_up(observation: Observation, registration: Registration) -> Totals:
-    """Add an observation up over its groups."""
-    arrays = {name: getattr(observation, name) for name in COUNTS}
-    at_tolerance = [sum(counts.weights) if counts.weights else None for counts in observation.changed_at]
-    return Totals(
-        counts={name: sum(array) for name, array in arrays.items() if array},
-        trained=trained_by_group(observation, registration),
-        changed_at=tuple(at_tolerance or [None] * len(registration.tolerances)),
-        references=_references(observation, registration),
-        update_norm=math.sqrt(sum(observation.squared_norm)) if observation.squared_norm else None,
-        update_max_abs=max(observation.max_abs, default=None),
-        base_norm=math.sqrt(sum(squares)) if (squares := base_squares(observation, registration)) else None,
-        transfer=transfer_of(observation, registration),
-    )
+    """Add one observation up over its groups. For many of one attempt, `Summation` reads the registration once."""
+    return Summation(registration).totals(observation)
+
+
+def trained_by_group(observation: Observation, registration: Registration) -> tuple[int, ...]:
+    """Return the weights of each group that are trained at an observation, see `Summation.trained`."""
+    return Summation(registration).trained(observation)
 
 
 def base_squares(observation: Observation, registration: Registration) -> Sequence[float]:
@@ -107,20 +139,9 @@ def base_squares(observation: Observation, registration: Registration) -> Sequen
     return observation.base_squared_norm or registration.base_squared_norm
 
 
-def _references(observation: Observation, registration: Registration) -> tuple[ReferenceTotals, ...]:
-    totals = []
-    for index, reference in enumerate(registration.references):
-        counts = observation.references[index] if observation.references else None
-        intersection = counts.intersection if counts else []
-        expected = counts.expected_intersection if counts else []
-        totals.append(
-            ReferenceTotals(
-                weights=sum(reference.weights),
-                intersection=sum(intersection) if intersection else None,
-                expected_intersection=sum(expected) if expected else None,
-            )
-        )
-    return tuple(totals)
+def _that_need_training(observation: Observation) -> list[Sequence[int]]:
+    arrays = (observation.changed, observation.step_changed, observation.touched, observation.hidden)
+    return [array for array in arrays if array]
 
 
 def sparsity(changed: int | None, weights: int) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -48,6 +48,16 @@ _HEADERS = {
 }
 # The icon is the same in every answer: a browser asks once a day, however many pages it shows.
 _KEPT = {"Cache-Control": "public, max-age=86400, immutable"}
+# Their address has their version.
+_KEPT_A_YEAR = {"Cache-Control": "public, max-age=31536000, immutable"}
+# The page of a run draws: scripts come from here alone, and what they read. plotly.js puts a style sheet of its own and
+# styles of single elements into the page, and paints heatmaps as images in `data:` addresses; no script can.
+_DRAWING = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
 
 
 def build_app(
@@ -67,7 +77,7 @@ def build_app(
     _add_health(app, recorder, is_serving)
     _add_metrics(app, instruments)
     _add_api(app, settings, recorder)
-    add_interface(app, settings, recorder)
+    add_interface(app, settings, recorder, is_serving)
     _add_pages(app, pages)
     return app
 
@@ -237,7 +247,13 @@ def _add_pages(app: FastAPI, pages: Pages) -> None:
         page = pages.run(run_id, time.time())
         if page is None:
             raise HTTPException(404, _no_run(run_id))
-        return Response(page, media_type="text/html")
+        return Response(page, headers=_DRAWING, media_type="text/html")
+
+    @app.get("/assets/{version}/{name}", include_in_schema=False)
+    async def asset(version: str, name: str) -> Response:
+        if version != pages.assets.version or name not in pages.assets.files:
+            raise HTTPException(404, "this version of the service has no such script; load the page again")
+        return FileResponse(pages.assets.files[name], headers=_KEPT_A_YEAR, media_type="text/javascript")
 
     @app.get("/runbook", include_in_schema=False)
     async def runbook() -> Response:

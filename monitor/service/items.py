@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import gt
 
 from monitor.limits import MAX_INTEGER, importance
 from monitor.service.errors import UnstorableItemError, how_to_raise
@@ -48,9 +49,10 @@ class ItemCheck:
     def _check_observation(self, observation: Observation) -> None:
         _check_when(observation.step, "observed_at", observation.observed_at)
         _check_counts("trained", observation.trained, self._weights)
+        trained = list(observation.trained) or self._weights
         for name in COUNTS:
             # What is unmeasured is not among the trained weights; all else is counted there.
-            bounds = self._weights if name == "unmeasured" else observation.trained or self._weights
+            bounds = self._weights if name == "unmeasured" else trained
             _check_counts(name, getattr(observation, name), bounds)
         self._check_measures(observation)
         _check_synchronisation(observation, self._weights)
@@ -72,10 +74,13 @@ class ItemCheck:
         _check_amount("device_seconds", observation.device_seconds)
 
     def _check_amounts(self, name: str, values: Sequence[float]) -> None:
-        if values:
-            _check_length(name, len(values), len(self._weights), "group")
-        for value in values:
-            _check_amount(name, value)
+        if not values:
+            return
+        _check_length(name, len(values), len(self._weights), "group")
+        # The sum is finite only if each is: faster than to ask them all.
+        if not (math.isfinite(sum(values)) and min(values) >= 0):
+            for value in values:
+                _check_amount(name, value)
 
     def trim(self, log: TrainingLog) -> list[str]:
         """Take out of the trainer's log what is beyond the limits, and return which limits those are.
@@ -129,9 +134,12 @@ def _check_counts(name: str, counts: Sequence[int], bounds: Sequence[int]) -> No
     if not counts:
         return
     _check_length(name, len(counts), len(bounds), "group")
-    for index, (count, bound) in enumerate(zip(counts, bounds, strict=True)):
-        if count > bound:
-            raise UnstorableItemError(f"{name} of group {index} is {count}; expected at most {bound}, all its weights")
+    above = list(map(gt, counts, bounds))
+    if any(above):
+        index = above.index(True)
+        raise UnstorableItemError(
+            f"{name} of group {index} is {counts[index]}; expected at most {bounds[index]}, all its weights"
+        )
 
 
 def _check_amount(name: str, value: float) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from monitor.service.commits import Commits, Outcome
 from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.thinned import Curve, Range
-from monitor.service.errors import LimitError, StoreError, UnknownRunError, UnstorableItemError, shortened
+from monitor.service.errors import LimitError, StoreError, UnknownRunError, shortened
 from monitor.service.instruments import Instruments
 from monitor.service.items import ItemCheck
 from monitor.service.live import LiveRuns, from_store
@@ -23,7 +24,7 @@ from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.service.starts import check_start
 from monitor.service.store import Store
-from monitor.service.stored import Position, StoredItem
+from monitor.service.stored import Batch, Position, StoredItem
 from monitor.wire.monitor_pb2 import Heartbeat, Item, Registration
 
 T = TypeVar("T")
@@ -38,14 +39,6 @@ class Attempt:
     run_id: str
     number: int
     check: ItemCheck
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of an item: stored now or earlier, or rejected for a reason."""
-
-    sequence: int
-    rejected: str | None = None
 
 
 class Recorder:
@@ -63,13 +56,13 @@ class Recorder:
         """
         self._settings = settings
         self._instruments = instruments
-        self._uncertain: set[str] = set()
         self._store = Store(settings.store_url)
         try:
             self.live = LiveRuns(self._store.run(run_id) for run_id in self._store.run_ids())
         except StoreError:
             self._store.close()
             raise
+        self._commits = Commits(self._store, self.live, instruments)
         # Reading a large store takes longer than a run may be silent.
         self._up_since = time.time()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
@@ -98,7 +91,12 @@ class Recorder:
 
     async def record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Outcome]:
         """Record the items in one transaction, and return what became of each, in their order."""
-        return await self._in_thread(lambda: self._record(attempt, batch, heartbeat))
+        brought = self._commits.bring(Batch(attempt.run_id, attempt.number, batch, heartbeat), attempt.check)
+        try:
+            return await self._in_thread(lambda: self._commits.outcomes(brought))
+        except asyncio.CancelledError:
+            self._commits.withdraw(brought)
+            raise
 
     async def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
         """Return at most `limit` items behind `after`, see `Store.history`."""
@@ -160,43 +158,3 @@ class Recorder:
             # It may supersede the latest observation.
             self.live.put(from_store(self._store.run(registration.run_id)))
         return last
-
-    def _record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Outcome]:
-        outcomes = [self._judge(attempt, item) for item in batch]
-        good = [item for item, outcome in zip(batch, outcomes, strict=True) if outcome.rejected is None]
-        now = time.time()
-        with self._instruments.store_commits.time():
-            new = self._add(attempt, good, heartbeat, now)
-        first = {item.sequence: item for item in reversed(good)}
-        stored = [first[sequence] for sequence in sorted(new)]
-        observed = any(item.HasField("observation") for item in good)
-        self.live.record(attempt.run_id, attempt.number, stored, observed=observed, heartbeat=heartbeat, now=now)
-        if attempt.run_id in self._uncertain:
-            self.live.put(from_store(self._store.run(attempt.run_id)))
-            self._uncertain.remove(attempt.run_id)
-        self._count(outcomes, good, new)
-        return outcomes
-
-    def _add(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None, now: float) -> set[int]:
-        try:
-            return self._store.add(attempt.run_id, attempt.number, batch, heartbeat, now)
-        except StoreError:
-            # It may be stored after all, and then it is not new when it comes again.
-            self._uncertain.add(attempt.run_id)
-            raise
-
-    def _judge(self, attempt: Attempt, item: Item) -> Outcome:
-        try:
-            attempt.check.check(item)
-        except UnstorableItemError as error:
-            if error.limit:
-                self._instruments.limit_hits.labels(error.limit).inc()
-            return Outcome(item.sequence, str(error))
-        for limit in attempt.check.trim(item.training_log) if item.HasField("training_log") else ():
-            self._instruments.limit_hits.labels(limit).inc()
-        return Outcome(item.sequence)
-
-    def _count(self, outcomes: list[Outcome], good: list[Item], new: set[int]) -> None:
-        self._instruments.items_stored.inc(len(new))
-        self._instruments.items_duplicate.inc(len(good) - len(new))
-        self._instruments.items_rejected.inc(len(outcomes) - len(good))

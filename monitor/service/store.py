@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.limits import MAX_INTEGER
 from monitor.service import history
+from monitor.service.counts import Summation
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.groups import items_at, last_observations
@@ -27,8 +28,8 @@ from monitor.service.schema import attempts, curve_values, items, schema_version
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
-from monitor.service.stored import Position, StoredItem, StoredRun
-from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Registration, TrainingLog
+from monitor.service.stored import Batch, Position, StoredItem, StoredRun
+from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Store:
         self._shown_url = hide_password(url)
         self._held = _held(url)
         self._newest: Key | None = None
-        self._registered: dict[tuple[str, int], Registration] = {}
+        self._summations: dict[tuple[str, int], Summation] = {}
         try:
             self._engine = open_engine(url)
         except StoreError:
@@ -107,35 +108,33 @@ class Store:
             last = select(func.max(items.c.sequence)).where(items.c.run_id == run_id, items.c.attempt == attempt)
             return connection.execute(last).scalar() or 0
 
-    def add(
-        self, run_id: str, attempt: int, batch: Sequence[Item], heartbeat: Heartbeat | None, now: float
-    ) -> set[int]:
-        """Store the items that are new, together, and return their sequence numbers.
+    def add(self, batches: Sequence[Batch], now: float) -> list[set[int]]:
+        """Store the items that are new, of all batches together, and return their sequence numbers, batch by batch.
 
-        Numbers that are stored already keep what they have. The attempt counts as heard of at `now`.
+        Numbers that are stored already keep what they have. The attempts count as heard of at `now`.
         """
-        rows = [_item_row(run_id, attempt, item) for item in batch]
-        heard: dict[str, object] = {"heard_at": now}
-        if any(item.HasField("observation") for item in batch):
-            heard["observation_heard_at"] = now
-        if heartbeat is not None:
-            heard["unsent_items"] = min(heartbeat.unsent_items, MAX_INTEGER)
-            heard["dropped_items"] = min(heartbeat.dropped_items, MAX_INTEGER)
-        of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
         with self._change() as connection:
-            if not connection.execute(update(attempts).where(*of_attempt).values(heard)).rowcount:
-                raise StoreError(
-                    f"attempt {attempt} of run {run_id} was taken out of the store {self._shown_url} by another "
-                    "program. Nothing of this was stored: restart the service, and the run registers again"
-                )
-            statement = self._insert(items).on_conflict_do_nothing().returning(items.c.sequence)
-            new = set(connection.execute(statement, rows).scalars()) if rows else set()
-            if new:
-                first = {item.sequence: item for item in reversed(batch)}
-                stored = [first[sequence] for sequence in sorted(new)]
-                rows_of(run_id, attempt, stored, self._registration(connection, run_id, attempt)).write(connection)
+            new = [self._add(connection, batch, now) for batch in batches]
+        for batch, numbers in zip(batches, new, strict=True):
+            if numbers:
+                self._newest = (batch.run_id, batch.attempt, max(numbers))
+        return new
+
+    def _add(self, connection: Connection, batch: Batch, now: float) -> set[int]:
+        run_id, attempt = batch.run_id, batch.attempt
+        of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
+        if not connection.execute(update(attempts).where(*of_attempt).values(_heard(batch, now))).rowcount:
+            raise StoreError(
+                f"attempt {attempt} of run {run_id} was taken out of the store {self._shown_url} by another "
+                "program. Nothing of this was stored: restart the service, and the run registers again"
+            )
+        statement = self._insert(items).on_conflict_do_nothing().returning(items.c.sequence)
+        rows = [_item_row(run_id, attempt, item) for item in batch.items]
+        new = set(connection.execute(statement, rows).scalars()) if rows else set()
         if new:
-            self._newest = (run_id, attempt, max(new))
+            first = {item.sequence: item for item in reversed(batch.items)}
+            stored = [first[sequence] for sequence in sorted(new)]
+            rows_of(run_id, attempt, stored, self._summation(connection, run_id, attempt)).write(connection)
         return new
 
     def run_ids(self) -> list[str]:
@@ -237,17 +236,17 @@ class Store:
         )
         return [Registration.FromString(row.registration) for row in rows]
 
-    def _registration(self, connection: Connection, run_id: str, attempt: int) -> Registration:
-        """Return a registration as it is stored. It never changes, and items come one or a few at a time."""
-        if (run_id, attempt) not in self._registered:
+    def _summation(self, connection: Connection, run_id: str, attempt: int) -> Summation:
+        """Return what adds up the items of an attempt. They come a few at a time."""
+        if (run_id, attempt) not in self._summations:
             of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
             row = connection.execute(select(attempts.c.registration).where(*of_attempt)).scalar_one()
-            self._registered[run_id, attempt] = Registration.FromString(row)
-        return self._registered[run_id, attempt]
+            self._summations[run_id, attempt] = Summation(Registration.FromString(row))
+        return self._summations[run_id, attempt]
 
     def _forget_curves(self, connection: Connection, run_id: str) -> None:
         """Leave no curves of a run that another program took out of the store: if it comes again, so do they."""
-        self._registered = {key: each for key, each in self._registered.items() if key[0] != run_id}
+        self._summations = {key: each for key, each in self._summations.items() if key[0] != run_id}
         for table in (totals, curve_values):
             gone = ~exists().where(items.c.run_id == run_id)
             connection.execute(delete(table).where(table.c.run_id == run_id, gone))
@@ -281,6 +280,16 @@ def _attempt_row(registration: Registration, now: float) -> dict[str, object]:
         "unsent_items": 0,
         "dropped_items": 0,
     }
+
+
+def _heard(batch: Batch, now: float) -> dict[str, object]:
+    heard: dict[str, object] = {"heard_at": now}
+    if any(item.HasField("observation") for item in batch.items):
+        heard["observation_heard_at"] = now
+    if batch.heartbeat is not None:
+        heard["unsent_items"] = min(batch.heartbeat.unsent_items, MAX_INTEGER)
+        heard["dropped_items"] = min(batch.heartbeat.dropped_items, MAX_INTEGER)
+    return heard
 
 
 def _item_row(run_id: str, attempt: int, item: Item) -> dict[str, object]:

@@ -1,12 +1,13 @@
-"""What the store gives back: items with their place in the history, and runs as it knows them."""
+"""What the store takes and gives back: batches, items with their place in the history, and runs as it knows them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from monitor.limits import MAX_INTEGER
-from monitor.wire.monitor_pb2 import Finish, Item, Registration
+from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Registration
 
 
 class Position(NamedTuple):
@@ -23,6 +24,16 @@ START = Position(-1, 0, 0)
 def after_step(step: int) -> Position:
     """Return the position behind the last item of `step`."""
     return Position(min(step, MAX_INTEGER), MAX_INTEGER, MAX_INTEGER)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one stream brings at once, of one attempt; `heartbeat` is the latest one, if there is any."""
+
+    run_id: str
+    attempt: int
+    items: Sequence[Item] = ()
+    heartbeat: Heartbeat | None = None
 
 
 @dataclass(frozen=True, slots=True)

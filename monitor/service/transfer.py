@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import add, gt
 
 from monitor.wire.monitor_pb2 import Observation, Registration
 
@@ -45,39 +46,46 @@ class Transfer:
         return self.step - self.previous_step
 
 
-def transfer_of(observation: Observation, registration: Registration) -> Transfer | None:
-    """Return the transfer of the latest weight sync, or of one at each observation where none is told.
+class TransferSizes:
+    """What every transfer of a model is measured by, from its registration."""
 
-    None where nothing says what changed.
-    """
-    if observation.HasField("synchronisation"):
-        sync = observation.synchronisation
-        between, step, previous, changed = Between.SYNCS, sync.step, sync.previous_step, sync.changed
-    else:
-        previous = max(observation.step - observation.stride, 0)
-        between, step, changed = Between.OBSERVATIONS, observation.step, observation.step_changed
-    if not changed:
-        return None
-    sparse = dense = None
-    if registration.visible_dtype in _SIXTEEN_BITS and not any(observation.unmeasured):
+    def __init__(self, registration: Registration) -> None:
         weights = [group.weights for group in registration.groups]
-        sparse, dense = sparse_bytes(zip(changed, weights, strict=True)), _VALUE_BYTES * sum(weights)
-    return Transfer(between, step, previous, tuple(changed), sparse, dense)
+        self._has_sixteen_bits = registration.visible_dtype in _SIXTEEN_BITS
+        self._dense = [_VALUE_BYTES * each for each in weights]
+        self._mask = [-(-each // 8) for each in weights]
+        # Up to as many changes, indices and values take least.
+        self._most_for_indices = [
+            min(mask // _INDEX_BYTES, dense // (_INDEX_BYTES + _VALUE_BYTES))
+            for mask, dense in zip(self._mask, self._dense, strict=True)
+        ]
 
+    def transfer_of(self, observation: Observation) -> Transfer | None:
+        """Return the transfer of the latest weight sync, or of one at each observation where none is told.
 
-def sparse_bytes(groups: Iterable[tuple[int, int]]) -> int:
-    """Return Σ min(6k, N/8 + 2k, 2N): indices and values, a bit per weight and values, or all values.
+        None where nothing says what changed.
+        """
+        if observation.HasField("synchronisation"):
+            sync = observation.synchronisation
+            between, step, previous, changed = Between.SYNCS, sync.step, sync.previous_step, sync.changed
+        else:
+            previous = max(observation.step - observation.stride, 0)
+            between, step, changed = Between.OBSERVATIONS, observation.step, observation.step_changed
+        if not changed:
+            return None
+        sparse = dense = None
+        if self._has_sixteen_bits and not any(observation.unmeasured):
+            sparse, dense = self._sparse_bytes(changed), sum(self._dense)
+        return Transfer(between, step, previous, tuple(changed), sparse, dense)
 
-    Source: arXiv 2602.03839.
+    def _sparse_bytes(self, changed: Sequence[int]) -> int:
+        """Return Σ min(6k, N/8 + 2k, 2N), of k changes: indices and values, a bit per weight and values, or all values.
 
-    >>> [sparse_bytes([(k, 3200)]) for k in (0, 100, 101, 3000, 3001)]
-    [0, 600, 602, 6400, 6400]
-
-    Args:
-        groups: k of N 16-bit weights that changed, of each group.
-    """
-    index_and_value = _INDEX_BYTES + _VALUE_BYTES
-    return sum(
-        min(index_and_value * changed, -(-weights // 8) + _VALUE_BYTES * changed, _VALUE_BYTES * weights)
-        for changed, weights in groups
-    )
+        Source: arXiv 2602.03839.
+        """
+        if not any(map(gt, changed, self._most_for_indices)):
+            # So it is wherever updates are sparse, and this is faster.
+            return (_INDEX_BYTES + _VALUE_BYTES) * sum(changed)
+        values = [_VALUE_BYTES * each for each in changed]
+        with_indices = [(_INDEX_BYTES + _VALUE_BYTES) * each for each in changed]
+        return sum(map(min, with_indices, map(add, self._mask, values), self._dense))

@@ -17,6 +17,7 @@ from monitor.service.api import (
     Sparsities,
     ToleranceJson,
     TransferJson,
+    VerdictJson,
     WholeSparsities,
 )
 from monitor.service.counts import Totals, add_up, base_squares, sparsity
@@ -63,8 +64,16 @@ def run_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunJson:
         unsent_items=run.unsent_items,
         weights=run.weights,
         trained_weights=totals.trained_weights,
+        verdict=_verdict(run),
         **_whole_sparsities(totals, run.weights).model_dump(),
     )
+
+
+def _verdict(run: LiveRun) -> VerdictJson | None:
+    if run.latest is None or not run.latest.observation.HasField("verdict"):
+        return None
+    told = run.latest.observation.verdict
+    return VerdictJson(kind=told.kind, step=run.step, reason=told.reason)
 
 
 def run_detail_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunDetailJson:

@@ -34,6 +34,10 @@ class OptimizerSteps:
         announced, self._announced = self._announced, set()
         return bool(announced) and all(id(each) in announced for each in model.parameters() if each.requires_grad)
 
+    def announces_any(self, model: nn.Module) -> bool:
+        """Return whether optimizers have announced writing to anything of a model, since `announces_all` was called."""
+        return any(id(each) in self._announced for each in model.parameters())
+
     def see(self, optimizer: Optimizer) -> None:
         """Remember what an optimizer writes to."""
         self._announced.update(id(each) for group in optimizer.param_groups for each in group["params"])

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, takewhile
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -30,7 +30,7 @@ LEFT = "the training was left before its end, by an exception that attach(traine
 
 _LOOK_SECONDS = 2.5
 _NEAR = 10
-_LIBRARIES = ("transformers", "trl")
+_LIBRARIES = ("transformers", "trl", "accelerate")
 # Frames of these are there at some times and not at others, while the training goes on.
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
@@ -51,7 +51,7 @@ class Training:
         self._loop = None if loop is None else (id(loop), loop.f_code)
         can_be_watched = loop is not None and not loop.f_code.co_flags & _SUSPENDED
         # A loop of somebody else's may call its callbacks from a function that returns before the training is over.
-        known = loop is not None and str(loop.f_globals.get("__name__", "")).partition(".")[0] in _LIBRARIES
+        known = loop is not None and _is_of_a_library(loop)
         self._is_watched = can_be_watched and known
         # Held until a step tells which it is: another call of a function that has returned could have its address.
         self._begun_in = loop if can_be_watched and not known else None
@@ -214,12 +214,23 @@ under_way = TrainingsUnderWay()
 
 
 def _loop_of(state: TrainerState, event: FrameType) -> FrameType | None:
-    """Return the innermost caller that is a method of the trainer."""
+    """Return the innermost caller that is a method of the trainer, or the trainer's `train` that called it.
+
+    With auto_find_batch_size, `train` calls its loop again after an out-of-memory error, and takes its time for it.
+    """
     # Not far: before Python 3.13, a frame that was asked for its variables keeps them alive.
     for frame in islice(_callers(event), _NEAR):
         if getattr(frame.f_locals.get("self"), "state", None) is state:
-            return frame
+            return next((each for each in takewhile(_is_of_a_library, _callers(frame)) if _is_train(each)), frame)
     return None
+
+
+def _is_train(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "train"
+
+
+def _is_of_a_library(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LIBRARIES
 
 
 def _on_any_stack() -> Iterator[FrameType]:

@@ -178,7 +178,7 @@ class Item(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., training_log: _Optional[_Union[TrainingLog, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "trained", "unmeasured", "synchronisation", "base_squared_norm")
+    __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "trained", "unmeasured", "synchronisation", "base_squared_norm", "verdict")
     STEP_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_AT_FIELD_NUMBER: _ClassVar[int]
     STRIDE_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +200,7 @@ class Observation(_message.Message):
     UNMEASURED_FIELD_NUMBER: _ClassVar[int]
     SYNCHRONISATION_FIELD_NUMBER: _ClassVar[int]
     BASE_SQUARED_NORM_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
     step: int
     observed_at: float
     stride: int
@@ -221,7 +222,16 @@ class Observation(_message.Message):
     unmeasured: _containers.RepeatedScalarFieldContainer[int]
     synchronisation: Synchronisation
     base_squared_norm: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ..., trained: _Optional[_Iterable[int]] = ..., unmeasured: _Optional[_Iterable[int]] = ..., synchronisation: _Optional[_Union[Synchronisation, _Mapping]] = ..., base_squared_norm: _Optional[_Iterable[float]] = ...) -> None: ...
+    verdict: Verdict
+    def __init__(self, step: _Optional[int] = ..., observed_at: _Optional[float] = ..., stride: _Optional[int] = ..., changed: _Optional[_Iterable[int]] = ..., newly_changed: _Optional[_Iterable[int]] = ..., reverted: _Optional[_Iterable[int]] = ..., step_changed: _Optional[_Iterable[int]] = ..., touched: _Optional[_Iterable[int]] = ..., hidden: _Optional[_Iterable[int]] = ..., non_finite: _Optional[_Iterable[int]] = ..., changed_at: _Optional[_Iterable[_Union[Counts, _Mapping]]] = ..., references: _Optional[_Iterable[_Union[ReferenceCounts, _Mapping]]] = ..., squared_norm: _Optional[_Iterable[float]] = ..., max_abs: _Optional[_Iterable[float]] = ..., host_seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., monitor_bytes: _Optional[int] = ..., trained: _Optional[_Iterable[int]] = ..., unmeasured: _Optional[_Iterable[int]] = ..., synchronisation: _Optional[_Union[Synchronisation, _Mapping]] = ..., base_squared_norm: _Optional[_Iterable[float]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("kind", "reason")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    reason: str
+    def __init__(self, kind: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Synchronisation(_message.Message):
     __slots__ = ("step", "previous_step", "changed")

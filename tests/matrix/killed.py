@@ -1,10 +1,9 @@
-"""A training that is killed: `python -m tests.matrix.killed MODEL OUTPUT TARGET STEP`."""
+"""A training that is killed: of MODEL, into OUTPUT, reported to TARGET, at STEP of the environment."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,8 @@ def make_trainer(model: Path, output: Path, callbacks: list[TrainerCallback]) ->
     return sft_trainer(model, common_arguments(output, **changes), callbacks)
 
 
-if __name__ == "__main__":
-    model, output, target, step = sys.argv[1:]
+def train_until_killed() -> None:
+    """Be that training."""
+    model, output, target, step = (os.environ[name] for name in ("MODEL", "OUTPUT", "TARGET", "STEP"))
     observed_by = SparsityCallback(target, "killed")
     make_trainer(Path(model), Path(output), [observed_by, KillAt(int(step), observed_by)]).train()

@@ -100,6 +100,24 @@ SECTIONS: dict[str, list[Row]] = {
             "tests/examples/test_loops.py::test_a_training_of_lightning_reports_what_it_trained",
         ),
         Row(
+            "axolotl, LLaMA-Factory, ms-swift, unsloth",
+            "works",
+            "the callback; against stand-ins: [which](../../examples/FRAMEWORKS.md)",
+            "tests/examples/test_plugins.py::test_axolotl_takes_the_callback_by_one_entry_of_its_file",
+        ),
+        Row(
+            "verl with FSDP2",
+            "works",
+            "`monitor.watch` in examples/verl_fsdp.py; against a stand-in",
+            "tests/parallel/test_verl.py::test_the_actor_of_verl_is_counted_on_all_workers_and_across_a_resume",
+        ),
+        Row(
+            "prime-rl",
+            "works",
+            "`monitor.watch` in examples/prime_rl_train.py; against a stand-in",
+            "tests/parallel/test_prime_rl.py::test_prime_rl_is_counted_on_all_ranks_and_across_a_resume",
+        ),
+        Row(
             "PRIME on top of GRPOTrainer",
             "works",
             "the policy is observed",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +21,7 @@ from tests.eventually import eventually
 from tests.matrix.killed import SAVE_STEPS, STEPS, make_trainer
 from tests.matrix.runs import counts, recording
 from tests.parallel.trainings import train_together
+from tests.processes import Processes
 from tests.service.running import Client, service_in_thread
 from tests.tiny import common_arguments, sft_trainer, token_data
 
@@ -45,12 +44,16 @@ def assert_same_counts(observed: Observation, expected: Observation) -> None:
         assert getattr(observed, name).tolist() == getattr(expected, name).tolist(), name
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint(model: Path, client: Client, tmp_path: Path) -> None:
+@pytest.mark.xdist_group("training processes")
+def test_a_killed_training_goes_on_from_its_checkpoint(
+    processes: Processes, model: Path, client: Client, tmp_path: Path
+) -> None:
     """Killed two steps after the checkpoint: those are superseded, nothing is doubled, and the end is the same."""
     target = client.listening.grpc_address
-    command = [sys.executable, "-m", "tests.matrix.killed", str(model), str(tmp_path / "out"), target]
-    killed = subprocess.run([*command, str(SAVE_STEPS + 2)], capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    code = "from tests.matrix.killed import train_until_killed; train_until_killed()"
+    where = {"MODEL": str(model), "OUTPUT": str(tmp_path / "out"), "TARGET": target}
+    killed = processes.run(code, **where, STEP=str(SAVE_STEPS + 2))
+    assert killed.status == -signal.SIGKILL, killed.written
     spool = Spool(tmp_path / "out" / "sparsity_monitor")
     (attempt,) = spool.attempts()
     run_id = attempt.key.run_id

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from monitor.report.reporter import Reporter
 from monitor.report.spool import Spool, SpooledAttempt
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
+from tests.processes import Ended, Processes
 from tests.service.running import Client
 
 # A port on which nothing listens: TCP port 1 belongs to a service that no system runs.
@@ -98,6 +97,7 @@ import os, signal, sys
 from pathlib import Path
 from monitor.report.reporter import Reporter
 from tests.eventually import eventually
+from tests.processes import Ended, Processes
 from tests.report.attempts import ObservedModel, spooled
 
 observed = ObservedModel()
@@ -108,8 +108,12 @@ for _ in range(3):
 """
 
 
-def run_script(end: str, run_id: str, directory: Path, target: str) -> subprocess.CompletedProcess[str]:
-    """A training in a process of its own, which observes three steps, then does what `end` says."""
-    code = _SCRIPT.format(run_id=run_id, directory=directory, target=target, end=end)
-    root = Path(__file__).parents[2]
-    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+class Trainings:
+    """Trainings in processes of their own."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def run(self, end: str, run_id: str, directory: Path, target: str) -> Ended:
+        """Run one that observes three steps, then does what `end` says."""
+        return self._processes.run(_SCRIPT.format(run_id=run_id, directory=directory, target=target, end=end))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.attempts import ObservedModel
+from tests.processes import Processes
+from tests.report.attempts import ObservedModel, Trainings
 from tests.service.running import Client, service_in_thread
 
 
@@ -14,6 +15,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a real service that the tests share."""
     with service_in_thread(tmp_path_factory.mktemp("service") / "store.db") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+    """Runs trainings; one process imports what they need, so its tests are one group."""
+    with Processes(tmp_path_factory.mktemp("processes"), "tests.report.attempts") as processes:
+        yield Trainings(processes)
 
 
 @pytest.fixture

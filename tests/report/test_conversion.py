@@ -14,6 +14,7 @@ from monitor.observe.observation import Synchronisation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.conversion import criterion_message, observation_message
 from monitor.report.registration import registration_message
+from tests.processes import Processes
 from tests.report.attempts import ObservedModel
 
 
@@ -160,10 +161,10 @@ def test_reporting_imports_neither_torch_nor_grpc() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
-def test_the_callback_does_not_import_grpc() -> None:
+@pytest.mark.xdist_group("training processes")
+def test_the_callback_does_not_import_grpc(processes: Processes) -> None:
     code = "import sys; from monitor import SparsityCallback; print('grpc' in sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "False"
+    assert "False" in processes.run(code).written.splitlines()
 
 
 def test_the_uploader_does_not_import_torch() -> None:

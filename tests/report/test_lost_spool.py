@@ -27,7 +27,7 @@ from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.mounts import fill, read_only, small_disk
-from tests.report.attempts import NOWHERE, ObservedModel, report_some, run_script, spooled, steps
+from tests.report.attempts import NOWHERE, ObservedModel, Trainings, report_some, spooled, steps
 from tests.service.running import Client
 
 KEY = AttemptKey("run", 1)
@@ -151,7 +151,10 @@ def test_a_training_that_left_is_not_taken_for_killed(
     reporter.close(timeout=0)
 
 
-def test_a_training_that_is_killed_after_it_left_is_told_so(directory: Path, client: Client) -> None:
+@pytest.mark.xdist_group("reporting processes")
+def test_a_training_that_is_killed_after_it_left_is_told_so(
+    trainings: Trainings, directory: Path, client: Client
+) -> None:
     end = """
 import shutil
 import monitor.report.writer as writer
@@ -163,7 +166,7 @@ eventually(lambda: spooled(reporter).last_sequence == 4)
 print(reporter.directory)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert run_script(end, "left", directory, client.listening.grpc_address).returncode == -9
+    assert trainings.run(end, "left", directory, client.listening.grpc_address).status == -9
     eventually(lambda: client.is_over("left"))
     assert steps(client, "left") == [1, 2, 3]
     assert "may have been killed" in client.run("left").reason

@@ -24,9 +24,9 @@ from tests.eventually import eventually
 from tests.report.attempts import (
     NOWHERE,
     ObservedModel,
+    Trainings,
     kill_uploader,
     report_some,
-    run_script,
     spooled,
     steps,
     uploader_of,
@@ -161,22 +161,30 @@ def test_an_uploader_that_is_killed_is_started_again(client: Client, observed: O
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
 
 
-def test_a_killed_training_process_has_delivered_what_it_committed(client: Client, directory: Path) -> None:
+@pytest.mark.xdist_group("reporting processes")
+def test_a_killed_training_process_has_delivered_what_it_committed(
+    trainings: Trainings, client: Client, directory: Path
+) -> None:
     # Killed only once the writer thread has committed: what is being handed over may be missing.
     end = """
 eventually(lambda: spooled(reporter).last_sequence == 3)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert run_script(end, "killed", directory, client.listening.grpc_address).returncode == -9
+    assert trainings.run(end, "killed", directory, client.listening.grpc_address).status == -9
     eventually(lambda: client.is_over("killed"))
     assert steps(client, "killed") == [1, 2, 3]
     assert "may have been killed" in client.run("killed").reason
 
 
-def test_an_exception_that_ends_the_process_is_the_reason_of_failure(client: Client, directory: Path) -> None:
-    script = run_script("raise RuntimeError('CUDA out of memory')", "raised", directory, client.listening.grpc_address)
-    assert script.returncode == 1
-    assert "CUDA out of memory" in script.stderr
+@pytest.mark.xdist_group("reporting processes")
+def test_an_exception_that_ends_the_process_is_the_reason_of_failure(
+    trainings: Trainings, client: Client, directory: Path
+) -> None:
+    script = trainings.run(
+        "raise RuntimeError('CUDA out of memory')", "raised", directory, client.listening.grpc_address
+    )
+    assert script.status == 1
+    assert "CUDA out of memory" in script.written
     eventually(lambda: client.is_over("raised"))
     assert client.run("raised").reason == "RuntimeError: CUDA out of memory"
     assert client.history("raised")[-1].item.finish.step == 3
@@ -198,14 +206,20 @@ writing.wait()
 """
 
 
-def test_the_process_does_not_end_before_another_thread_has_written_the_end(client: Client, directory: Path) -> None:
-    assert run_script(_CLOSED_BESIDE, "beside", directory, client.listening.grpc_address).returncode == 0
+@pytest.mark.xdist_group("reporting processes")
+def test_the_process_does_not_end_before_another_thread_has_written_the_end(
+    trainings: Trainings, client: Client, directory: Path
+) -> None:
+    assert trainings.run(_CLOSED_BESIDE, "beside", directory, client.listening.grpc_address).status == 0
     eventually(lambda: client.is_over("beside"))
     assert client.run("beside").reason == "its own words"
 
 
-def test_a_process_that_ends_without_finishing_has_failed(client: Client, directory: Path) -> None:
-    assert run_script("", "ended", directory, client.listening.grpc_address).returncode == 0
+@pytest.mark.xdist_group("reporting processes")
+def test_a_process_that_ends_without_finishing_has_failed(
+    trainings: Trainings, client: Client, directory: Path
+) -> None:
+    assert trainings.run("", "ended", directory, client.listening.grpc_address).status == 0
     eventually(lambda: client.is_over("ended"))
     assert "ended before the training did" in client.run("ended").reason
 
@@ -235,11 +249,14 @@ def test_a_lock_that_is_lost_does_not_end_a_live_run(client: Client, observed: O
     assert client.run(reporter.key.run_id).state == pb.RunSummary.STATE_FINISHED
 
 
-def test_two_processes_do_not_share_a_directory(observed: ObservedModel, client: Client, directory: Path) -> None:
+@pytest.mark.xdist_group("reporting processes")
+def test_two_processes_do_not_share_a_directory(
+    trainings: Trainings, observed: ObservedModel, client: Client, directory: Path
+) -> None:
     reporter = Reporter(observed.registration(), directory, None)
-    script = run_script("", "second", directory, client.listening.grpc_address)
-    assert script.returncode == 1
-    assert "another training process reports from" in script.stderr
+    script = trainings.run("", "second", directory, client.listening.grpc_address)
+    assert script.status == 1
+    assert "another training process reports from" in script.written
     # The lock comes first: no attempt is begun that nobody would report.
     with closing(Spool(directory)) as spool:
         assert [attempt.key for attempt in spool.attempts()] == [reporter.key]

@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 _PROGRAM = """
 import faulthandler, os, signal, sys, time
 from monitor.report.signals import killed_by, note_signals
+# As in a terminal, whoever started the tests: in the background or by nohup, these are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 handled = lambda number, frame: print("handled", number, flush=True)
 {before}
 noted = note_signals() if {note} else {{}}

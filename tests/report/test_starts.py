@@ -18,7 +18,7 @@ from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
-from tests.report.attempts import NOWHERE, ObservedModel, report_some, run_script, spooled, steps, uploader_of
+from tests.report.attempts import NOWHERE, ObservedModel, Trainings, report_some, spooled, steps, uploader_of
 from tests.service.messages import new_run_id
 from tests.service.running import COMMAND, Client, service_in_thread
 
@@ -87,10 +87,11 @@ eventually(lambda: (spooled(reporter).last_sequence, spooled(reporter).unsent) =
 """
 
 
-def test_a_training_takes_over_from_one_that_was_killed(client: Client, tmp_path: Path) -> None:
+@pytest.mark.xdist_group("reporting processes")
+def test_a_training_takes_over_from_one_that_was_killed(trainings: Trainings, client: Client, tmp_path: Path) -> None:
     target, run_id = client.listening.grpc_address, new_run_id()
     killed = f"{_DELIVERED}os.kill(os.getpid(), signal.SIGKILL)"
-    assert run_script(killed, run_id, tmp_path / "a", target).returncode == -signal.SIGKILL
+    assert trainings.run(killed, run_id, tmp_path / "a", target).status == -signal.SIGKILL
     second = resume(run_id, tmp_path / "b", target, 1)
     end(second, 3)
     run = client.run(run_id)
@@ -104,11 +105,12 @@ for process in (reporter.uploader_pid, os.getpid()):
 """
 
 
-def test_a_training_takes_over_from_one_whose_machine_is_gone(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("reporting processes")
+def test_a_training_takes_over_from_one_whose_machine_is_gone(trainings: Trainings, tmp_path: Path) -> None:
     """Uploader and all: nobody is left to say so."""
     with service_in_thread(tmp_path / "store.db", lost_after_seconds=3) as client:
         target, run_id = client.listening.grpc_address, new_run_id()
-        assert run_script(_MACHINE_GONE, run_id, tmp_path / "a", target).returncode == -signal.SIGKILL
+        assert trainings.run(_MACHINE_GONE, run_id, tmp_path / "a", target).status == -signal.SIGKILL
         end(resume(run_id, tmp_path / "b", target, 1), 3)
         assert client.run(run_id).registration.attempt == 2
         assert steps(client, run_id) == [1, 2, 3]

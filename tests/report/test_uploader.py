@@ -18,9 +18,9 @@ from tests.eventually import eventually
 from tests.report.attempts import (
     NOWHERE,
     ObservedModel,
+    Trainings,
     kill_uploader,
     report_some,
-    run_script,
     spooled,
     steps,
     uploader_of,
@@ -28,14 +28,15 @@ from tests.report.attempts import (
 from tests.service.running import COMMAND, Client
 
 
+@pytest.mark.xdist_group("reporting processes")
 def test_a_training_that_starts_again_with_another_target_reports_to_that_one(
-    client: Client, observed: ObservedModel, directory: Path
+    trainings: Trainings, client: Client, observed: ObservedModel, directory: Path
 ) -> None:
     """What an uploader does that still tries to reach the wrong service, while its own training is long gone."""
     end = """
 eventually(lambda: spooled(reporter).problem != "")
 """
-    assert run_script(end, "mistaken", directory, NOWHERE).returncode == 0
+    assert trainings.run(end, "mistaken", directory, NOWHERE).status == 0
     lock = ProcessLock(directory / UPLOADER_LOCK)
     assert not lock.acquire()
     lock.close()

@@ -8,8 +8,8 @@ import grpc
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from monitor.service.commits import Outcome
 from monitor.service.ingest import answers
-from monitor.service.recorder import Outcome
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually

@@ -13,6 +13,7 @@ from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import changed, finished, logged, observed, registration
+from tests.service.storing import add
 
 NOW = 1.75e9
 SETTINGS = ServiceSettings(lost_after_seconds=10, stalled_after_seconds=60)
@@ -30,7 +31,7 @@ class Recorded:
         self.live.put(from_store(self.store.run("run")))
 
     def add(self, *items: pb.Item, attempt: int = 1, now: float = NOW, heartbeat: pb.Heartbeat | None = None) -> None:
-        new = self.store.add("run", attempt, items, heartbeat, now)
+        new = add(self.store, "run", attempt, items, heartbeat, now)
         stored = [item for item in items if item.sequence in new]
         observed = any(item.HasField("observation") for item in items)
         self.live.record("run", attempt, stored, observed=observed, heartbeat=heartbeat, now=now)

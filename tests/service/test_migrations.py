@@ -16,6 +16,7 @@ from monitor.service.opening import open_engine
 from monitor.service.schema import curve_values, schema_version, totals
 from monitor.service.store import Store
 from tests.service.messages import finished, logged, observed, registration
+from tests.service.storing import add
 
 NOW = 1.75e9
 NAMES = ["changed", "step_sparsity", "metric:loss", "overlap_lift:other seed"]
@@ -27,7 +28,7 @@ def _of_version_1(url: str) -> None:
     for run_id in ("first", "second"):
         store.register(registration(run_id), NOW, max_runs=10)
         items = [each for n in range(1, 260) for each in (observed(2 * n, step=n), logged(2 * n + 1, step=n, loss=n))]
-        store.add(run_id, 1, [*items, finished(600, step=260)], None, NOW)
+        add(store, run_id, 1, [*items, finished(600, step=260)], None, NOW)
     store.close()
     engine = open_engine(url)
     with engine.begin() as connection:
@@ -41,7 +42,7 @@ def test_what_an_older_version_stored_has_its_curves(store_url: str) -> None:
     _of_version_1(store_url)
     store = Store(store_url)
     found = store.curves("second", NAMES, Range.of(1, 260, 1000), 2000)
-    store.add("second", 1, [observed(2000, step=301)], None, NOW)
+    add(store, "second", 1, [observed(2000, step=301)], None, NOW)
     later = store.curves("second", ["changed"], Range.of(301, 301, 1), 2000)
     store.close()
     assert list(found) == NAMES

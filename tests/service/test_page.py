@@ -85,6 +85,21 @@ def test_weights_that_nothing_can_be_said_of_are_named_where_there_are_some(clie
     assert "Nothing can be said of 634 weights" in client.http.get(f"/runs/{run_id}").text
 
 
+def test_the_verdict_stands_on_the_pages_once_there_is_one(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [observed(1)])
+    address = f"/api/v1/runs/{run_id}"
+    assert client.http.get(f"{address}/verdict").json() is None
+    assert client.http.get(address).json()["verdict"] is None
+    reason = "86 % of 1,000 trained weights equal the base (cumulative sparsity, bits in bfloat16)"
+    client.send(run_id, [observed(2, verdict=pb.Verdict(kind="sparse", reason=f"{reason} <b>"))])
+    expected = {"kind": "sparse", "step": 2, "reason": f"{reason} <b>"}
+    assert client.http.get(f"{address}/verdict").json() == client.http.get(address).json()["verdict"] == expected
+    assert f"<b>sparse</b> at step 2: {reason} &lt;b&gt;." in client.http.get(f"/runs/{run_id}").text
+    (row,) = (row for row in client.http.get("/").text.split("<tr>") if f"/runs/{run_id}" in row)
+    assert f'title="{reason} &lt;b&gt;">sparse</td>' in row
+
+
 def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
     client.send(run_id, [observed(1)])
@@ -118,7 +133,7 @@ def test_what_a_run_sends_is_text_and_never_markup(client: Client, run_id: str) 
     run = client.http.get(link[1])
     assert run.status_code == 200
     for page in (overview, run.text, client.http.get("/runs/%3Cscript%3E", headers={"Accept": "text/html"}).text):
-        assert "<script" not in page
+        assert "<script>" not in page
         assert "&lt;script" in page
 
 
@@ -160,8 +175,41 @@ def test_nothing_is_loaded_from_elsewhere(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
     assert re.findall(r"<(?:img|link|script|iframe)[^>]*https?:|<script", client.http.get("/runbook").text) == []
     for path in ("/", f"/runs/{run_id}", "/style.css"):
-        assert re.findall(r"https?://|url\(|@import|<script", client.http.get(path).text) == []
+        assert re.findall(r'https?://|url\(|@import|<script(?! src="/assets/)', client.http.get(path).text) == []
     assert client.http.get("/style.css").headers["content-type"].startswith("text/css")
+
+
+def test_scripts_are_kept_for_ever_below_an_address_with_their_version(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    scripts = re.findall('<script src="([^"]*)"', client.http.get(f"/runs/{run_id}").text)
+    assert [path.split("/")[-1] for path in scripts] == ["plotly.min.js", "run.js"]
+    for path in scripts:
+        script = client.http.get(path)
+        assert script.headers["content-type"].startswith("text/javascript")
+        assert script.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert client.http.get("/assets/older/run.js").status_code == 404
+    assert client.http.get(f"{scripts[0].rpartition('/')[0]}/style.css").status_code == 404
+
+
+def test_only_the_page_of_a_run_may_run_scripts_and_only_those_of_the_service(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    policies = {path: client.http.get(path).headers["content-security-policy"] for path in ("/", f"/runs/{run_id}")}
+    assert "script-src" not in policies["/"]
+    assert "script-src 'self'; connect-src 'self';" in policies[f"/runs/{run_id}"]
+    assert "default-src 'none'" in policies[f"/runs/{run_id}"]
+
+
+@pytest.mark.parametrize(("tolerance", "drawn"), [(None, True), (1e-5, False)])
+def test_published_figures_are_drawn_only_behind_what_is_measured_as_they_were(
+    tolerance: float | None, drawn: bool, client: Client, run_id: str
+) -> None:
+    criterion = (
+        pb.Criterion(bits=pb.Criterion.Bits())
+        if tolerance is None
+        else pb.Criterion(atol=pb.Criterion.Atol(tolerance=tolerance))
+    )
+    client.register(registration(run_id, criterion=criterion))
+    assert ("arXiv 2511.08567" in client.http.get(f"/runs/{run_id}").text) is drawn
 
 
 def test_an_unknown_run_is_not_found(client: Client) -> None:

@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from monitor.service.commits import Outcome
 from monitor.service.errors import StoreError, UnknownRunError
 from monitor.service.instruments import Instruments
-from monitor.service.recorder import Outcome, Recorder
+from monitor.service.recorder import Recorder
 from monitor.service.stored import START
 from tests.service.messages import logged, observed, registration
 from tests.service.running import settings_for
@@ -82,6 +83,52 @@ def test_what_was_committed_is_shown_although_its_sender_went_away(tmp_path: Pat
         assert run.step == 1
 
     _with_recorder(tmp_path, use)
+
+
+def test_batches_that_wait_are_stored_together_and_each_is_answered_for_itself(tmp_path: Path) -> None:
+    async def use(recorder: Recorder, instruments: Instruments) -> None:
+        runs = [f"run-{number}" for number in range(5)]
+        for run in runs:
+            await recorder.register(registration(run))
+        with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as other, other:
+            other.execute("DELETE FROM attempts WHERE run_id = 'run-2'")
+        before = _counted(instruments, "store_commit_seconds_count") or 0
+        batches = [[observed(1), observed(2, changed=[1])], [observed(1)], [observed(1)], [], [observed(7)]]
+        with _store_busy(recorder):
+            brought = [
+                asyncio.create_task(recorder.record(recorder.open(run, 1), batch, None))
+                for run, batch in zip(runs, batches, strict=True)
+            ]
+            await asyncio.sleep(0)
+            brought[4].cancel()
+            await asyncio.wait(brought[4:])
+        first, second, third, fourth, fifth = await asyncio.gather(*brought, return_exceptions=True)
+        assert [outcome.rejected is None for outcome in first] == [True, False]
+        assert (second, fourth) == ([Outcome(1)], [])
+        assert isinstance(third, StoreError)
+        assert "attempt 1 of run run-2 was taken out of the store" in str(third)
+        assert isinstance(fifth, asyncio.CancelledError)
+        # All together, and as one of them cannot be stored, each for itself.
+        assert _counted(instruments, "store_commit_seconds_count") == before + 1 + 4
+        steps = [recorder.live.get(run).step for run in runs]  # type: ignore[union-attr]
+        assert steps == [1, 1, 0, 0, 0]
+        assert _counted(instruments, "items_stored_total") == 2
+        # What went wrong with one leaves nothing behind for the others.
+        assert await recorder.record(recorder.open("run-4", 1), [observed(7)], None) == [Outcome(7)]
+        assert _counted(instruments, "store_commit_seconds_count") == before + 6
+
+    _with_recorder(tmp_path, use)
+
+
+@contextlib.contextmanager
+def _store_busy(recorder: Recorder) -> Iterator[None]:
+    """Let everything wait that is asked of the store meanwhile."""
+    go_on = threading.Event()
+    recorder._thread.submit(go_on.wait, 60)
+    try:
+        yield
+    finally:
+        go_on.set()
 
 
 def test_what_the_store_did_not_take_is_not_shown(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from monitor.service.store import Store
 from monitor.service.stored import START, Position, after_step
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
+from tests.service.storing import add
 
 NOW = 1.75e9
 
@@ -41,7 +42,7 @@ def _positions(store: Store, after: Position = START, limit: int = 100) -> list[
 def test_items_come_back_as_they_were_sent(store: Store) -> None:
     _register(store)
     items = [observed(1), logged(2, loss=float("nan")), finished(3, step=2, reason="out of memory")]
-    assert store.add("run", 1, items, None, NOW) == {1, 2, 3}
+    assert add(store, "run", 1, items, None, NOW) == {1, 2, 3}
     assert [stored.item.SerializeToString() for stored in store.history("run", START, 10)] == [
         item.SerializeToString() for item in items
     ]
@@ -49,8 +50,8 @@ def test_items_come_back_as_they_were_sent(store: Store) -> None:
 
 def test_a_number_keeps_the_item_it_was_first_given(store: Store) -> None:
     _register(store)
-    assert store.add("run", 1, [observed(1), observed(2)], None, NOW) == {1, 2}
-    assert store.add("run", 1, [observed(2, step=77), observed(3), observed(3, step=88)], None, NOW) == {3}
+    assert add(store, "run", 1, [observed(1), observed(2)], None, NOW) == {1, 2}
+    assert add(store, "run", 1, [observed(2, step=77), observed(3), observed(3, step=88)], None, NOW) == {3}
     assert _positions(store) == [(1, 1, 1), (2, 1, 2), (3, 1, 3)]
 
 
@@ -58,18 +59,18 @@ def test_a_batch_is_stored_as_a_whole_or_not_at_all(store: Store) -> None:
     _register(store)
     bad = observed(2, step=2**64 - 1)
     with pytest.raises((StoreError, OverflowError)):
-        store.add("run", 1, [observed(1), bad], None, NOW)
+        add(store, "run", 1, [observed(1), bad], None, NOW)
     assert _positions(store) == []
 
 
 def test_items_of_an_attempt_that_never_registered_are_not_taken(store: Store) -> None:
     with pytest.raises(StoreError):
-        store.add("run", 1, [observed(1)], None, NOW)
+        add(store, "run", 1, [observed(1)], None, NOW)
 
 
 def test_registering_again_tells_how_far_the_attempt_got(store: Store) -> None:
     assert _register(store) == 0
-    store.add("run", 1, [observed(1), observed(4)], None, NOW)
+    add(store, "run", 1, [observed(1), observed(4)], None, NOW)
     assert _register(store) == 4
     assert _register(store, attempt=2) == 0
 
@@ -92,10 +93,10 @@ def test_a_full_store_takes_new_attempts_but_no_new_runs(store: Store) -> None:
 
 def test_a_resumed_run_supersedes_what_lies_behind_the_step_it_goes_on_from(store: Store) -> None:
     _register(store)
-    store.add("run", 1, [observed(step) for step in (10, 20, 30)], None, NOW)
+    add(store, "run", 1, [observed(step) for step in (10, 20, 30)], None, NOW)
     _register(store, attempt=2, resumed_from_step=20)
     assert _positions(store) == [(10, 1, 10), (20, 1, 20)]
-    store.add("run", 2, [observed(1, step=30)], None, NOW)
+    add(store, "run", 2, [observed(1, step=30)], None, NOW)
     assert _positions(store) == [(10, 1, 10), (20, 1, 20), (30, 2, 1)]
 
 
@@ -103,28 +104,28 @@ def test_an_attempt_that_goes_further_back_supersedes_those_between(store: Store
     for attempt, resumed in ((1, 0), (2, 20), (3, 10)):
         _register(store, attempt=attempt, resumed_from_step=resumed)
     for attempt in (1, 2, 3):
-        store.add("run", attempt, [observed(step) for step in (10, 20, 30)], None, NOW)
+        add(store, "run", attempt, [observed(step) for step in (10, 20, 30)], None, NOW)
     assert _positions(store) == [(10, 1, 10), (10, 2, 10), (10, 3, 10), (20, 3, 20), (30, 3, 30)]
 
 
 def test_an_attempt_may_resume_before_the_items_it_supersedes_arrive(store: Store) -> None:
     _register(store)
     _register(store, attempt=2, resumed_from_step=20)
-    store.add("run", 1, [observed(step) for step in (10, 20, 30)], None, NOW)
+    add(store, "run", 1, [observed(step) for step in (10, 20, 30)], None, NOW)
     assert _positions(store) == [(10, 1, 10), (20, 1, 20)]
 
 
 def test_an_attempt_may_register_after_a_later_one(store: Store) -> None:
     _register(store, attempt=2, resumed_from_step=20)
     _register(store)
-    store.add("run", 1, [observed(step) for step in (10, 20, 30)], None, NOW)
+    add(store, "run", 1, [observed(step) for step in (10, 20, 30)], None, NOW)
     assert _positions(store) == [(10, 1, 10), (20, 1, 20)]
 
 
 def test_history_goes_on_where_a_page_ended(store: Store) -> None:
     _register(store)
     items = [observed(1, step=1), logged(2, step=1), observed(3, step=2), logged(4, step=2), observed(5, step=3)]
-    store.add("run", 1, items, None, NOW)
+    add(store, "run", 1, items, None, NOW)
     pages, after = [], START
     while page := store.history("run", after, 2):
         pages.append([stored.position.sequence for stored in page])
@@ -136,8 +137,8 @@ def test_history_goes_on_where_a_page_ended(store: Store) -> None:
 
 def test_a_run_is_known_by_what_was_not_superseded(store: Store) -> None:
     _register(store)
-    store.add("run", 1, [observed(1, step=10), logged(2, step=10, loss=3), observed(3, step=20)], None, NOW)
-    store.add("run", 1, [logged(4, step=20, loss=2), finished(5, step=20, reason="killed")], None, NOW)
+    add(store, "run", 1, [observed(1, step=10), logged(2, step=10, loss=3), observed(3, step=20)], None, NOW)
+    add(store, "run", 1, [logged(4, step=20, loss=2), finished(5, step=20, reason="killed")], None, NOW)
     _register(store, attempt=2, resumed_from_step=10)
     run = store.run("run")
     assert run.observation is not None
@@ -150,11 +151,11 @@ def test_a_run_is_known_by_what_was_not_superseded(store: Store) -> None:
 
 def test_a_sign_of_life_is_kept_for_its_attempt(store: Store) -> None:
     _register(store)
-    store.add("run", 1, [], pb.Heartbeat(unsent_items=3, dropped_items=2), NOW + 5)
+    add(store, "run", 1, [], pb.Heartbeat(unsent_items=3, dropped_items=2), NOW + 5)
     run = store.run("run")
     assert (run.heard_at, run.unsent_items, run.dropped_items) == (NOW + 5, 3, 2)
     assert run.observation_heard_at is None
-    store.add("run", 1, [observed(1)], None, NOW + 9)
+    add(store, "run", 1, [observed(1)], None, NOW + 9)
     run = store.run("run")
     assert (run.heard_at, run.observation_heard_at, run.unsent_items) == (NOW + 9, NOW + 9, 3)
     _register(store, attempt=2)
@@ -163,13 +164,13 @@ def test_a_sign_of_life_is_kept_for_its_attempt(store: Store) -> None:
 
 def test_absurd_counts_of_a_heartbeat_do_no_harm(store: Store) -> None:
     _register(store)
-    store.add("run", 1, [], pb.Heartbeat(unsent_items=2**64 - 1), NOW)
+    add(store, "run", 1, [], pb.Heartbeat(unsent_items=2**64 - 1), NOW)
     assert store.run("run").unsent_items == 2**63 - 1
 
 
 def test_the_finish_of_the_latest_attempt_counts(store: Store) -> None:
     _register(store)
-    store.add("run", 1, [finished(1)], None, NOW)
+    add(store, "run", 1, [finished(1)], None, NOW)
     finish = store.run("run").finish
     assert finish is not None
     assert finish.outcome == pb.Finish.OUTCOME_FINISHED
@@ -178,7 +179,7 @@ def test_the_finish_of_the_latest_attempt_counts(store: Store) -> None:
 def test_what_was_stored_is_there_when_the_store_is_opened_again(store_url: str) -> None:
     store = Store(store_url)
     _register(store)
-    store.add("run", 1, [observed(1)], None, NOW)
+    add(store, "run", 1, [observed(1)], None, NOW)
     store.close()
     store = Store(store_url)
     assert store.run_ids() == ["run"]
@@ -196,7 +197,7 @@ def test_what_the_index_cannot_hold_is_stored_all_the_same(store_url: str) -> No
     observation = pb.Observation(step=1, observed_at=1.7e9, step_changed=[2**63 - 1], changed=[1])
     observation.monitor_bytes = 2**64 - 1
     items = [pb.Item(sequence=1, observation=observation), logged(2, step=1, **{name: 1.0, "nul\0": 2.0, "loss": 3.0})]
-    assert store.add(run_id, 1, items, None, 1.7e9) == {1, 2}
+    assert add(store, run_id, 1, items, None, 1.7e9) == {1, 2}
     names = ["changed", "monitor_bytes", "dense_bytes", f"metric:{name}", "metric:loss"]
     found = store.curves(run_id, names, Range.of(1, 1, 1), 2**63 - 1)
     store.close()
@@ -209,7 +210,7 @@ def test_a_run_that_another_program_took_out_comes_again(tmp_path: Path) -> None
     for changed in ([0, 30, 20], [0, 3, 2]):
         store = Store(f"sqlite:///{path}")
         _register(store)
-        assert store.add("run", 1, [observed(1, changed=changed), logged(2, step=1, loss=1.0)], None, NOW) == {1, 2}
+        assert add(store, "run", 1, [observed(1, changed=changed), logged(2, step=1, loss=1.0)], None, NOW) == {1, 2}
         found = store.curves("run", ["changed"], Range.of(1, 1, 1), 2000)
         store.close()
         assert found["changed"].last == [sum(changed)]

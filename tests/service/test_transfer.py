@@ -9,10 +9,18 @@ from monitor.service.errors import InvalidRegistrationError, UnstorableItemError
 from monitor.service.items import ItemCheck
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
-from monitor.service.transfer import Between, sparse_bytes, transfer_of
+from monitor.service.transfer import Between, TransferSizes
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import changed, observation, observed, registration
 from tests.service.running import Client
+
+
+def sparse_bytes(of_groups: list[tuple[int, int]]) -> int | None:
+    """Of k changes of N weights in each group."""
+    described = registration(groups=[pb.Group(module="m", weights=n) for _, n in of_groups])
+    seen = pb.Observation(step=1, step_changed=[k for k, _ in of_groups])
+    transfer = TransferSizes(described).transfer_of(seen)
+    return None if transfer is None else transfer.sparse_bytes
 
 
 def test_a_sparse_transfer_takes_the_way_of_least_bytes_in_each_group() -> None:
@@ -22,7 +30,7 @@ def test_a_sparse_transfer_takes_the_way_of_least_bytes_in_each_group() -> None:
     # Bits of a mask fill whole bytes.
     expected = sum(min(6 * k, (n + 7) // 8 + 2 * k, 2 * n) for k, n in of_groups)
     assert sparse_bytes(of_groups) == expected
-    assert sum(sparse_bytes([each]) for each in of_groups) == expected
+    assert [sparse_bytes([(k, 3200)]) for k in (0, 100, 101, 3000, 3001)] == [0, 600, 602, 6400, 6400]
 
 
 @pytest.mark.parametrize(("changed", "way"), [(99, "indices"), (101, "bitmask"), (2999, "bitmask"), (3001, "dense")])
@@ -35,7 +43,7 @@ def test_the_crossovers_are_where_the_panel_draws_them(changed: int, way: str) -
 
 def test_a_sync_is_between_the_weights_that_were_handed_over() -> None:
     sync = pb.Synchronisation(step=8, previous_step=4, changed=[0, 7, 5])
-    transfer = transfer_of(observation(9, synchronisation=sync), registration())
+    transfer = TransferSizes(registration()).transfer_of(observation(9, synchronisation=sync))
     assert transfer is not None
     assert (transfer.between, transfer.step, transfer.steps, transfer.changed) == (Between.SYNCS, 8, 4, (0, 7, 5))
     assert transfer.sparse_bytes == 6 * 7 + 6 * 5
@@ -46,14 +54,14 @@ def test_a_sync_is_between_the_weights_that_were_handed_over() -> None:
 def test_without_a_sync_it_is_between_observations_and_called_so() -> None:
     """Of trainers that have none, and of senders from before they were told."""
     seen = changed(observation(9, stride=3), synchronisation=None)
-    transfer = transfer_of(seen, registration())
+    transfer = TransferSizes(registration()).transfer_of(seen)
     assert transfer is not None
     assert (transfer.between, transfer.step, transfer.steps) == (Between.OBSERVATIONS, 9, 3)
     assert transfer.changed == (0, 6, 4)
 
 
 def test_what_says_nothing_of_changes_makes_no_transfer() -> None:
-    assert transfer_of(pb.Observation(step=1, changed=[1, 2, 3]), registration()) is None
+    assert TransferSizes(registration()).transfer_of(pb.Observation(step=1, changed=[1, 2, 3])) is None
     assert add_up(pb.Observation(), registration()).changed_ratio is None
 
 
@@ -66,7 +74,7 @@ def test_what_says_nothing_of_changes_makes_no_transfer() -> None:
     ids=["32-bit values", "unmeasured weights"],
 )
 def test_bytes_that_cannot_be_known_are_not_told(described: pb.Registration, seen: pb.Observation) -> None:
-    transfer = transfer_of(seen, described)
+    transfer = TransferSizes(described).transfer_of(seen)
     assert transfer is not None
     assert (transfer.sparse_bytes, transfer.dense_bytes) == (None, None)
     assert sum(transfer.changed) == 12

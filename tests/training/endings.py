@@ -14,7 +14,7 @@ class Case(NamedTuple):
     """A training that ends in this way.
 
     Attributes:
-        code: see tests/training/processes.py.
+        code: see tests/processes.py.
         reason: what the service says, as a regular expression.
         status: the exit status of the process, or minus the signal that killed it; as without the monitor.
         step: of the latest observation.

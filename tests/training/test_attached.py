@@ -14,9 +14,12 @@ from transformers import Trainer, TrainerCallback
 
 from monitor import SparsityCallback
 from monitor.training.attached import tell_of_failure
+from monitor.training.under_way import under_way
 from monitor.wire import monitor_pb2 as pb
 from tests.spooled import attempts, spooled
 from tests.tiny import common_arguments, plain_trainer, save_model
+
+STARTED_AGAIN = (pb.Finish.ENDING_FAILED, "training was started again before it had ended")
 
 
 class Told(TrainerCallback):  # type: ignore[misc]
@@ -152,9 +155,27 @@ def test_a_training_that_is_tried_again_with_smaller_batches_goes_on(model: Path
     failing_at(trainer, 2)
     callback = SparsityCallback(None, "tried again").attach(trainer)
     trainer.train()
-    again = (pb.Finish.ENDING_FAILED, "training was started again before it had ended")
-    assert ends_of(callback) == [again, (pb.Finish.ENDING_COMPLETED, "")]
+    assert ends_of(callback) == [STARTED_AGAIN, (pb.Finish.ENDING_COMPLETED, "")]
     assert [attempt.finished for attempt in attempts(callback)] == [True, True]
+
+
+def test_a_training_that_takes_long_to_be_tried_again_is_not_left_meanwhile(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = common_arguments(tmp_path, gradient_accumulation_steps=1, auto_find_batch_size=True)
+    trainer = plain_trainer(model, arguments, [])
+    failing_at(trainer, 2)
+    callback = SparsityCallback(None, "tried again").attach(trainer)
+    looked: list[None] = []
+
+    def look_meanwhile(**_options: Any) -> None:
+        # What the thread does that looks after trainings.
+        looked.append(under_way.end_left())
+
+    monkeypatch.setattr("accelerate.utils.memory.clear_device_cache", look_meanwhile)
+    trainer.train()
+    assert looked
+    assert ends_of(callback) == [STARTED_AGAIN, (pb.Finish.ENDING_COMPLETED, "")]
 
 
 def test_a_training_in_a_callback_of_another_one_fails_alone(model: Path, tmp_path: Path) -> None:

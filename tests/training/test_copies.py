@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import multiprocessing
 import os
 import pickle
 import subprocess
@@ -12,7 +11,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from monitor import MaskFile, SparsityCallback, UpdateMask
 from monitor.report.spool import AttemptKey, Spool
 from monitor.wire import monitor_pb2 as pb
+from tests.processes import Processes
 from tests.tiny import common_arguments, plain_trainer, save_model
 
 STEPS = 3
@@ -146,18 +145,24 @@ def test_a_trainer_still_copies_after_attach_and_its_copy_shows_the_sparsities(
     assert not any("sparsity/cumulative_sparsity" in entry for entry in trainer.state.log_history)
 
 
-def _train_in_worker(callback: SparsityCallback, model: Path, output: Path) -> tuple[int, bool]:
-    trainer = _trainer(model, output, [callback])
-    trainer.train()
-    assert callback.last_observation is not None
-    return callback.last_observation.step, bool(callback.last_observation.changed.sum())
+# Started before there is a callback: it comes by pickle.
+_SENT = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from monitor import SparsityCallback
+from tests.training.trained import trained_with
+with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as workers:
+    workers.submit(int).result(timeout=300)
+    print(workers.submit(trained_with, SparsityCallback(None, "in a worker")).result(timeout=300))
+"""
 
 
-def test_a_callback_sent_to_a_worker_before_training_trains_there(model: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as workers:
-        given = SparsityCallback(None, "in a worker")
-        assert workers.submit(_train_in_worker, given, model, tmp_path).result(timeout=300) == (STEPS, True)
+@pytest.mark.xdist_group("training processes")
+def test_a_callback_sent_to_a_worker_before_training_trains_there(
+    processes: Processes, model: Path, tmp_path: Path
+) -> None:
+    ended = processes.run(_SENT, MODEL=str(model), OUTPUT=str(tmp_path))
+    assert str((STEPS, True)) in ended.written.splitlines()
     assert _reported(tmp_path / "sparsity_monitor") == [FINISHED_RUN]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.eventually import eventually
+from tests.processes import Processes
 from tests.service.running import Client, service_in_thread
 from tests.tiny import save_model
 from tests.training.endings import ENDINGS, Case
-from tests.training.processes import TrainingProcesses
 
 # One process imports what trainings need.
 pytestmark = pytest.mark.xdist_group("training processes")
@@ -24,6 +24,7 @@ from monitor import DenseThresholds
 from monitor.report.spool import Spool
 from monitor.training.under_way import under_way
 from tests.eventually import eventually
+from tests.processes import Processes
 from tests.training.trained import *
 RUN = os.environ["RUN"]
 """
@@ -33,12 +34,6 @@ RUN = os.environ["RUN"]
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with service_in_thread(tmp_path_factory.mktemp("service") / "store.db") as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcesses]:
-    with TrainingProcesses(tmp_path_factory.mktemp("processes")) as processes:
-        yield processes
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +63,7 @@ CASES = [
 
 @pytest.mark.parametrize(("state", "case"), CASES)
 def test_a_training_that_ends_is_shown_as_it_ended(
-    state: str, case: Case, client: Client, processes: TrainingProcesses, model: str, request: pytest.FixtureRequest
+    state: str, case: Case, client: Client, processes: Processes, model: str, request: pytest.FixtureRequest
 ) -> None:
     run_id = f"run-{request.node.callspec.indices['case']}"
     named = {"RUN": run_id, "TARGET": client.listening.grpc_address, "MODEL": model}
@@ -82,7 +77,7 @@ def test_a_training_that_ends_is_shown_as_it_ended(
     assert run["planned_steps"] >= run["step"]
 
 
-def test_a_process_that_the_monitor_does_not_see_is_one_of_ours(processes: TrainingProcesses) -> None:
+def test_a_process_that_the_monitor_does_not_see_is_one_of_ours(processes: Processes) -> None:
     ended = processes.run("print('hello')")
     # A library says at its end what the search for garbage has left alone.
     assert (ended.status, ended.written.partition("nanobind")[0]) == (0, "hello\n")

@@ -18,6 +18,7 @@ from monitor.observe.observer import UpdateObserver
 from monitor.training.on_dense import DenseWatch
 from monitor.training.trainer import TrainerAnswer
 from monitor.verdict import Kind
+from tests.spooled import spooled
 from tests.test_verdict import observed
 from tests.tiny import common_arguments, end_of_training, save_model, sft_trainer
 
@@ -87,6 +88,8 @@ def test_stop_ends_a_dense_training_with_a_checkpoint(
     assert verdict.startswith("sparsity-monitor: dense (looks like SFT) at step 3: ")
     assert stop == 'sparsity-monitor: on_dense="stop" ends the training after step 3, with a checkpoint.'
     assert callback.last_verdict.kind is Kind.DENSE
+    reported = spooled(callback, "observation")[-1].verdict
+    assert (reported.kind, reported.reason) == (callback.last_verdict.kind, callback.last_verdict.reason)
 
 
 def test_stop_ends_a_training_of_one_layer_once_that_is_dense(model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from transformers import TrainingArguments
 from trl import DPOConfig, GRPOConfig, RewardConfig, SFTConfig
 
-from monitor.grafana.alerts.published import DISTILLATION_CUMULATIVE, RL_CUMULATIVE, SFT_CUMULATIVE
+from monitor.published import DISTILLATION_CUMULATIVE, RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.training.published import published_about
 
 with warnings.catch_warnings():

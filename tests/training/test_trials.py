@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Qwen2ForCausalLM, Trainer, TrainerState, TrainingArguments
+from transformers import Qwen2ForCausalLM, Trainer, TrainingArguments
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.report.spool import Spool
-from monitor.training.trials import Trial, find_trial
+from monitor.training.trials import Trial
 from monitor.wire import monitor_pb2 as pb
+from tests.processes import Processes
 from tests.tiny import common_arguments, plain_trainer, save_model, token_data
 
 MASK = "update_mask.safetensors"
@@ -105,16 +105,18 @@ def test_a_search_with_optuna_has_a_run_for_each_trial(model: Path, tmp_path: Pa
         assert (tmp_path / f"run-{number}" / "checkpoint-1").is_dir()
 
 
-def _next_number(directory: Path) -> int:
-    trial = find_trial(TrainerState(is_hyper_param_search=True), directory, None)
-    assert trial is not None
-    return trial.number
+_SEARCHES = """
+import multiprocessing, os
+from pathlib import Path
+from tests.training.trained import trial_number
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(sorted(pool.map(trial_number, [Path(os.environ["OUTPUT"])] * 20, chunksize=1)))
+"""
 
 
-def test_searches_at_once_in_one_directory_number_their_trials_apart(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        numbers = pool.map(_next_number, [tmp_path] * 20, chunksize=1)
-    assert sorted(numbers) == list(range(20))
+@pytest.mark.xdist_group("training processes")
+def test_searches_at_once_in_one_directory_number_their_trials_apart(processes: Processes) -> None:
+    assert str([*range(20)]) in processes.run(_SEARCHES).written.splitlines()
 
 
 def test_parameters_are_labels_as_far_as_a_service_takes_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

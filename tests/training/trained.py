@@ -10,10 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from monitor import SparsityCallback
+from monitor.training import under_way as _under_way
+from monitor.training.trials import find_trial
 from tests.tiny import common_arguments, plain_trainer
+
+# No test waits for it as long as people do.
+_under_way._LOOK_SECONDS = 0.25
 
 
 class At(TrainerCallback):  # type: ignore[misc]
@@ -65,6 +70,20 @@ def fails(error: BaseException) -> Callable[[], None]:
         raise error
 
     return fail
+
+
+def trial_number(directory: Path) -> int:
+    """The number of the trial that begins in a directory."""
+    trial = find_trial(TrainerState(is_hyper_param_search=True), directory, None)
+    assert trial is not None
+    return trial.number
+
+
+def trained_with(callback: SparsityCallback) -> tuple[int | None, bool]:
+    """Train with a callback; the last step that it observed, and whether weights had changed."""
+    trainer(callback, max_steps=3).train()
+    seen = callback.last_observation
+    return (seen.step, bool(seen.changed.sum())) if seen is not None else (None, False)
 
 
 def observing(run: str = "", **settings: Any) -> SparsityCallback:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from monitor.commands.doctor.finding import Finding
 from monitor.errors import SpoolError
-from monitor.report.elsewhere import linked_spools
-from monitor.report.push import find_spool
+from monitor.report.elsewhere import find_spool, linked_spools
 from monitor.report.spool import DEFAULT_MAX_BYTES, Spool, SpooledAttempt
 
 _MIB = 1024 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monitor.grafana.alerts.alert import Alert
 from monitor.grafana.alerts.running import running_alerts
+from monitor.grafana.alerts.served import served_weights_stale
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.alerts.sparsity import sparsity_alerts
 
@@ -13,7 +14,7 @@ SERVICE = "sparsity-monitor"
 
 def all_alerts(settings: AlertSettings) -> list[Alert]:
     """Return every alert, about sparsity first."""
-    return [*sparsity_alerts(settings), *running_alerts(settings)]
+    return [*sparsity_alerts(settings), served_weights_stale(settings), *running_alerts(settings)]
 
 
 def labels(alert: Alert) -> dict[str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from monitor.grafana.addresses import RUN_UID
 from monitor.grafana.alerts.alert import Alert
 from monitor.grafana.alerts.conditions import about_training_runs, settled_history, started_before
-from monitor.grafana.alerts.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.promql.metric import IDENTITY, metric
 from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, TRAINED, Level, Reading
+from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
 
 _RUN = "Run {{ .Labels.name }} ({{ .Labels.run }})"
 _PERCENT = "{{ .Value | humanizePercentage }}"

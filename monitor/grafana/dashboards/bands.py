@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from monitor.grafana.alerts.published import (
+from monitor.grafana.alerts.settings import AlertSettings
+from monitor.grafana.dashboards.panels import Steps
+from monitor.published import (
     DISTILLATION_CUMULATIVE,
     DISTILLATION_LOWEST,
     RL_CUMULATIVE,
@@ -10,8 +12,6 @@ from monitor.grafana.alerts.published import (
     SFT_CUMULATIVE,
     SFT_STEP,
 )
-from monitor.grafana.alerts.settings import AlertSettings
-from monitor.grafana.dashboards.panels import Steps
 
 _CLEAR = "transparent"
 _RL = "rgba(86, 166, 75, 0.18)"

@@ -6,7 +6,6 @@ from typing import Any
 
 from grafana_foundation_sdk.builders.heatmap import FilterValueRange
 
-from monitor.grafana.alerts.published import DISTILLATION_LOWEST
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import bands
 from monitor.grafana.dashboards.matrix import matrix
@@ -23,6 +22,7 @@ from monitor.grafana.dashboards.panels import (
 from monitor.grafana.dashboards.query import GROUPS, ONE_RUN, REFERENCE, Query
 from monitor.grafana.promql.metric import cut
 from monitor.grafana.promql.ratios import CHANCE_O1, CHANCE_O2, JACCARD, LIFT, OVERLAP_O1, OVERLAP_O2, Level, z_score
+from monitor.published import DISTILLATION_LOWEST
 
 _OF_REFERENCE = {**ONE_RUN, **REFERENCE}
 _CHOSEN = {**_OF_REFERENCE, **GROUPS}

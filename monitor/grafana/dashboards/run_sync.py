@@ -24,6 +24,7 @@ from monitor.grafana.promql.ratios import (
     dense_from,
     relative_norm,
 )
+from monitor.grafana.promql.served import differing_groups
 
 _BETWEEN = "between {{between}}"
 _WHAT = (
@@ -42,7 +43,7 @@ _WAYS = {
 
 def sync_panels() -> list[Any]:
     """What changes from one weight sync to the next, and its bytes."""
-    return [_changed_ratio(), _bytes(), _steps()]
+    return [_changed_ratio(), _bytes(), _steps(), _served()]
 
 
 def _changed_ratio() -> Any:
@@ -93,6 +94,18 @@ def _steps() -> Any:
         Query(metric("run_sync_steps", ONE_RUN), _BETWEEN),
         width=8,
         no_data=NOT_REPORTED,
+    ).axis_soft_min(0)
+
+
+def _served() -> Any:
+    return lines(
+        "Groups not served as trained",
+        "Groups of weights in which the engine that generates differs from what trains, as the training asked it last: "
+        "0 where it serves the weights that it was to. Metric: sparsity_monitor_run_training_metric.",
+        "none",
+        Query(differing_groups(ONE_RUN), "groups"),
+        width=24,
+        no_data="Not asked: call served() of the watch, or of the callback, with the engine's fingerprints.",
     ).axis_soft_min(0)
 
 

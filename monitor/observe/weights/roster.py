@@ -15,6 +15,7 @@ from monitor.observe.ranks import Ranks, join_ranks
 from monitor.observe.weights.frozen import FrozenParameters
 from monitor.observe.weights.groups import GroupTable
 from monitor.observe.weights.measured import MeasuredWeights
+from monitor.observe.weights.names import clean_name
 from monitor.observe.weights.placement import place
 from monitor.observe.weights.presence import Presence
 from monitor.observe.weights.replaced import find_again
@@ -122,6 +123,14 @@ class Roster:
     def names(self) -> list[str]:
         """All parameters."""
         return list(self._placed)
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """The other names of parameters that have several, such as that of a tied output layer → the name here."""
+        names = {id(parameter): name for name, parameter in self._observed.parameters.items() if parameter is not None}
+        every = self._observed.model.named_parameters(remove_duplicate=False)
+        found = {clean_name(name): names[id(parameter)] for name, parameter in every if id(parameter) in names}
+        return {other: name for other, name in found.items() if other not in self._placed}
 
     @property
     def unmeasured(self) -> npt.NDArray[np.int64]:

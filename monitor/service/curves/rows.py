@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, insert
 
 from monitor.limits import MAX_INTEGER
-from monitor.service.counts import Totals, add_up, sparsity
+from monitor.service.counts import Summation, Totals, sparsity
 from monitor.service.curves.fields import AT_TOLERANCE, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 from monitor.service.curves.tables import COUNT_COLUMNS
 from monitor.service.schema import curve_values, totals
@@ -35,7 +35,7 @@ class Rows:
                 connection.execute(insert(table), rows)
 
 
-def rows_of(run_id: str, attempt: int, items: Iterable[Item], registration: Registration) -> Rows:
+def rows_of(run_id: str, attempt: int, items: Iterable[Item], summation: Summation) -> Rows:
     """Return what the index has of items of one attempt, each number once."""
     rows = Rows()
     for item in items:
@@ -43,9 +43,9 @@ def rows_of(run_id: str, attempt: int, items: Iterable[Item], registration: Regi
         if item.HasField("observation"):
             observation = item.observation
             key |= {"step": observation.step, "time": observation.observed_at}
-            added = add_up(observation, registration)
+            added = summation.totals(observation)
             rows.totals.append(key | _totals(observation, added))
-            named = _of_observation(added, registration)
+            named = _of_observation(added, summation.registration)
         elif item.HasField("training_log"):
             key |= {"step": item.training_log.step, "time": item.training_log.logged_at}
             named = ((LOGGED + name, value) for name, value in item.training_log.metrics.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from monitor.service.api import GroupJson
-from monitor.service.counts import add_up, sparsity, trained_by_group
+from monitor.service.counts import Summation, sparsity, trained_by_group
 from monitor.service.curves.fields import (
     AT_TOLERANCE,
     FIELDS,
@@ -23,7 +23,7 @@ from monitor.service.labels import criterion_label, group_labels
 from monitor.service.live import LiveRun
 from monitor.service.stored import StoredItem
 from monitor.service.views import groups_json
-from monitor.wire.monitor_pb2 import Observation, Registration
+from monitor.wire.monitor_pb2 import Observation
 
 GROUP_FIELDS = ("cumulative_sparsity", "step_sparsity", *COUNTS)
 """Quantities that each group has."""
@@ -103,18 +103,19 @@ class GroupCurves:
     def __init__(self, field: str, wanted: Iterable[tuple[str, str]]) -> None:
         self.step: list[int] = []
         self._field, self._wanted = field, set(wanted)
-        self._labels: dict[int, list[tuple[str, str]]] = {}
+        self._attempts: dict[int, tuple[list[tuple[str, str]], Summation]] = {}
         self._curves: dict[tuple[str, str], list[float | None]] = {}
 
     def add(self, observations: Iterable[StoredItem], run: LiveRun) -> None:
         """Add observations of a run, later ones than before."""
         for stored in observations:
             attempt = stored.position.attempt
-            registration = run.registrations[attempt]
-            if attempt not in self._labels:
-                self._labels[attempt] = group_labels(registration.groups)
-            values = _values(stored.item.observation, registration, self._field)
-            for key, value in zip(self._labels[attempt], values, strict=True):
+            if attempt not in self._attempts:
+                registration = run.registrations[attempt]
+                self._attempts[attempt] = group_labels(registration.groups), Summation(registration)
+            labels, summation = self._attempts[attempt]
+            values = _values(stored.item.observation, summation, self._field)
+            for key, value in zip(labels, values, strict=True):
                 if not self._wanted or key in self._wanted:
                     curve = self._curves.setdefault(key, [])
                     curve += [None] * (len(self.step) - len(curve))
@@ -129,17 +130,17 @@ class GroupCurves:
         ]
 
 
-def _values(observation: Observation, registration: Registration, field: str) -> Sequence[float | None]:
+def _values(observation: Observation, summation: Summation, field: str) -> Sequence[float | None]:
     """Return one quantity of each group, and nothing else: a large model has 20,000."""
     counts: Sequence[int] = getattr(observation, _COUNTED.get(field, field))
     if not counts:
-        return [None] * len(registration.groups)
+        return [None] * len(summation.registration.groups)
     if field not in _COUNTED:
         return counts
-    return list(map(sparsity, counts, trained_by_group(observation, registration)))
+    return list(map(sparsity, counts, summation.trained(observation)))
 
 
 def _groups(stored: StoredItem, run: LiveRun) -> list[GroupJson]:
     registration = run.registrations[stored.position.attempt]
     observation = stored.item.observation
-    return groups_json(observation, registration, add_up(observation, registration).trained)
+    return groups_json(observation, registration, trained_by_group(observation, registration))

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Requ
 from pydantic import WithJsonSchema
 
 from monitor.limits import MAX_INTEGER
-from monitor.service.api import ReferenceJson
+from monitor.service.api import ReferenceJson, VerdictJson
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import shortened
 from monitor.service.interface import tables
@@ -26,6 +26,7 @@ from monitor.service.interface.describe import (
     groups_at,
     is_field,
 )
+from monitor.service.interface.events import Watchers, add_events
 from monitor.service.interface.models import (
     PROBLEMS,
     ComparedRunJson,
@@ -64,13 +65,18 @@ _IfNoneMatch = Annotated[str, Header(description="The ETag of an earlier answer:
 _DEFAULT_FIELDS = ("cumulative_sparsity", "step_sparsity")
 
 
-def add_interface(app: FastAPI, settings: ServiceSettings, recorder: Recorder) -> None:
-    """Add the read interface to the application."""
+def add_interface(app: FastAPI, settings: ServiceSettings, recorder: Recorder, is_serving: Callable[[], bool]) -> None:
+    """Add the read interface to the application.
+
+    Args:
+        is_serving: whether the service goes on; events end when it does not.
+    """
     router = APIRouter(prefix=PREFIX, responses=PROBLEMS)
     find = _finder(recorder)
     _add_runs(router, settings, recorder, find)
     _add_curves(router, recorder, find)
     _add_groups(router, recorder, find)
+    add_events(router, Watchers(settings, recorder.live, is_serving), find)
     app.include_router(router)
 
 
@@ -121,6 +127,11 @@ def _add_runs(router: APIRouter, settings: ServiceSettings, recorder: Recorder, 
         found = find(run_id)
         detail = run_detail_json(found, time.time(), settings)
         return RunV1Json(**detail.model_dump(), fields=fields_of(found))
+
+    @router.get("/runs/{run_id}/verdict")
+    def verdict(run_id: _RunId) -> VerdictJson | None:
+        """Say what the latest observations mean, as the training judged them; null where it did not."""
+        return run_json(find(run_id), time.time(), settings).verdict
 
     @router.get("/runs/{run_id}/references")
     def references(run_id: _RunId) -> list[ReferenceJson]:

@@ -1,18 +1,28 @@
-"""The pages: what runs there are, one run with its layers, the runbook. Without script or outside resources."""
+"""The pages: what runs there are, one run with its layers, the runbook. Nothing comes from elsewhere.
+
+The page of a run draws charts where a browser runs scripts; without them it has the same in tables.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from monitor.percent import percent
+from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.service.live import LiveRuns
+from monitor.service.page.assets import Assets
 from monitor.service.page.runbook import packaged_runbook
 from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json
+
+# What the published figures were measured by.
+_PUBLISHED = ("bits", "bfloat16")
+_BANDS = (("published RL", RL_CUMULATIVE), ("published SFT", SFT_CUMULATIVE))
 
 
 class Pages:
@@ -22,6 +32,7 @@ class Pages:
         style: their style sheet.
         icon, favicon: the picture of the service, as SVG and for what knows only the older format.
         runbook: the page with the runbook.
+        assets: the scripts of the page of a run.
     """
 
     def __init__(self, settings: ServiceSettings, live: LiveRuns) -> None:
@@ -31,6 +42,7 @@ class Pages:
         self.style = (here / "style.css").read_text(encoding="utf-8")
         self.icon = (here / "icon.svg").read_bytes()
         self.favicon = (here / "favicon.ico").read_bytes()
+        self.assets = Assets()
         self._templates = Environment(
             loader=PackageLoader(__name__, ""),
             autoescape=True,
@@ -59,7 +71,15 @@ class Pages:
             return None
         detail = run_detail_json(run, now, self._settings)
         template = self._templates.get_template("run.html")
-        return template.render(run=detail, now=now, service_url=self._settings.service_url)
+        bands = _BANDS if (detail.criterion, detail.visible_dtype) == _PUBLISHED else ()
+        return template.render(
+            run=detail,
+            now=now,
+            service_url=self._settings.service_url,
+            assets=f"/assets/{self.assets.version}",
+            bands=json.dumps([{"name": name, **band._asdict()} for name, band in bands]),
+            sources=[f"{name}: {band}, {band.source}" for name, band in bands],
+        )
 
     def problem(self, title: str, detail: str) -> str:
         """Return the page for what cannot be answered."""

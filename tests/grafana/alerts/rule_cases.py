@@ -149,6 +149,8 @@ _HIDDEN = {
 _LIKE_SGD = {**_HIDDEN, run("run_hidden_weights"): always(9_998_000), run("run_changed_weights"): always(2_000)}
 _DROPPED = {run("run_dropped_items"): "0x110 5x190"}
 _EXPENSIVE = {run("run_host_seconds"): always(0.6)}
+_DIFFERING = run("run_training_metric", metric="served_differing_groups")
+_SERVED_STALE = {_DIFFERING: "0x100 4x200"}
 _NAN = {run("run_non_finite_weights"): "0x119 3x190"}
 
 _RUN = "Run grpo (r)"
@@ -285,6 +287,23 @@ CASES = [
             young={**_INERT, run("run_started_timestamp_seconds"): always(3600)},
         ),
         minute=126,
+    ),
+    Case(
+        "ServedWeightsStale",
+        "critical",
+        {**MEASURED_AS, "metric": "served_differing_groups"},
+        f"{_RUN} trains on what other weights generate",
+        "When last asked, the engine that generates for the run served 4 groups of weights otherwise than they are "
+        "trained.",
+        _SERVED_STALE,
+        {
+            "finished": {**_SERVED_STALE, **FINISHED},
+            "stopped": {**_SERVED_STALE, **STOPPED},
+            "preempted": {**_SERVED_STALE, **PREEMPTED},
+            "fresh": {_DIFFERING: always(0)},
+            "mended at once": {_DIFFERING: "0x117 4x1 0x180"},
+            "another metric": {run("run_training_metric", metric="reward"): always(4)},
+        },
     ),
     Case(
         "ServiceDown",

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from monitor.errors import ConfigurationError
-from monitor.grafana.alerts.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.grafana.alerts.settings import AlertSettings
+from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.verdict import INERT_HIDDEN_FACTOR, DenseThresholds
 
 

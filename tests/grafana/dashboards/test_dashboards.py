@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from monitor.grafana.addresses import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_UID
-from monitor.grafana.alerts.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards, links, states
 from monitor.grafana.files.lint_exceptions import lint_exceptions
 from monitor.grafana.promql.ratios import RECORDED
+from monitor.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.service.families import FAMILIES
 from monitor.service.live import RunState
 

@@ -17,7 +17,9 @@ from monitor import UpdateObserver
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
-model = torch.nn.ModuleList([torch.nn.Linear(1 << 12, 1 << 12, bias=False, dtype=torch.bfloat16) for _ in range(30)])
+with torch.device("meta"):
+    layers = [torch.nn.Linear(1 << 12, 1 << 12, bias=False, dtype=torch.bfloat16) for _ in range(16)]
+model = torch.nn.ModuleList(layers).to_empty(device="cpu")
 observer = UpdateObserver(model, step_masks=False)
 observer.observe(1)
 UpdateObserver(torch.nn.Linear(4, 4)).save_update_mask(Path(sys.argv[1]))

@@ -12,6 +12,7 @@ from monitor.service.curves.thinned import Curve, Range
 from monitor.service.store import Store
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
+from tests.service.storing import add
 
 NOW, WEIGHTS, TRAINED = 1.75e9, 2000, 1000
 STEPS = 240
@@ -78,7 +79,7 @@ CURVES: dict[str, Callable[[pb.Item], float | None]] = {
 def test_every_curve_keeps_minimum_maximum_and_last_of_each_bucket(store: Store, points: int) -> None:
     items = _items()
     store.register(registration(), NOW, max_runs=10)
-    store.add("run", 1, items, None, NOW)
+    add(store, "run", 1, items, None, NOW)
     first, last = store.extent("run") or (0, 0)
     for steps in (Range.of(first, last, points), Range.of(50, 99, points)):
         found = store.curves("run", list(CURVES), steps, WEIGHTS)
@@ -101,9 +102,9 @@ def test_a_range_has_at_most_so_many_buckets() -> None:
 
 def test_what_a_later_attempt_superseded_is_in_no_curve(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
-    store.add("run", 1, [observed(n, changed=[0, n, 0]) for n in range(1, 11)], None, NOW)
+    add(store, "run", 1, [observed(n, changed=[0, n, 0]) for n in range(1, 11)], None, NOW)
     store.register(registration(attempt=2, resumed_from_step=6), NOW, max_runs=10)
-    store.add("run", 2, [observed(1, step=7, changed=[0, 99, 0]), logged(2, step=7, loss=2)], None, NOW)
+    add(store, "run", 2, [observed(1, step=7, changed=[0, 99, 0]), logged(2, step=7, loss=2)], None, NOW)
     assert store.extent("run") == (1, 7)
     found = store.curves("run", ["changed", "metric:loss"], Range.of(1, 10, 100), WEIGHTS)
     assert found["changed"].last == [1, 2, 3, 4, 5, 6, 99]
@@ -112,9 +113,9 @@ def test_what_a_later_attempt_superseded_is_in_no_curve(store: Store) -> None:
 
 def test_of_one_step_that_two_attempts_observed_the_later_counts(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
-    store.add("run", 1, [observed(1, step=5, changed=[0, 1, 0])], None, NOW)
+    add(store, "run", 1, [observed(1, step=5, changed=[0, 1, 0])], None, NOW)
     store.register(registration(attempt=2, resumed_from_step=5), NOW, max_runs=10)
-    store.add("run", 2, [observed(1, step=5, changed=[0, 2, 0])], None, NOW)
+    add(store, "run", 2, [observed(1, step=5, changed=[0, 2, 0])], None, NOW)
     curve = store.curves("run", ["changed"], Range.of(1, 10, 100), WEIGHTS)["changed"]
     assert (curve.step, curve.minimum, curve.maximum, curve.last) == ([5], [1], [2], [2])
 
@@ -122,14 +123,14 @@ def test_of_one_step_that_two_attempts_observed_the_later_counts(store: Store) -
 def test_a_number_that_is_stored_already_is_in_the_curves_once(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
     for _ in range(2):
-        store.add("run", 1, [observed(1, changed=[0, 3, 0]), observed(1, changed=[0, 4, 0])], None, NOW)
+        add(store, "run", 1, [observed(1, changed=[0, 3, 0]), observed(1, changed=[0, 4, 0])], None, NOW)
     assert store.curves("run", ["changed"], Range.of(1, 1, 1), WEIGHTS)["changed"].last == [3]
 
 
 def test_what_is_no_number_leaves_a_gap_and_hides_no_other_value(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
     values = [1.0, math.nan, math.inf, 4.0, math.nan]
-    store.add("run", 1, [logged(n, loss=value) for n, value in enumerate(values, 1)], None, NOW)
+    add(store, "run", 1, [logged(n, loss=value) for n, value in enumerate(values, 1)], None, NOW)
     each = store.curves("run", ["metric:loss"], Range.of(1, 5, 5), WEIGHTS)["metric:loss"]
     assert each.last == [1, None, math.inf, 4, None]
     thinned = store.curves("run", ["metric:loss"], Range.of(1, 2, 1), WEIGHTS)["metric:loss"]
@@ -138,7 +139,7 @@ def test_what_is_no_number_leaves_a_gap_and_hides_no_other_value(store: Store) -
 
 def test_what_was_never_measured_has_no_curve(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
-    store.add("run", 1, [observed(1, hidden=[], references=[])], None, NOW)
+    add(store, "run", 1, [observed(1, hidden=[], references=[])], None, NOW)
     assert store.curves("run", ["hidden", "overlap_o1:other seed", "metric:loss"], Range.of(1, 1, 1), WEIGHTS) == {}
 
 
@@ -150,7 +151,7 @@ def test_a_run_of_which_nothing_is_known_yet_has_no_extent(store: Store) -> None
 def test_groups_are_those_of_the_last_observation_in_each_bucket(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
     items = [observed(n, changed=[0, n, 0]) for n in range(1, 1201)]
-    store.add("run", 1, items, None, NOW)
+    add(store, "run", 1, items, None, NOW)
     for points, expected in ((3, [400, 800, 1200]), (5000, list(range(1, 1201)))):
         found = store.items_at("run", store.last_observations("run", Range.of(1, 1200, points)))
         assert [each.item.observation.step for each in found] == expected
@@ -160,7 +161,7 @@ def test_groups_are_those_of_the_last_observation_in_each_bucket(store: Store) -
 def test_the_first_and_the_last_step_there_can_be_are_one_curve(store: Store) -> None:
     store.register(registration(), NOW, max_runs=10)
     sync = {"synchronisation": None}
-    store.add("run", 1, [observed(1, step=0, **sync), observed(2, step=2**63 - 1, **sync)], None, NOW)
+    add(store, "run", 1, [observed(1, step=0, **sync), observed(2, step=2**63 - 1, **sync)], None, NOW)
     everything = Range.of(0, 2**63 - 1, 1)
     assert store.curves("run", ["changed"], everything, WEIGHTS)["changed"].step[-1] == 2**63 - 1
     assert store.last_observations("run", everything)[-1].step == 2**63 - 1

@@ -23,6 +23,7 @@ from monitor.service.store import Store
 from tests.service.messages import observed, registration
 from tests.service.postgresql import Cluster
 from tests.service.running import COMMAND
+from tests.service.storing import add
 
 
 def _text(path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_store_begins_where_nothing_is(make: Callable[[Path], None], tmp_path:
     make(path)
     store = Store(f"sqlite:///{path}")
     store.register(registration(), 0, max_runs=1)
-    assert store.add("run", 1, [observed(1)], None, 0) == {1}
+    assert add(store, "run", 1, [observed(1)], None, 0) == {1}
     store.close()
 
 

@@ -1,4 +1,4 @@
-"""What published checkpoints show: the bands that dashboards draw and that thresholds refer to."""
+"""What published checkpoints show: the bands that dashboards and pages draw and that thresholds refer to."""
 
 from __future__ import annotations
 

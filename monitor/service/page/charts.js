@@ -1,0 +1,124 @@
+// The curves of a run, one below the other on one axis of steps, so that a zoom is of all.
+
+const ROW_PIXELS = 190;
+// As many as a row has curves, each to be told from the others and from the ground of its theme.
+const LIGHT = ["#0b7285", "#c2560a", "#7048a8", "#2f7d32", "#b02a5b"];
+const DARK = ["#3bc9db", "#ffa94d", "#b197fc", "#69db7c", "#faa2c1"];
+const BANDS = ["rgba(47, 125, 50, .13)", "rgba(176, 42, 91, .13)"];
+
+// What has a row of its own: title, unit, and the fields in it.
+function rowsOf(curves, measured) {
+  const has = (...names) => names.filter((name) => curves[name]?.last.some((value) => value !== null));
+  const named = (prefix) => has(...Object.keys(curves).filter((name) => name.startsWith(prefix)));
+  const rows = [
+    { title: `cumulative sparsity (${measured})`, unit: "ratio", fields: has("cumulative_sparsity") },
+    { title: `step sparsity (${measured})`, unit: "ratio", fields: has("step_sparsity") },
+    { title: "weights moved since the last observation", unit: "weights", fields: has("newly_changed", "reverted") },
+    { title: "weights so far", unit: "weights", fields: has("changed", "touched", "transient", "hidden") },
+    { title: "changed weights in references", unit: "ratio", fields: named("overlap_o1:"), chance: true },
+    { title: "size of the update, ‖Δ‖ ÷ ‖θ₀‖", unit: "ratio", fields: has("relative_norm") },
+  ];
+  const logged = named("metric:").map((name) => ({ title: `logged: ${name.slice(7)}`, unit: "", fields: [name] }));
+  return [...rows, ...logged].filter((row) => row.fields.length);
+}
+
+// Names come from the run. plotly reads some markup in text, which here is none.
+export const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+const nameOf = (field) => plain(field.replace(/^overlap_o1:/, "in ").replace(/^metric:/, "").replaceAll("_", " "));
+
+function tracesOf(field, curve, index, place, thinned, unit) {
+  const { curves } = theme();
+  const color = curves[index % curves.length];
+  const base = { ...place, x: curve.step, type: "scatter", mode: "lines", connectgaps: false };
+  const format = unit === "ratio" ? ".6~%" : unit === "weights" ? ",d" : ".6~g";
+  const line = {
+    ...base, y: curve.last, name: nameOf(field), line: { color, width: 1.6 },
+    mode: curve.step.length > 1 ? "lines" : "markers", marker: { color },
+    hovertemplate: `%{y:${format}}<extra>${nameOf(field)}</extra>`,
+  };
+  if (!thinned) return [line];
+  // What lies between the steps that are shown: from the least to the greatest.
+  const edge = { ...base, line: { width: 0 }, hoverinfo: "skip", showlegend: false };
+  return [{ ...edge, y: curve.min }, { ...edge, y: curve.max, fill: "tonexty", fillcolor: `${color}30` }, line];
+}
+
+function chanceOf(field, curves, place) {
+  const seen = curves[field];
+  const lift = curves[field.replace("overlap_o1:", "overlap_lift:")];
+  if (!lift) return [];
+  const lifts = new Map(lift.step.map((step, at) => [step, lift.last[at]]));
+  const y = seen.step.map((step, at) => (lifts.get(step) ? seen.last[at] / lifts.get(step) : null));
+  const name = `${nameOf(field)}, by chance`;
+  return [{
+    ...place, x: seen.step, y, name, type: "scatter", mode: "lines", line: { dash: "dot", color: "#868e96", width: 1.4 },
+    hovertemplate: `%{y:.6~%}<extra>${name}</extra>`,
+  }];
+}
+
+export function theme() {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  return { text: colour("--text"), quiet: colour("--quiet"), line: colour("--line"), curves: matchMedia("(prefers-color-scheme: dark)").matches ? DARK : LIGHT };
+}
+
+export function baseLayout(colours) {
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: "system-ui, sans-serif", size: 12, color: colours.text },
+    margin: { l: 64, r: 12, t: 34, b: 44 },
+  };
+}
+
+// What plotly draws: `read` is an answer of /history, `bands` what is published, `range` the steps shown or null.
+export function figure(read, bands, range) {
+  const rows = rowsOf(read.curves, `${read.criterion}, ${read.visible_dtype}`);
+  const colours = theme();
+  // Where title and legend have no room beside each other, the legend stands in the chart.
+  const narrow = innerWidth < 640;
+  const height = rows.length * ROW_PIXELS + 78;
+  const traces = [];
+  const bottom = rows.length > 1 ? `y${rows.length}` : "y";
+  const layout = {
+    ...baseLayout(colours), height, hovermode: "x", dragmode: "zoom", annotations: [], shapes: [],
+    xaxis: { title: { text: "optimizer step" }, gridcolor: colours.line, zeroline: false, anchor: bottom },
+  };
+  if (range) layout.xaxis.range = range;
+  rows.forEach((row, index) => {
+    const number = index ? index + 1 : "";
+    const top = 1 - index / rows.length;
+    const upper = top - 26 / (height - 78);
+    layout[`yaxis${number}`] = {
+      domain: [top - 1 / rows.length + 14 / (height - 78), upper], gridcolor: colours.line, zeroline: false,
+      tickformat: { ratio: ".4~%", weights: "~s" }[row.unit] ?? ".4~g", fixedrange: true, nticks: 5,
+    };
+    layout[`legend${number}`] = { orientation: "h", x: 1, xanchor: "right", y: upper, yanchor: narrow ? "top" : "bottom", bgcolor: "rgba(0,0,0,0)" };
+    layout.annotations.push({
+      text: plain(row.title), x: 0, xref: "paper", xanchor: "left", y: upper, yref: "paper", yanchor: "bottom",
+      showarrow: false, font: { color: colours.quiet },
+    });
+    const place = { yaxis: `y${number}`, legend: `legend${number}`, showlegend: row.fields.length > 1 || Boolean(row.chance) };
+    row.fields.forEach((field, at) => {
+      traces.push(...tracesOf(field, read.curves[field], at, place, read.bucket_steps > 1, row.unit));
+      if (row.chance) traces.push(...chanceOf(field, read.curves, place));
+    });
+  });
+  if (rows[0]?.fields[0] === "cumulative_sparsity") {
+    addBands(layout, bands, colours);
+  }
+  return { traces, layout };
+}
+
+function addBands(layout, bands, colours) {
+  if (bands.length) layout.yaxis.range = [0, 1.02];
+  bands.forEach((band, index) => {
+    layout.shapes.push({
+      type: "rect", xref: "paper", x0: 0, x1: 1, yref: "y", y0: band.low, y1: band.high, layer: "below",
+      line: { width: 0 }, fillcolor: BANDS[index % BANDS.length],
+    });
+    layout.annotations.push({
+      text: band.name, hovertext: band.source, xref: "paper", x: 0.99, xanchor: "right", yref: "y", y: band.low,
+      yanchor: "bottom", showarrow: false, font: { size: 11, color: colours.quiet },
+    });
+  });
+}

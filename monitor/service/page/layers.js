@@ -1,0 +1,45 @@
+// Layers × modules at one step as a heatmap, and the curve of one group.
+
+import { baseLayout, plain, theme } from "./charts.js";
+
+const unique = (values) => [...new Set(values)];
+
+export function heatmap(read) {
+  const labels = unique(read.groups.map((group) => group.label));
+  const modules = unique(read.groups.map((group) => group.module));
+  const cells = new Map(read.groups.map((group) => [JSON.stringify([group.label, group.module]), group.cumulative_sparsity]));
+  const z = labels.map((label) => modules.map((module) => cells.get(JSON.stringify([label, module])) ?? null));
+  const colours = theme();
+  return {
+    traces: [{
+      type: "heatmap", x: modules.map((_, at) => at), y: labels.map((_, at) => at), z, xgap: 1, ygap: 1,
+      colorscale: "Viridis", colorbar: { tickformat: ".4~%", thickness: 12, outlinewidth: 0 },
+      text: labels.map((label) => modules.map((module) => plain(`${label} ${module}`))),
+      hovertemplate: "%{text}<br>cumulative sparsity %{z:.6~%}<extra></extra>",
+    }],
+    layout: {
+      ...baseLayout(colours), height: Math.max(220, labels.length * 18 + 150), margin: { l: 60, r: 8, t: 10, b: 110 },
+      xaxis: { tickvals: modules.map((_, at) => at), ticktext: modules.map(plain), tickangle: -40, fixedrange: true, showgrid: false, zeroline: false },
+      yaxis: {
+        title: { text: "layer" }, autorange: "reversed", fixedrange: true, showgrid: false, zeroline: false,
+        tickvals: labels.map((_, at) => at), ticktext: labels.map(plain),
+      },
+    },
+    groupAt: (x, y) => `${labels[y]}/${modules[x]}`,
+  };
+}
+
+export function groupCurve(read) {
+  const colours = theme();
+  return {
+    traces: read.groups.map((group) => ({
+      type: "scatter", mode: read.step.length > 1 ? "lines" : "markers", x: read.step, y: group.values,
+      line: { color: colours.curves[0], width: 1.6 }, hovertemplate: "%{y:.6~%}<extra></extra>",
+    })),
+    layout: {
+      ...baseLayout(colours), height: 240, hovermode: "x",
+      xaxis: { title: { text: "optimizer step" }, gridcolor: colours.line, zeroline: false },
+      yaxis: { tickformat: ".4~%", gridcolor: colours.line, zeroline: false, fixedrange: true, nticks: 5 },
+    },
+  };
+}
