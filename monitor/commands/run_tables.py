@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.commands.bars import bar
-from monitor.commands.interface import Json
+from monitor.notebook.interface import Json
 from monitor.percent import percent
 from monitor.terminal import printable
 

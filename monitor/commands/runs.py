@@ -79,7 +79,7 @@ def list_(
 ) -> None:
     """List runs with step and sparsities, the most recently registered first."""
     with failing_in_words():
-        from monitor.commands.interface import Interface
+        from monitor.notebook.interface import Interface
 
         found = list(Interface(service_url).runs(state=state or [], label=label or [], search=search))
         if as_json:
@@ -94,7 +94,7 @@ def list_(
 def show(run: Run, *, service_url: ServiceUrl = DEFAULT_SERVICE_URL, as_json: Json = False) -> None:
     """Show a run as it stands now, with its layers as bars."""
     with failing_in_words():
-        from monitor.commands.interface import Interface
+        from monitor.notebook.interface import Interface
 
         found = Interface(service_url).run(run)
         if as_json:
@@ -115,8 +115,8 @@ def watch(
 ) -> None:
     """Watch a run until it ends: a live table in a terminal, in a pipe a line for each new step."""
     with failing_in_words():
-        from monitor.commands.interface import Interface
         from monitor.commands.watch import watch_run
+        from monitor.notebook.interface import Interface
 
         watch_run(Interface(service_url), run, every_seconds, as_json=as_json)
 

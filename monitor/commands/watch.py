@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.commands.bars import sparkline
-from monitor.commands.interface import Interface, Json, run_path
 from monitor.commands.run_tables import measured_as, of_trained, plain, progress, summary
 from monitor.errors import ReportingError
+from monitor.notebook.interface import Interface, Json, NoSuchRunError
 from monitor.percent import percent
+from monitor.service.run_state import ENDED
 from monitor.terminal import printable
 
-_ENDED = ("finished", "failed", "stopped", "preempted")
 _SPARSITIES = ("cumulative_sparsity", "step_sparsity")
 # Of what trainers log, what tells how it goes.
 _LOGGED = ("metric:loss", "metric:reward", "metric:kl", "metric:grad_norm", "metric:learning_rate")
@@ -46,13 +46,16 @@ def _states(interface: Interface, run: Json, every_seconds: float) -> Iterator[J
     """Return the run each time that it was asked for; it ends with the run."""
     yield run
     away = False
-    while run["state"] not in _ENDED:
+    while run["state"] not in ENDED:
         time.sleep(every_seconds)
         try:
-            run = interface.get(run_path(run["run_id"]))
+            run = interface.get("runs", run["run_id"])
+        except NoSuchRunError:
+            # It was removed from the store, and does not come back.
+            raise
         except ReportingError as error:
             if not away:
-                print(f"{error} It is asked again.", file=sys.stderr)
+                print(f"{str(error).rstrip('.')}. It is asked again.", file=sys.stderr)
             away = True
             continue
         away = False
@@ -93,7 +96,7 @@ def _curves(interface: Interface, run: Json) -> Json:
     has = {field["name"] for field in run["fields"]}
     fields = [*_SPARSITIES, *(name for name in _LOGGED if name in has)]
     try:
-        found: Json = interface.get(run_path(run["run_id"], "/history"), fields=fields, points=_POINTS)
+        found: Json = interface.get("runs", run["run_id"], "history", parameters={"fields": fields, "points": _POINTS})
     except ReportingError:
         # What is said of it comes with the next state.
         return {}

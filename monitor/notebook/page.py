@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from monitor.analysis.html import Report
-from monitor.notebook.curves import CUMULATIVE, STEP, Kind, draw
+from monitor.notebook.curves import CUMULATIVE, STEP, DrawnSparsity, draw
 from monitor.notebook.run import LoadedRun
 from monitor.percent import percent
 
@@ -78,13 +78,13 @@ def _row(name: str, cells: Iterable[object]) -> list[object]:
 
 def _curves(report: Report, runs: Sequence[LoadedRun]) -> None:
     report.heading("Over the steps")
-    for kind in (CUMULATIVE, STEP):
-        with report.plot(_caption(kind), height=3.4) as axes:
-            draw(axes, kind, runs)
+    for drawn in (CUMULATIVE, STEP):
+        with report.plot(_caption(drawn), height=3.4) as axes:
+            draw(axes, drawn, runs)
 
 
-def _caption(kind: Kind) -> str:
-    return f"{kind.title}: share of the trained weights that are {kind.against}. {kind.published}"
+def _caption(drawn: DrawnSparsity) -> str:
+    return f"{drawn.title}: share of the trained weights that are {drawn.against}. {drawn.published}"
 
 
 def _totals(report: Report, runs: Sequence[LoadedRun]) -> None:

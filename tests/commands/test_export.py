@@ -123,7 +123,7 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(service: Client, url: str
             "--field 'beauty': run grpo-1 has no such curve; it has cumulative_sparsity, ",
         ),
         (["sft-1"], "run sft-1 has no point of any curve yet"),
-        (["nobody"], "has the id or name 'nobody'"),
+        (["nobody"], "has no run 'nobody'"),
     ):
         done = command("export", *arguments, "--service-url", url)
         assert (done.returncode, done.stdout) == (1, ""), arguments

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from monitor.commands.interface import Interface
 from monitor.commands.watch import print_lines
+from monitor.notebook.interface import Interface
 from tests.commands.running import command, shell
 from tests.service.messages import finished, observed, registration
 from tests.service.running import COMMAND, Client
@@ -65,16 +65,19 @@ def test_a_reader_that_leaves_early_is_no_error(of_whom: str, url: str) -> None:
 def test_what_cannot_be_shown_is_said_in_a_sentence(url: str, service: Client) -> None:
     elsewhere = f"http://{service.listening.grpc_address}"
     for arguments, said in (
-        (["show", "nobody"], "has the id or name 'nobody'; `sparsity-monitor runs list` names those there"),
-        (["show", "twice"], "are called 'twice': give the id of one, such as sft-2, sft-1"),
-        (["watch", "nobody"], "has the id or name 'nobody'"),
+        (["show", "nobody"], "has no run 'nobody'; there are 'hostile' ([bold]\\x1b[2J\\x07), 'sft-2' (twice), "),
+        (
+            ["show", "twice"],
+            "has 2 runs called 'twice': give the id of one; there are 'sft-2' (twice), 'sft-1'",
+        ),
+        (["watch", "nobody"], "has no run 'nobody'"),
         (["list", "--state", "asleep"], "Input should be 'running', 'stalled'"),
         (
             ["list", "--service-url", "http://127.0.0.1:1"],
-            "cannot reach the service at http://127.0.0.1:1: [Errno 111]",
+            "cannot reach a service at http://127.0.0.1:1: [Errno 111]",
         ),
-        (["list", "--service-url", elsewhere], "is no service of sparsity-monitor"),
-        (["list", "--service-url", "localhost"], "--service-url: 'localhost' was given; expected where browsers"),
+        (["list", "--service-url", elsewhere], "it is not that of gRPC"),
+        (["list", "--service-url", "localhost"], "'localhost' was given; expected where browsers"),
     ):
         done = command("runs", *arguments, SPARSITY_MONITOR_SERVICE_URL=url)
         assert (done.returncode, done.stdout) == (1, ""), arguments

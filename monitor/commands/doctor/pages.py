@@ -10,7 +10,7 @@ from http.client import HTTPException
 from urllib.request import Request
 
 from monitor.commands.doctor.finding import Finding
-from monitor.commands.interface import opener
+from monitor.notebook.interface import opener
 from monitor.service_url import checked_service_url
 from monitor.version import __version__
 

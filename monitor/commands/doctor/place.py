@@ -53,7 +53,7 @@ def _space(there: Path) -> Finding:
 
 def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Finding]:
     try:
-        with closing(Spool(spool_directory)) as spool:
+        with closing(Spool(spool_directory, read_only=True)) as spool:
             spool.check_whole()
             attempts = spool.attempts()
     except SpoolError as error:

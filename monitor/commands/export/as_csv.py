@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from monitor.commands.export.series import Series
-from monitor.commands.interface import Json
+from monitor.notebook.interface import Json
 
 COLUMNS = ("run", "criterion", "visible_dtype", "field", "unit", "step", "time", "value")
 _COUNTED = ("weights", "bytes", "steps")

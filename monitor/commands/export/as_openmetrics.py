@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from monitor.commands.export.series import Point, Series
-from monitor.commands.interface import Json
+from monitor.notebook.interface import Json
 from monitor.service.families import COUNTS, family
 
 LOGGED = "metric:"

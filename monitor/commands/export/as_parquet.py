@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 from monitor.commands.export.as_csv import COLUMNS
 from monitor.commands.export.series import Series
-from monitor.commands.interface import Json
 from monitor.errors import MissingLibraryError
+from monitor.notebook.interface import Json
 
 
 def write_parquet(file: BinaryIO, run: Json, series: Iterable[Series]) -> None:

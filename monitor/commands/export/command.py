@@ -40,6 +40,6 @@ def add_export(app: typer.Typer) -> None:
         """
         with failing_in_words():
             from monitor.commands.export.export import export as export_run
-            from monitor.commands.interface import Interface
+            from monitor.notebook.interface import Interface
 
             export_run(Interface(service_url), run, output, form, field or [])

@@ -18,8 +18,8 @@ from monitor.commands.export.as_openmetrics import LOGGED, has_metric, write_ope
 from monitor.commands.export.as_parquet import write_parquet
 from monitor.commands.export.form import Format
 from monitor.commands.export.series import Series, all_series
-from monitor.commands.interface import Interface, Json
 from monitor.errors import ConfigurationError, ReportingError, name_some
+from monitor.notebook.interface import Interface, Json
 from monitor.terminal import printable
 
 _FIELDS_SHOWN = 40

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from monitor.commands.interface import Interface, Json, run_path
-
-_POINTS = 10_000
-"""As many as the interface gives in one answer."""
+from monitor.notebook.interface import Interface, Json
+from monitor.notebook.whole import POINTS, whole
 
 
 class Point(NamedTuple):
@@ -40,24 +38,12 @@ def all_series(interface: Interface, run: Json, fields: Iterable[str]) -> Iterat
     """
     units = {field["name"]: field["unit"] for field in run["fields"]}
     for field in fields:
-        if points := list(_points(interface, run["run_id"], field, {})):
+        if points := list(_points(interface, run["run_id"], field)):
             yield Series(field, units.get(field, ""), points)
 
 
-def _points(interface: Interface, run_id: str, field: str, limits: dict[str, int]) -> Iterator[Point]:
-    answer = interface.get(run_path(run_id, "/history"), fields=[field], points=_POINTS, **limits)
-    curve = answer["curves"].get(field)
-    if curve is None:
-        return
-    width = answer["bucket_steps"]
-    if width == 1:
-        # A bucket of one step has one value, its last.
-        yield from map(Point, curve["step"], curve["time"], curve["last"])
-        return
-    # Asked for again in parts that begin where a bucket does. Of a bucket that has a value, the last step is known.
-    size = width * max(1, _POINTS // width)
-    first = answer["from_step"]
-    for part in sorted({(step - first) // size for step in curve["step"]}):
-        start = first + part * size
-        last = min(start + size - 1, answer["to_step"])
-        yield from _points(interface, run_id, field, {"from_step": start, "to_step": last})
+def _points(interface: Interface, run_id: str, field: str) -> Iterator[Point]:
+    for answer in whole(interface, ("runs", run_id, "history"), {"fields": [field], "points": POINTS}):
+        if curve := answer["curves"].get(field):
+            # A bucket of one step has one value, its last.
+            yield from map(Point, curve["step"], curve["time"], curve["last"])
