@@ -91,3 +91,13 @@ def test_a_shell_can_complete_the_commands() -> None:
         "complete -o default -F _sparsity_monitor_completion sparsity-monitor"
         in shell("$S --show-completion; true").stdout
     )
+
+
+def test_a_library_that_the_pages_need_is_named_with_what_installs_it(tmp_path: Path) -> None:
+    addresses = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    done = command_after("sys.modules['plotly'] = None", "serve", "--store-url", store, *addresses)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        'This command needs more than the training side does, plotly: pip install "sparsity-monitor[service]"'
+    )
