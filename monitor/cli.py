@@ -2,18 +2,27 @@
 
 import inspect
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from monitor.commands.ending import IN_WORDS, Ending
 from monitor.commands.training_side import (
+    DEBUG_HELP,
     DEFAULT_TARGET,
     DIRECTORY_HELP,
+    DOCTOR_EXAMPLE,
     DOCTOR_HELP,
     JSON_HELP,
     PAGES_HELP,
+    PATIENCE_HELP,
     PATIENCE_SECONDS,
+    PUSH_EXAMPLE,
+    PUSH_HELP,
     RUN_ID_HELP,
+    SPOOLED_HELP,
+    TARGET_HELP,
+    VERSION_HELP,
     deliver,
     examine,
     run_without_typer,
@@ -40,12 +49,21 @@ def main() -> None:
 
 
 def _run(ending: Ending) -> None:
-    try:
-        import typer
-    except ModuleNotFoundError as error:
+    if find_spec("typer") is None:
         if not run_without_typer(ending, sys.argv[1:]):
-            sys.exit(_needs(error))
+            sys.exit(_needs("typer"))
         return
+    try:
+        _app(ending)()
+    except ModuleNotFoundError as error:
+        sys.exit(_needs(error.name))
+    except UnsupportedSystemError as error:
+        sys.exit(str(error))
+
+
+def _app(ending: Ending) -> "typer.Typer":
+    import typer
+
     app = typer.Typer(name="sparsity-monitor", no_args_is_help=True, pretty_exceptions_enable=False, epilog=IN_WORDS)
     _add_options(app, ending)
     _add_serve(app)
@@ -55,17 +73,12 @@ def _run(ending: Ending) -> None:
     _add_doctor(app)
     _add_grafana(app)
     _add_analysis(app)
-    try:
-        app()
-    except ModuleNotFoundError as error:
-        sys.exit(_needs(error))
-    except UnsupportedSystemError as error:
-        sys.exit(str(error))
+    return app
 
 
-def _needs(error: ModuleNotFoundError) -> str:
+def _needs(library: str | None) -> str:
     command = next((each for each in sys.argv[1:] if not each.startswith("-")), "")
-    return _MORE.format(error.name, _EXTRAS.get(command, "service"))
+    return _MORE.format(library, _EXTRAS.get(command, "service"))
 
 
 def _add_options(app: "typer.Typer", ending: Ending) -> None:
@@ -80,10 +93,8 @@ def _add_options(app: "typer.Typer", ending: Ending) -> None:
 
     @app.callback()
     def options(
-        debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from, as Python does.")] = False,
-        version: Annotated[
-            bool, typer.Option("--version", callback=show, is_eager=True, help="Show the version.")
-        ] = False,
+        debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
+        version: Annotated[bool, typer.Option("--version", callback=show, is_eager=True, help=VERSION_HELP)] = False,
     ) -> None:
         """See, live, how sparse a language model's weight updates are while it trains."""
         ending.debug = debug
@@ -154,27 +165,24 @@ def _add_export(app: "typer.Typer") -> None:
 def _add_push(app: "typer.Typer") -> None:
     import typer
 
-    @app.command()
+    @app.command(help=PUSH_HELP, epilog=PUSH_EXAMPLE)
     def push(
-        directory: Annotated[Path, typer.Argument(help="Output directory of a run that used SparsityCallback.")],
-        target: Annotated[str, typer.Option(help="gRPC address of the service, host:port.")] = DEFAULT_TARGET,
-        patience_seconds: Annotated[
-            float, typer.Option(help="How long to try to reach the service.")
-        ] = PATIENCE_SECONDS,
+        directory: Annotated[Path, typer.Argument(help=SPOOLED_HELP)],
+        target: Annotated[str, typer.Option(help=TARGET_HELP)] = DEFAULT_TARGET,
+        patience_seconds: Annotated[float, typer.Option(help=PATIENCE_HELP)] = PATIENCE_SECONDS,
         run_id: Annotated[str | None, typer.Option(help=RUN_ID_HELP)] = None,
         *,
         as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     ) -> None:
-        """Deliver what a training run observed and could not send."""
         deliver(directory, target, patience_seconds, run_id, as_json=as_json)
 
 
 def _add_doctor(app: "typer.Typer") -> None:
     import typer
 
-    @app.command(help=DOCTOR_HELP)
+    @app.command(help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLE)
     def doctor(
-        target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")] = DEFAULT_TARGET,
+        target: Annotated[str, typer.Argument(help=TARGET_HELP)] = DEFAULT_TARGET,
         *,
         directory: Annotated[Path | None, typer.Option(help=DIRECTORY_HELP)] = None,
         service_url: Annotated[str | None, typer.Option(help=PAGES_HELP, envvar="SPARSITY_MONITOR_SERVICE_URL")] = None,

@@ -13,16 +13,18 @@ def sparkline(values: Sequence[float | None], *, ascii_only: bool = False) -> st
 
     >>> sparkline([0, 1, None, 2])
     '▁▄ █'
-    >>> sparkline([3, 3])
-    '▁▁'
+    >>> sparkline([3, 3]), sparkline([-1e308, 1e308, 0]), sparkline([0, 1e-320])
+    ('▁▁', '▁█▄', '▁█')
     """
     heights = _HEIGHTS_IN_ASCII if ascii_only else _HEIGHTS
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    low, extent = min(known), max(known) - min(known)
-    scale = (len(heights) - 1) / extent if extent else 0.0
-    return "".join(" " if value is None else heights[int((value - low) * scale)] for value in values)
+    # Halves, and divided first: no difference is too large, and no quotient either.
+    low, extent = min(known) / 2, max(known) / 2 - min(known) / 2
+    steps = (len(heights) - 1) if extent else 0
+    shares = [value if value is None else (value / 2 - low) / (extent or 1.0) for value in values]
+    return "".join(" " if share is None else heights[int(share * steps)] for share in shares)
 
 
 def bar(share: float, width: int, *, ascii_only: bool = False) -> str:

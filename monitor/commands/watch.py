@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.commands.bars import sparkline
-from monitor.commands.run_tables import measured_as, of_trained, plain, progress, summary
+from monitor.commands.run_tables import layers, measured_as, of_trained, plain, progress, summary
 from monitor.errors import ReportingError
 from monitor.notebook.interface import Interface, Json, NoSuchRunError
 from monitor.percent import percent
@@ -35,15 +35,19 @@ def watch_run(interface: Interface, name: str, every_seconds: float, *, as_json:
         ReportingError: it cannot be reached, or has no such run.
     """
     run = interface.run(name)
-    states = _states(interface, run, every_seconds)
+    states = states_of(interface, run, every_seconds)
     if as_json or not sys.stdout.isatty():
         print_lines(states, as_json=as_json)
     else:
         _show_live(interface, states)
 
 
-def _states(interface: Interface, run: Json, every_seconds: float) -> Iterator[Json]:
-    """Return the run each time that it was asked for; it ends with the run."""
+def states_of(interface: Interface, run: Json, every_seconds: float) -> Iterator[Json]:
+    """Yield a run each time that it was asked for, until it has ended.
+
+    Raises:
+        NoSuchRunError: it is not there any more.
+    """
     yield run
     away = False
     while run["state"] not in ENDED:
@@ -89,7 +93,7 @@ def _show_live(interface: Interface, states: Iterator[Json]) -> None:
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False) as live:
         for run in states:
-            live.update(_shown(run, _curves(interface, run), ascii_only=console.options.ascii_only), refresh=True)
+            live.update(_shown(run, _curves(interface, run), console), refresh=True)
 
 
 def _curves(interface: Interface, run: Json) -> Json:
@@ -104,7 +108,8 @@ def _curves(interface: Interface, run: Json) -> Json:
     return curves
 
 
-def _shown(run: Json, curves: Json, *, ascii_only: bool) -> Group:
+def _shown(run: Json, curves: Json, console: Console) -> Group:
+    ascii_only = console.options.ascii_only
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     table.add_column("now", justify="right")
@@ -117,7 +122,9 @@ def _shown(run: Json, curves: Json, *, ascii_only: bool) -> Group:
             table.add_row(plain(name.removeprefix("metric:").replace("_", " ")), shown, drawn)
     title = plain(f"{run['name']}  {run['run_id']}".strip())
     title.stylize("bold")
-    return Group(title, *map(plain, summary(run)), Text(), table)
+    # Last, since it is what a terminal with too few lines leaves out.
+    by_layer = layers(run, console.width, ascii_only=ascii_only)
+    return Group(title, *map(plain, summary(run)), Text(), table, Text(), by_layer)
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -14,14 +14,13 @@ from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 from monitor.errors import ReportingError
 from monitor.notebook.described import chosen
 from monitor.proxies import is_loopback
-from monitor.service_url import DEFAULT_SERVICE_URL, checked_service_url
+from monitor.service_url import checked_service_url
 from monitor.terminal import printable
 
 Json = dict[str, Any]
 Parameters = Mapping[str, object | Sequence[object]]
 
 _PREFIX = "/api/v1"
-_TIMEOUT_SECONDS = 60.0
 _RUNS_AT_A_TIME = 1000
 _SAID_CHARACTERS = 300
 _VERSION = "The service has to be of this version or a newer one, and this its address for browsers."
@@ -34,13 +33,17 @@ class NoSuchRunError(ReportingError):
 class Interface:
     """Reads from the service at a URL, such as http://127.0.0.1:8765.
 
+    Args:
+        timeout_seconds: how long to wait for each answer.
+
     Raises:
         ConfigurationError: no browser could follow the URL.
         ReportingError, from each method: the service cannot be reached, or does not answer what was asked; it says why.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_seconds: float = 60.0) -> None:
         self.url = checked_service_url(url)
+        self._timeout_seconds = timeout_seconds
         self._opener = opener(self.url)
 
     def get(self, *path: str, parameters: Parameters | None = None) -> Any:
@@ -53,7 +56,7 @@ class Interface:
         address = "/".join([self.url + _PREFIX, *(quote(part, safe="") for part in path)])
         request = Request(f"{address}?{query}" if query else address, headers={"Accept": "application/json"})
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
+            with self._opener.open(request, timeout=self._timeout_seconds) as response:
                 return json.load(response)
         except HTTPError as error:
             with error:
@@ -61,8 +64,8 @@ class Interface:
         except (OSError, HTTPException) as error:
             reason = printable(str(getattr(error, "reason", None) or error)) or type(error).__name__
             raise ReportingError(
-                f"cannot reach a service at {self.url}: {reason}. Give the address at which a browser shows its page, "
-                f"such as {DEFAULT_SERVICE_URL}; it is not that of gRPC."
+                f"cannot reach a service at {self.url}: {reason}. Start one with `sparsity-monitor serve`, or give the "
+                "address at which a browser shows its page, by default port 8765; it is not that of gRPC."
             ) from None
         except ValueError:
             raise ReportingError(f"{address} answers, but not as a sparsity-monitor service does. {_VERSION}") from None
@@ -112,4 +115,4 @@ def _refused(url: str, refusal: HTTPError) -> ReportingError:
     if detail == refusal.reason:
         return ReportingError(f"{url} does not answer: {refusal.code} {detail}. {_VERSION}")
     kind = NoSuchRunError if refusal.code == 404 else ReportingError
-    return kind(f"{url} does not answer: {detail}")
+    return kind(f"the service at {url} refuses: {detail}")

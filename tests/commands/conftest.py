@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import Client, service_in_thread
 
@@ -23,6 +24,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
                 logged(2 * step, step=step, loss=1 / step),
             )
         ]
+        items[-2].observation.verdict.MergeFrom(pb.Verdict(kind="sparse", reason="it equals the base in 92 %"))
         client.send("grpo-1", [*items, finished(41, step=20, reason="out of memory")])
         for run_id in ("sft-1", "sft-2"):
             client.register(registration(run_id, name="twice"))

@@ -83,9 +83,19 @@ def test_programs_learn_how_much_was_delivered(before: str, tmp_path: Path) -> N
     assert json.loads(done.stdout) == {"delivered": 0, "target": "127.0.0.1:50051"}, done.stderr
 
 
-def test_a_shell_can_complete_the_commands() -> None:
-    words = {"_SPARSITY_MONITOR_COMPLETE": "complete_bash", "COMP_WORDS": "sparsity-monitor ru", "COMP_CWORD": "1"}
-    assert command(**words).stdout.split() == ["runs"]
+def _completed(*words: str, **environment: str) -> list[str]:
+    line = " ".join(["sparsity-monitor", *words])
+    variables = {"_SPARSITY_MONITOR_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    return command(**variables, **environment).stdout.split()
+
+
+def test_a_shell_can_complete_commands_options_and_runs(url: str) -> None:
+    assert _completed("ru") == ["runs"]
+    assert _completed("runs", "sh") == ["show"]
+    assert _completed("runs", "list", "--state", "f") == ["finished", "failed"]
+    assert _completed("runs", "show", "sft", SPARSITY_MONITOR_SERVICE_URL=url) == ["sft-2", "sft-1"]
+    assert _completed("export", "grpo", SPARSITY_MONITOR_SERVICE_URL=url) == ["grpo-1"]
+    assert _completed("export", "grpo", SPARSITY_MONITOR_SERVICE_URL="http://127.0.0.1:1") == []
     # The shell is the one that the command was started from.
     assert (
         "complete -o default -F _sparsity_monitor_completion sparsity-monitor"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from monitor.commands.watch import print_lines
-from monitor.notebook.interface import Interface
+from monitor.commands.watch import print_lines, states_of
+from monitor.notebook.interface import Interface, NoSuchRunError, Parameters
 from tests.commands.running import command, shell
 from tests.service.messages import finished, observed, registration
 from tests.service.running import COMMAND, Client
@@ -35,6 +37,7 @@ def test_a_run_is_shown_by_its_name_with_a_bar_for_each_layer(url: str) -> None:
     # The address may come from the environment, as that of the other commands does.
     shown = command("runs", "show", "my grpo", SPARSITY_MONITOR_SERVICE_URL=url).stdout
     assert "cumulative sparsity 92.00 %, step sparsity 99.00 % (bits, bfloat16)" in shown
+    assert "sparse at step 20: it equals the base in 92 %" in shown
     layers = {line.split()[0]: line.split()[1:] for line in shown.splitlines()[-3:]}
     assert layers == {
         "-": ["0", "0", "not", "trained"],
@@ -71,7 +74,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(url: str, service: Client) -
             "has 2 runs called 'twice': give the id of one; there are 'sft-2' (twice), 'sft-1'",
         ),
         (["watch", "nobody"], "has no run 'nobody'"),
-        (["list", "--state", "asleep"], "Input should be 'running', 'stalled'"),
+        (["list", "--label", "asleep"], "label: 'asleep' was given; expected NAME=VALUE"),
         (
             ["list", "--service-url", "http://127.0.0.1:1"],
             "cannot reach a service at http://127.0.0.1:1: [Errno 111]",
@@ -83,7 +86,27 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(url: str, service: Client) -
         assert (done.returncode, done.stdout) == (1, ""), arguments
         assert said in done.stderr
         assert "Traceback" not in done.stderr
-    assert command("runs", "show").returncode == 2
+
+
+def test_a_command_line_that_is_mistyped_is_a_usage_error_that_says_what_there_is(service: Client, url: str) -> None:
+    target = service.listening.grpc_address
+    for arguments, said in (
+        (["show"], "Missing argument 'run'"),
+        (["lst"], "No such command 'lst'; there are list, show, watch, or give HOST:PORT."),
+        # Whose runs would be listed otherwise?
+        ([target, "list"], f"'{target}' is no command, and nothing follows an address"),
+        (["list", "--state", "asleep"], "'asleep' is not one of 'running', 'stalled'"),
+    ):
+        done = command("runs", *arguments, SPARSITY_MONITOR_SERVICE_URL=url, COLUMNS="200")
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert said in done.stderr
+
+
+def test_no_number_is_cut_off_in_a_narrow_terminal(url: str) -> None:
+    for arguments in (["list"], ["show", "grpo-1"]):
+        shown = command("runs", *arguments, SPARSITY_MONITOR_SERVICE_URL=url, COLUMNS="30").stdout
+        assert "grpo-1" in shown
+        assert "…" not in shown
 
 
 def test_the_command_of_earlier_versions_lists_over_grpc(service: Client) -> None:
@@ -124,6 +147,19 @@ def test_a_state_that_is_not_new_is_no_line(url: str, capsys: pytest.CaptureFixt
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["step 20 of 30", "step 21 of 30"]
 
 
+class _Forgetful(Interface):
+    """A service that has another store than it had when the run was found."""
+
+    def get(self, *path: str, parameters: Parameters | None = None) -> Any:
+        raise NoSuchRunError("the service refuses: run grpo-1 is not in this store")
+
+
+def test_a_run_that_is_gone_is_not_waited_for(url: str) -> None:
+    run = {**Interface(url).run("grpo-1"), "state": "running"}
+    with pytest.raises(NoSuchRunError):
+        list(states_of(_Forgetful(url), run, every_seconds=0))
+
+
 def test_who_has_watched_enough_ends_it_with_ctrl_c(start: Callable[..., Client]) -> None:
     client = start()
     client.register(registration("watched"))
@@ -152,3 +188,4 @@ def test_in_a_terminal_a_run_is_a_table_with_its_curves(url: str) -> None:
     assert watching.wait(timeout=60) == 0
     assert "▇▇▆▆▆▅▅▅▄▄▃▃▃▂▂▂▁▁" in shown.decode()
     assert "failed: out of memory, at step 20 of 30, 20 observations" in shown.decode()
+    assert re.search(r"00 +600 +60 +10\.00 % +\S*█{24}", shown.decode())

@@ -216,7 +216,7 @@ def test_a_service_that_is_not_there_or_is_none_is_said_in_a_sentence(trained: T
         load_run("http://127.0.0.1:1")
     with pytest.raises(ReportingError, match="not that of gRPC"):
         load_run(f"http://{trained.client.listening.grpc_address}")
-    with pytest.raises(ReportingError, match="does not answer: there is nothing at"):
+    with pytest.raises(ReportingError, match="refuses: there is nothing at"):
         load_run(f"{trained.url}/nowhere#run")
     with pytest.raises(ConfigurationError, match=r"the service at .* has 2 runs: .*'long' \(a run\)"):
         load_run(trained.url)
