@@ -42,6 +42,25 @@ def test_a_way_that_is_whole_is_in_order(service: Client, url: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_of_several_addresses_is_enough(service: Client, url: str) -> None:
+    target = f"ipv4:127.0.0.1:1,{service.listening.grpc_address}"
+    done = command("doctor", target, "--service-url", url, COLUMNS="500")
+    assert done.returncode == 0
+    assert "warn  port       port 1 cannot be reached" in done.stdout
+    assert done.stdout.splitlines()[-1] == "it works; look at: port"
+
+
+def test_a_spool_that_is_looked_at_stays_as_it_is(tmp_path: Path) -> None:
+    _spool(tmp_path)
+    directory = tmp_path / "sparsity_monitor"
+    before = {each.name: each.read_bytes() for each in directory.iterdir()}
+    directory.chmod(0o555)
+    shown = command("doctor", "127.0.0.1:1", "--directory", str(tmp_path), "--json").stdout
+    directory.chmod(0o755)
+    assert "2 items of attempt 1 of grpo-7 not delivered" in shown
+    assert {each.name: each.read_bytes() for each in directory.iterdir()} == before
+
+
 def test_looking_registers_nothing(service: Client) -> None:
     before = service.http.get("/metrics").text.count("run_info")
     command("doctor", service.listening.grpc_address)
@@ -159,7 +178,9 @@ def test_a_run_that_was_refused_and_a_damaged_spool_fail(service: Client, tmp_pa
     arguments = ("doctor", service.listening.grpc_address, "--directory", str(tmp_path))
     refused = command(*arguments, COLUMNS="500")
     assert refused.returncode == 1
-    assert "attempt 1 of grpo-7 was refused for good: the run measured something else" in refused.stdout
+    said = "attempt 1 of grpo-7 was refused for good, 2 items not delivered: the run measured something else"
+    assert said in refused.stdout
+    assert f"Once that is changed, and the training has ended: sparsity-monitor push {tmp_path}" in refused.stdout
     file = tmp_path / "sparsity_monitor" / SPOOL_FILE
     whole = file.read_bytes()
     file.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))

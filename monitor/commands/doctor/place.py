@@ -11,6 +11,7 @@ from pathlib import Path
 from monitor.commands.doctor.finding import Finding
 from monitor.errors import SpoolError
 from monitor.report.elsewhere import find_spool, linked_spools
+from monitor.report.shell import quoted
 from monitor.report.spool import DEFAULT_MAX_BYTES, Spool, SpooledAttempt
 
 _MIB = 1024 * 1024
@@ -66,19 +67,23 @@ def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Find
 
 def _attempt(attempt: SpooledAttempt, directory: Path, target: str) -> Iterator[Finding]:
     who = f"attempt {attempt.key.attempt} of {attempt.key.run_id}"
+    push = f"sparsity-monitor push {quoted(directory)} --target {target}"
     if attempt.refused:
-        yield Finding("spool", "fail", f"{who} was refused for good: {attempt.problem}")
-    if attempt.unsent:
-        problem = f", the last time because {attempt.problem}" if attempt.problem and not attempt.refused else ""
+        found = f"{who} was refused for good, {_items(attempt.unsent)} not delivered: {attempt.problem}"
+        yield Finding("spool", "fail", found, f"Once that is changed, and the training has ended: {push}")
+    elif attempt.unsent:
+        problem = f", the last time because {attempt.problem}" if attempt.problem else ""
+        found = f"{_items(attempt.unsent)} of {who} not delivered{problem}"
+        yield Finding("spool", "warn", found, f"When the training has ended: {push}")
+    if attempt.dropped:
+        refused = f", {attempt.rejected} of them refused: {attempt.rejection}" if attempt.rejected else ""
         yield Finding(
             "spool",
             "warn",
-            f"{_items(attempt.unsent)} of {who} not delivered{problem}",
-            f"When the training has ended: sparsity-monitor push {directory} --target {target}",
+            f"{_items(attempt.dropped)} of {who} lost to the service{refused}",
+            "They do not come back: the spool was full, the disk too slow, or the service refused them. The run's own "
+            "log says which.",
         )
-    if attempt.dropped:
-        refused = f", {attempt.rejected} of them refused: {attempt.rejection}" if attempt.rejected else ""
-        yield Finding("spool", "warn", f"{_items(attempt.dropped)} of {who} lost to the service{refused}")
 
 
 def _items(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import grpc
 
@@ -33,11 +34,13 @@ def way_to(target: str) -> Iterator[Finding]:
         yield _proxied(variable)
     elif found := addresses(target):
         yield Finding("proxy", "ok", "none: the service is dialled directly")
-        for host, port in found:
-            findings = list(_to_port(host, port))
-            yield from findings
-            if findings[-1].state == "fail":
-                return
+        findings = [finding for host, port in found for finding in _to_port(host, port)]
+        if len(found) > 1:
+            # One of them is enough, as gRPC tells in the end.
+            findings = [replace(each, state="warn") if each.state == "fail" else each for each in findings]
+        yield from findings
+        if findings[-1].state == "fail":
+            return
     yield _protocol(target)
 
 
