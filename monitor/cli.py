@@ -54,14 +54,15 @@ def _run(ending: Ending) -> None:
             sys.exit(_needs("typer"))
         return
     try:
-        _app(ending)()
+        app_of(ending)()
     except ModuleNotFoundError as error:
         sys.exit(_needs(error.name))
     except UnsupportedSystemError as error:
         sys.exit(str(error))
 
 
-def _app(ending: Ending) -> "typer.Typer":
+def app_of(ending: Ending) -> "typer.Typer":
+    """Return the command line, whose `--debug` says it to the ending."""
     import typer
 
     app = typer.Typer(name="sparsity-monitor", no_args_is_help=True, pretty_exceptions_enable=False, epilog=IN_WORDS)
@@ -106,7 +107,9 @@ def _add_serve(app: "typer.Typer") -> None:
         _serve(settings)
 
     serve.__signature__ = _options_of_service()  # type: ignore[attr-defined]
-    app.command()(serve)
+    app.command(
+        epilog="Example: sparsity-monitor serve --store-url sqlite:////data/monitor.db --http-address 0.0.0.0:8765"
+    )(serve)
 
 
 def _options_of_service() -> inspect.Signature:

@@ -103,7 +103,7 @@ def runs(
             sys.exit(failure(target, error))
 
 
-@runs_commands.command("list")
+@runs_commands.command("list", epilog="Example: sparsity-monitor runs list --state running --label algorithm=GRPO")
 def list_(
     *,
     service_url: ServiceUrl = DEFAULT_SERVICE_URL,
@@ -133,7 +133,7 @@ def list_(
             print_list(found, service_url)
 
 
-@runs_commands.command()
+@runs_commands.command(epilog="Example: sparsity-monitor runs show grpo-1")
 def show(run: Run, *, service_url: ServiceUrl = DEFAULT_SERVICE_URL, as_json: Json = False) -> None:
     """Show a run as it stands now, with its layers as bars."""
     with failing_in_words():
@@ -148,7 +148,7 @@ def show(run: Run, *, service_url: ServiceUrl = DEFAULT_SERVICE_URL, as_json: Js
             print_run(found)
 
 
-@runs_commands.command()
+@runs_commands.command(epilog="Example: sparsity-monitor runs watch grpo-1")
 def watch(
     run: Run,
     *,

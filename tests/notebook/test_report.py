@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from html import unescape
@@ -55,6 +56,16 @@ def test_a_directory_and_a_service_give_a_page_with_the_integers_of_the_training
     intersection = f"{sum(last.references[0].intersection):,}"
     assert [row[4] for row in rows if row[1:2] == ["lowest"]] == [intersection] * 2
     assert ["step", str(STEPS), str(STEPS)] in rows
+
+
+def test_programs_learn_what_is_in_the_page_and_what_is_missing(trained: Trained, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    told = json.loads(report(trained.delivered, trained.output, "-o", page, "--json").stdout)
+    assert told["file"] == str(page)
+    assert [(run["run_id"], bool(run["missing"])) for run in told["runs"]] == [
+        (trained.run_id, True),
+        (trained.run_id, False),
+    ]
 
 
 def test_the_page_needs_nothing_else_and_says_what_was_measured(trained: Trained, tmp_path: Path) -> None:

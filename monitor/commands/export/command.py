@@ -15,7 +15,7 @@ from monitor.service_url import DEFAULT_SERVICE_URL
 def add_export(app: typer.Typer) -> None:
     """Add the command to an application."""
 
-    @app.command()
+    @app.command(epilog="Example: sparsity-monitor export grpo-1 --field changed -o grpo-1.csv")
     def export(
         run: Run,
         *,
