@@ -9,8 +9,11 @@ from html import unescape
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import pytest
 import typer
+from matplotlib.image import imread
 from typer.testing import CliRunner, Result
 
 from monitor.notebook.commands import add_report
@@ -68,6 +71,36 @@ def test_programs_learn_what_is_in_the_page_and_what_is_missing(trained: Trained
     ]
 
 
+def test_a_pdf_has_the_tables_of_the_page(trained: Trained, tmp_path: Path) -> None:
+    page, paper = tmp_path / "report.html", tmp_path / "report.pdf"
+    # So that what is on it can be read here.
+    with matplotlib.rc_context({"pdf.compression": 0}):
+        for output in (page, paper):
+            assert report(trained.output, "-o", output).exit_code == 0
+    written = paper.read_bytes()
+    assert written.startswith(b"%PDF-")
+    # A text is given in pieces, between which letters are moved.
+    texts = [
+        b"".join(re.findall(rb"\(((?:\\.|[^\\)])*)\)", text)).decode("latin-1")
+        for text in re.findall(rb"\nBT\n(.*?)\nET\n", written, re.DOTALL)
+    ]
+    groups = [row for row in rows_of(page) if len(row) == 8 and re.fullmatch(r"-|\d\d", row[0])]
+    assert len(groups) > 10
+    for row in groups:
+        assert " ".join(row) in [" ".join(text.split()) for text in texts]
+
+
+def test_a_png_has_all_of_it_without_a_gap(trained: Trained, tmp_path: Path) -> None:
+    paper = tmp_path / "report.png"
+    assert report(trained.output, trained.output, "-o", paper).exit_code == 0
+    white = (imread(paper)[:, :, :3] == 1).all(axis=(1, 2))
+    assert len(white) > 3000
+    gaps = np.diff(np.flatnonzero(~white))
+    # An inch, at most.
+    assert gaps.max() < 150
+    assert report(trained.output, "-o", paper).exit_code == 1
+
+
 def test_the_page_needs_nothing_else_and_says_what_was_measured(trained: Trained, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     assert report(trained.output, "-o", page).exit_code == 0
@@ -121,7 +154,8 @@ def test_what_the_service_took_is_said_on_the_page_and_in_the_terminal(trained: 
     ("arguments", "said"),
     [
         (["nowhere", "-o", "report.html"], "there is no spool.sqlite in 'nowhere'"),
-        (["nowhere", "-o", "report.pdf"], "expected a name that ends in .html"),
+        (["nowhere", "-o", "report.docx"], "expected a name that ends in .html, .pdf or .png."),
+        (["nowhere", "-o", "nowhere/report.pdf"], "which cannot be written"),
         (["http://127.0.0.1:1", "-o", "report.html"], "cannot reach a service at http://127.0.0.1:1"),
     ],
 )
