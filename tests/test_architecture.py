@@ -45,8 +45,8 @@ ROOMS = {
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
     "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
-    "analysis.outputs analysis.printed service.counts service.curves.fields service.families service.labels "
-    "service.run_state published",
+    "analysis.outputs analysis.printed analysis.progress service.counts service.curves.fields service.families "
+    "service.labels service.run_state published",
     "subnetwork": "errors percent observe training",
     "commands": "errors percent service_url terminal version wire report service notebook.interface notebook.whole",
     "cli": "errors terminal version wire report service grafana analysis notebook commands",

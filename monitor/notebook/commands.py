@@ -40,11 +40,18 @@ def _report(sources: list[str], output: Path, *, as_json: bool) -> None:
     from monitor.analysis.html import Report
     from monitor.analysis.outputs import check_printed
     from monitor.analysis.printed import PrintedReport
+    from monitor.analysis.progress import advancing
     from monitor.notebook.load import opened
     from monitor.notebook.page import page_of
 
     check_printed("--output", output)
-    runs = [opened(source) for source in sources]
+    runs = []
+    with advancing("Reading runs", len(sources)) as advance:
+        for source in sources:
+            runs.append(opened(source))
+            # What takes its time, and is asked for first here.
+            _ = runs[-1].observations, runs[-1].references
+            advance(1)
     for run in runs:
         for remark in run.described.remarks:
             print(printable(f"{run.run_id}: {remark}"), file=sys.stderr)

@@ -56,7 +56,7 @@ def export(interface: Interface, name: str, output: Path | None, form: Format | 
         _check_new(output)
     run = interface.run(name)
     wanted = _wanted(run, form, fields)
-    series = all_series(interface, run, _with_progress(wanted))
+    series = all_series(interface, run, _with_progress(wanted, among_output=output is None))
     first = next(series, None)
     if first is None:
         raise ReportingError(f"run {run['run_id']} has no point of {', '.join(fields) if fields else 'any curve'} yet")
@@ -98,9 +98,10 @@ def _wanted(run: Json, form: Format, fields: Sequence[str]) -> list[str]:
     return metrics
 
 
-def _with_progress(fields: Sequence[str]) -> Iterable[str]:
-    console = Console(stderr=True)
-    return track(fields, "reading curves", console=console, transient=True, disable=not sys.stderr.isatty())
+def _with_progress(fields: Sequence[str], *, among_output: bool) -> Iterable[str]:
+    # A bar would stand between the lines of what is printed to the same terminal.
+    wanted = sys.stderr.isatty() and not (among_output and sys.stdout.isatty())
+    return track(fields, "reading curves", console=Console(stderr=True), transient=True, disable=not wanted)
 
 
 @contextmanager
