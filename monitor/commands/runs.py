@@ -165,8 +165,8 @@ def watch(
 
 
 def print_json(value: Sequence[Any] | dict[str, Any]) -> None:
-    """Print JSON that people can read, too."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print JSON, in ASCII: nothing in it acts on a terminal."""
+    print(json.dumps(value, indent=2))
 
 
 @contextmanager

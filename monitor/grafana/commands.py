@@ -125,7 +125,7 @@ def _telling(dry_run: bool, *, as_json: bool) -> Iterator[Callable[[Step], None]
     try:
         yield steps.append
     finally:
-        print(json.dumps({"dry_run": dry_run, "steps": [asdict(step) for step in steps]}, indent=2, ensure_ascii=False))
+        print(json.dumps({"dry_run": dry_run, "steps": [asdict(step) for step in steps]}, indent=2))
 
 
 def _in_words(dry_run: bool) -> Callable[[Step], None]:

@@ -58,6 +58,6 @@ def _report(sources: list[str], output: Path, *, as_json: bool) -> None:
     page_of(runs, Report if output.suffix == ".html" else PrintedReport).write(output)
     if as_json:
         loaded = [{"run_id": run.run_id, "name": run.name, "missing": list(run.described.remarks)} for run in runs]
-        print(json.dumps({"file": str(output), "runs": loaded}, indent=2, ensure_ascii=False))
+        print(json.dumps({"file": str(output), "runs": loaded}, indent=2))
         return
     print(printable(f"written: {output}"))

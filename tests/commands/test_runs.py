@@ -57,6 +57,8 @@ def test_what_runs_are_called_does_nothing_to_a_terminal(url: str) -> None:
         shown = command("runs", *arguments, "--service-url", url).stdout
         assert r"[bold]\x1b[2J\x07" in "".join(shown.split())
         assert all(line.isprintable() for line in shown.split("\n"))
+        told = command("runs", *arguments, "--json", "--service-url", url).stdout
+        assert all(line.isprintable() for line in told.split("\n"))
 
 
 @pytest.mark.parametrize("of_whom", ["list", "show grpo-1", "watch grpo-1"])

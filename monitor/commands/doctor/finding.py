@@ -48,7 +48,7 @@ def print_findings(findings: Iterable[Finding]) -> bool:
 def print_as_json(findings: Sequence[Finding]) -> bool:
     """Print them for programs, and return whether none of them fails."""
     fine = are_fine(findings)
-    print(json.dumps({"ok": fine, "checks": [asdict(each) for each in findings]}, indent=2, ensure_ascii=False))
+    print(json.dumps({"ok": fine, "checks": [asdict(each) for each in findings]}, indent=2))
     return fine
 
 
