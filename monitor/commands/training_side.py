@@ -6,7 +6,8 @@ import json
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from monitor.commands.ending import IN_WORDS, Ending
@@ -28,6 +29,8 @@ DOCTOR_HELP = "Walk the way from this machine to the service, and say what is wr
 DIRECTORY_HELP = "Output directory of a training: look at its disk and at what is not delivered, too."
 PAGES_HELP = "Where the service has its pages, for its version and clock; by default port 8765 of the target's host."
 
+# To the begin of a line that is empty then.
+_LINE = "\r\x1b[K"
 _WITHOUT_TYPER = (
     'The commands of a machine that trains. The others need more libraries: pip install "sparsity-monitor[service]".'
 )
@@ -85,7 +88,20 @@ def deliver(directory: Path, target: str, patience_seconds: float, run_id: str |
     try:
         from monitor.report.push import push
 
-        count = push(directory, target, patience_seconds, run_id)
+        with _telling() as tell:
+            count = push(directory, target, patience_seconds, run_id, tell)
     except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))
     print(json.dumps({"delivered": count, "target": target}) if as_json else f"delivered {count} items to {target}")
+
+
+@contextmanager
+def _telling() -> Iterator[Callable[[int], None] | None]:
+    """Yield what shows how many items are left, in a terminal: on one line, which is gone in the end."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield lambda left: print(f"{_LINE}{left:,} items left", end="", file=sys.stderr, flush=True)
+    finally:
+        print(_LINE, end="", file=sys.stderr, flush=True)

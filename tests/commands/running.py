@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from contextlib import suppress
 
 from tests.service.running import COMMAND
+
+WITHOUT_TYPER = "sys.modules.update(typer=None, rich=None, fastapi=None)"
+"""For `command_after`: a training environment."""
 
 _CHANGED = """
 import sys
@@ -23,6 +28,21 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def command_after(change: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The same where this Python ran before it: where a library is not installed, or something is broken."""
     return _run([sys.executable, "-c", _CHANGED, change, *arguments], {})
+
+
+def in_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
+    """The exit status, and all that is shown in a terminal of 80 columns."""
+    ours, its = os.openpty()
+    env = {"PATH": "/usr/bin:/bin", "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": "80", **environment}
+    process = subprocess.Popen([COMMAND, *arguments], stdout=its, stderr=its, env=env)
+    os.close(its)
+    shown = b""
+    # What Linux says of a terminal without writers.
+    with suppress(OSError):
+        while some := os.read(ours, 65536):
+            shown += some
+    os.close(ours)
+    return process.wait(timeout=60), shown.decode()
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:

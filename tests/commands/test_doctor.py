@@ -13,12 +13,10 @@ import pytest
 
 from monitor.report.spool import AttemptKey, Spool
 from monitor.report.spool_file import SPOOL_FILE
-from tests.commands.running import command, command_after, shell
+from tests.commands.running import WITHOUT_TYPER, command, command_after, shell
 from tests.proxy import refusing_proxy
 from tests.service.messages import observed, registration
 from tests.service.running import Client
-
-_WITHOUT_TYPER = "sys.modules.update(typer=None, rich=None, fastapi=None)"
 
 
 def _states(shown: str) -> dict[str, str]:
@@ -38,7 +36,7 @@ def test_a_way_that_is_whole_is_in_order(service: Client, url: str, tmp_path: Pa
     assert lines[4] == "ok    protocol   sparsity-monitor, protocol version 1, with 4 runs"
     assert lines[-1] == "everything is in order"
     # A training environment has no typer.
-    assert command_after(_WITHOUT_TYPER, *arguments).stdout.splitlines()[:8] == lines[:8]
+    assert command_after(WITHOUT_TYPER, *arguments).stdout.splitlines()[:8] == lines[:8]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,4 +201,4 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 def test_a_mistyped_option_is_a_usage_error() -> None:
     assert command("doctor", "--nowhere").returncode == 2
-    assert command_after(_WITHOUT_TYPER, "doctor", "--nowhere").returncode == 2
+    assert command_after(WITHOUT_TYPER, "doctor", "--nowhere").returncode == 2

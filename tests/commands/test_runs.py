@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 from monitor.commands.watch import print_lines, states_of
 from monitor.notebook.interface import Interface, NoSuchRunError, Parameters
-from tests.commands.running import command, shell
+from tests.commands.running import command, in_terminal, shell
 from tests.service.messages import finished, observed, registration
 from tests.service.running import COMMAND, Client
 
@@ -174,20 +173,8 @@ def test_who_has_watched_enough_ends_it_with_ctrl_c(start: Callable[..., Client]
 
 
 def test_in_a_terminal_a_run_is_a_table_with_its_curves(url: str) -> None:
-    ours, its = os.openpty()
-    env = {"PATH": "/usr/bin:/bin", "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": "80"}
-    watching = subprocess.Popen(
-        [COMMAND, "runs", "watch", "grpo-1", "--service-url", url], stdout=its, stderr=its, env=env
-    )
-    os.close(its)
-    shown = b""
-    try:
-        while some := os.read(ours, 65536):
-            shown += some
-    except OSError:
-        # What Linux says of a terminal without writers.
-        os.close(ours)
-    assert watching.wait(timeout=60) == 0
-    assert "▇▇▆▆▆▅▅▅▄▄▃▃▃▂▂▂▁▁" in shown.decode()
-    assert "failed: out of memory, at step 20 of 30, 20 observations" in shown.decode()
-    assert re.search(r"00 +600 +60 +10\.00 % +\S*█{24}", shown.decode())
+    status, shown = in_terminal("runs", "watch", "grpo-1", "--service-url", url)
+    assert status == 0
+    assert "▇▇▆▆▆▅▅▅▄▄▃▃▃▂▂▂▁▁" in shown
+    assert "failed: out of memory, at step 20 of 30, 20 observations" in shown
+    assert re.search(r"00 +600 +60 +10\.00 % +\S*█{24}", shown)
