@@ -1,8 +1,8 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
     callback, loop, training → report → observe        service → wire        grafana → service.families
-    cli → report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
-    notebook → report, analysis.html, the service's arithmetic
+    cli → commands, report, service, grafana, analysis, notebook        analysis → observe
+    subnetwork → training, observe        notebook → report, analysis.html, the service's arithmetic
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -45,9 +45,11 @@ ROOMS = {
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
     "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
-    "analysis.outputs service.counts service.curves.fields service.families service.labels published",
+    "analysis.outputs analysis.printed analysis.progress service.counts service.curves.fields service.families "
+    "service.labels service.run_state published",
     "subnetwork": "errors percent observe training",
-    "cli": "errors terminal version wire report service grafana analysis notebook",
+    "commands": "errors percent service_url terminal version wire report service notebook.interface notebook.whole",
+    "cli": "errors terminal version wire report service grafana analysis notebook commands",
     "__init__": "version errors verdict observe callback loop notebook subnetwork",
 }
 
@@ -115,7 +117,7 @@ LIBRARIES = {
     "triton": "observe.kernels",
     "sqlite3": "report.spool_file service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
-    "grpc": "wire report.delivery report.uploader service cli",
+    "grpc": "wire report.delivery report.uploader service commands cli",
     "sqlalchemy": "service",
     "fastapi": "service",
     "grafana_api": "grafana.apply.client",

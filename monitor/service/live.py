@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property, partial, reduce
 from itertools import count
 
 from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
+from monitor.service.run_state import RunState, ended
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import Position, StoredItem, StoredRun, Thinned
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Parent, Registration
@@ -22,27 +22,8 @@ _MAX_TRAINING_METRICS = 1000
 """Names of training metrics that are shown of a run. A trainer that makes up new ones at each step has ever more."""
 
 
-class RunState(StrEnum):
-    """As in the wire contract: RunSummary.State, but that what stopped and what was preempted is told apart."""
-
-    RUNNING = "running"
-    STALLED = "stalled"
-    LOST = "lost"
-    FINISHED = "finished"
-    FAILED = "failed"
-    STOPPED = "stopped"
-    PREEMPTED = "preempted"
-
-
 _versions = count()
 _next_version = partial(next, _versions)
-
-_ENDED = {
-    Finish.ENDING_COMPLETED: RunState.FINISHED,
-    Finish.ENDING_STOPPED: RunState.STOPPED,
-    Finish.ENDING_PREEMPTED: RunState.PREEMPTED,
-    Finish.ENDING_FAILED: RunState.FAILED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +111,7 @@ class LiveRun:
     def state(self, now: float, settings: ServiceSettings) -> RunState:
         """Return the state at `now`, in seconds since 1970-01-01 UTC."""
         if self.finish is not None:
-            return _ended(self.finish)
+            return ended(self.finish)
         if now - self.heard_at > settings.lost_after_seconds:
             return RunState.LOST
         # A resumed run has to load before it can observe: its clock starts at the registration.
@@ -254,11 +235,6 @@ def from_store(stored: StoredRun) -> LiveRun:
         thinned=stored.thinned,
         deleted_at=stored.deleted_at,
     )
-
-
-def _ended(finish: Finish) -> RunState:
-    by_outcome = RunState.FINISHED if finish.outcome == Finish.OUTCOME_FINISHED else RunState.FAILED
-    return _ENDED.get(finish.ending, by_outcome)
 
 
 def _live_observation(item: StoredItem, registrations: Mapping[int, Registration]) -> LiveObservation:

@@ -10,7 +10,8 @@ from prometheus_client.core import Metric
 
 from monitor.service.families import FAMILIES, PREFIX
 from monitor.service.labels import criterion_label, group_labels, metric_labels
-from monitor.service.live import LiveRun, LiveRuns, RunState
+from monitor.service.live import LiveRun, LiveRuns
+from monitor.service.run_state import RunState
 from monitor.service.series import GroupArray, roll_up
 from monitor.service.settings import ServiceSettings
 from monitor.service.transfer import Transfer

@@ -19,7 +19,8 @@ from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending
 from monitor.report.numbers import numbers_in
 from monitor.report.reporter import Reporter
-from monitor.training.directories import MASK_FILE, touched_in
+from monitor.report.spool import MASK_FILE
+from monitor.training.directories import touched_in
 from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved
 from monitor.training.mask_writer import MaskWriter
