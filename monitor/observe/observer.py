@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -298,6 +299,13 @@ class UpdateObserver:
     def tied(self) -> dict[str, str]:
         """The other names of parameters that have several → the name here."""
         return self._model.roster.tied
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Name → number of weights of each parameter, frozen ones included, under all of its names."""
+        roster = self._model.roster
+        found = {weights.name: math.prod(weights.shape) for weights in (*roster.measured, *roster.frozen)}
+        return found | {name: found[own] for name, own in roster.tied.items() if own in found}
 
     def _aside(self) -> MaskAside:
         return MaskAside(self._model.roster, self._state, self.rules, self._bind)

@@ -16,7 +16,7 @@ import monitor
 from monitor import SparsityCallback, Watch, fingerprint
 from monitor.errors import ConfigurationError
 from monitor.grafana.promql.served import DIFFERING
-from monitor.training.observed_run import SERVED_DIFFERING
+from monitor.training.served_run import SERVED_DIFFERING
 from tests.observe.served.engine import Engine, config, parameters
 from tests.spooled import spooled
 from tests.tiny import common_arguments, plain_trainer, save_model

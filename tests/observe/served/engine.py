@@ -76,6 +76,10 @@ class Engine:
                     self._load(rank, name, tensor.detach())
         return self
 
+    def held(self, rank: int) -> dict[str, torch.Tensor]:
+        """What a rank has."""
+        return self._weights[rank]
+
     def fingerprints(self) -> list[dict[str, int]]:
         """What each rank is asked for, as by collective_rpc."""
         return [
