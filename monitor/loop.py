@@ -165,9 +165,7 @@ class Watch:
             None where it cannot be told, which is said.
         """
         served = partial(self._run.served, fingerprints, step)
-        return self._own_calls.answer(
-            compare if step is not None else partial(self._of_present_step, "served", compare)
-        )
+        return self._own_calls.answer(served if step is not None else partial(self._of_present_step, "served", served))
 
     def _of_present_step(self, method: str, answer: Callable[[], Answer | None]) -> Answer | None:
         if self._optimizer_steps.announces_any(self._model):

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 from monitor.observe.observer import UpdateObserver
 from monitor.report.reporter import Reporter
+from monitor.served_metrics import DIFFERING, GROUPS, STEP
 from monitor.training.engine import Question
 from monitor.training.served import Fingerprints, ServedCheck, ServedWeights, as_text, from_text
-
-# Among what the trainer logs: groups that an engine does not serve as they are trained, how many were compared, and the
-# step that it serves. The service makes metrics of their own of them.
-SERVED_DIFFERING, SERVED_GROUPS, SERVED_STEP = "served_differing_groups", "served_groups", "served_step"
 
 
 class ServedRun:
@@ -78,7 +75,7 @@ class ServedRun:
     def _reported(self, found: ServedWeights, now: int) -> ServedWeights:
         # Where nothing could be compared, there is no number of groups that differ: 0 would mean that all is well.
         if self._reporter is not None and found.groups:
-            step_served = {} if found.step is None else {SERVED_STEP: found.step}
-            counts = {SERVED_DIFFERING: len(found.differing), SERVED_GROUPS: found.groups}
+            step_served = {} if found.step is None else {STEP: found.step}
+            counts = {DIFFERING: len(found.differing), GROUPS: found.groups}
             self._reporter.log(now, {**counts, **step_served})
         return found

@@ -15,8 +15,6 @@ from transformers import TrainerCallback
 import monitor
 from monitor import SparsityCallback, Watch, fingerprint
 from monitor.errors import ConfigurationError
-from monitor.grafana.promql.served import DIFFERING
-from monitor.training.served_run import SERVED_DIFFERING
 from tests.observe.served.engine import Engine, config, parameters
 from tests.spooled import spooled
 from tests.tiny import common_arguments, plain_trainer, save_model
@@ -299,10 +297,6 @@ def test_a_callback_tells_it_of_a_trainers_model(tied: bool, tmp_path: Path, cap
         if "served_step" in log.metrics
     ]
     assert differing == [0, len(stale.differing)]
-
-
-def test_the_alert_reads_what_is_reported() -> None:
-    assert DIFFERING == SERVED_DIFFERING
 
 
 def test_asking_does_not_disturb_the_training(tmp_path: Path) -> None:
