@@ -84,6 +84,20 @@ class Watch:
         self._run = start_run(settings, self._model, surroundings, ranks, references=references)
         self._optimizer_steps = OptimizerSteps(self._before_update)
 
+    @classmethod
+    @takes(LoopSettings)
+    def check(cls, settings: LoopSettings) -> None:
+        """Raise now what `monitor.watch` would raise about its settings, where it can be called only later.
+
+        As in a framework that has loaded its weights only at the first step: hours may lie between.
+
+        Raises:
+            ConfigurationError: a setting has a value that cannot work.
+            MaskFileError: the file of a reference mask is not one that holds a mask.
+            TypeError: a setting is unknown.
+        """
+        open_references(settings.references or {})
+
     @property
     def run_id(self) -> str | None:
         """Identity of the run; None in every process but the first, unless it was given."""

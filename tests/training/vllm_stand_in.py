@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -76,6 +76,11 @@ class LLM:
             if name == _FIRST:
                 self._arrived.append({})
             self._arrived[-1][name] = tensor.detach().to(torch.bfloat16).clone()
+
+    def serve(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take weights, as after a sync of its own kind."""
+        self.load_weights(weights.items())
+        self.reset_prefix_cache()
 
     def reset_prefix_cache(self) -> None:
         """The end of a sync."""

@@ -120,7 +120,7 @@ def _served_step() -> Any:
         "Step that is served",
         "Optimizer step whose weights the engine was last found to serve, all of them, and that of the latest "
         "observation. Between two syncs and two questions, the one is behind the other. Metrics: "
-        "sparsity_monitor_run_served_step, sparsity_monitor_run_step, where sparsity_monitor_run_served_groups is there.",
+        "sparsity_monitor_run_served_step, sparsity_monitor_run_step, sparsity_monitor_run_served_groups (if asked).",
         "none",
         Query(metric("run_step", ONE_RUN) + " and " + metric("run_served_groups", ONE_RUN), "trained"),
         Query(metric("run_served_step", ONE_RUN), "served"),
