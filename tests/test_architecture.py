@@ -81,9 +81,10 @@ OBSERVE = {
     "comparison": "kernels ranks weights observation tally state measurement",
     "changes": "user_warning weights base",
     "followed": "streams kernels weights base tally state measurement changes",
+    "masks_of_model": "criterion kernels masks followed",
     "passes": "streams stopwatch kernels weights observation followed",
     "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights served observation base "
-    "masks state settings comparison changes followed passes",
+    "masks masks_of_model state settings comparison changes followed passes",
 }
 
 # The same of monitor/grafana/.

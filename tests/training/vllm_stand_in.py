@@ -22,24 +22,10 @@ import requests
 import torch
 from transformers import AutoConfig
 
-from monitor.observe.served.worker import WorkerExtension
-from tests.observe.served.engine import Engine
+from tests.observe.served.engine import Engine, Worker
 
 RANKS = 2
 _FIRST = "model.embed_tokens.weight"
-
-
-class Worker(WorkerExtension):
-    """One of them, with the extension that a server is started with."""
-
-    def __init__(self, engine: Engine, config: Any, rank: int) -> None:
-        self.rank = rank
-        self.parallel_config = SimpleNamespace(tensor_parallel_size=RANKS)
-        self.model_config = SimpleNamespace(hf_text_config=config)
-        self._engine = engine
-
-    def get_model(self) -> Any:
-        return SimpleNamespace(named_parameters=lambda: self._engine.held(self.rank).items())
 
 
 class LLM:
@@ -66,7 +52,7 @@ class LLM:
         self._arrived: list[dict[str, torch.Tensor]] = []
         config = config or AutoConfig.from_pretrained(model)
         self._engine = Engine(config, RANKS)
-        self._workers = [Worker(self._engine, config, rank) for rank in range(RANKS)]
+        self._workers = [Worker(self._engine.held(rank), config, rank, RANKS) for rank in range(RANKS)]
         runner = SimpleNamespace(model=SimpleNamespace(load_weights=self.load_weights))
         executor = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
         self.llm_engine = SimpleNamespace(model_executor=executor)
