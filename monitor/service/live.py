@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 from itertools import count
 
+from monitor.served_metrics import NAMES
 from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
 from monitor.service.run_state import RunState, ended
@@ -252,4 +253,6 @@ def _newest(known: Mapping[str, Metric], logs: Iterable[StoredItem]) -> dict[str
                 newest[name] = Metric(log.position, value)
     if len(newest) <= _MAX_TRAINING_METRICS:
         return newest
-    return dict(sorted(newest.items(), key=lambda each: (each[1].position, each[0]))[-_MAX_TRAINING_METRICS:])
+    # What an engine serves is seldom told.
+    by_age = sorted(newest.items(), key=lambda each: (each[0] in NAMES, each[1].position, each[0]))
+    return dict(by_age[-_MAX_TRAINING_METRICS:])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from prometheus_client.core import Metric
 
+from monitor.served_metrics import NAMES
 from monitor.service.families import FAMILIES, PREFIX
 from monitor.service.labels import criterion_label, group_labels, metric_labels
 from monitor.service.live import LiveRun, LiveRuns
@@ -139,6 +140,9 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     for other in RunState:
         families.add("run_state", {**labels, "state": other.value}, other is state)
     families.add("run_planned_steps", labels, run.planned_steps)
+    for name in NAMES:
+        if name in run.training_metrics:
+            families.add(f"run_{name}", labels, run.training_metrics[name].value)
     _add_observation(families, labels, run)
 
 
