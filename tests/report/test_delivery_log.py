@@ -30,12 +30,17 @@ def test_a_problem_is_logged_once_whatever_address_of_the_host_was_tried_last(
     assert len(caplog.records) == 1
 
 
-def test_a_problem_that_comes_back_is_logged_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_service_that_comes_and_goes_is_told_of_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("monitor.report.delivery_log.time.monotonic", lambda: now[0])
     caplog.set_level(logging.INFO)
     log = DeliveryLog(tmp_path, "localhost:1")
-    for problem in ("cannot reach the service", "", "cannot reach the service"):
-        log.update(replace(ATTEMPT, problem=problem))
-    assert ["connected to" in message for message in caplog.messages] == [False, True, False]
+    for second in range(0, 90, 10):
+        now[0] = 100.0 + second
+        log.update(replace(ATTEMPT, problem="cannot reach the service" if second % 20 == 0 else ""))
+    assert ["connected to" in message for message in caplog.messages] == [False, True, False, True]
 
 
 def test_lost_items_are_logged_at_the_first_and_when_they_have_doubled(
