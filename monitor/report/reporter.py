@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
 from monitor.report.conversion import observation_message, training_log_message
+from monitor.report.damage import sound_spool
 from monitor.report.delivery_log import undelivered
 from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending, failed, reason_of
@@ -270,7 +271,7 @@ def _check_arguments(registration: object, directory: object, max_bytes: object)
 
 def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> AttemptKey:
     """Record the start of the next attempt of a run, and set its number in the registration."""
-    with closing(Spool(directory, max_bytes)) as spool:
+    with closing(sound_spool(directory, max_bytes)) as spool:
         registration.attempt = max(registration.attempt, spool.latest_attempt(registration.run_id) + 1)
         key = AttemptKey(registration.run_id, registration.attempt)
         spool.begin(key, registration.SerializeToString(deterministic=True))

@@ -19,6 +19,8 @@ DIRECTORY = "sparsity_monitor"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 # Exit status of an uploader that leaves something here because trying again would not help.
 EXIT_NOT_DELIVERED = 3
+# Of one that cannot read what is here, though its disk can be read.
+EXIT_DAMAGED = 4
 # How the problem of an attempt begins whose service does not answer at all; see monitor/wire/channel.py, which is not
 # imported by the training process.
 UNREACHABLE = "cannot reach the service"

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import grpc
 
-from monitor.errors import SpoolError
+from monitor.errors import DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
 from monitor.report.seldom import Seldom
 from monitor.report.signals import from_arguments
-from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
+from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
 from monitor.wire import monitor_pb2_grpc
 from monitor.wire.channel import failure, open_aio_channel
 
@@ -162,6 +162,9 @@ class Uploader:
                 if await self._is_done(delivery, spool, waiting[0], stub):
                     continue
                 progressed = delivery.progressed
+            except DamagedSpoolError:
+                # The training process sets it aside; nobody mends it.
+                raise
             except SpoolError as error:
                 # A full disk, or a file system that is away: both are transient.
                 self._warn_of_spool("trying again: %s", error)
@@ -247,7 +250,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     last = AttemptKey(arguments.run_id, arguments.attempt)
     signals = from_arguments(arguments.signals)
-    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last, signals))
+    try:
+        problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last, signals))
+    except DamagedSpoolError as error:
+        logger.error("%s", error)  # noqa: TRY400 (there is no more to say than it does)
+        return EXIT_DAMAGED
     for problem in problems:
         logger.error("not delivered, kept in %s: %s", arguments.directory, problem)
     return EXIT_NOT_DELIVERED if problems else 0

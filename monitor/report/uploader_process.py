@@ -13,7 +13,7 @@ from monitor.report import interpreter
 from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
 from monitor.report.signals import as_arguments, note_signals
-from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey
+from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,10 @@ class UploaderProcess:
         """Return whether an uploader was started and runs no more."""
         process = self._process
         return process is not None and process.poll() is not None
+
+    def has_found_damage(self) -> bool:
+        """Return whether it ended because the spool's file is damaged."""
+        return self._process is not None and self._process.poll() == EXIT_DAMAGED
 
     def keep_running(self) -> None:
         """Start an uploader if there is none or it died, unless it ended because trying again would not help.

@@ -93,7 +93,7 @@ def test_trouble_with_the_file_is_a_spool_error_whatever_is_asked(
     use: Callable[[Spool], object], spool: Spool, tmp_path: Path
 ) -> None:
     (tmp_path / SPOOL_FILE).write_bytes(b"something else " * 1000)
-    with pytest.raises(SpoolError, match=r"cannot keep observations in .*not a database.*give another one"):
+    with pytest.raises(SpoolError, match=r"is damaged: file is not a database\..*look after the disk"):
         use(spool)
 
 
@@ -175,7 +175,7 @@ def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> Non
 
 def test_a_file_that_is_no_spool_is_a_clear_error_and_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / SPOOL_FILE).write_bytes(b"something else " * 100)
-    with pytest.raises(SpoolError, match="cannot keep observations"):
+    with pytest.raises(SpoolError, match="is damaged: file is not a database"):
         Spool(tmp_path)
     assert (tmp_path / SPOOL_FILE).read_bytes() == b"something else " * 100
 
