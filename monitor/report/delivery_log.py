@@ -92,8 +92,8 @@ class DeliveryLog:
         by_spool = attempt.dropped - attempt.rejected - self._lost_here.total()
         if by_spool > 0:
             reasons.append(
-                f"{by_spool} dropped because the spool in {shown(self._directory)} is full. Make the service "
-                "reachable, or keep more with `spool_max_bytes`"
+                f"{by_spool} left out because the spool in {shown(self._directory)} is full: the first, the last and "
+                "every few between them stay. Make the service reachable, or keep more with `spool_max_bytes`"
             )
         return reasons
 

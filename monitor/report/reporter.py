@@ -61,7 +61,7 @@ class Reporter:
             and texts for people are shortened to what a service takes.
         directory: where the spool is kept; one training process at a time.
         target: gRPC address of the service, host:port. None keeps everything in the spool, for `sparsity-monitor push`.
-        max_bytes: bound on the spool; beyond it the oldest items are dropped and counted.
+        max_bytes: bound on the spool; beyond it the items in it are thinned out, and those left out are counted.
         elsewhere: where to go on if the directory breaks and does not come back; by default temporary folders.
 
     Raises:

@@ -59,11 +59,11 @@ def test_each_kind_of_loss_is_told_with_its_own_reason(tmp_path: Path, caplog: p
     log.update(replace(ATTEMPT, dropped=2))
     log.update(replace(ATTEMPT, dropped=3, rejected=1, rejection="the step is too large."))
     full, slow, refused = caplog.messages
-    assert "1 dropped because the spool" in full
+    assert "1 left out because the spool" in full
     assert "`spool_max_bytes`" in full
     assert "refused" not in full
-    assert "1 lost because the disk is slower than the training; 1 dropped because the spool" in slow
-    assert "1 refused by the service, the last because the step is too large; 1 dropped because" in refused
+    assert "1 lost because the disk is slower than the training; 1 left out because the spool" in slow
+    assert "1 refused by the service, the last because the step is too large; 1 left out because" in refused
 
 
 @pytest.mark.parametrize(
