@@ -47,6 +47,10 @@ class SpoolError(SparsityMonitorError, OSError):
     """The spool directory cannot be used."""
 
 
+class DamagedSpoolError(SpoolError):
+    """The spool's file is not what was written to it."""
+
+
 class SpoolInUseError(SpoolError):
     """Another training process has the spool directory."""
 

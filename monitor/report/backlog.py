@@ -5,6 +5,8 @@ The latter is committed, and kept here, too: its file may be deleted before it i
 
 from __future__ import annotations
 
+from monitor.report.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
+
 # Some thousand observations of a large model.
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -12,8 +14,9 @@ MAX_BYTES = 64 * 1024 * 1024
 class Backlog:
     """Items by sequence number, up to a bound in bytes.
 
-    Beyond the bound, what is committed is forgotten first, then what waits: the oldest, and never the last item, which
-    may be the run's Finish. The spool counts what is missing when the next item is appended.
+    Beyond the bound, what is committed is forgotten first, the oldest of it. Then what waits is thinned out, see
+    `left_out`; the last item, which may be the run's Finish, stays. The spool counts what is missing when the next item
+    is appended.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -33,7 +36,7 @@ class Backlog:
 
     @property
     def is_full(self) -> bool:
-        """Whether something is to be committed before more is added, or the oldest may be forgotten."""
+        """Whether something is to be committed before more is added, or what waits may be thinned out."""
         return 2 * self._waiting_bytes >= self._max_bytes
 
     def add(self, sequence: int, item: bytes, *, finishes: bool) -> None:
@@ -42,17 +45,18 @@ class Backlog:
         self._bytes += len(item)
         self._waiting_bytes += len(item)
         self.is_finished = self.is_finished or finishes
-        while self._bytes > self._max_bytes and len(self._committed) + len(self._waiting) > 1:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        if self._committed:
+        while self._bytes > self._max_bytes and self._committed:
             self._forgotten = next(iter(self._committed))
             self._bytes -= len(self._committed.pop(self._forgotten))
-        else:
-            size = len(self._waiting.pop(next(iter(self._waiting))))
-            self._bytes -= size
-            self._waiting_bytes -= size
+        if (excess := self._bytes - self._max_bytes) > 0:
+            self._thin(excess + self._max_bytes // FREED_AT_ONCE)
+
+    def _thin(self, excess: int) -> None:
+        kept = [Kept((kind_of(item),), sequence, len(item)) for sequence, item in self._waiting.items()]
+        for item in left_out(kept, excess):
+            del self._waiting[item.sequence]
+            self._bytes -= item.size
+            self._waiting_bytes -= item.size
 
     def waiting(self) -> list[tuple[int, bytes]]:
         """Return the (sequence, serialized Item) pairs that are not committed."""

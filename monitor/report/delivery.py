@@ -11,6 +11,7 @@ import grpc
 
 from monitor.report.elsewhere import goes_on_elsewhere
 from monitor.report.locks import TrainerWatch
+from monitor.report.seldom import Seldom
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
 from monitor.terminal import printable
 from monitor.wire import PROTOCOL_VERSION, monitor_pb2_grpc
@@ -24,6 +25,8 @@ ReportStream: TypeAlias = "grpc.aio.StreamStreamCall[pb.ReportRequest, pb.Report
 
 _BATCH = 64
 _REGISTER_TIMEOUT_SECONDS = 10.0
+# How long a service may leave what it was sent unacknowledged. One that is busy takes a second.
+_SILENCE_SECONDS = 60.0
 # Upper bound on what a request adds to the item in it.
 _ENVELOPE_BYTES = 16
 
@@ -49,28 +52,34 @@ class Delivery:
         self._acknowledged = 0
         # Highest sequence number that the service had when it accepted the attempt.
         self._known = 0
-        # Whether the service accepted the attempt.
-        self.connected = False
+        # Whether the service took anything over this connection.
+        self.progressed = False
+        # When the service has to have acknowledged something; None while nothing is unacknowledged.
+        self._deadline = asyncio.timeout(None)
+        self._tell_of_refusal = Seldom(logger.error)
 
     async def run(self, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
         """Deliver over one connection.
 
         Raises:
             grpc.aio.AioRpcError: the connection broke or the service refused.
+            ConnectionResetError: the service ended the stream.
+            TimeoutError: the service acknowledges nothing.
         """
         response = await self._register(stub)
         # No acknowledgement of what is here: where the attempt is kept elsewhere now, that came from there. The service
         # knows what it has, and takes it for delivered.
         self._known = response.last_sequence
         self._spool.set_registered(self._key)
-        self.connected = True
         self._set_aside_oversized(response.max_request_bytes)
         stream = stub.Report()
         receiver = asyncio.create_task(self._receive(stream))
         try:
-            await self._send(stream, receiver)
-            await stream.done_writing()
-            await receiver
+            async with self._deadline:
+                await self._send(stream, receiver)
+                self._wait_for_answer()
+                await stream.done_writing()
+                await receiver
         except asyncio.InvalidStateError as error:
             # gRPC raises it on a write after the stream ended; the receiver raises the reason.
             await receiver
@@ -103,7 +112,7 @@ class Delivery:
         # gRPC would end the stream at such an item, each time anew, and nothing after it would arrive.
         for sequence, size in self._spool.larger_than(self._key, max_bytes - _ENVELOPE_BYTES):
             reason = f"it has {size} bytes, and the service takes at most {max_bytes}, its --max-request-bytes"
-            logger.error("item %d of %s is never sent: %s", sequence, self._key, reason)
+            self._tell_of_refusal("item %d of %s is never sent: %s", sequence, self._key, reason)
             self._spool.reject(self._key, sequence, reason)
 
     async def _send(self, stream: ReportStream, receiver: asyncio.Task[None]) -> None:
@@ -155,6 +164,8 @@ class Delivery:
 
     async def _send_unsent(self, stream: ReportStream) -> bool:
         rows = self._spool.unsent(self._key, self._sent, _BATCH)
+        if rows and self._acknowledged >= self._sent:
+            self._wait_for_answer()
         for sequence, item in rows:
             await stream.write(pb.ReportRequest(item=pb.Item.FromString(item)))
             self._sent = sequence
@@ -176,13 +187,26 @@ class Delivery:
             match response.WhichOneof("kind"):
                 case "acknowledgement":
                     self._spool.acknowledge(self._key, response.acknowledgement.sequence)
-                    self._acknowledged = max(self._acknowledged, response.acknowledgement.sequence)
+                    self._take_answer(response.acknowledgement.sequence)
                 case "rejection":
                     sequence, reason = response.rejection.sequence, printable(response.rejection.reason)
-                    logger.error("the service refuses item %d of %s: %s", sequence, self._key, reason)
+                    self._tell_of_refusal("the service refuses item %d of %s: %s", sequence, self._key, reason)
                     self._spool.reject(self._key, sequence, reason)
-                    self._acknowledged = max(self._acknowledged, sequence)
+                    self._take_answer(sequence)
             self._wakeup.set()
+
+    def _take_answer(self, sequence: int) -> None:
+        self.progressed = True
+        self._acknowledged = max(self._acknowledged, sequence)
+        if self._deadline.expired():
+            return
+        if self._acknowledged < self._sent:
+            self._wait_for_answer()
+        else:
+            self._deadline.reschedule(None)
+
+    def _wait_for_answer(self) -> None:
+        self._deadline.reschedule(asyncio.get_running_loop().time() + _SILENCE_SECONDS)
 
 
 def _is_first_start(registration: pb.Registration) -> bool:

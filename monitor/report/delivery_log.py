@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
+import time
 from collections import Counter
 from pathlib import Path
 
+from monitor.report.seldom import SELDOM_SECONDS
 from monitor.report.shell import quoted, shown
 from monitor.report.spool import SpooledAttempt
 
@@ -25,6 +28,7 @@ class DeliveryLog:
         self._directory = directory
         self._target = target
         self._logged_problem = ""
+        self._logged_at: dict[str, float] = {}
         self._logged_dropped = 0
         self._logged_kinds = 0
         self._lost_here: Counter[str] = Counter()
@@ -47,9 +51,11 @@ class DeliveryLog:
     def _log_problem(self, attempt: SpooledAttempt) -> None:
         # Without details: gRPC reports another address of the same host at each try.
         kind = attempt.problem.partition(": ")[0]
-        if kind == self._logged_problem:
+        now = time.monotonic()
+        # A service that comes and goes is not told of each time; where it stays as it is, that is told later.
+        if kind == self._logged_problem or now - self._logged_at.get(kind, -math.inf) < SELDOM_SECONDS:
             return
-        self._logged_problem = kind
+        self._logged_problem, self._logged_at[kind] = kind, now
         if attempt.refused:
             logger.warning(
                 "sparsity-monitor: %s. Training goes on, but none of it is shown there before that is changed; "
@@ -86,8 +92,8 @@ class DeliveryLog:
         by_spool = attempt.dropped - attempt.rejected - self._lost_here.total()
         if by_spool > 0:
             reasons.append(
-                f"{by_spool} dropped because the spool in {shown(self._directory)} is full. Make the service "
-                "reachable, or keep more with `spool_max_bytes`"
+                f"{by_spool} left out because the spool in {shown(self._directory)} is full: the first, the last and "
+                "every few between them stay. Make the service reachable, or keep more with `spool_max_bytes`"
             )
         return reasons
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from monitor.errors import SpoolError, SpoolInUseError
+from monitor.errors import DamagedSpoolError, SpoolError, SpoolInUseError
 from monitor.report.backlog import Backlog
+from monitor.report.damage import set_aside
 from monitor.report.delivery_log import DeliveryLog
 from monitor.report.elsewhere import leave_link
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
+from monitor.report.shell import shown
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
-from monitor.report.spool_file import SPOOL_FILE, unusable
+from monitor.report.spool_file import SPOOL_FILE, damaged, unusable
 from monitor.report.uploader_process import UploaderProcess
+
+logger = logging.getLogger(__name__)
 
 _LOCK_SECONDS = 1.0
 _POLL_SECONDS = 0.05
@@ -74,7 +79,16 @@ class Home:
         Raises:
             SpoolError: it cannot be; everything is still in the backlog.
         """
-        renewed = self._renew(backlog, self if before is None else before)
+        try:
+            return self._write(backlog, before or self)
+        except DamagedSpoolError as error:
+            self._set_aside(error)
+            return self._write(backlog, before or self)
+
+    def _write(self, backlog: Backlog, before: Home) -> bool:
+        if self.uploader.has_found_damage():
+            raise damaged(self.directory, "a part of it that is read at the delivery is not what was written")
+        renewed = self._renew(backlog, before)
         spool, key = self._open_spool, self._reported.key
         if waiting := backlog.waiting():
             spool.append(key, waiting, finished=backlog.is_finished)
@@ -92,6 +106,26 @@ class Home:
         self._first_unsent = backlog.last_committed + 1 if first_unsent is None else first_unsent
         self.log.update(self.latest)
 
+    def _set_aside(self, error: DamagedSpoolError) -> None:
+        """Give a damaged file another name, and read nothing of it: a new one begins with what is in memory."""
+        self._stop_uploader()
+        if self._spool is not None:
+            with suppress(SpoolError):
+                self._spool.close()
+            self._spool = None
+        place = set_aside(self.directory)
+        logger.warning(
+            "sparsity-monitor: %s It was set aside as %s, and a new one begins with what is still in memory, which may "
+            "be all that was not delivered. Training goes on.",
+            error,
+            shown(place),
+        )
+
+    def _stop_uploader(self) -> None:
+        """End the uploader: it reads a file that was lost. Another one begins with the next commit."""
+        self.uploader.stop()
+        self.uploader = UploaderProcess(self.directory, self._reported.target, self._reported.key)
+
     @property
     def _open_spool(self) -> Spool:
         if self._spool is None:
@@ -100,8 +134,13 @@ class Home:
 
     def _renew(self, backlog: Backlog, before: Home) -> bool:
         if self._spool is not None:
-            with suppress(SpoolError):
+            try:
                 self._spool.check_in_place()
+            except DamagedSpoolError:
+                raise
+            except SpoolError:
+                pass
+            else:
                 return False
         self._check_directory()
         if self._lock is None or not self._lock.is_in_place():
@@ -112,9 +151,7 @@ class Home:
         spool = self._made_again(backlog, before)
         if self._spool is not None:
             self._spool.close()
-            # It reads the file that was lost.
-            self.uploader.stop()
-            self.uploader = UploaderProcess(self.directory, self._reported.target, self._reported.key)
+            self._stop_uploader()
         self._spool = spool
         return not is_first
 

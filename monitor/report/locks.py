@@ -35,15 +35,8 @@ class ProcessLock:
 
     def acquire(self) -> bool:
         """Take the lock if no other process holds it, and return whether this process has it now."""
-        return self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def wait(self) -> None:
-        """Take the lock when the process that holds it gives it up or dies."""
-        self._lock(fcntl.LOCK_EX)
-
-    def _lock(self, operation: int) -> bool:
         try:
-            fcntl.lockf(self._descriptor, operation)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _HELD:
                 return False

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
 from monitor.report.conversion import observation_message, training_log_message
+from monitor.report.damage import sound_spool
 from monitor.report.delivery_log import undelivered
 from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending, failed, reason_of
@@ -60,7 +61,7 @@ class Reporter:
             and texts for people are shortened to what a service takes.
         directory: where the spool is kept; one training process at a time.
         target: gRPC address of the service, host:port. None keeps everything in the spool, for `sparsity-monitor push`.
-        max_bytes: bound on the spool; beyond it the oldest items are dropped and counted.
+        max_bytes: bound on the spool; beyond it the items in it are thinned out, and those left out are counted.
         elsewhere: where to go on if the directory breaks and does not come back; by default temporary folders.
 
     Raises:
@@ -270,7 +271,7 @@ def _check_arguments(registration: object, directory: object, max_bytes: object)
 
 def _begin(registration: pb.Registration, directory: Path, max_bytes: int) -> AttemptKey:
     """Record the start of the next attempt of a run, and set its number in the registration."""
-    with closing(Spool(directory, max_bytes)) as spool:
+    with closing(sound_spool(directory, max_bytes)) as spool:
         registration.attempt = max(registration.attempt, spool.latest_attempt(registration.run_id) + 1)
         key = AttemptKey(registration.run_id, registration.attempt)
         spool.begin(key, registration.SerializeToString(deterministic=True))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-_SECONDS = 60.0
+SELDOM_SECONDS = 60.0
 
 
 class Seldom:
@@ -16,7 +16,7 @@ class Seldom:
         log: such as `logger.warning`.
     """
 
-    def __init__(self, log: Callable[..., None], seconds: float = _SECONDS) -> None:
+    def __init__(self, log: Callable[..., None], seconds: float = SELDOM_SECONDS) -> None:
         self._log = log
         self._seconds = seconds
         self._last = -math.inf

@@ -13,6 +13,7 @@ from typing import Any
 
 from monitor.errors import SpoolError
 from monitor.report.spool_file import SPOOL_FILE, SpoolFile, unusable
+from monitor.report.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
 
 # The monitor's directory in a run's output directory, and in each checkpoint.
 DIRECTORY = "sparsity_monitor"
@@ -21,6 +22,8 @@ MASK_FILE = "update_mask.safetensors"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 # Exit status of an uploader that leaves something here because trying again would not help.
 EXIT_NOT_DELIVERED = 3
+# Of one that cannot read what is here, though its disk can be read.
+EXIT_DAMAGED = 4
 # How the problem of an attempt begins whose service does not answer at all; see monitor/wire/channel.py, which is not
 # imported by the training process.
 UNREACHABLE = "cannot reach the service"
@@ -72,7 +75,7 @@ class SpooledAttempt:
         registration: serialized Registration message.
         finished: a Finish item was appended.
         registered: the service accepted the attempt.
-        dropped: items that the service will never have: removed because the spool was full, never appended because the
+        dropped: items that the service will never have: left out because the spool was full, never appended because the
             disk was slow, or refused by the service.
         last_sequence: highest sequence number that was appended.
         unsent: items that are not acknowledged.
@@ -100,7 +103,8 @@ class Spool(SpoolFile):
 
     Args:
         directory: created if it does not exist.
-        max_bytes: bound on the items kept; beyond it the oldest are dropped and counted. None for no bound.
+        max_bytes: bound on the items kept; beyond it they are thinned out, see `left_out`, and what is left out is
+            counted. None for no bound.
         read_only: nothing is written, and no directory made: for whoever looks on while the run goes on.
 
     Raises, from the constructor and from every method:
@@ -202,26 +206,26 @@ class Spool(SpoolFile):
                 },
             ).rowcount
             self._the_one([known][:known], _named(key))
-            self._drop_beyond_bound()
+            self._thin_beyond_bound()
 
-    def _drop_beyond_bound(self) -> None:
+    def _thin_beyond_bound(self) -> None:
         if self._max_bytes is None or (excess := self._used_bytes() - self._max_bytes) <= 0:
             return
-        doomed = []
-        # The newest item stays whatever its size: it may be the run's Finish.
-        query = (
-            "SELECT rowid, run_id, attempt, LENGTH(item) FROM items WHERE rowid < (SELECT MAX(rowid) FROM items) "
-            "ORDER BY rowid"
+        rows = self._connection.execute(
+            "SELECT run_id, attempt, sequence, LENGTH(item), SUBSTR(item, 1, 12) FROM items ORDER BY rowid"
         )
-        for rowid, run_id, attempt, length in self._connection.execute(query):
-            if excess <= 0:
-                break
-            doomed.append((rowid, run_id, attempt))
-            excess -= length
-        self._connection.executemany("DELETE FROM items WHERE rowid = ?", [(rowid,) for rowid, _, _ in doomed])
+        kept = [
+            Kept((run_id, attempt, kind_of(beginning)), sequence, size)
+            for run_id, attempt, sequence, size, beginning in rows
+        ]
+        doomed = left_out(kept, excess + self._max_bytes // FREED_AT_ONCE)
+        self._connection.executemany(
+            "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence = ?",
+            [(*item.series[:2], item.sequence) for item in doomed],
+        )
         self._connection.executemany(
             "UPDATE attempts SET dropped = dropped + 1 WHERE run_id = ? AND attempt = ?",
-            [(run_id, attempt) for _, run_id, attempt in doomed],
+            [item.series[:2] for item in doomed],
         )
 
     def _used_bytes(self) -> int:

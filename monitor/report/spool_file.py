@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from monitor.errors import SpoolError
+from monitor.errors import DamagedSpoolError, SpoolError
 
 SPOOL_FILE = "spool.sqlite"
 # How long a connection waits while another one commits.
 _BUSY_SECONDS = 30.0
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class SpoolFile:
@@ -28,6 +29,7 @@ class SpoolFile:
         read_only: of a file that is there and stays as it is; whoever commits to it meanwhile never waits for long.
 
     Raises, from the constructor and from every method:
+        DamagedSpoolError: the file is not what was written to it.
         SpoolError: the directory cannot be written, or the file is no spool or a newer one; later, the disk is full or
             away, or another process holds the file for too long. A change that raises leaves the file as it was.
     """
@@ -36,6 +38,7 @@ class SpoolFile:
         self.directory = directory
         self._read_only = read_only
         self._opened: os.stat_result | None = None
+        is_new = not os.path.exists(directory / SPOOL_FILE)
         try:
             self._connection = _connected_to_read(directory) if read_only else _connected(directory)
         except (OSError, sqlite3.Error) as error:
@@ -49,6 +52,10 @@ class SpoolFile:
                 self._opened = os.stat(directory / SPOOL_FILE)
         except SpoolError:
             self._connection.close()
+            if is_new:
+                # On a full disk an empty file was made, which would look like one that was cut to nothing.
+                with suppress(OSError):
+                    os.unlink(directory / SPOOL_FILE)
             raise
 
     def _prepare(self, schema: str, version: int) -> None:
@@ -69,11 +76,16 @@ class SpoolFile:
     def _wrapped_errors(self) -> Iterator[None]:
         try:
             yield
+        except SpoolError:
+            raise
         except (OSError, sqlite3.Error) as error:
             # SQLite calls it a disk I/O error when the directory is gone.
             raise self._unusable(self._displaced() or error) from error
 
     def _unusable(self, reason: object) -> SpoolError:
+        # The extended codes hold the code in their lowest byte.
+        if getattr(reason, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+            return damaged(self.directory, reason)
         return unreadable(self.directory, reason) if self._read_only else unusable(self.directory, reason)
 
     @contextmanager
@@ -98,15 +110,15 @@ class SpoolFile:
         with self._wrapped_errors():
             return self._connection.execute(query, parameters).fetchall()
 
-    def check_whole(self) -> None:
-        """Check that nothing in the file is damaged.
+    def check_sound(self) -> None:
+        """Check that the whole file can be read, as far as SQLite tells. Free space in it costs nothing.
 
         Raises:
-            SpoolError: something is.
+            DamagedSpoolError: it cannot.
         """
-        ((found,), *_) = self._read("PRAGMA quick_check(1)")
+        ((found,),) = self._read("PRAGMA quick_check(1)")
         if found != "ok":
-            raise unusable(self.directory, f"{SPOOL_FILE} is damaged, {found}")
+            raise damaged(self.directory, " ".join(found.split()))
 
     def check_in_place(self) -> None:
         """Check that the file which is open is the one that its name leads to.
@@ -114,10 +126,15 @@ class SpoolFile:
         SQLite keeps writing to one that was deleted, moved away or replaced, and all of it is gone at the close.
 
         Raises:
+            DamagedSpoolError: it is, and was cut to nothing.
             SpoolError: it is not, or the name cannot be looked at.
         """
         if displaced := self._displaced():
             raise unusable(self.directory, displaced)
+        with self._wrapped_errors():
+            size = os.stat(self.directory / SPOOL_FILE).st_size
+        if size == 0:
+            raise damaged(self.directory, "the file is empty")
 
     def _displaced(self) -> str:
         """Return why the name of the open file does not lead to it; empty where it does."""
@@ -145,6 +162,14 @@ def unusable(directory: Path, reason: object) -> SpoolError:
     return SpoolError(
         f"cannot keep observations in {str(directory)!r}: {reason}. Expected a directory that this process can write, "
         "on a disk with space; free some, or give another one with `directory`."
+    )
+
+
+def damaged(directory: Path, reason: object) -> DamagedSpoolError:
+    """Return the error for a spool whose file is not what was written to it."""
+    return DamagedSpoolError(
+        f"{SPOOL_FILE} in {str(directory)!r} is damaged: {reason}. Something else wrote to it, or its disk lost a part "
+        "of it: look after the disk."
     )
 
 

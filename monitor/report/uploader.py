@@ -10,29 +10,36 @@ import argparse
 import asyncio
 import logging
 import os
+import random
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
 import grpc
 
-from monitor.errors import SpoolError
+from monitor.errors import DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
+from monitor.report.seldom import Seldom
 from monitor.report.signals import from_arguments
-from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
+from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
 from monitor.wire import monitor_pb2_grpc
 from monitor.wire.channel import failure, open_aio_channel
 
 logger = logging.getLogger(__name__)
 
-# How long an uploader goes on trying after its training process is gone.
+# How long an uploader goes on trying after its training process is gone, or after the service took something last.
 LINGER_SECONDS = 600.0
 
+# Bounds on the pauses, each of which is chosen at random up to its bound: many runs lose one service at once, and must
+# not come back to it at once.
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 15.0
+# How often it looks whether the lock is free.
+_LOCK_SECONDS = 0.25
 # How often it checks, between tries, whether another uploader waits for its lock.
 _LOOK_SECONDS = 1.0
 # Slurm, Kubernetes and torchrun kill what is left 30 seconds after it.
@@ -93,6 +100,8 @@ class Uploader:
         self._delivered: set[AttemptKey] = set()
         self._refused: set[AttemptKey] = set()
         self._wakeup = asyncio.Event()
+        self._warn_of_spool = Seldom(logger.warning)
+        self._warn_of_service: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(logger.warning))
 
     def wake_on(self, descriptor: int) -> None:
         """Look for new items whenever something can be read from `descriptor`, until its other end closes."""
@@ -110,16 +119,29 @@ class Uploader:
 
         Another uploader of the same directory is waited for: it ends soon after a later attempt began.
         """
+        watch = TrainerWatch(self._directory, self._parent, self._signals)
         with closing(ProcessLock(self._directory / UPLOADER_LOCK)) as lock:
-            await asyncio.to_thread(lock.wait)
+            if not await self._has_acquired(lock, watch):
+                return [f"the uploader of {self._directory} that began before this one does not end; look after it"]
             # No bound: only the training process drops items; recording its end here must not.
             with closing(Spool(self._directory, max_bytes=None)) as spool:
                 async with open_aio_channel(self._target, _CHANNEL_OPTIONS) as channel:
-                    await self._deliver_all(spool, monitor_pb2_grpc.MonitorServiceStub(channel))
+                    await self._deliver_all(spool, watch, monitor_pb2_grpc.MonitorServiceStub(channel))
                 return [
                     f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
                     for a in self._waiting(spool)
                 ]
+
+    async def _has_acquired(self, lock: ProcessLock, watch: TrainerWatch) -> bool:
+        """Wait for the uploader that has the lock, but after the training's end no longer than for a service."""
+        give_up_at = time.monotonic() + self._linger_seconds
+        while not lock.acquire():
+            if watch.is_alive():
+                give_up_at = time.monotonic() + self._linger_seconds
+            if time.monotonic() >= give_up_at:
+                return False
+            await asyncio.sleep(_LOCK_SECONDS)
+        return True
 
     def _waiting(self, spool: Spool) -> list[SpooledAttempt]:
         """Return the attempts of which something is yet to be delivered."""
@@ -128,11 +150,10 @@ class Uploader:
             attempts = attempts[: 1 + [attempt.key for attempt in attempts].index(self._last)]
         return [a for a in attempts if a.key not in self._delivered and (a.unsent or not a.finished)]
 
-    async def _deliver_all(self, spool: Spool, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
-        watch = TrainerWatch(self._directory, self._parent, self._signals)
+    async def _deliver_all(self, spool: Spool, watch: TrainerWatch, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
         while True:
-            connected = False
+            progressed = False
             try:
                 waiting = [attempt.key for attempt in self._waiting(spool) if attempt.key not in self._refused]
                 if not waiting:
@@ -140,17 +161,24 @@ class Uploader:
                 delivery = Delivery(spool, waiting[0], watch, self._wakeup, follow=self._follow)
                 if await self._is_done(delivery, spool, waiting[0], stub):
                     continue
-                connected = delivery.connected
+                progressed = delivery.progressed
+            except DamagedSpoolError:
+                # The training process sets it aside; nobody mends it.
+                raise
             except SpoolError as error:
                 # A full disk, or a file system that is away: both are transient.
-                logger.warning("trying again: %s", error)
-            if connected or (self._follow and watch.is_alive()):
+                self._warn_of_spool("trying again: %s", error)
+            if progressed or (self._follow and watch.is_alive()):
                 give_up_at = time.monotonic() + self._linger_seconds
-            if connected:
+            if progressed:
                 backoff = _FIRST_BACKOFF_SECONDS
-            if time.monotonic() >= give_up_at or await self._is_succeeded_within(backoff, spool):
+            pause = random.uniform(0, backoff)
+            if self._has_given_up(give_up_at) or await self._is_succeeded_within(pause, spool):
                 return
             backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+
+    def _has_given_up(self, at: float) -> bool:
+        return time.monotonic() >= at
 
     async def _is_done(
         self, delivery: Delivery, spool: Spool, key: AttemptKey, stub: monitor_pb2_grpc.MonitorServiceStub
@@ -158,10 +186,13 @@ class Uploader:
         """Try to deliver an attempt, and return whether it is settled: delivered, or refused for good."""
         try:
             await delivery.run(stub)
-        except (grpc.aio.AioRpcError, ConnectionResetError) as error:
-            logger.warning("%s attempt %d: %s", key.run_id, key.attempt, self._describe(error))
+        except (grpc.aio.AioRpcError, ConnectionResetError, TimeoutError) as error:
+            problem = self._describe(error)
+            # Without details: gRPC reports another address of the same host at each try.
+            warn = self._warn_of_service[problem.partition(": ")[0]]
+            warn("%s attempt %d: %s", key.run_id, key.attempt, problem)
             refused = isinstance(error, grpc.aio.AioRpcError) and error.code() in _PERMANENT
-            spool.set_problem(key, self._describe(error), refused=refused)
+            spool.set_problem(key, problem, refused=refused)
             if not refused:
                 return False
             self._refused.add(key)
@@ -182,7 +213,12 @@ class Uploader:
         await asyncio.sleep(seconds)
         return False
 
-    def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError) -> str:
+    def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError | TimeoutError) -> str:
+        if isinstance(error, TimeoutError):
+            return (
+                f"the service at {self._target} takes connections and does not acknowledge what it is sent. It may be "
+                "stopped, or something between here and there swallows the answers"
+            )
         if isinstance(error, ConnectionResetError):
             return f"the service at {self._target} closed the connection"
         return failure(self._target, error)
@@ -214,7 +250,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     last = AttemptKey(arguments.run_id, arguments.attempt)
     signals = from_arguments(arguments.signals)
-    problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last, signals))
+    try:
+        problems = asyncio.run(_run(arguments.directory, arguments.target, arguments.parent, last, signals))
+    except DamagedSpoolError as error:
+        logger.error("%s", error)  # noqa: TRY400 (there is no more to say than it does)
+        return EXIT_DAMAGED
     for problem in problems:
         logger.error("not delivered, kept in %s: %s", arguments.directory, problem)
     return EXIT_NOT_DELIVERED if problems else 0

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 from monitor.report import interpreter
+from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
 from monitor.report.signals import as_arguments, note_signals
-from monitor.report.spool import EXIT_NOT_DELIVERED, AttemptKey
+from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class UploaderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._restart_pause = 0.0
         self._restart_at = 0.0
+        self._warn_of_death = Seldom(logger.warning)
 
     @property
     def pid(self) -> int | None:
@@ -51,6 +53,10 @@ class UploaderProcess:
         """Return whether an uploader was started and runs no more."""
         process = self._process
         return process is not None and process.poll() is not None
+
+    def has_found_damage(self) -> bool:
+        """Return whether it ended because the spool's file is damaged."""
+        return self._process is not None and self._process.poll() == EXIT_DAMAGED
 
     def keep_running(self) -> None:
         """Start an uploader if there is none or it died, unless it ended because trying again would not help.
@@ -65,7 +71,9 @@ class UploaderProcess:
             return
         if status is not None:
             log = shown(self._directory / UPLOADER_LOG)
-            logger.warning("sparsity-monitor: the uploader died (status %d, see %s); starting it again", status, log)
+            self._warn_of_death(
+                "sparsity-monitor: the uploader died (status %d, see %s); starting it again", status, log
+            )
         self._restart_at = time.monotonic() + self._restart_pause
         self._restart_pause = min(max(2 * self._restart_pause, _FIRST_RESTART_SECONDS), _LAST_RESTART_SECONDS)
         self._close_wakeups()

@@ -71,6 +71,7 @@ class SpoolWriter:
         self._warn_of_full_queue = Seldom(logger.warning)
         self._warn_of_directory = Seldom(logger.warning)
         self._warn_of_uploader = Seldom(logger.warning)
+        self._warn_of_item = Seldom(logger.exception)
         self._thread = threading.Thread(target=self._run, name="sparsity-monitor writer", daemon=True)
         self._thread.start()
 
@@ -163,9 +164,9 @@ class SpoolWriter:
             item = make_item()
             item.sequence = sequence
             self._backlog.add(sequence, item.SerializeToString(), finishes=item.HasField("finish"))
-        except Exception:
+        except Exception:  # noqa: BLE001 (logged with its traceback, once a minute)
             self._home.log.lose("lost because no message could be made of them, which is logged with its error")
-            logger.exception("item %d is lost", sequence)
+            self._warn_of_item("item %d is lost", sequence)
 
     def _write(self) -> None:
         try:

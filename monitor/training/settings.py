@@ -81,7 +81,7 @@ class RunSettings(MeasurementSettings):
     """Where spool and mask are kept; by default `sparsity_monitor` in the output directory."""
 
     spool_max_bytes: Annotated[int, Field(ge=1 << 20)] = DEFAULT_MAX_BYTES
-    """Bound on what is kept for a service that cannot be reached; beyond it the oldest is dropped."""
+    """Bound on what is kept for a service that cannot be reached; beyond it, it is thinned out."""
 
     on_dense: OnDense = "warn"
     """What to do, once, when updates are dense: "warn" in the log; "stop" the training after this step, with a

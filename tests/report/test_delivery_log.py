@@ -30,12 +30,17 @@ def test_a_problem_is_logged_once_whatever_address_of_the_host_was_tried_last(
     assert len(caplog.records) == 1
 
 
-def test_a_problem_that_comes_back_is_logged_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_service_that_comes_and_goes_is_told_of_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("monitor.report.delivery_log.time.monotonic", lambda: now[0])
     caplog.set_level(logging.INFO)
     log = DeliveryLog(tmp_path, "localhost:1")
-    for problem in ("cannot reach the service", "", "cannot reach the service"):
-        log.update(replace(ATTEMPT, problem=problem))
-    assert ["connected to" in message for message in caplog.messages] == [False, True, False]
+    for second in range(0, 90, 10):
+        now[0] = 100.0 + second
+        log.update(replace(ATTEMPT, problem="cannot reach the service" if second % 20 == 0 else ""))
+    assert ["connected to" in message for message in caplog.messages] == [False, True, False, True]
 
 
 def test_lost_items_are_logged_at_the_first_and_when_they_have_doubled(
@@ -54,11 +59,11 @@ def test_each_kind_of_loss_is_told_with_its_own_reason(tmp_path: Path, caplog: p
     log.update(replace(ATTEMPT, dropped=2))
     log.update(replace(ATTEMPT, dropped=3, rejected=1, rejection="the step is too large."))
     full, slow, refused = caplog.messages
-    assert "1 dropped because the spool" in full
+    assert "1 left out because the spool" in full
     assert "`spool_max_bytes`" in full
     assert "refused" not in full
-    assert "1 lost because the disk is slower than the training; 1 dropped because the spool" in slow
-    assert "1 refused by the service, the last because the step is too large; 1 dropped because" in refused
+    assert "1 lost because the disk is slower than the training; 1 left out because the spool" in slow
+    assert "1 refused by the service, the last because the step is too large; 1 left out because" in refused
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_what_was_committed_and_not_delivered_is_there_again(
     report_some(reporter, observed, 2)
     reporter.finish(5)
     reporter.close(timeout=0)
-    assert (reporter.directory == directory) == (breaks is make_again)
+    assert (reporter.directory == directory) == (breaks is not remove)
     attempt = spooled(reporter)
     assert (attempt.unsent, attempt.last_sequence, attempt.dropped, attempt.finished) == (6, 6, 0, True)
     assert push(reporter.directory, client.listening.grpc_address, patience_seconds=10) == 6
@@ -101,14 +101,17 @@ def test_what_memory_had_no_room_for_is_counted_as_dropped(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 5000)
+    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.0)
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 3)
-    kept(reporter, 3)
-    damage(directory)
-    for _ in range(40):
-        reporter.log(4, {f"a metric with a long name {number}": 0.5 for number in range(20)})
-    reporter.finish(4)
-    reporter.close(timeout=0)
+    eventually(lambda: reporter._writer._backlog.last_committed == 3)
+    with closing(sqlite3.connect(directory / SPOOL_FILE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(40):
+            reporter.log(4, {f"a metric with a long name {number}": 0.5 for number in range(20)})
+        eventually(reporter._writer._queue.empty)
+        reporter.finish(4)
+        reporter.close(timeout=0)
     attempt = spooled(reporter)
     assert (attempt.last_sequence, attempt.finished) == (44, True)
     assert 0 < attempt.unsent < 10

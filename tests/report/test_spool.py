@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from monitor.errors import SpoolError
 from monitor.report.spool import AttemptKey, Spool
 from monitor.report.spool_file import SPOOL_FILE
+from monitor.wire import monitor_pb2 as pb
 
 KEY = AttemptKey("run", 1)
 
@@ -93,7 +95,7 @@ def test_trouble_with_the_file_is_a_spool_error_whatever_is_asked(
     use: Callable[[Spool], object], spool: Spool, tmp_path: Path
 ) -> None:
     (tmp_path / SPOOL_FILE).write_bytes(b"something else " * 1000)
-    with pytest.raises(SpoolError, match=r"cannot keep observations in .*not a database.*give another one"):
+    with pytest.raises(SpoolError, match=r"is damaged: file is not a database\..*look after the disk"):
         use(spool)
 
 
@@ -115,16 +117,40 @@ def test_the_training_process_wins_over_its_presumed_end(spool: Spool) -> None:
     assert spool.unsent(KEY, after=0, limit=9) == [(1, b"alive")]
 
 
-def test_beyond_its_bound_the_oldest_items_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_beyond_its_bound_items_are_thinned_out_evenly_and_counted(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=200_000)
     spool.begin(KEY, b"registration")
-    for sequence in range(1, 41):
+    for sequence in range(1, 201):
         spool.append(KEY, [(sequence, bytes(10_000))])
-    kept = [sequence for sequence, _ in spool.unsent(KEY, after=0, limit=99)]
-    assert kept == list(range(kept[0], 41))
+    kept = [sequence for sequence, _ in spool.unsent(KEY, after=0, limit=999)]
+    assert (kept[0], kept[-1]) == (1, 200)
     assert 10 < len(kept) < 20
-    assert spool.attempt(KEY).dropped == 40 - len(kept)
+    gaps = [later - earlier for earlier, later in pairwise(kept)]
+    assert max(gaps) <= 3 * 200 / len(kept)
+    assert spool.attempt(KEY).dropped == 200 - len(kept)
     assert (tmp_path / SPOOL_FILE).stat().st_size < 300_000
+
+
+def test_observations_logs_and_attempts_are_thinned_out_apart(tmp_path: Path) -> None:
+    """Of what alternates, every second is all of one kind."""
+    spool = Spool(tmp_path, max_bytes=100_000)
+    keys = [AttemptKey("run", number) for number in (1, 2)]
+    for key in keys:
+        spool.begin(key, b"registration")
+        for number in range(1, 300, 2):
+            observation = pb.Item(sequence=number, observation=pb.Observation(step=number, changed=[10**15] * 100))
+            log = pb.Item(sequence=number + 1, training_log=pb.TrainingLog(step=number, metrics={"m" * 500: 1.0}))
+            spool.append(key, [(item.sequence, item.SerializeToString()) for item in (observation, log)])
+        end = pb.Item(sequence=301, finish=pb.Finish(step=300))
+        spool.append(key, [(301, end.SerializeToString())], finished=True)
+    for key in keys:
+        items = [pb.Item.FromString(item) for _, item in spool.unsent(key, after=0, limit=999)]
+        by_kind = {kind: [i.sequence for i in items if i.HasField(kind)] for kind in ("observation", "training_log")}
+        assert (by_kind["observation"][0], by_kind["observation"][-1]) == (1, 299)
+        assert (by_kind["training_log"][0], by_kind["training_log"][-1]) == (2, 300)
+        assert min(map(len, by_kind.values())) > 5
+        assert items[-1].HasField("finish")
+        assert spool.attempt(key).dropped == 301 - len(items)
 
 
 def test_without_a_bound_nothing_is_dropped(tmp_path: Path) -> None:
@@ -175,7 +201,7 @@ def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> Non
 
 def test_a_file_that_is_no_spool_is_a_clear_error_and_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / SPOOL_FILE).write_bytes(b"something else " * 100)
-    with pytest.raises(SpoolError, match="cannot keep observations"):
+    with pytest.raises(SpoolError, match="is damaged: file is not a database"):
         Spool(tmp_path)
     assert (tmp_path / SPOOL_FILE).read_bytes() == b"something else " * 100
 

@@ -205,16 +205,16 @@ def test_another_call_at_the_address_of_the_first_is_not_taken_for_the_loop() ->
             return training, id(sys._getframe())
 
     calls = Calls()
-    shared_address = False
-    for _ in range(100):
+    for _ in range(1000):
         training, begun_in = calls.begin_or_go_on(None)
         # As the thread does that looks: what it holds of the first call is let go.
         assert not training.was_left()
         _, went_on_in = calls.begin_or_go_on(training)
-        shared_address |= begun_in == went_on_in
         assert not training.was_left()
         assert not training.has_the_loop_of(calls.begin_or_go_on(None)[0])
-    assert shared_address
+        if begun_in == went_on_in:
+            return
+    pytest.skip("in this process, Python gave the memory of a frame that is gone to something else each time")
 
 
 def test_a_loop_that_replaces_its_state_goes_on(model: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _space(there: Path) -> Finding:
 def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Finding]:
     try:
         with closing(Spool(spool_directory, read_only=True)) as spool:
-            spool.check_whole()
+            spool.check_sound()
             attempts = spool.attempts()
     except SpoolError as error:
         to_do = f"Keep a copy of {spool_directory}: what can still be read of it, `sparsity-monitor push` delivers."

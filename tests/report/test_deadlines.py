@@ -1,0 +1,95 @@
+"""What an uploader is up against that answers nothing, and that it ends all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from monitor.report import delivery, uploader
+from monitor.report.locks import UPLOADER_LOCK
+from monitor.report.push import push
+from monitor.report.reporter import Reporter
+from monitor.report.uploader import Uploader
+from monitor.wire.monitor_pb2 import RegisterRunRequest, RegisterRunResponse, ReportRequest, ReportResponse
+from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer, add_MonitorServiceServicer_to_server
+from tests.report.attempts import NOWHERE, ObservedModel, report_some, spooled, steps
+from tests.service.running import Client
+
+
+class _Silent(MonitorServiceServicer):
+    """Takes a run, and all that is sent of it, and acknowledges nothing."""
+
+    def RegisterRun(  # noqa: N802
+        self, request: RegisterRunRequest, context: grpc.ServicerContext
+    ) -> RegisterRunResponse:
+        return RegisterRunResponse(protocol_version=request.protocol_version, max_request_bytes=1 << 20)
+
+    def Report(  # noqa: N802
+        self, requests: Iterator[ReportRequest], context: grpc.ServicerContext
+    ) -> Iterator[ReportResponse]:
+        for _ in requests:
+            yield from ()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    with ThreadPoolExecutor(4) as threads:
+        server = grpc.server(threads)
+        add_MonitorServiceServicer_to_server(_Silent(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+@pytest.fixture
+def left(observed: ObservedModel, directory: Path) -> Reporter:
+    """What a training left behind that has ended, and of which nothing was delivered."""
+    reporter = Reporter(observed.registration(), directory, None)
+    report_some(reporter, observed, 3)
+    reporter.finish(3)
+    reporter.close(timeout=0)
+    return reporter
+
+
+def test_a_service_that_never_acknowledges_is_given_up_and_nothing_is_lost(
+    left: Reporter, silent: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_SILENCE_SECONDS", 0.2)
+    (problem,) = asyncio.run(Uploader(left.directory, silent, linger_seconds=0.5).run())
+    assert f"the service at {silent} takes connections and does not acknowledge what it is sent" in problem
+    assert spooled(left).problem in problem
+    assert push(left.directory, client.listening.grpc_address, patience_seconds=30) == 4
+    assert steps(client, left.key.run_id) == [1, 2, 3]
+
+
+def test_an_uploader_that_is_stuck_does_not_keep_the_next_one_for_ever(left: Reporter) -> None:
+    stuck = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    lock = left.directory / UPLOADER_LOCK
+    lock.touch()
+    command = [sys.executable, "-c", stuck, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (problem,) = asyncio.run(Uploader(left.directory, NOWHERE, linger_seconds=0.0).run())
+        process.kill()
+    assert f"the uploader of {left.directory} that began before this one does not end" in problem
+    assert spooled(left).unsent == 4
+
+
+def test_pauses_are_chosen_at_random_up_to_a_bound_that_doubles_and_the_trouble_is_logged_once(
+    left: Reporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bounds: list[tuple[float, float]] = []
+    monkeypatch.setattr(uploader.random, "uniform", lambda *bound: bounds.append(bound) or 0.0)
+    monkeypatch.setattr(Uploader, "_has_given_up", lambda _, __: len(bounds) == 8)
+    asyncio.run(Uploader(left.directory, NOWHERE).run())
+    assert bounds == [(0, bound) for bound in (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)]
+    assert len([message for message in caplog.messages if "cannot reach the service" in message]) == 1
