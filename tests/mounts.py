@@ -64,3 +64,8 @@ def fill(directory: Path) -> None:
                 file.write(bytes(4096))
         except OSError:
             return
+
+
+def empty(directory: Path) -> None:
+    """Give the room back that `fill` took."""
+    (directory / "filling").unlink()

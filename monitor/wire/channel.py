@@ -44,7 +44,9 @@ def failure(target: str, error: grpc.RpcError) -> str:
         return f"what answers at {target} is no service of sparsity-monitor: {details}"
     if code is grpc.StatusCode.ABORTED:
         return f"the service at {target} does not take this training now: {details}"
-    if code is not grpc.StatusCode.UNAVAILABLE:
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        details = "it does not answer. It may be stopped, or busy with something else"
+    elif code is not grpc.StatusCode.UNAVAILABLE:
         return f"the service at {target} answers {code.name}: {details}"
     proxy = proxy_of(target)
     through = "" if proxy is None else f" through the proxy of {proxy}"

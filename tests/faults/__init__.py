@@ -1,0 +1,1 @@
+"""Broken on purpose: what a training and a service go through, and that nothing is lost, doubled or disturbed."""

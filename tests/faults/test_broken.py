@@ -1,0 +1,14 @@
+"""The fast form of what `python -m tests.faults` does more often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.broken import BROKEN
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_nothing_is_lost_doubled_or_disturbed(name: str, tmp_path: Path) -> None:
+    assert BROKEN[name](tmp_path, 1).observations > 0
