@@ -57,10 +57,14 @@ class SpoolFile:
         except SpoolError:
             self._connection.close()
             if is_new:
-                # On a full disk an empty file was made, which would look like one that was cut to nothing.
-                with suppress(OSError):
-                    os.unlink(directory / SPOOL_FILE)
+                self._unmake()
             raise
+
+    def _unmake(self) -> None:
+        """Remove the empty file that a full disk leaves: it would look like one that was cut to nothing."""
+        with suppress(OSError):
+            if os.stat(self.directory / SPOOL_FILE).st_size == 0:
+                os.unlink(self.directory / SPOOL_FILE)
 
     def _prepare(self, schema: str, version: int) -> None:
         (found,) = self._connection.execute("PRAGMA user_version").fetchone()
