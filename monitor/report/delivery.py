@@ -164,11 +164,12 @@ class Delivery:
 
     async def _send_unsent(self, stream: ReportStream) -> bool:
         rows = self._spool.unsent(self._key, self._sent, _BATCH)
-        if rows and self._acknowledged >= self._sent:
-            self._wait_for_answer()
         for sequence, item in rows:
-            await stream.write(pb.ReportRequest(item=pb.Item.FromString(item)))
+            if self._acknowledged >= self._sent:
+                self._wait_for_answer()
+            # Before it is: the answer to the one before may come meanwhile, and must not end the waiting.
             self._sent = sequence
+            await stream.write(pb.ReportRequest(item=pb.Item.FromString(item)))
         return bool(rows)
 
     async def _wait(self, receiver: asyncio.Task[None], seconds: float) -> None:

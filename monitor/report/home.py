@@ -115,8 +115,8 @@ class Home:
             self._spool = None
         place = set_aside(self.directory)
         logger.warning(
-            "sparsity-monitor: %s It was set aside as %s, and a new one begins with what is still in memory, which may "
-            "be all that was not delivered. Training goes on.",
+            "sparsity-monitor: %s It was set aside as %s, and a new one begins with what memory still has of what was "
+            "not delivered. Training goes on.",
             error,
             shown(place),
         )

@@ -5,8 +5,10 @@ A rollback journal, not WAL, so that it works on a network file system.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,11 +40,13 @@ class SpoolFile:
         self.directory = directory
         self._read_only = read_only
         self._opened: os.stat_result | None = None
+        self._process = os.getpid()
         is_new = not os.path.exists(directory / SPOOL_FILE)
         try:
             self._connection = _connected_to_read(directory) if read_only else _connected(directory)
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
+        _open.add(self)
         try:
             with self._wrapped_errors():
                 if not read_only:
@@ -53,10 +57,14 @@ class SpoolFile:
         except SpoolError:
             self._connection.close()
             if is_new:
-                # On a full disk an empty file was made, which would look like one that was cut to nothing.
-                with suppress(OSError):
-                    os.unlink(directory / SPOOL_FILE)
+                self._unmake()
             raise
+
+    def _unmake(self) -> None:
+        """Remove the empty file that a full disk leaves: it would look like one that was cut to nothing."""
+        with suppress(OSError):
+            if os.stat(self.directory / SPOOL_FILE).st_size == 0:
+                os.unlink(self.directory / SPOOL_FILE)
 
     def _prepare(self, schema: str, version: int) -> None:
         (found,) = self._connection.execute("PRAGMA user_version").fetchone()
@@ -152,9 +160,27 @@ class SpoolFile:
         return f"{SPOOL_FILE} was replaced by another file while it was open"
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, unless it is one of the process that this one was forked from."""
+        if self._process != os.getpid():
+            return
         with self._wrapped_errors():
             self._connection.close()
+
+
+_open: weakref.WeakSet[SpoolFile] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Let a forked child never close what is open in its parent, whose journal that takes away in mid-transaction.
+
+    Not even when the child collects garbage, or ends: so no list holds them, which would be cleared then.
+    """
+    for file in _open:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(file._connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def unusable(directory: Path, reason: object) -> SpoolError:
