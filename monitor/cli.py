@@ -72,6 +72,7 @@ def app_of(ending: Ending) -> "typer.Typer":
     _add_export(app)
     _add_push(app)
     _add_doctor(app)
+    _add_store(app)
     _add_grafana(app)
     _add_analysis(app)
     return app
@@ -192,6 +193,12 @@ def _add_doctor(app: "typer.Typer") -> None:
         as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     ) -> None:
         examine(target, directory, service_url, as_json=as_json)
+
+
+def _add_store(app: "typer.Typer") -> None:
+    from monitor.service.care.commands import store_commands
+
+    app.add_typer(store_commands, name="store")
 
 
 def _add_grafana(app: "typer.Typer") -> None:

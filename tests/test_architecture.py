@@ -31,16 +31,17 @@ ROOMS = {
     "proxies": "",
     "percent": "",
     "published": "",
+    "served_metrics": "",
     "environment": "",
     "wire": "proxies terminal",
     "limits": "errors environment wire",
     "observe": "errors",
     "verdict": "errors observe",
     "report": "errors limits posix terminal version wire observe verdict",
-    "training": "environment errors limits percent terminal verdict observe report",
+    "training": "environment errors limits served_metrics percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
     "loop": "errors verdict observe report training",
-    "service": "errors limits percent posix published service_url terminal version wire",
+    "service": "errors limits served_metrics percent posix published service_url terminal version wire",
     "grafana": "errors proxies published service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
@@ -82,9 +83,10 @@ OBSERVE = {
     "comparison": "kernels ranks weights observation tally state measurement",
     "changes": "user_warning weights base",
     "followed": "streams kernels weights base tally state measurement changes",
+    "masks_of_model": "criterion kernels masks followed",
     "passes": "streams stopwatch kernels weights observation followed",
     "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights served observation base "
-    "masks state settings comparison changes followed passes",
+    "masks masks_of_model state settings comparison changes followed passes",
 }
 
 # The same of monitor/grafana/.

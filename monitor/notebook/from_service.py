@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 from monitor.notebook.described import Columns, Described
 from monitor.notebook.interface import Interface, Json
@@ -47,6 +49,7 @@ class ServiceSource:
         dropped, unsent = run["dropped_items"], run["unsent_items"]
         remarks = [f"{dropped:,} observations and logs of this run never reached the service."] * bool(dropped)
         remarks += [f"{unsent:,} observations and logs of this run are not delivered yet."] * bool(unsent)
+        remarks += _what_went(run)
         return Described(
             **{name: run[name] for name in _SAME},
             references={each["name"]: each["weights"] for each in run["references"]},
@@ -160,6 +163,18 @@ class ServiceSource:
 
     def _whole(self, *path: str, **wanted: object) -> Iterator[Json]:
         return whole(self._interface, ("runs", self._run_id, *path), wanted)
+
+
+def _what_went(run: Mapping[str, Any]) -> Iterator[str]:
+    # An older service takes nothing out.
+    if (thinned := run.get("thinned")) is not None:
+        yield (
+            f"The observations of this run were thinned in the service: up to step {thinned['until_step']:,} at least "
+            f"1 in {thinned['every']:,} is left, {thinned['removed']:,} were removed. Do not add up their step counts."
+        )
+    if (seconds := run.get("deleted_at")) is not None:
+        at = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+        yield f"What this run had reported until {at} UTC was deleted from the service; only what came after is here."
 
 
 def _values(curve: _Curve, steps: Sequence[int]) -> list[float | None]:

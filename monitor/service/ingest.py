@@ -122,6 +122,11 @@ class Ingest(MonitorServiceServicer):
                 for stored in page:
                     await context.write(ReadHistoryResponse(attempt=stored.position.attempt, item=stored.item))
                 after = page[-1].position
+            if self._recorder.live.get(request.run_id) is None:
+                raise errors.UnknownRunError(
+                    f"run {errors.shortened(request.run_id)} was deleted from the store while it was read: what came "
+                    "is not all of it"
+                )
         except errors.ServiceError as error:
             await context.abort(*_status(error))
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 from itertools import count
 
+from monitor.served_metrics import NAMES
 from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
 from monitor.service.run_state import RunState, ended
 from monitor.service.settings import ServiceSettings
-from monitor.service.stored import Position, StoredItem, StoredRun
+from monitor.service.stored import Position, StoredItem, StoredRun, Thinned
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Parent, Registration
 
 _MAX_TRAINING_METRICS = 1000
@@ -61,6 +62,7 @@ class LiveRun:
         training_metrics: name → newest value; where there are too many, those that were logged last.
         observations: number of stored observations that are not superseded.
         pauses: between the observations of the latest attempt, until it ends.
+        thinned, deleted_at: what of it was taken out of the store, see StoredRun.
         version: another one, of this process, wherever an item or an attempt has been added, early or late.
     """
 
@@ -77,6 +79,8 @@ class LiveRun:
     finish: Finish | None
     observations: int
     pauses: Pauses
+    thinned: Thinned | None
+    deleted_at: float | None
     # Not stored: whoever is still there says it again.
     training_ended: bool = False
     version: int = field(default_factory=_next_version, compare=False)
@@ -180,6 +184,15 @@ class LiveRuns:
         """Replace one run."""
         self._runs = {**self._runs, run.run_id: run}
 
+    def forget(self, run_id: str) -> None:
+        """Leave out a run that was deleted."""
+        self._runs = {other: run for other, run in self._runs.items() if other != run_id}
+
+    def thinned(self, run_id: str, removed: int, thinned: Thinned | None) -> None:
+        """Count so many observations less of a run, of which the latest stays."""
+        run = self._runs[run_id]
+        self.put(replace(run, observations=run.observations - removed, thinned=thinned, version=_next_version()))
+
     def record(
         self,
         run_id: str,
@@ -220,6 +233,8 @@ def from_store(stored: StoredRun) -> LiveRun:
         finish=stored.finish,
         observations=stored.observations,
         pauses=reduce(Pauses.after, stored.observed_at, Pauses()),
+        thinned=stored.thinned,
+        deleted_at=stored.deleted_at,
     )
 
 
@@ -238,4 +253,6 @@ def _newest(known: Mapping[str, Metric], logs: Iterable[StoredItem]) -> dict[str
                 newest[name] = Metric(log.position, value)
     if len(newest) <= _MAX_TRAINING_METRICS:
         return newest
-    return dict(sorted(newest.items(), key=lambda each: (each[1].position, each[0]))[-_MAX_TRAINING_METRICS:])
+    # What an engine serves is seldom told.
+    by_age = sorted(newest.items(), key=lambda each: (each[0] in NAMES, each[1].position, each[0]))
+    return dict(by_age[-_MAX_TRAINING_METRICS:])

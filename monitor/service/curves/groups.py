@@ -28,9 +28,13 @@ def last_observations(connection: Connection, run_id: str, steps: Range) -> list
 
 
 def items_at(connection: Connection, run_id: str, positions: Sequence[Position]) -> list[StoredItem]:
-    """Return items that are stored, in the order of their positions, of which there may be a few hundred."""
+    """Return those items that are still there, in the order of their positions, of which there may be a few hundred."""
     key = tuple_(items.c.attempt, items.c.sequence)
     wanted = key.in_([(each.attempt, each.sequence) for each in positions])
     query = select(items.c.attempt, items.c.sequence, items.c.item).where(items.c.run_id == run_id, wanted)
     found = {(row.attempt, row.sequence): row.item for row in connection.execute(query)}
-    return [StoredItem(each, Item.FromString(found[each.attempt, each.sequence])) for each in positions]
+    return [
+        StoredItem(each, Item.FromString(item))
+        for each in positions
+        if (item := found.get((each.attempt, each.sequence))) is not None
+    ]
