@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,17 +16,21 @@ from monitor.report.shell import quoted
 from monitor.report.spool import DEFAULT_MAX_BYTES, Spool, SpooledAttempt
 
 _MIB = 1024 * 1024
+_OTHER_USER = "Make it readable and writable for the user of the training, or give the training another one."
 
 
 def place(directory: Path, target: str) -> Iterator[Finding]:
     """Look at an output directory and at the spool in it."""
-    there = next((each for each in (directory, *directory.absolute().parents) if each.exists()), directory)
+    there = next((each for each in (directory, *directory.absolute().parents) if os.path.exists(each)), directory)
     yield _writable(directory, there)
     yield _space(there)
     try:
         spool = find_spool(directory)
     except SpoolError:
         yield Finding("spool", "ok", "none here: no training has reported from this directory yet")
+        return
+    except OSError as error:
+        yield Finding("spool", "fail", f"{directory} cannot be read: {error.strerror or error}", _OTHER_USER)
         return
     for each in (*linked_spools(spool), spool):
         yield from _spool(each, directory, target)
@@ -36,8 +41,7 @@ def _writable(directory: Path, there: Path) -> Finding:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"\0")
     except OSError as error:
-        to_do = "Make it writable for the user of the training, or give the training another one."
-        return Finding("directory", "fail", f"{there} cannot be written: {error.strerror or error}", to_do)
+        return Finding("directory", "fail", f"{there} cannot be written: {error.strerror or error}", _OTHER_USER)
     if there != directory:
         return Finding("directory", "ok", f"{directory} is not there yet, and can be made in {there}")
     return Finding("directory", "ok", f"{directory} can be written")
