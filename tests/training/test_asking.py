@@ -27,6 +27,8 @@ MAKERS = {"grpo": grpo_trainer, "rloo": rloo_trainer, "online-dpo": online_dpo_t
 @pytest.fixture(autouse=True)
 def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     vllm_stand_in.install(monkeypatch)
+    # On a busy machine, an answer may take longer than a training waits.
+    monkeypatch.setattr(asking, "_PATIENCE_SECONDS", 120.0)
 
 
 @pytest.fixture(scope="module")
