@@ -54,6 +54,7 @@ class AskedEngine:
         self._step: int | None = None
         self._listening: Listening | None = None
         self._was_asked = False
+        self._problem = ""
 
     @classmethod
     def of(cls, trainer: Trainer | None, args: TrainingArguments, every: int, *, strict: bool) -> AskedEngine:
@@ -92,7 +93,7 @@ class AskedEngine:
 
     def stop(self) -> None:
         """Leave the engine as it was."""
-        self._every = 0
+        self._every, self._engine = 0, None
         self._stop_listening()
 
     def _stop_listening(self) -> None:
@@ -113,8 +114,7 @@ class AskedEngine:
                 logger.exception("an error in sparsity-monitor; training goes on")
             elif run.writes_log:
                 logger.warning(
-                    "sparsity-monitor: whether the engine serves the weights that train is not known: %s It is not "
-                    "asked again in this training.",
+                    "sparsity-monitor: the engine is not asked any more whether it serves the weights that train: %s",
                     error,
                 )
 
@@ -129,10 +129,13 @@ class AskedEngine:
             self._was_asked = True
             engine.ask(question)
 
-        self._listening = Listening(*engine.generating, ask)
+        try:
+            self._listening = Listening(*engine.generating, ask)
+        except Exception as error:  # noqa: BLE001 - told to the other processes, which would wait for this one
+            self._problem = f"its generation cannot be followed: {error}"
 
     def _compare(self, step: int, run: ServedRun) -> None:
-        answers = [json.loads(text) for text in run.texts(json.dumps(self._answer()))]
+        answers = [json.loads(text) for text in run.texts(self._answer())]
         if problems := [each for each in answers if isinstance(each, str)]:
             raise SparsityMonitorError(problems[0])
         self._times += 1
@@ -143,7 +146,11 @@ class AskedEngine:
             self._look_at_silence()
             return
         self._in_vain = 0
-        if not run.compare_several([each for each in engines if each], step).is_expected:
+        found = run.compare_several([each for each in engines if each], step)
+        if not found.groups:
+            # That is said, and will not change.
+            self.stop()
+        elif not found.is_expected:
             # Until it is well again; and the next time it is known what the step before was.
             self._due = step + 1
 
@@ -155,11 +162,11 @@ class AskedEngine:
                 "holds as `vllm_generation`, `llm` or `vllm_client`. Call the callback's served() yourself."
             )
 
-    def _answer(self) -> list[dict[str, int]] | str:
-        """Return the fingerprints, none if it was not asked, or what is wrong."""
-        if self._engine is None or not self._was_asked:
-            return []
+    def _answer(self) -> str:
+        """Return the fingerprints, none if it was not asked, or what is wrong, as JSON; raises nothing."""
+        if self._problem or self._engine is None or not self._was_asked:
+            return json.dumps(self._problem or [])
         try:
-            return self._engine.answer(_PATIENCE_SECONDS)
-        except SparsityMonitorError as error:
-            return str(error)
+            return json.dumps(self._engine.answer(_PATIENCE_SECONDS))
+        except Exception as error:  # noqa: BLE001 - raised on all processes
+            return json.dumps(f"{error}" or type(error).__name__)

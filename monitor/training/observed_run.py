@@ -26,7 +26,7 @@ from monitor.training.kept import compare_saved, describe_final, describe_saved
 from monitor.training.mask_writer import MaskWriter
 from monitor.training.on_dense import Answer, DenseWatch
 from monitor.training.pace import Pace
-from monitor.training.served import Fingerprints, ServedWeights
+from monitor.training.served import Fingerprints, ServedCheck, ServedWeights
 from monitor.training.served_run import ServedRun
 from monitor.training.settings import RunSettings
 from monitor.training.synchronisation import Synchronisations
@@ -91,7 +91,7 @@ class ObservedRun:
         self._reporter = reporter
         # Asked where the spool is also when all is told.
         self._told_by = reporter
-        self._served = None if observer is None else ServedRun(observer, reporter, writes_log=writes_log)
+        self._served = ServedCheck(writes_log=writes_log)
         self._step = 0 if observer is None else observer.last_step
         self._masks = MaskWriter(Elsewhere() if reporter is None else reporter.elsewhere)
         self._process = os.getpid()
@@ -209,7 +209,9 @@ class ObservedRun:
     @property
     def served_weights(self) -> ServedRun | None:
         """What engines serve of the weights; None where nothing is observed, or not in this process."""
-        return None if self._observer is None or self.is_elsewhere else self._served
+        if self._observer is None or self.is_elsewhere:
+            return None
+        return ServedRun(self._observer, self._reporter, self._served)
 
     def fingerprint(self) -> dict[str, int] | None:
         """Return the fingerprints of the weights as they are now, and keep them; None where nothing is observed."""

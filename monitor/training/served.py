@@ -65,12 +65,15 @@ class ServedCheck:
 
     Args:
         writes_log: whether this process says what is wrong.
+
+    Attributes:
+        writes_log: the same.
     """
 
     def __init__(self, *, writes_log: bool) -> None:
         self._kept: dict[int, Mapping[str, int]] = {}
         self._tied: Mapping[str, str] = {}
-        self._writes_log = writes_log
+        self.writes_log = writes_log
         self._said: set[str] = set()
 
     def keep(self, step: int, fingerprints: Mapping[str, int], tied: Mapping[str, str]) -> None:
@@ -99,7 +102,7 @@ class ServedCheck:
                 "weights are handed to the engine, or served() before the next optimizer step."
             )
         found = self._compare(_Served.of(given, self._tied, self._kept[step]), step)
-        if self._writes_log:
+        if self.writes_log:
             self._tell(found)
         return found
 
@@ -107,7 +110,7 @@ class ServedCheck:
         """Compare several engines as `compare` does, and return what is found of the one that differs most."""
         found = [self._compare(_Served.of(each, self._tied, self._kept[step]), step) for each in engines]
         worst = max(found, key=lambda each: (not each.groups, len(each.differing)))
-        if self._writes_log:
+        if self.writes_log:
             self._tell(worst)
         return worst
 

@@ -17,21 +17,22 @@ class ServedRun:
     Args:
         observer: of the weights.
         reporter: of the run; None in every process but the first.
-        writes_log: whether this process says what is wrong.
-
-    Attributes:
-        writes_log: the same.
-        question: what an engine is to be asked with.
+        check: keeps the fingerprints of the run's steps.
     """
 
-    def __init__(self, observer: UpdateObserver, reporter: Reporter | None, *, writes_log: bool) -> None:
-        self.writes_log = writes_log
+    def __init__(self, observer: UpdateObserver, reporter: Reporter | None, check: ServedCheck) -> None:
         self._observer = observer
         self._reporter = reporter
-        self._check = ServedCheck(writes_log=writes_log)
+        self._check = check
+
+    @property
+    def writes_log(self) -> bool:
+        """Whether this process says what is wrong."""
+        return self._check.writes_log
 
     @property
     def question(self) -> Question:
+        """What an engine is to be asked with."""
         return Question(self._observer.visible_dtype, self._observer.sizes)
 
     def texts(self, text: str) -> list[str]:

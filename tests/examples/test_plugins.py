@@ -151,6 +151,6 @@ def test_the_table_of_frameworks_names_the_versions_of_the_examples() -> None:
         for path in EXAMPLES.glob("*.py")
         if (found := re.search(r"Written for (\S+ \d[\w.]*\w)", path.read_text()))
     }
-    assert len(rows) == len(written) == 5
+    assert len(rows) == len(written) == 6
     for name, version in written.items():
         assert rows[name].startswith(f"| {version}")

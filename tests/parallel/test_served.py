@@ -17,6 +17,7 @@ from monitor.observe.ranks import join_ranks
 from monitor.observe.served.slices import Slice
 from monitor.training.asking import AskedEngine
 from monitor.training.engine import EngineHere
+from monitor.training.served import ServedCheck
 from monitor.training.served_run import ServedRun
 from tests.parallel.models import make_model, spread, train_step
 from tests.parallel.processes import run_together
@@ -70,7 +71,7 @@ def ask_together(directory: Path) -> dict[str, Any]:
     observer = UpdateObserver(model, ranks=ranks)
     reported: list[tuple[int, dict[str, int]]] = []
     reporter: Any = SimpleNamespace(log=lambda step, numbers: reported.append((step, numbers)))
-    run = ServedRun(observer, reporter, writes_log=True)
+    run = ServedRun(observer, reporter, ServedCheck(writes_log=True))
     llm = HalfEngine(ranks.rank)
     asked = AskedEngine(EngineHere(llm), every=1, processes=2, strict=True)
     for step in range(3):

@@ -301,3 +301,19 @@ def test_steps_count_where_the_trainer_counts_steps() -> None:
             sync = syncs.see(observer.observe(step)).synchronisation
             told[step] = sync and sync.previous_step
     assert told == {4: 3, 6: 4, 8: 6}
+
+
+@pytest.mark.parametrize(("every", "per_step"), [(1, 1), (2, 1), (4, 2), (3, 2), (1, 4), (6, 4)])
+def test_the_steps_in_which_a_trainer_generates_are_known_before(every: int, per_step: int) -> None:
+    syncs = Synchronisations(Schedule(every, batches_per_step=per_step))
+    for step in range(1, 13):
+        batches = range((step - 1) * per_step, step * per_step)
+        assert syncs.may_generate == any(batch % every == 0 for batch in batches)
+        for _ in range(per_step - 1):
+            syncs.end_batch()
+        syncs.end_step(step, ends=False)
+
+
+def test_a_trainer_of_no_known_schedule_may_generate_at_any_step_and_one_that_never_waits_at_none() -> None:
+    assert Synchronisations().may_generate
+    assert not Synchronisations(Schedule(1, in_steps=True)).may_generate
