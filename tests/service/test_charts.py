@@ -107,3 +107,17 @@ def test_the_slider_and_the_choice_of_a_group_work_with_the_keyboard(page: Page,
     page.locator("#group-choice").select_option("01/mlp")
     until(page, "document.getElementById('group').data?.[0]?.y.at(-1) === 1 - 80 / 400")
     assert page.url.endswith("#step=19&group=01%2Fmlp")
+
+
+def test_what_could_not_be_drawn_is_said_and_drawn_later_though_nothing_is_new(page: Page, service: Client) -> None:
+    begin(service, "failing")
+    page.clock.install()
+    page.route("**/groups", lambda route: route.fulfill(body="no JSON"), times=1)
+    page.goto(f"http://{service.listening.http_address}/runs/failing")
+    until(page, "document.getElementById('live').textContent.startsWith('not live: ')")
+    page.clock.fast_forward(6000)
+    until(page, "document.getElementById('layers').data?.[0]?.z[1][1] === 1 - 120 / 600")
+    until(page, "document.getElementById('live').textContent === 'live'")
+    page.route("**/groups/history*", lambda route: route.fulfill(body="no JSON"), times=1)
+    page.locator("#group-choice").select_option("01/mlp")
+    until(page, "document.getElementById('live').textContent.startsWith('not live: ')")

@@ -26,13 +26,13 @@ let tag = "";
 let steps = [];
 let cells = null;
 
-async function json(path, headers = {}) {
+async function answer(path, headers = {}) {
   const response = await fetch(path, { headers });
-  if (response.status === 304) return null;
-  if (!response.ok) throw new Error((await response.json()).detail);
-  tag = headers["If-None-Match"] === undefined ? tag : response.headers.get("ETag") ?? "";
-  return response.json();
+  if (!response.ok && response.status !== 304) throw new Error((await response.json()).detail);
+  return response;
 }
+
+const json = async (path) => (await answer(path)).json();
 
 async function refresh() {
   const run = await json(api);
@@ -47,12 +47,14 @@ async function refresh() {
   const { from, to } = address.read();
   if (from !== undefined) query.set("from_step", Math.max(0, Math.floor(from)));
   if (to !== undefined) query.set("to_step", Math.max(0, Math.ceil(to)));
-  const read = await json(`${api}/history?${query}`, { "If-None-Match": tag });
+  const read = await answer(`${api}/history?${query}`, { "If-None-Match": tag });
   await refreshTables();
-  if (read === null) return;
-  history = read;
+  if (read.status === 304) return;
+  history = await read.json();
   drawCurves();
   await Promise.all([refreshLayers(), refreshGroup()]);
+  // Not before all of it is drawn: what failed is to be read again.
+  tag = read.headers.get("ETag") ?? "";
 }
 
 function drawCurves() {
@@ -111,23 +113,27 @@ async function refreshTables() {
 function choose(name) {
   address.write({ group: name || null });
   choice.value = name;
-  refreshGroup();
+  refreshGroup().catch(failed);
 }
 
 function say(text) {
   document.getElementById("live").textContent = text;
 }
 
+function failed(error) {
+  say(`not live: ${error.message}`);
+}
+
 function reread() {
   tag = "";
-  return refresh().catch((error) => say(`not live: ${error.message}`));
+  return refresh().catch(failed);
 }
 
 slider.addEventListener("input", () => {
   const latest = Number(slider.value) === steps.length - 1;
   const step = latest ? undefined : steps[slider.value];
   address.write({ step: step ?? null });
-  drawLayers(step).catch((error) => say(`not live: ${error.message}`));
+  drawLayers(step).catch(failed);
 });
 choice.addEventListener("change", () => choose(choice.value));
 document.getElementById("all-steps").addEventListener("click", () => {
