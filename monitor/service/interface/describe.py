@@ -68,6 +68,15 @@ def _field(name: str) -> Field:
     return FIELDS[name] if name in FIELDS else next(NAMED[kind] for kind in NAMED if name.startswith(kind))
 
 
+def incomparable(runs: Sequence[LiveRun]) -> str | None:
+    """Return why curves of these runs do not compare, None if they do."""
+    ways = {(criterion_label(run.registration.criterion), run.registration.visible_dtype) for run in runs}
+    if len(ways) == 1:
+        return None
+    shown = "; ".join(sorted(f"{criterion} in {dtype}" for criterion, dtype in ways))
+    return f"these runs count changed weights differently: {shown}. Compare runs of one criterion and visible dtype"
+
+
 def curve_json(name: str, curve: Curve) -> CurveJson:
     """Describe one curve."""
     return CurveJson(

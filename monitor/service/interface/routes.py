@@ -24,6 +24,7 @@ from monitor.service.interface.describe import (
     curve_json,
     fields_of,
     groups_at,
+    incomparable,
     is_field,
 )
 from monitor.service.interface.events import Watchers, add_events
@@ -212,7 +213,7 @@ def _add_curves(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
             curves = await recorder.curves(one.run_id, [field], steps, one.weights) if steps else {}
             curve = curve_json(field, curves[field]) if field in curves else None
             compared.append(ComparedRunJson(name=one.registration.name, curve=curve, **_measured(one)))
-        return ComparisonJson(field=field, warning=_incomparable(found), runs=compared)
+        return ComparisonJson(field=field, warning=incomparable(found), runs=compared)
 
 
 def _check_fields(fields: Sequence[str]) -> None:
@@ -261,14 +262,6 @@ def _measured(run: LiveRun) -> dict[str, str]:
         "criterion": criterion_label(run.registration.criterion),
         "visible_dtype": run.registration.visible_dtype,
     }
-
-
-def _incomparable(runs: list[LiveRun]) -> str | None:
-    ways = {(criterion_label(run.registration.criterion), run.registration.visible_dtype) for run in runs}
-    if len(ways) == 1:
-        return None
-    shown = "; ".join(sorted(f"{criterion} in {dtype}" for criterion, dtype in ways))
-    return f"these runs count changed weights differently: {shown}. Compare runs of one criterion and visible dtype"
 
 
 def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], LiveRun]) -> None:

@@ -11,7 +11,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-_MODULES = ("address.js", "charts.js", "layers.js", "live.js", "run.js")
+_MODULES = (
+    "address.js",
+    "charts.js",
+    "compare.js",
+    "layers.js",
+    "live.js",
+    "overview.js",
+    "run.js",
+    "table.js",
+)
 PLOTLY = "plotly.min.js"
 
 

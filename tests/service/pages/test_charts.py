@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests.eventually import eventually
 from tests.service.messages import logged, observed, registration
+from tests.service.pages.browsing import in_a_browser, opened, until
 from tests.service.running import Client, service_in_thread
 
-CHROMIUM = shutil.which("chromium")
 HOSTILE = "<img src=x onerror=alert(1)>"
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.xdist_group("browser")]
+pytestmark = in_a_browser
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with service_in_thread(tmp_path_factory.mktemp("charts") / "store.db") as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page; whatever it says to the console, or asks of another host, fails the test."""
-    page = browser.new_page(viewport={"width": 1000, "height": 900})
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-    yield page
-    page.close()
-    assert wrong == []
 
 
 def begin(service: Client, run_id: str, steps: int = 20) -> None:
@@ -57,16 +34,6 @@ def shown(page: Page, chart: str, name: str) -> list[list[float]]:
     """Steps and values of a curve that is drawn, by its name in the chart."""
     curve = "([chart, name]) => { const t = document.getElementById(chart).data?.find(t => t.name === name);"
     return page.evaluate(f"{curve} return t ? [t.x, t.y] : [[], []] }}", [chart, name])  # type: ignore[no-any-return]
-
-
-def until(page: Page, expression: str) -> None:
-    # The page's policy forbids playwright's own way of waiting, which evaluates text within it.
-    eventually(lambda: bool(page.evaluate(expression)))
-
-
-def opened(page: Page, service: Client, path: str) -> None:
-    page.goto(f"http://{service.listening.http_address}{path}")
-    until(page, "document.getElementById('live').textContent === 'live'")
 
 
 def test_charts_carry_the_numbers_of_the_interface_and_go_on_with_the_run(page: Page, service: Client) -> None:
