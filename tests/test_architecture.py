@@ -31,6 +31,7 @@ ROOMS = {
     "proxies": "",
     "percent": "",
     "published": "",
+    "thresholds": "",
     "environment": "",
     "wire": "proxies terminal",
     "limits": "errors environment wire",
@@ -40,8 +41,8 @@ ROOMS = {
     "training": "environment errors limits percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
     "loop": "errors verdict observe report training",
-    "service": "errors limits percent posix published service_url terminal version wire",
-    "grafana": "errors proxies published service_url terminal service.families",
+    "service": "errors limits percent posix published service_url terminal thresholds version wire",
+    "grafana": "errors proxies published service_url terminal thresholds service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
     "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "

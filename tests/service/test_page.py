@@ -106,6 +106,8 @@ def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
     client.send(run_id, [observed(1)])
     for path in ("/", f"/runs/{run_id}"):
         text = re.sub(r"<[^>]*>", " ", client.http.get(path).text).replace("sparsity-monitor", "")
+        # Names of alerts.
+        text = re.sub(r"\w+Sparsity\w+", "", text)
         named = re.findall(r"(\w+(?: and step)?) sparsity", text, re.IGNORECASE)
         assert named
         assert {word.lower() for word in named} <= {"cumulative", "step", "cumulative and step"}
@@ -212,6 +214,19 @@ def test_published_figures_are_drawn_only_behind_what_is_measured_as_they_were(
     )
     client.register(registration(run_id, criterion=criterion))
     assert ("arXiv 2511.08567" in client.http.get(f"/runs/{run_id}").text) is drawn
+
+
+def test_the_thresholds_that_are_drawn_are_those_that_alerts_have(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    page = client.http.get(f"/runs/{run_id}").text
+    settings = AlertSettings()
+    for alert, value in (
+        ("CumulativeSparsityLow", settings.cumulative_sparsity_warning),
+        ("CumulativeSparsityCritical", settings.cumulative_sparsity_critical),
+        ("StepSparsityCollapsed", 1 - settings.step_density_floor),
+    ):
+        assert alert in [each.name for each in all_alerts(settings)]
+        assert f'href="/runbook#{alert.lower()}">{alert} below {100 * value:g} %' in page
 
 
 def test_an_unknown_run_is_not_found(client: Client) -> None:

@@ -21,6 +21,7 @@ from monitor.service.interface.describe import (
     GROUP_FIELDS,
     PATTERN,
     GroupCurves,
+    attempts_of,
     curve_json,
     fields_of,
     groups_at,
@@ -127,7 +128,7 @@ def _add_runs(router: APIRouter, settings: ServiceSettings, recorder: Recorder, 
         """Describe one run as it stands now, with its groups and the names of its curves."""
         found = find(run_id)
         detail = run_detail_json(found, time.time(), settings)
-        return RunV1Json(**detail.model_dump(), fields=fields_of(found))
+        return RunV1Json(**detail.model_dump(), attempts=attempts_of(found), fields=fields_of(found))
 
     @router.get("/runs/{run_id}/verdict")
     def verdict(run_id: _RunId) -> VerdictJson | None:
@@ -291,6 +292,9 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
         from_step: _FromStep = None,
         to_step: _ToStep = None,
         points: _GroupPoints = 200,
+        by: Annotated[
+            Literal["group", "layer"], Query(description="layer: of all groups with one label together.")
+        ] = "group",
     ) -> GroupsHistoryJson:
         """Read one quantity of each group over the steps: what it was at the last observation of each bucket."""
         found = find(run_id)
@@ -298,7 +302,7 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
             raise HTTPException(422, f"field: {shortened(field)} was given; expected one of {', '.join(GROUP_FIELDS)}")
         wanted = [_group(each) for each in group]
         steps = await _steps(recorder, run_id, from_step, to_step, points)
-        curves = GroupCurves(field, wanted)
+        curves = GroupCurves(field, wanted, by_layer=by == "layer")
         if steps:
             async for some in recorder.last_observations(run_id, steps):
                 await asyncio.to_thread(curves.add, some, recorder.live.get(run_id) or found)

@@ -19,7 +19,7 @@ from monitor.percent import percent
 from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.service.api import RunJson
 from monitor.service.curves.fields import LOGGED
-from monitor.service.interface.describe import fields_of, incomparable
+from monitor.service.interface.describe import attempts_of, fields_of, incomparable
 from monitor.service.labels import measured_as
 from monitor.service.live import LiveRun
 from monitor.service.page.assets import Assets
@@ -29,9 +29,15 @@ from monitor.service.page.sparklines import HEIGHT, WIDTH, Sparkline, Sparklines
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json
+from monitor.thresholds import CUMULATIVE_CRITICAL, CUMULATIVE_LOW, STEP_COLLAPSED
 
 # What the published figures were measured by.
 _PUBLISHED = ("bits", "bfloat16")
+_THRESHOLDS = (
+    ("cumulative_sparsity", CUMULATIVE_LOW),
+    ("cumulative_sparsity", CUMULATIVE_CRITICAL),
+    ("step_sparsity", STEP_COLLAPSED),
+)
 _BANDS = (("published RL", RL_CUMULATIVE), ("published SFT", SFT_CUMULATIVE))
 
 
@@ -108,6 +114,9 @@ class Pages:
             service_url=self._settings.service_url,
             assets=f"/assets/{self.assets.version}",
             bands=json.dumps([{"name": name, **band._asdict()} for name, band in bands]),
+            thresholds=[threshold for _, threshold in _THRESHOLDS],
+            drawn_thresholds=json.dumps([{"field": field, **each._asdict()} for field, each in _THRESHOLDS]),
+            attempts=attempts_of(run),
             sources=[f"{name}: {band}, {band.source}" for name, band in bands],
         )
 

@@ -17,6 +17,7 @@ _MODULES = (
     "compare.js",
     "layers.js",
     "live.js",
+    "over.js",
     "overview.js",
     "run.js",
     "table.js",

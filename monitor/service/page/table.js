@@ -4,10 +4,11 @@ const DIGITS = { maximumSignificantDigits: 9 };
 
 function formatted(value, unit = "") {
   if (value === null || value === undefined) return "";
+  if (typeof value === "string") return value;
   return unit === "ratio" ? `${(100 * value).toLocaleString("en", DIGITS)} %` : value.toLocaleString("en", DIGITS);
 }
 
-// `columns` are { name, x, y, unit }; rows are all values of x that any of them has.
+// `columns` are { name, x, y, unit }; rows are all values of x that any of them has, numbers by their size.
 export function tableOf(caption, xName, columns) {
   const table = document.createElement("table");
   table.createCaption().textContent = caption;
@@ -15,7 +16,7 @@ export function tableOf(caption, xName, columns) {
   for (const name of [xName, ...columns.map((column) => column.name)]) cellIn(head, "th", name).scope = "col";
   const values = columns.map(({ x, y }) => new Map(x.map((each, at) => [each, y[at]])));
   const body = table.createTBody();
-  for (const x of [...new Set(columns.flatMap((column) => column.x))].sort((a, b) => a - b)) {
+  for (const x of [...new Set(columns.flatMap((column) => column.x))].sort((a, b) => a - b || 0)) {
     const row = body.insertRow();
     cellIn(row, "th", formatted(x)).scope = "row";
     values.forEach((each, at) => {

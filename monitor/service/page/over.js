@@ -1,0 +1,37 @@
+// Layers over the steps, of which a read takes long where the model is large: not oftener than the service bears.
+
+import * as address from "./address.js";
+import { layersOverSteps } from "./layers.js";
+
+// One part in so many of the time goes into reading it again.
+const REST = 20;
+const AT_MOST_EVERY_MS = 2000;
+
+// `read(query)` asks the service, `draw(chart, field name)` draws. Returns what is to be called when something is new.
+export function followOver(field, read, draw) {
+  let known = "";
+  let again = 0;
+  let due = null;
+
+  async function refresh() {
+    const { from, to, layered = "cumulative_sparsity" } = address.read();
+    field.value = layered;
+    const query = new URLSearchParams({ by: "layer", field: layered });
+    if (from !== undefined) query.set("from_step", Math.max(0, Math.floor(from)));
+    if (to !== undefined) query.set("to_step", Math.max(0, Math.ceil(to)));
+    const wait = again - performance.now();
+    if (query.toString() === known && wait > 0) {
+      // What comes last is drawn, too.
+      due ??= setTimeout(() => { due = null; refresh().catch(() => {}); }, wait);
+      return;
+    }
+    const began = performance.now();
+    const answer = await read(query);
+    const range = from === undefined ? null : [Number(from), Number(to)];
+    await draw(layersOverSteps(answer, range, field.selectedOptions[0].textContent), answer);
+    known = query.toString();
+    again = performance.now() + Math.max(AT_MOST_EVERY_MS, REST * (performance.now() - began));
+  }
+
+  return refresh;
+}
