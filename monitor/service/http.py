@@ -269,10 +269,16 @@ def _add_pages(app: FastAPI, pages: Pages, live: LiveRuns) -> None:
         return Response(pages.compare(found, time.time()), headers=_DRAWING, media_type="text/html")
 
     @app.get("/assets/{version}/{name}", include_in_schema=False)
-    async def asset(version: str, name: str) -> Response:
+    def asset(request: Request, version: str, name: str) -> Response:
         if version != pages.assets.version or name not in pages.assets.files:
             raise HTTPException(404, "this version of the service has no such script; load the page again")
-        return FileResponse(pages.assets.files[name], headers=_KEPT_A_YEAR, media_type="text/javascript")
+        headers = {**_KEPT_A_YEAR, "ETag": pages.assets.tag, "Vary": "Accept-Encoding"}
+        if request.headers.get("if-none-match") == pages.assets.tag:
+            return Response(status_code=304, headers=headers)
+        if not accepts_gzip(request.headers.get("accept-encoding", "")):
+            return FileResponse(pages.assets.files[name], headers=headers, media_type="text/javascript")
+        headers["Content-Encoding"] = "gzip"
+        return Response(pages.assets.compressed(name), headers=headers, media_type="text/javascript")
 
     @app.get("/runbook", include_in_schema=False)
     async def runbook() -> Response:

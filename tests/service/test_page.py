@@ -190,6 +190,13 @@ def test_scripts_are_kept_for_ever_below_an_address_with_their_version(client: C
         script = client.http.get(path)
         assert script.headers["content-type"].startswith("text/javascript")
         assert script.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert script.headers["content-encoding"] == "gzip"
+        whole = client.http.get(path, headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in whole.headers
+        assert whole.content == script.content
+        assert int(script.headers["content-length"]) < len(whole.content) / 2
+        again = client.http.get(path, headers={"If-None-Match": script.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
     assert client.http.get("/assets/older/run.js").status_code == 404
     assert client.http.get(f"{scripts[0].rpartition('/')[0]}/style.css").status_code == 404
 

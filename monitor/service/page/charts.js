@@ -64,11 +64,15 @@ function chanceOf(field, curves, place) {
 export function theme() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
-  return { text: colour("--text"), quiet: colour("--quiet"), line: colour("--line"), warning: colour("--warning"), curves: matchMedia("(prefers-color-scheme: dark)").matches ? DARK : LIGHT };
+  return { text: colour("--text"), quiet: colour("--quiet"), line: colour("--line"), warning: colour("--warning"), curves: matchMedia("screen and (prefers-color-scheme: dark)").matches ? DARK : LIGHT };
 }
+
+// Browsers shrink a page to the paper: this is about as wide as the text beside the charts.
+const PAPER_PIXELS = 1000;
 
 export function baseLayout(colours) {
   return {
+    ...(matchMedia("print").matches ? { width: PAPER_PIXELS } : {}),
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 12, color: colours.text },
     margin: { l: 64, r: 12, t: 34, b: 44 },

@@ -3,6 +3,7 @@
 import * as address from "./address.js";
 import { baseLayout, plain, theme } from "./charts.js";
 import { follow } from "./live.js";
+import { refreshParts } from "./parts.js";
 import { keepTables, tableOf } from "./table.js";
 
 const CONFIG = { displayModeBar: false, responsive: true };
@@ -15,6 +16,7 @@ const runs = JSON.parse(charts.dataset.runs);
 const chosen = () => ({ field: "cumulative_sparsity", axis: "step", minus: "", ...address.read() });
 
 let drawn = [];
+let unit = "";
 let asked = 0;
 const fillTables = keepTables(byId("numbers"), () => [
   tableOf(byId("explained").textContent, axis.selectedOptions[0].textContent, drawn),
@@ -36,7 +38,7 @@ async function refresh() {
   // Something else was chosen meanwhile.
   if (mine !== asked) return;
   draw(read, shown);
-  await refreshTables();
+  await refreshParts();
 }
 
 function draw(read, shown) {
@@ -46,12 +48,16 @@ function draw(read, shown) {
   }));
   const base = lines.find((line) => line.run === shown.minus);
   drawn = base ? lines.filter((line) => line !== base).map((line) => difference(line, base)) : lines;
-  const unit = lines[0]?.unit ?? "";
+  unit = lines[0]?.unit ?? "";
   const measured = [...new Set(read.runs.map((run) => `${run.criterion}, ${run.visible_dtype}`))].join("; ");
-  byId("explained").textContent = explained(shown, base, unit, measured, lines);
-  const { traces, layout } = figure(shown, unit);
-  Plotly.react(curves, traces, layout, CONFIG);
+  byId("explained").textContent = explained(shown, base, measured, lines);
+  redraw();
   fillTables();
+}
+
+function redraw() {
+  const { traces, layout } = figure(chosen());
+  Plotly.react(curves, traces, layout, CONFIG);
 }
 
 function along(run, by) {
@@ -71,7 +77,7 @@ function difference(line, base) {
   return { ...line, y };
 }
 
-function explained(shown, base, unit, measured, lines) {
+function explained(shown, base, measured, lines) {
   const what = field.selectedOptions[0]?.textContent ?? shown.field;
   const told = `${what} (${measured}), ${{ ratio: "in %" }[unit] ?? (unit ? `in ${unit}` : "a number")}`;
   const missing = runs.length - lines.length;
@@ -87,7 +93,7 @@ function short(name) {
   return name.length > most ? `${name.slice(0, most - 1)}…` : name;
 }
 
-function figure(shown, unit) {
+function figure(shown) {
   const colours = theme();
   const format = { ratio: ".4~%", weights: "~s", bytes: "~s" }[unit] ?? ".4~g";
   const traces = drawn.map((line) => {
@@ -111,14 +117,6 @@ function figure(shown, unit) {
   return { traces, layout };
 }
 
-async function refreshTables() {
-  const response = await fetch(location.pathname + location.search);
-  if (!response.ok) return;
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const [now, next] = [document, page].map((each) => each.querySelector("[data-now=runs]"));
-  if (next && now.textContent !== next.textContent) now.replaceWith(document.adoptNode(next));
-}
-
 const say = (text) => { byId("live").textContent = text; };
 const reread = () => refresh().catch((error) => say(`not live: ${error.message}`));
 
@@ -132,7 +130,8 @@ minus.addEventListener("change", () => show({ minus: minus.value || null }));
 // Steps are no hours.
 axis.addEventListener("change", () => show({ axis: axis.value, from: null, to: null }));
 byId("all-steps").addEventListener("click", () => show({ from: null, to: null }));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", reread);
+// Paper is white, whatever the screen is.
+for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", redraw);
 addEventListener("hashchange", reread);
 
 charts.hidden = false;

@@ -1,13 +1,12 @@
 // Layers over the steps, of which a read takes long where the model is large: not oftener than the service bears.
 
 import * as address from "./address.js";
-import { layersOverSteps } from "./layers.js";
 
 // One part in so many of the time goes into reading it again.
 const REST = 20;
 const AT_MOST_EVERY_MS = 2000;
 
-// `read(query)` asks the service, `draw(chart, field name)` draws. Returns what is to be called when something is new.
+// `read(query)` asks the service, `draw(answer)` draws. Returns what is to be called when something is new.
 export function followOver(field, read, draw) {
   let known = "";
   let again = 0;
@@ -27,8 +26,7 @@ export function followOver(field, read, draw) {
     }
     const began = performance.now();
     const answer = await read(query);
-    const range = from === undefined ? null : [Number(from), Number(to)];
-    await draw(layersOverSteps(answer, range, field.selectedOptions[0].textContent), answer);
+    await draw(answer);
     known = query.toString();
     again = performance.now() + Math.max(AT_MOST_EVERY_MS, REST * (performance.now() - began));
   }

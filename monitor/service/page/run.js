@@ -2,9 +2,10 @@
 
 import * as address from "./address.js";
 import { figure, nameOf, rowsOf } from "./charts.js";
-import { groupCurve, heatmap } from "./layers.js";
+import { groupCurve, heatmap, layersOverSteps } from "./layers.js";
 import { follow } from "./live.js";
 import { followOver } from "./over.js";
+import { refreshParts } from "./parts.js";
 import { keepTables, tableOf } from "./table.js";
 
 const FIELDS = [
@@ -57,7 +58,8 @@ async function refresh() {
   run = await json(api);
   const read = await answer(`${api}/history?${historyQuery()}`, { "If-None-Match": tag });
   const next = read.status === 304 ? null : await read.json();
-  await refreshTables();
+  // The tables say the same to who does not see charts.
+  await refreshParts();
   // Other steps were asked for meanwhile.
   if (next === null || mine !== asked) return;
   history = next;
@@ -106,11 +108,15 @@ async function drawLayers(wanted) {
   if (mine !== moved) return;
   said.textContent = `step ${read.step.toLocaleString("en")}${wanted === undefined ? ", the latest" : ""}`;
   slider.setAttribute("aria-valuetext", said.textContent);
-  cells = heatmap(read);
-  await Plotly.react(layers, cells.traces, cells.layout, CONFIG);
   if (choice.options.length !== read.groups.length + 1) offer(read.groups);
   shownGroups.layers = read;
+  await drawCells();
   fillLayers();
+}
+
+function drawCells() {
+  cells = heatmap(shownGroups.layers);
+  return Plotly.react(layers, cells.traces, cells.layout, CONFIG);
 }
 
 function offer(groups) {
@@ -123,12 +129,17 @@ function offer(groups) {
 const refreshOver = followOver(
   layered,
   (query) => json(`${api}/groups/history?${query}`),
-  async ({ traces, layout }, read) => {
-    await Plotly.react(over, traces, layout, CONFIG);
+  async (read) => {
     shownGroups.over = read;
+    await drawOver();
     fillOver();
   },
 );
+
+function drawOver() {
+  const { traces, layout } = layersOverSteps(shownGroups.over, range(), layered.selectedOptions[0].textContent);
+  return Plotly.react(over, traces, layout, CONFIG);
+}
 
 async function refreshGroup() {
   const chosen = address.read().group;
@@ -136,10 +147,22 @@ async function refreshGroup() {
   byId("group-numbers").hidden = group.hidden;
   if (chosen === undefined) return;
   const read = await json(`${api}/groups/history?${rangeQuery(new URLSearchParams({ group: chosen }))}`);
-  const { traces, layout } = groupCurve(read, range());
-  await Plotly.react(group, traces, layout, CONFIG);
   shownGroups.group = read;
+  await drawGroup();
   fillGroup();
+}
+
+function drawGroup() {
+  const { traces, layout } = groupCurve(shownGroups.group, range());
+  return Plotly.react(group, traces, layout, CONFIG);
+}
+
+// The same in other colours.
+function redraw() {
+  if (history) drawCurves();
+  for (const [shown, draw] of [["layers", drawCells], ["over", drawOver], ["group", drawGroup]]) {
+    if (shownGroups[shown]) draw();
+  }
 }
 
 const measured = (read) => `${read.criterion}, ${read.visible_dtype}`;
@@ -167,17 +190,6 @@ const fillGroup = keepTables(byId("group-numbers"), () => {
   const columns = read.groups.map((each) => ({ name: `${each.label} ${each.module}`, x: read.step, y: each.values, unit: "ratio" }));
   return [tableOf(`cumulative sparsity (${measured(read)})`, "step", columns)];
 });
-
-// The tables say the same to who does not see charts; the service writes them.
-async function refreshTables() {
-  const response = await fetch(location.pathname);
-  if (!response.ok) return;
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  for (const now of document.querySelectorAll("[data-now]")) {
-    const next = page.querySelector(`[data-now="${now.dataset.now}"]`);
-    if (next) now.replaceWith(document.adoptNode(next));
-  }
-}
 
 function choose(name) {
   address.write({ group: name || null });
@@ -224,7 +236,8 @@ byId("all-steps").addEventListener("click", () => {
   address.write({ from: null, to: null });
   reread();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", reread);
+// Paper is white, whatever the screen is.
+for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", redraw);
 addEventListener("hashchange", reread);
 
 charts.hidden = false;
