@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -36,6 +37,7 @@ class Watchers:
         self._live = live
         self._is_serving = is_serving
         self._open = 0
+        self._all = (-math.inf, "")
 
     def of_run(self, run_id: str) -> str | None:
         """Return what changes with a run, None once it is gone."""
@@ -43,9 +45,14 @@ class Watchers:
         return None if run is None else self._version(run)
 
     def of_all(self) -> str:
-        """Return what changes with any run."""
-        versions = [self._version(run) for run in self._live.all()]
-        return f"{len(versions)} {hash(tuple(versions))}"
+        """Return what changes with any run. There may be thousands: all watchers share one look."""
+        looked_at, known = self._all
+        now = time.monotonic()
+        if now - looked_at >= _LOOK_EVERY_SECONDS:
+            versions = [self._version(run) for run in self._live.all()]
+            known = f"{len(versions)} {hash(tuple(versions))}"
+            self._all = now, known
+        return known
 
     def answer(self, request: Request, version: Callable[[], str | None]) -> Response:
         """Return the events: one with the version now, and one with each version that follows.
