@@ -3,8 +3,8 @@
 import * as address from "./address.js";
 
 // One part in so many of the time goes into reading it again.
-const REST = 20;
-const AT_MOST_EVERY_MS = 2000;
+const REST = 5;
+const [AT_MOST_EVERY_MS, AT_LEAST_EVERY_MS] = [2000, 15000];
 
 // `read(query)` asks the service, `draw(answer)` draws. Returns what is to be called when something is new.
 export function followOver(field, read, draw) {
@@ -28,7 +28,8 @@ export function followOver(field, read, draw) {
     const answer = await read(query);
     await draw(answer);
     known = query.toString();
-    again = performance.now() + Math.max(AT_MOST_EVERY_MS, REST * (performance.now() - began));
+    const took = performance.now() - began;
+    again = performance.now() + Math.min(Math.max(AT_MOST_EVERY_MS, REST * took), AT_LEAST_EVERY_MS);
   }
 
   return refresh;

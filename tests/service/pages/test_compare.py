@@ -47,9 +47,6 @@ def test_runs_are_drawn_over_each_other_with_the_numbers_of_the_interface(page: 
     assert {name: tuple(line) for name, line in lines(page).items()} == expected
     assert page.locator("#explained").inner_text() == "cumulative sparsity (bits, bfloat16), in %."
     assert page.locator("img[src=x]").count() == 0
-    service.register(registration("third"))
-    service.send("third", [observed(1)])
-    assert len(lines(page)) == 2
 
 
 def test_a_link_shows_the_curve_the_axis_and_the_difference_that_its_sender_saw(page: Page, service: Client) -> None:
