@@ -6,8 +6,9 @@ import * as address from "./address.js";
 const REST = 5;
 const [AT_MOST_EVERY_MS, AT_LEAST_EVERY_MS] = [2000, 15000];
 
-// `read(query)` asks the service, `draw(answer)` draws. Returns what is to be called when something is new.
-export function followOver(field, read, draw) {
+// `read(query)` asks the service, `draw(answer)` draws, `failed(error)` says what went wrong between two calls. Returns
+// what is to be called when something is new.
+export function followOver(field, read, draw, failed) {
   let known = "";
   let again = 0;
   let due = null;
@@ -21,7 +22,7 @@ export function followOver(field, read, draw) {
     const wait = again - performance.now();
     if (query.toString() === known && wait > 0) {
       // What comes last is drawn, too.
-      due ??= setTimeout(() => { due = null; refresh().catch(() => {}); }, wait);
+      due ??= setTimeout(() => { due = null; refresh().catch(failed); }, wait);
       return;
     }
     const began = performance.now();

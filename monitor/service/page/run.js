@@ -30,7 +30,7 @@ let steps = [];
 let cells = null;
 let asked = 0;
 let moved = 0;
-const shownGroups = { layers: null, over: null, group: null };
+const answers = { layers: null, over: null, group: null };
 
 async function answer(path, headers = {}) {
   const response = await fetch(path, { headers });
@@ -109,13 +109,13 @@ async function drawLayers(wanted) {
   said.textContent = `step ${read.step.toLocaleString("en")}${wanted === undefined ? ", the latest" : ""}`;
   slider.setAttribute("aria-valuetext", said.textContent);
   if (choice.options.length !== read.groups.length + 1) offer(read.groups);
-  shownGroups.layers = read;
+  answers.layers = read;
   await drawCells();
   fillLayers();
 }
 
 function drawCells() {
-  cells = heatmap(shownGroups.layers);
+  cells = heatmap(answers.layers);
   return Plotly.react(layers, cells.traces, cells.layout, CONFIG);
 }
 
@@ -130,14 +130,15 @@ const refreshOver = followOver(
   layered,
   (query) => json(`${api}/groups/history?${query}`),
   async (read) => {
-    shownGroups.over = read;
+    answers.over = read;
     await drawOver();
     fillOver();
   },
+  failed,
 );
 
 function drawOver() {
-  const { traces, layout } = layersOverSteps(shownGroups.over, range(), layered.selectedOptions[0].textContent);
+  const { traces, layout } = layersOverSteps(answers.over, range(), layered.selectedOptions[0].textContent);
   return Plotly.react(over, traces, layout, CONFIG);
 }
 
@@ -147,13 +148,13 @@ async function refreshGroup() {
   byId("group-numbers").hidden = group.hidden;
   if (chosen === undefined) return;
   const read = await json(`${api}/groups/history?${rangeQuery(new URLSearchParams({ group: chosen }))}`);
-  shownGroups.group = read;
+  answers.group = read;
   await drawGroup();
   fillGroup();
 }
 
 function drawGroup() {
-  const { traces, layout } = groupCurve(shownGroups.group, range());
+  const { traces, layout } = groupCurve(answers.group, range());
   return Plotly.react(group, traces, layout, CONFIG);
 }
 
@@ -161,7 +162,7 @@ function drawGroup() {
 function redraw() {
   if (history) drawCurves();
   for (const [shown, draw] of [["layers", drawCells], ["over", drawOver], ["group", drawGroup]]) {
-    if (shownGroups[shown]) draw();
+    if (answers[shown]) draw();
   }
 }
 
@@ -172,7 +173,7 @@ const fillCurves = keepTables(byId("curves-numbers"), () => rowsOf(history.curve
   row.fields.map((field) => ({ name: nameOf(field), x: history.curves[field].step, y: history.curves[field].last, unit: row.unit })),
 )));
 const fillLayers = keepTables(byId("layers-numbers"), () => {
-  const read = shownGroups.layers;
+  const read = answers.layers;
   const modules = [...new Set(read.groups.map((each) => each.module))];
   const columns = modules.map((module) => {
     const those = read.groups.filter((each) => each.module === module);
@@ -181,12 +182,12 @@ const fillLayers = keepTables(byId("layers-numbers"), () => {
   return [tableOf(`cumulative sparsity (${measured(read)}) at step ${read.step}`, "layer", columns)];
 });
 const fillOver = keepTables(byId("over-numbers"), () => {
-  const read = shownGroups.over;
+  const read = answers.over;
   const columns = read.groups.map((each) => ({ name: each.label, x: read.step, y: each.values, unit: "ratio" }));
   return [tableOf(`${nameOf(read.field)} (${measured(read)}) by layer`, "step", columns)];
 });
 const fillGroup = keepTables(byId("group-numbers"), () => {
-  const read = shownGroups.group;
+  const read = answers.group;
   const columns = read.groups.map((each) => ({ name: `${each.label} ${each.module}`, x: read.step, y: each.values, unit: "ratio" }));
   return [tableOf(`cumulative sparsity (${measured(read)})`, "step", columns)];
 });
