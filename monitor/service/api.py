@@ -104,6 +104,18 @@ class ParentJson(_Json):
     step: int
 
 
+class ThinnedJson(_Json):
+    """What was taken out between the observations of a run, to keep the store small.
+
+    Up to `until_step`, at least one observation in `every` is left, the first and the last besides; `removed` are gone.
+    What an observation says is as it was: its step counts are against the observation before it, also where that went.
+    """
+
+    every: int
+    until_step: int
+    removed: int
+
+
 class RunJson(WholeSparsities):
     """One run as it stands now. Times are in seconds since 1970-01-01 UTC."""
 
@@ -137,6 +149,11 @@ class RunJson(WholeSparsities):
     trained_weights: int
     verdict: VerdictJson | None = Field(
         description="null: the observations are too few, the warm-up lasts, it cannot be known, or the sender is older."
+    )
+    thinned: ThinnedJson | None = Field(description="null: no observation was taken out.")
+    deleted_at: Number = Field(
+        description="When all that the run had reported was deleted from this store; only what came after that is in "
+        "it. null: nothing was."
     )
 
 

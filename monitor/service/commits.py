@@ -110,18 +110,28 @@ class Commits:
 
     def _store_all(self, judged: Sequence[_Judged]) -> None:
         now = time.time()
+        run_ids = {each.good.run_id for each in judged}
         try:
             with self._instruments.store_commits.time():
                 new = self._store.add([each.good for each in judged], now)
-        except StoreError:
+            anew = self._read_anew(run_ids)
+            for each, numbers in zip(judged, new, strict=True):
+                self._bring_to_life(each.good, set() if each.good.run_id in anew else numbers, now)
+        except Exception:
             # It may be stored after all, and then it is not new when it comes again.
-            self._uncertain |= {each.good.run_id for each in judged}
+            self._uncertain |= run_ids
             raise
         for each, numbers in zip(judged, new, strict=True):
-            self._bring_to_life(each.good, numbers, now)
             self._count(each, numbers)
-        for each in judged:
             each.brought.outcomes.set_result(each.outcomes)
+
+    def _read_anew(self, run_ids: set[str]) -> set[str]:
+        """Take from the store the runs of which the live state may lack something, and return which they are."""
+        anew = {run_id for run_id in run_ids if run_id in self._uncertain or self._live.get(run_id) is None}
+        for run_id in anew:
+            self._live.put(from_store(self._store.run(run_id)))
+        self._uncertain -= anew
+        return anew
 
     def _bring_to_life(self, batch: Batch, new: set[int], now: float) -> None:
         first = {item.sequence: item for item in reversed(batch.items)}
@@ -129,9 +139,6 @@ class Commits:
         observed = any(item.HasField("observation") for item in batch.items)
         run_id, attempt = batch.run_id, batch.attempt
         self._live.record(run_id, attempt, stored, observed=observed, heartbeat=batch.heartbeat, now=now)
-        if run_id in self._uncertain:
-            self._live.put(from_store(self._store.run(run_id)))
-            self._uncertain.remove(run_id)
 
     def _judged(self, brought: Brought) -> _Judged:
         batch = brought.batch

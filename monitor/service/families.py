@@ -115,6 +115,13 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("run_dropped_items", _RUN, "Items that the latest attempt lost: spool full, disk too slow, or refused."),
     _gauge("run_unsent_items", _RUN, "Items in the spool of the latest attempt that are not acknowledged yet."),
     _gauge("run_observations", _RUN, "Stored observations that no later attempt superseded."),
+    _gauge(
+        "run_served_differing_groups",
+        _RUN,
+        "Groups of weights that the engine which generates for the run did not serve as they train when last asked.",
+    ),
+    _gauge("run_served_groups", _RUN, "Groups of weights of the engine that were compared then."),
+    _gauge("run_served_step", _RUN, "Optimizer step whose weights the engine last was found to serve, all of them."),
     _gauge("run_training_metric", ("run", "metric"), "Newest value that the trainer logged under this name."),
     Family(
         PREFIX + "run_info",
@@ -156,6 +163,12 @@ FAMILIES: tuple[Family, ...] = (
     _counter("items_stored_total", "Items that were stored."),
     _counter("items_duplicate_total", "Items that were sent again although they were stored."),
     _counter("items_rejected_total", "Items that can never be stored."),
+    _counter(
+        "items_removed_total",
+        "Stored items that retention removed, by why: deleted by age or by size, or thinned.",
+        ("why",),
+    ),
+    _counter("runs_deleted_total", "Runs that retention deleted, by why: by age or by size.", ("why",)),
     _counter("registrations_total", "Registrations that were accepted, repeated ones included."),
     _counter("heartbeats_total", "Heartbeats that were received."),
     _counter("store_errors_total", "Calls of the store that failed."),

@@ -14,8 +14,9 @@ from monitor.service import errors
 from monitor.service.arrivals import Arrivals
 from monitor.service.commits import Outcome
 from monitor.service.instruments import Instruments
-from monitor.service.live import LiveRun, RunState
+from monitor.service.live import LiveRun
 from monitor.service.recorder import Attempt, Recorder
+from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION
@@ -121,6 +122,11 @@ class Ingest(MonitorServiceServicer):
                 for stored in page:
                     await context.write(ReadHistoryResponse(attempt=stored.position.attempt, item=stored.item))
                 after = page[-1].position
+            if self._recorder.live.get(request.run_id) is None:
+                raise errors.UnknownRunError(
+                    f"run {errors.shortened(request.run_id)} was deleted from the store while it was read: what came "
+                    "is not all of it"
+                )
         except errors.ServiceError as error:
             await context.abort(*_status(error))
 

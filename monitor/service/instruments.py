@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.registry import Collector
 
 from monitor.service.families import family
 from monitor.service.settings import LIMITS
@@ -26,14 +25,16 @@ class Instruments:
         for limit in LIMITS:
             # Starts each series at 0: rate() does not see the step from no series to 1.
             self.limit_hits.labels(limit)
+        self.items_removed = self._counter("items_removed_total")
+        self.runs_deleted = self._counter("runs_deleted_total")
+        for why in ("age", "size"):
+            self.runs_deleted.labels(why)
+        for why in ("age", "size", "thinned"):
+            self.items_removed.labels(why)
         streams = family("open_streams")
         self.open_streams = Gauge(streams.name, streams.help, registry=self.registry)
         commits = family("store_commit_seconds")
         self.store_commits = Histogram(commits.name, commits.help, registry=self.registry, buckets=COMMIT_SECONDS)
-
-    def add(self, collector: Collector) -> None:
-        """Export also what `collector` collects."""
-        self.registry.register(collector)
 
     def _counter(self, name: str) -> Counter:
         counted = family(name)

@@ -13,7 +13,16 @@ from sqlalchemy import Connection, Row, select, update
 from monitor.service.counts import Summation
 from monitor.service.curves.rows import rows_of
 from monitor.service.errors import StoreError, shortened
-from monitor.service.schema import SCHEMA_VERSION, attempts, curve_values, items, schema_version, totals
+from monitor.service.schema import (
+    SCHEMA_VERSION,
+    attempts,
+    curve_values,
+    deleted_attempts,
+    items,
+    schema_version,
+    thinned_runs,
+    totals,
+)
 from monitor.wire.monitor_pb2 import Item, Registration
 
 logger = logging.getLogger(__name__)
@@ -68,5 +77,11 @@ def _pages(connection: Connection, run_id: str, attempt: int) -> Iterator[list[R
         last = page[-1].sequence
 
 
+def _make_tables_of_what_went(connection: Connection) -> None:
+    """Version 3 remembers what was deleted, and what was thinned."""
+    for table in (deleted_attempts, thinned_runs):
+        table.create(connection)
+
+
 # The version that a step starts from → the step.
-_STEPS = {1: _make_curves}
+_STEPS = {1: _make_curves, 2: _make_tables_of_what_went}

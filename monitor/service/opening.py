@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, update
 from sqlalchemy.engine import URL, make_url
@@ -14,10 +15,12 @@ from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from monitor.service.errors import StoreError, StoreInUseError, StoreVersionError
 from monitor.service.migrations import migrate
+from monitor.service.remedies import remedy
 from monitor.service.schema import SCHEMA_VERSION, metadata, schema_version
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.backup import back_up
-from monitor.service.sqlite_file.kind import check_tables
+from monitor.service.sqlite_file.kind import check_kind, check_tables
+from monitor.service.sqlite_file.network import journal_mode
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +52,7 @@ def open_engine(url: str) -> Engine:
     try:
         engine = _engine(make_url(url))
     except (ImportError, NoSuchModuleError) as error:
-        raise StoreError(
-            f"the store {hide_password(url)} needs a database driver that is not installed ({error}); "
-            'run: pip install "sparsity-monitor[service,postgresql]"'
-        ) from error
+        raise _no_driver(url, error) from error
     try:
         with engine.connect() as connection:
             _prepare(connection, hide_password(url))
@@ -65,6 +65,39 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+def open_to_read(url: str) -> Engine:
+    """Connect to a store that is there and of this version, to read it while a service may be writing to it.
+
+    Raises:
+        StoreError: there is none, or it cannot be opened.
+        ForeignStoreError: it belongs to another program.
+        StoreVersionError: another version of this program wrote it.
+    """
+    path, shown_url = file_of(url), hide_password(url)
+    try:
+        if path is not None:
+            check_kind(path, schema_version.name)
+        if path is not None and not path.exists():
+            raise StoreError(f"there is no store at {path}; say with --store-url where it is")
+        engine = _reading_engine(make_url(url), path)
+        with engine.connect() as connection:
+            if not inspect(connection).has_table(schema_version.name):
+                raise StoreError(f"there is no store at {shown_url} yet; say with --store-url where it is")
+            found = connection.execute(select(schema_version.c.version)).scalar_one()
+    except (ImportError, NoSuchModuleError) as error:
+        raise _no_driver(url, error) from error
+    except SQLAlchemyError as error:
+        raise cannot_open(url, first_line(error)) from error
+    except OSError as error:
+        raise cannot_open(url, error.strerror or str(error)) from error
+    if found != SCHEMA_VERSION:
+        what = "upgrade sparsity-monitor" if found > SCHEMA_VERSION else "start the service on it once"
+        raise StoreVersionError(
+            f"the store {shown_url} has schema version {found}; this program works on version {SCHEMA_VERSION}: {what}"
+        )
+    return engine
+
+
 def file_of(url: str) -> Path | None:
     """Return the file that the store is in, None where it is in a database server."""
     parsed = make_url(url)
@@ -73,9 +106,17 @@ def file_of(url: str) -> Path | None:
 
 def cannot_open(url: str, reason: str) -> StoreError:
     """Return the error for a store that cannot be opened."""
+    otherwise = (
+        "expected a database that this user can read and write; check that its directory exists and is writable, or "
+        "that the database server answers"
+    )
+    return StoreError(f"cannot open the store {hide_password(url)}: {reason}; {remedy(reason, otherwise)}")
+
+
+def _no_driver(url: str, error: Exception) -> StoreError:
     return StoreError(
-        f"cannot open the store {hide_password(url)}: {reason}. Expected a database that this user can "
-        "read and write; check that its directory exists and is writable, or that the database server answers"
+        f"the store {hide_password(url)} needs a database driver that is not installed ({error}); "
+        'run: pip install "sparsity-monitor[service,postgresql]"'
     )
 
 
@@ -116,7 +157,7 @@ def _prepare(connection: Connection, shown_url: str) -> None:
     connection.commit()
     if is_file:
         # Kept in the file. Not before it is known to be ours.
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql(f"PRAGMA journal_mode={journal_mode(Path(str(connection.engine.url.database)))}")
 
 
 def _engine(url: URL) -> Engine:
@@ -144,6 +185,18 @@ def _engine(url: URL) -> Engine:
         url.set(drivername="sqlite"), pool_size=1, max_overflow=0, connect_args={"timeout": _WAIT_SECONDS}
     )
     event.listen(engine, "connect", _configure_sqlite)
+    return engine
+
+
+def _reading_engine(url: URL, path: Path | None) -> Engine:
+    if path is None:
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={"connect_timeout": _WAIT_SECONDS, "options": "-c default_transaction_read_only=on"},
+        )
+    # Not opened read-only: a reader that may not write leaves a log beside a store that nobody serves.
+    engine = create_engine(f"sqlite:///file:{quote(str(path.resolve()))}?mode=rw&uri=true")
+    event.listen(engine, "connect", lambda connection, _record: connection.execute("PRAGMA query_only=ON"))
     return engine
 
 

@@ -74,6 +74,9 @@ class Recorder:
             InvalidRegistrationError, ContradictingRegistrationError, IncomparableAttemptError.
             RunInUseError, RunTakenError: see `check_start`.
         """
+        while await self._in_thread(lambda: self._go_on_deleting(registration.run_id)):
+            # One step at a time: what other runs report is stored in between.
+            pass
         return await self._in_thread(lambda: self._register(registration))
 
     def open(self, run_id: str, attempt: int) -> Attempt:
@@ -117,14 +120,19 @@ class Recorder:
 
     async def last_observations(self, run_id: str, steps: Range) -> AsyncIterator[list[StoredItem]]:
         """Yield the last observation of each bucket of steps, a few at a time: those of a large model are large."""
-        positions = await self._in_thread(lambda: self._store.last_observations(run_id, steps))
-        for start in range(0, len(positions), _OBSERVATIONS_AT_A_TIME):
+        positions, first = await self._in_thread(lambda: self._first_of_last_observations(run_id, steps))
+        yield first
+        for start in range(_OBSERVATIONS_AT_A_TIME, len(positions), _OBSERVATIONS_AT_A_TIME):
             some = positions[start : start + _OBSERVATIONS_AT_A_TIME]
             yield await self._in_thread(partial(self._store.items_at, run_id, some))
 
     async def announce(self, grpc_address: str, http_address: str) -> None:
         """Let others who want the store know where it is served."""
         await self._in_thread(lambda: self._store.announce(grpc_address, http_address))
+
+    async def care(self, call: Callable[[Store], T]) -> T:
+        """Have something done with the store, and the live state, between what runs report and what is asked."""
+        return await self._in_thread(lambda: call(self._store))
 
     async def ping(self) -> None:
         """Write to the store, to see that it takes anything."""
@@ -141,6 +149,19 @@ class Recorder:
         except StoreError:
             self._instruments.store_errors.inc()
             raise
+
+    def _first_of_last_observations(self, run_id: str, steps: Range) -> tuple[list[Position], list[StoredItem]]:
+        # In one call: a single observation that is asked for cannot be thinned in between.
+        positions = self._store.last_observations(run_id, steps)
+        return positions, self._store.items_at(run_id, positions[:_OBSERVATIONS_AT_A_TIME])
+
+    def _go_on_deleting(self, run_id: str) -> bool:
+        """Take away some of a run that is being deleted, and return whether more of it may be left."""
+        if not self._store.is_going(run_id):
+            return False
+        # Also where nobody could say whether the deletion was decided.
+        self.live.forget(run_id)
+        return self._store.delete_more(run_id).rows > 0
 
     def _register(self, registration: Registration) -> int:
         try:

@@ -17,7 +17,7 @@ from sqlalchemy import (
 
 from monitor.service.curves.tables import add_tables
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 metadata = MetaData()
@@ -56,3 +56,30 @@ items = Table(
 )
 
 totals, curve_values = add_tables(metadata)
+
+# What stayed of the observations of a run when others were taken out, see Thinned in stored.py.
+thinned_runs = Table(
+    "thinned_runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("every", BigInteger, nullable=False),
+    Column("until_step", BigInteger, nullable=False),
+    Column("removed", BigInteger, nullable=False),
+)
+
+# What was taken out of the store on purpose. Senders may still have some of it, see care/deletion.py.
+deleted_attempts = Table(
+    "deleted_attempts",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    # Of its registration: another training may have the same name and number.
+    Column("digest", LargeBinary, nullable=False),
+    # Highest number of an item that was stored.
+    Column("last_sequence", BigInteger, nullable=False),
+    # How it ended, null where it did not.
+    Column("finish", LargeBinary),
+    Column("deleted_at", Double, nullable=False),
+    # 1 while some of the run's rows are still there.
+    Column("under_way", Integer, nullable=False),
+)

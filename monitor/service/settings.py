@@ -14,6 +14,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>\d{1
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Days = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -82,6 +83,25 @@ class ServiceSettings(BaseModel):
     )
     series_budget: Count = Field(
         200_000, description="Above this many series the largest runs fall back to run-level series"
+    )
+
+    retain_days: Days = Field(
+        None,
+        description="A run that has ended, or was lost, is deleted when nothing was heard of it for so many days. By "
+        "default runs stay for ever",
+    )
+    thin_after_days: Days = Field(
+        None,
+        description="Of a run that has ended so many days ago, 1000 observations stay: the first, the last and every "
+        "k-th between. By default all do",
+    )
+    retain_gigabytes: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Above so many gigabytes (10^9 bytes) in the store, runs that have ended are thinned in the same "
+        "way, then deleted, each time the one that has been silent longest. In PostgreSQL the size is estimated. By "
+        "default there is no bound",
     )
 
     max_request_bytes: int = Field(Limits.max_request_bytes, ge=4096, description="Largest request that is taken")

@@ -15,6 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.limits import MAX_INTEGER
 from monitor.service import history
+from monitor.service.care import deletion, sizes, thinning
+from monitor.service.care.deletion import Removed, Returned
+from monitor.service.care.thinning import Progress, Thinning
 from monitor.service.counts import Summation
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
@@ -23,8 +26,9 @@ from monitor.service.curves.rows import rows_of
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
-from monitor.service.registration import check_agreement
-from monitor.service.schema import attempts, curve_values, items, schema_version, totals
+from monitor.service.registration import check_agreement, when
+from monitor.service.remedies import remedy
+from monitor.service.schema import attempts, curve_values, deleted_attempts, items, schema_version, thinned_runs, totals
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
@@ -62,7 +66,9 @@ class Store:
         self._insert = insert_postgresql if self._engine.dialect.name == "postgresql" else insert_sqlite
         try:
             self._held.opened(self._engine, self._touch)
-            self._newest = self._newest_item()
+            with self._transaction() as connection:
+                self._newest = self._newest_item(connection)
+                self._deleted = deletion.known(connection)
         except StoreError:
             self._engine.dispose()
             self._held.close()
@@ -94,19 +100,82 @@ class Store:
         Raises:
             ContradictingRegistrationError, IncomparableAttemptError: see `check_agreement`.
             TooManyRunsError: it is a new run, and there are `max_runs`.
+            StoreError: the run is being deleted, see `delete_more`.
         """
         run_id, attempt = registration.run_id, registration.attempt
+        if self.is_going(run_id):
+            raise _was_deleted(run_id)
         with self._change() as connection:
             stored = self._registrations(connection, run_id)
             check_agreement(registration, stored)
             if not stored:
                 self._check_room(connection, max_runs)
                 self._forget_curves(connection, run_id)
-            if attempt not in [other.attempt for other in stored]:
-                row = _attempt_row(registration, now)
-                connection.execute(insert(attempts), row)
+            deleted = deletion.returned(connection, registration)
+            if is_new := attempt not in [other.attempt for other in stored]:
+                self._add_attempt(connection, registration, deleted, now)
             last = select(func.max(items.c.sequence)).where(items.c.run_id == run_id, items.c.attempt == attempt)
-            return connection.execute(last).scalar() or 0
+            known = connection.execute(last).scalar() or 0
+        if deleted is None:
+            self._deleted.last.pop((run_id, attempt), None)
+            return known
+        if is_new:
+            logger.warning(
+                "attempt %d of run %s was deleted from the store at %s and reports again: its items up to number %d "
+                "are acknowledged and stay deleted, what came after them is kept",
+                attempt,
+                run_id,
+                when(deleted.deleted_at),
+                deleted.last_sequence,
+            )
+        return max(known, deleted.last_sequence)
+
+    def delete(self, run_id: str, now: float) -> None:
+        """Take a run out of the store. It counts as gone from now on; `delete_more` makes it so."""
+        # First of all: what is stored of it from now on would go with the rest.
+        self._deleted.under_way.add(run_id)
+        with self._clearing() as connection:
+            deletion.begin(connection, run_id, now)
+
+    def is_going(self, run_id: str) -> bool:
+        """Return whether some rows of a run that was deleted may still be there: `delete_more` takes them away."""
+        return run_id in self._deleted.under_way
+
+    def delete_more(self, run_id: str) -> Removed:
+        """Take away some rows of a run that was deleted; none means that all are gone."""
+        with self._clearing() as connection:
+            removed = deletion.go_on(connection, run_id)
+            known = deletion.known(connection) if not removed.rows else self._deleted
+        self._deleted = known
+        return removed
+
+    def deletions(self) -> list[str]:
+        """Return the ids of runs that were deleted and of which there still are rows."""
+        with self._transaction() as connection:
+            self._deleted = deletion.known(connection)
+        return sorted(self._deleted.under_way)
+
+    def thinning(self, run_id: str, observations: int, keep: int) -> Thinning:
+        """Decide which observations of a run stay, see `thinning.plan`."""
+        with self._transaction() as connection:
+            return thinning.plan(connection, run_id, observations, keep)
+
+    def thin_more(self, plan: Thinning, progress: Progress) -> Progress:
+        """Take away some observations of a run that do not stay, and what the index has of them."""
+        with self._clearing() as connection:
+            return thinning.go_on(connection, plan, progress)
+
+    def used_bytes(self) -> int | None:
+        """Return how much of a SQLite file holds something; None of a database server, which does not say."""
+        if self._engine.dialect.name != "sqlite":
+            return None
+        with self._transaction() as connection:
+            return sizes.pages(connection)[0]
+
+    def bytes_of(self, run_id: str) -> int:
+        """Return about how much a run takes in a database server."""
+        with self._transaction() as connection:
+            return sizes.of_run(connection, run_id)
 
     def add(self, batches: Sequence[Batch], now: float) -> list[set[int]]:
         """Store the items that are new, of all batches together, and return their sequence numbers, batch by batch.
@@ -123,13 +192,18 @@ class Store:
     def _add(self, connection: Connection, batch: Batch, now: float) -> set[int]:
         run_id, attempt = batch.run_id, batch.attempt
         of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
+        deleted = self._deleted.last.get((run_id, attempt))
+        if self.is_going(run_id):
+            raise _was_deleted(run_id)
         if not connection.execute(update(attempts).where(*of_attempt).values(_heard(batch, now))).rowcount:
+            if deleted is not None:
+                raise _was_deleted(run_id)
             raise StoreError(
                 f"attempt {attempt} of run {run_id} was taken out of the store {self._shown_url} by another "
                 "program. Nothing of this was stored: restart the service, and the run registers again"
             )
         statement = self._insert(items).on_conflict_do_nothing().returning(items.c.sequence)
-        rows = [_item_row(run_id, attempt, item) for item in batch.items]
+        rows = [_item_row(run_id, attempt, item) for item in batch.items if item.sequence > (deleted or 0)]
         new = set(connection.execute(statement, rows).scalars()) if rows else set()
         if new:
             first = {item.sequence: item for item in reversed(batch.items)}
@@ -140,7 +214,8 @@ class Store:
     def run_ids(self) -> list[str]:
         """Return the ids of all runs."""
         with self._transaction() as connection:
-            return list(connection.execute(select(attempts.c.run_id).distinct()).scalars())
+            found = connection.execute(select(attempts.c.run_id).distinct()).scalars()
+            return [run_id for run_id in found if run_id not in self._deleted.under_way]
 
     def run(self, run_id: str) -> StoredRun:
         """Return what is known of a run that is registered."""
@@ -164,6 +239,8 @@ class Store:
                 observed_at=[]
                 if finish
                 else history.observed_at(connection, run_id, latest.attempt, _OBSERVATIONS_FOR_PAUSES),
+                thinned=thinning.of_run(connection, run_id),
+                deleted_at=deletion.deleted_at(connection, run_id, latest.attempt),
             )
 
     def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
@@ -194,22 +271,41 @@ class Store:
         with self._transaction() as connection:
             return items_at(connection, run_id, positions)
 
+    def _add_attempt(
+        self, connection: Connection, registration: Registration, deleted: Returned | None, now: float
+    ) -> None:
+        connection.execute(insert(attempts), _attempt_row(registration, now))
+        if deleted is not None and deleted.finish is not None:
+            # Otherwise a run that only asks what is still wanted of it would count as lost.
+            row = _item_row(registration.run_id, registration.attempt, deleted.finish)
+            connection.execute(insert(items), row)
+
     def _touch(self) -> None:
         """Write something that changes nothing, and ask for every table."""
         with self._transaction() as connection:
             # There and back: SQLite writes nothing where nothing differs.
             for _ in range(2):
                 connection.execute(update(schema_version).values(version=-schema_version.c.version))
-            for table in (attempts, items, totals, curve_values):
-                connection.execute(select(table.c.attempt).limit(1))
+            for table in (attempts, items, totals, curve_values, deleted_attempts, thinned_runs):
+                connection.execute(select(table.c.run_id).limit(1))
 
-    def _newest_item(self) -> Key | None:
+    def _newest_item(self, connection: Connection) -> Key | None:
         if self._engine.dialect.name != "sqlite":
             return None
         key = (items.c.run_id, items.c.attempt, items.c.sequence)
-        with self._transaction() as connection:
-            row = connection.execute(select(*key).order_by(literal_column("rowid").desc()).limit(1)).first()
+        row = connection.execute(select(*key).order_by(literal_column("rowid").desc()).limit(1)).first()
         return tuple(row) if row else None
+
+    @contextmanager
+    def _clearing(self) -> Iterator[Connection]:
+        """A transaction that takes items away, perhaps the newest, by which the file is known."""
+        self._held.hold(self._newest)
+        self._newest = None
+        with self._transaction() as connection:
+            yield connection
+            newest = self._newest_item(connection)
+        self._newest = newest
+        self._held.confirm()
 
     @contextmanager
     def _change(self) -> Iterator[Connection]:
@@ -225,9 +321,11 @@ class Store:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
+            reason = first_line(error)
+            what = remedy(reason, "make room on its disk or bring the database back")
             raise StoreError(
-                f"the store {self._shown_url} failed: {first_line(error)}. Nothing of this was stored; "
-                "make room on its disk or bring the database back, senders try again by themselves"
+                f"the store {self._shown_url} failed: {reason}. Nothing of this was stored; {what}. Senders try again "
+                "by themselves"
             ) from error
 
     def _registrations(self, connection: Connection, run_id: str) -> list[Registration]:
@@ -245,14 +343,15 @@ class Store:
         return self._summations[run_id, attempt]
 
     def _forget_curves(self, connection: Connection, run_id: str) -> None:
-        """Leave no curves of a run that another program took out of the store: if it comes again, so do they."""
+        """Leave nothing that was said of the items of a run that another program took out of the store."""
         self._summations = {key: each for key, each in self._summations.items() if key[0] != run_id}
-        for table in (totals, curve_values):
+        for table in (totals, curve_values, thinned_runs):
             gone = ~exists().where(items.c.run_id == run_id)
             connection.execute(delete(table).where(table.c.run_id == run_id, gone))
 
     def _check_room(self, connection: Connection, max_runs: int) -> None:
-        runs = connection.execute(select(func.count(attempts.c.run_id.distinct()))).scalar_one()
+        there = attempts.c.run_id.not_in(self._deleted.under_way)
+        runs = connection.execute(select(func.count(attempts.c.run_id.distinct())).where(there)).scalar_one()
         if runs >= max_runs:
             raise TooManyRunsError(
                 f"{runs} runs are stored, and this service allows {max_runs}. {how_to_raise('max_runs')}", "max_runs"
@@ -267,6 +366,12 @@ def _held(url: str) -> Held:
         return HeldFile(path, schema_version.name)
     except OSError as error:
         raise cannot_open(url, error.strerror or str(error)) from error
+
+
+def _was_deleted(run_id: str) -> StoreError:
+    return StoreError(
+        f"run {run_id} was deleted from the store. Nothing of this was stored: its sender registers it again by itself"
+    )
 
 
 def _attempt_row(registration: Registration, now: float) -> dict[str, object]:

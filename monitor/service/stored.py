@@ -45,6 +45,21 @@ class StoredItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Thinned:
+    """What was taken out between the observations of a run.
+
+    Attributes:
+        every: at least one in so many is left, the first and the last besides.
+        until_step: up to which that is so; behind it every observation is there.
+        removed: how many were taken out that no later attempt had superseded.
+    """
+
+    every: int
+    until_step: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredRun:
     """What the store knows of a run, without its history.
 
@@ -54,6 +69,8 @@ class StoredRun:
         observations: number of those that are not superseded.
         observed_at: when the observations of the latest attempt were made, by the run's clock, in the order of their
             numbers; none of an attempt that has ended.
+        thinned: None where no observation was taken out.
+        deleted_at: when all that it had reported was deleted, by the service's clock; None where it was not.
     """
 
     registrations: dict[int, Registration]
@@ -67,3 +84,5 @@ class StoredRun:
     finish: Finish | None
     observations: int
     observed_at: list[float]
+    thinned: Thinned | None = None
+    deleted_at: float | None = None

@@ -15,6 +15,7 @@ from monitor.service.api import (
     RunDetailJson,
     RunJson,
     Sparsities,
+    ThinnedJson,
     ToleranceJson,
     TransferJson,
     VerdictJson,
@@ -65,6 +66,8 @@ def run_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunJson:
         weights=run.weights,
         trained_weights=totals.trained_weights,
         verdict=_verdict(run),
+        thinned=thinned_json(run),
+        deleted_at=run.deleted_at,
         **_whole_sparsities(totals, run.weights).model_dump(),
     )
 
@@ -74,6 +77,13 @@ def _verdict(run: LiveRun) -> VerdictJson | None:
         return None
     told = run.latest.observation.verdict
     return VerdictJson(kind=told.kind, step=run.step, reason=told.reason)
+
+
+def thinned_json(run: LiveRun) -> ThinnedJson | None:
+    """Describe what was taken out between the observations of a run, None if nothing was."""
+    if run.thinned is None:
+        return None
+    return ThinnedJson(every=run.thinned.every, until_step=run.thinned.until_step, removed=run.thinned.removed)
 
 
 def run_detail_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunDetailJson:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from sqlalchemy import update
 from monitor.service.curves.thinned import Range
 from monitor.service.errors import StoreError
 from monitor.service.opening import open_engine
-from monitor.service.schema import curve_values, schema_version, totals
+from monitor.service.schema import SCHEMA_VERSION, curve_values, deleted_attempts, schema_version, thinned_runs, totals
 from monitor.service.store import Store
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.storing import add
@@ -23,7 +25,7 @@ NAMES = ["changed", "step_sparsity", "metric:loss", "overlap_lift:other seed"]
 
 
 def _of_version_1(url: str) -> None:
-    """Fill a store, and take from it what version 2 added."""
+    """Fill a store, and take from it what later versions added."""
     store = Store(url)
     for run_id in ("first", "second"):
         store.register(registration(run_id), NOW, max_runs=10)
@@ -32,7 +34,7 @@ def _of_version_1(url: str) -> None:
     store.close()
     engine = open_engine(url)
     with engine.begin() as connection:
-        for table in (totals, curve_values):
+        for table in (totals, curve_values, deleted_attempts, thinned_runs):
             table.drop(connection)
         connection.execute(update(schema_version).values(version=1))
     engine.dispose()
@@ -51,7 +53,7 @@ def test_what_an_older_version_stored_has_its_curves(store_url: str) -> None:
     assert later["changed"].last == [50]
     engine = open_engine(store_url)
     with engine.connect() as connection:
-        assert connection.execute(schema_version.select()).scalar_one() == 2
+        assert connection.execute(schema_version.select()).scalar_one() == SCHEMA_VERSION
     engine.dispose()
 
 
@@ -92,3 +94,22 @@ def test_an_item_that_cannot_be_read_is_named_and_leaves_the_older_store(tmp_pat
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert "totals" not in tables
         assert connection.execute("SELECT version FROM sparsity_monitor_schema").fetchone() == (1,)
+
+
+_ENDS_HALFWAY = """
+import os, sys
+from monitor.service import migrations
+from monitor.service.store import Store
+
+step = migrations._STEPS[2]
+migrations._STEPS[2] = lambda connection: (step(connection), os._exit(9))
+Store(sys.argv[1])
+"""
+
+
+def test_a_process_that_dies_halfway_leaves_the_older_store(store_url: str) -> None:
+    _of_version_1(store_url)
+    assert subprocess.run([sys.executable, "-c", _ENDS_HALFWAY, store_url], check=False).returncode == 9
+    store = Store(store_url)
+    assert store.curves("second", ["changed"], Range.of(1, 260, 1000), 2000)["changed"].last == [50] * 259
+    store.close()

@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Engine, event
 from monitor.service.commits import Outcome
 from monitor.service.errors import StoreError, UnknownRunError
 from monitor.service.instruments import Instruments
-from monitor.service.recorder import Recorder
+from monitor.service.recorder import Attempt, Recorder
 from monitor.service.stored import START
+from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration
 from tests.service.running import settings_for
 
@@ -137,7 +138,7 @@ def test_what_the_store_did_not_take_is_not_shown(tmp_path: Path) -> None:
         attempt = recorder.open("run", 1)
         with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as other:
             other.execute("DROP TABLE items")
-        with pytest.raises(StoreError, match="senders try again"):
+        with pytest.raises(StoreError, match="Senders try again"):
             await recorder.record(attempt, [observed(1)], None)
         run = recorder.live.get("run")
         assert run is not None
@@ -146,6 +147,64 @@ def test_what_the_store_did_not_take_is_not_shown(tmp_path: Path) -> None:
         assert _counted(instruments, "items_stored_total") == 0
 
     _with_recorder(tmp_path, use)
+
+
+def test_what_was_stored_although_the_store_said_otherwise_is_shown_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(recorder: Recorder, _instruments: Instruments) -> None:
+        for run in ("run", "other"):
+            await recorder.register(registration(run))
+        attempt, other = recorder.open("run", 1), recorder.open("other", 1)
+        with monkeypatch.context() as patched:
+            patched.setattr("monitor.service.sqlite_file.held.HeldFile.confirm", _fail)
+            with pytest.raises(StoreError):
+                await recorder.record(attempt, [observed(1)], None)
+        # Several that wait bring more of the run, together.
+        await _record_together(recorder, {attempt: [observed(1), observed(2)], other: [observed(1)]}, attempt)
+        assert _shown(recorder) == {"run": 3, "other": 1}
+
+    _with_recorder(tmp_path, use)
+
+
+def test_what_was_stored_and_could_not_be_read_back_is_shown_when_it_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(recorder: Recorder, _instruments: Instruments) -> None:
+        for run in ("run", "other"):
+            await recorder.register(registration(run))
+        attempt, other = recorder.open("run", 1), recorder.open("other", 1)
+        with monkeypatch.context() as patched:
+            patched.setattr("monitor.service.sqlite_file.held.HeldFile.confirm", _fail)
+            with pytest.raises(StoreError):
+                await recorder.record(attempt, [observed(1)], None)
+        with monkeypatch.context() as patched:
+            patched.setattr("monitor.service.store.Store.run", _fail)
+            with _store_busy(recorder):
+                brought = [asyncio.create_task(recorder.record(each, [observed(2)], None)) for each in (attempt, other)]
+                await asyncio.sleep(0)
+            await asyncio.gather(*brought, return_exceptions=True)
+        for each in (attempt, other):
+            assert await recorder.record(each, [observed(2)], None) == [Outcome(2)]
+        assert _shown(recorder) == {"run": 2, "other": 1}
+
+    _with_recorder(tmp_path, use)
+
+
+def _fail(*_arguments: object) -> None:
+    raise StoreError("the store is out of reach")
+
+
+async def _record_together(recorder: Recorder, batches: dict[Attempt, list[pb.Item]], once_more: Attempt) -> None:
+    with _store_busy(recorder):
+        brought = [asyncio.create_task(recorder.record(attempt, batch, None)) for attempt, batch in batches.items()]
+        brought.append(asyncio.create_task(recorder.record(once_more, [observed(3)], None)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*brought)
+
+
+def _shown(recorder: Recorder) -> dict[str, int]:
+    return {run.run_id: run.observations for run in recorder.live.all()}
 
 
 def test_an_attempt_that_never_registered_cannot_be_opened(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def _buckets(steps: Range) -> CTE:
 
 
 def items_at(connection: Connection, run_id: str, positions: Sequence[Position]) -> list[StoredItem]:
-    """Return items that are stored, in the order of their positions, of which there may be a few hundred."""
+    """Return those items that are still there, in the order of their positions, of which there may be a few hundred."""
     found = {}
     # Attempt by attempt: SQLite looks a pair of numbers up in no index.
     for attempt in {each.attempt for each in positions}:
@@ -50,4 +50,8 @@ def items_at(connection: Connection, run_id: str, positions: Sequence[Position])
             items.c.run_id == run_id, items.c.attempt == attempt, wanted
         )
         found.update({(attempt, row.sequence): row.item for row in connection.execute(query)})
-    return [StoredItem(each, Item.FromString(found[each.attempt, each.sequence])) for each in positions]
+    return [
+        StoredItem(each, Item.FromString(item))
+        for each in positions
+        if (item := found.get((each.attempt, each.sequence))) is not None
+    ]

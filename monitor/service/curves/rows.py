@@ -58,6 +58,15 @@ def rows_of(run_id: str, attempt: int, items: Iterable[Item], summation: Summati
     return rows
 
 
+def names_of_observations(registration: Registration) -> list[str]:
+    """Return the names under which observations of an attempt have values in the index."""
+    room = _MAX_KEY_BYTES - len(registration.run_id.encode())
+    names = [f"{AT_TOLERANCE}{tolerance!r}" for tolerance in registration.tolerances]
+    overlaps = (OVERLAP_O1, OVERLAP_O2, OVERLAP_LIFT)
+    names += [kind + reference.name for reference in registration.references for kind in overlaps]
+    return [name for name in names if _is_storable(name, room)]
+
+
 def _is_storable(name: str, room: int) -> bool:
     # The item itself is kept, and must not be refused for ever because of its curve.
     return "\0" not in name and len(name.encode()) <= room

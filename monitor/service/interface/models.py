@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from monitor.service.api import GroupJson, Number, RunDetailJson, RunJson
+from monitor.service.api import GroupJson, Number, RunDetailJson, RunJson, ThinnedJson
 
 
 class _Json(BaseModel):
@@ -75,10 +75,11 @@ class HistoryV1Json(_Json):
     run_id: str
     criterion: str
     visible_dtype: str
+    thinned: ThinnedJson | None
     weights: int
     from_step: int | None
     to_step: int | None
-    bucket_steps: int = Field(description="Steps in a bucket; 1: nothing is thinned.")
+    bucket_steps: int = Field(description="Steps in a bucket; 1: every stored point is here.")
     curves: dict[str, CurveJson]
 
 
@@ -109,6 +110,7 @@ class GroupsHistoryJson(_Json):
     run_id: str
     criterion: str
     visible_dtype: str
+    thinned: ThinnedJson | None
     field: str
     bucket_steps: int
     step: list[int]
@@ -122,6 +124,7 @@ class ComparedRunJson(_Json):
     name: str
     criterion: str
     visible_dtype: str
+    thinned: ThinnedJson | None
     curve: CurveJson | None = Field(description="null: this run has no such curve.")
 
 

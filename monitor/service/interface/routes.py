@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from pydantic import WithJsonSchema
@@ -40,10 +40,11 @@ from monitor.service.interface.models import (
     RunV1Json,
 )
 from monitor.service.labels import criterion_label
-from monitor.service.live import LiveRun, RunState
+from monitor.service.live import LiveRun
 from monitor.service.recorder import Recorder
+from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
-from monitor.service.views import run_detail_json, run_json
+from monitor.service.views import run_detail_json, run_json, thinned_json
 
 PREFIX = "/api/v1"
 # Versions of runs are of one process.
@@ -194,6 +195,8 @@ def _add_curves(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
             return Response(status_code=304, headers=headers)
         steps = await _steps(recorder, run_id, from_step, to_step, points)
         curves = await recorder.curves(run_id, fields, steps, found.weights) if steps else {}
+        # What was read of a run that was deleted meanwhile is not all of it.
+        find(run_id)
         body, kind = await asyncio.to_thread(_written, found, steps, curves, form)
         return Response(body, media_type=kind, headers=headers)
 
@@ -212,6 +215,7 @@ def _add_curves(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
         for one in found:
             steps = await _steps(recorder, one.run_id, from_step, to_step, points)
             curves = await recorder.curves(one.run_id, [field], steps, one.weights) if steps else {}
+            find(one.run_id)
             curve = curve_json(field, curves[field]) if field in curves else None
             compared.append(ComparedRunJson(name=one.registration.name, curve=curve, **_measured(one)))
         return ComparisonJson(field=field, warning=incomparable(found), runs=compared)
@@ -257,11 +261,12 @@ def _written(run: LiveRun, steps: Range | None, curves: dict[str, Curve], form: 
     return described.model_dump_json().encode(), "application/json"
 
 
-def _measured(run: LiveRun) -> dict[str, str]:
+def _measured(run: LiveRun) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "criterion": criterion_label(run.registration.criterion),
         "visible_dtype": run.registration.visible_dtype,
+        "thinned": thinned_json(run),
     }
 
 
@@ -277,6 +282,7 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
         found = find(run_id)
         upto = Range(0, MAX_INTEGER if step is None else step, MAX_INTEGER)
         observations = [each async for some in recorder.last_observations(run_id, upto) for each in some]
+        find(run_id)
         if not observations:
             raise HTTPException(404, f"run {shortened(run_id)} has no observation up to that step")
         return await asyncio.to_thread(groups_at, observations[-1], recorder.live.get(run_id) or found)
@@ -306,6 +312,7 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
         if steps:
             async for some in recorder.last_observations(run_id, steps):
                 await asyncio.to_thread(curves.add, some, recorder.live.get(run_id) or found)
+        find(run_id)
         return GroupsHistoryJson(
             **_measured(found),
             field=field,

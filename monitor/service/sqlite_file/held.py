@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from monitor.service.errors import StoreError
 from monitor.service.sqlite_file.kind import check_kind
+from monitor.service.sqlite_file.network import warn_of_network
 from monitor.service.sqlite_file.owner import Owner
 from monitor.service.sqlite_file.place import Key, Place
 
@@ -54,6 +55,7 @@ class HeldFile(Held):
             OSError: it cannot be looked at, or nothing can be written beside it.
         """
         check_kind(path, schema_table)
+        warn_of_network(path)
         self._path = path
         self._owner = Owner(Path(os.path.realpath(path)))
         self._place = Place(path)

@@ -150,7 +150,7 @@ class Place:
             for path in self._beside:
                 if _identity(path) is not None:
                     raise StoreError(f"{path} belongs to no database that is there; move it away")
-            _move_without_replacing(copy, real)
+            move_without_replacing(copy, real)
         finally:
             copy.unlink(missing_ok=True)
 
@@ -230,7 +230,12 @@ def _identity(path: Path) -> Identity | None:
     return found.st_dev, found.st_ino
 
 
-def _move_without_replacing(source: Path, target: Path) -> None:
+def move_without_replacing(source: Path, target: Path) -> None:
+    """Give a file another name, which nothing has yet, on the disk as well.
+
+    Raises:
+        OSError: something has it, or it cannot be written.
+    """
     try:
         os.link(source, target)
     except OSError as error:

@@ -1,0 +1,179 @@
+"""The commands `sparsity-monitor store …`. Each imports what it needs, so that no other command pays for it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from monitor.terminal import printable, printable_lines
+
+if TYPE_CHECKING:
+    from monitor.service.care.facts import RunFacts
+
+store_commands = typer.Typer(no_args_is_help=True)
+
+_StoreUrl = Annotated[
+    str,
+    typer.Option(
+        help="Where the service keeps observations: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
+        envvar="SPARSITY_MONITOR_STORE_URL",
+        show_envvar=True,
+    ),
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+_DEFAULT_URL = "sqlite:///sparsity-monitor.db"
+
+
+@store_commands.callback()
+def options() -> None:
+    """Copy, look into and clear the store of a service."""
+
+
+@store_commands.command(epilog="Example: sparsity-monitor store backup backups/")
+def backup(
+    to: Annotated[Path, typer.Argument(help="The file to write, or a directory: then the name tells the time.")],
+    store_url: _StoreUrl = _DEFAULT_URL,
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Copy the store into one file, also while a service serves it; the copy is checked before it gets its name.
+
+    To go back: stop the service, put the copy in the place of the store, start the service.
+    """
+    from monitor.service.care.backup import back_up_to
+
+    with _explained():
+        done = back_up_to(store_url, to)
+        if as_json:
+            _print_json({"path": str(done.path), "runs": done.runs, "items": done.items, "bytes": done.bytes})
+            return
+        held = f"{_number(done.runs, 'run')}, {_number(done.items, 'item')}, {done.bytes} bytes"
+        print(f"{done.path}: {held}, read again and whole")
+
+
+@store_commands.command(epilog="Example: sparsity-monitor store info --store-url sqlite:///sparsity-monitor.db")
+def info(store_url: _StoreUrl = _DEFAULT_URL, *, as_json: _Json = False) -> None:
+    """Show what the store holds, the longest silent run first; also while a service serves it."""
+    from monitor.service.care.facts import read
+
+    with _explained():
+        found = read(_checked(store_url))
+        if as_json:
+            _print_json(asdict(found))
+            return
+        _print_runs(found.runs)
+        if not sys.stdout.isatty():
+            return
+        items, size = sum(run.items for run in found.runs), sum(run.bytes for run in found.runs)
+        print(f"{_number(len(found.runs), 'run')}, {_number(items, 'item')} of {_size(size)}")
+        if found.used_bytes is not None and found.file_bytes is not None:
+            free = _size(found.file_bytes - found.used_bytes)
+            print(f"the file has {_size(found.file_bytes)}; {free} of it are free, and used before it grows")
+
+
+@store_commands.command(epilog="Example: sparsity-monitor store delete grpo-1 --dry-run")
+def delete(
+    runs: Annotated[list[str], typer.Argument(help="Ids of runs that have ended.")],
+    store_url: _StoreUrl = _DEFAULT_URL,
+    dry_run: _DryRun = False,
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Delete runs from a store that no service is serving. A service deletes by itself: serve --retain-days."""
+    from monitor.service.care.by_hand import chosen, delete_runs
+
+    with _explained():
+        going = chosen(_checked(store_url), runs)
+        if not dry_run:
+            delete_runs(store_url, [run.run_id for run in going])
+        if as_json:
+            _print_json({"dry_run": dry_run, "runs": [asdict(run) for run in going]})
+            return
+        _print_runs(going)
+        print(f"{'would delete' if dry_run else 'deleted'} {_number(len(going), 'run')}", file=sys.stderr)
+
+
+@store_commands.command(epilog="Example: sparsity-monitor store thin grpo-1 --keep 500")
+def thin(
+    runs: Annotated[list[str], typer.Argument(help="Ids of runs that have ended.")],
+    keep: Annotated[
+        int, typer.Option(min=3, help="Observations that stay: the first, the last and every k-th between.")
+    ] = 1000,
+    store_url: _StoreUrl = _DEFAULT_URL,
+    dry_run: _DryRun = False,
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Thin runs of a store that no service is serving. A service does so by itself: serve --thin-after-days."""
+    from monitor.service.care.by_hand import chosen, thin_runs
+
+    with _explained():
+        going = chosen(_checked(store_url), runs)
+        names = [run.run_id for run in going]
+        left = [min(keep, run.observations) for run in going] if dry_run else thin_runs(store_url, names, keep)
+        if as_json:
+            kept = [asdict(run) | {"kept": count} for run, count in zip(going, left, strict=True)]
+            _print_json({"dry_run": dry_run, "runs": kept})
+            return
+        for run, count in zip(going, left, strict=True):
+            about = "would keep at most" if dry_run else "keeps"
+            print(f"{printable(run.run_id)} {about} {count} of {_number(run.observations, 'observation')}")
+
+
+def _checked(store_url: str) -> str:
+    from monitor.service.settings import ServiceSettings
+
+    return ServiceSettings(store_url=store_url).store_url
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts, indent=2))
+
+
+def _print_runs(runs: Sequence[RunFacts]) -> None:
+    from monitor.service.registration import when
+
+    rows = [
+        (run.run_id, str(run.observations), str(run.items), str(run.bytes), when(run.heard_at).split("+")[0])
+        for run in runs
+    ]
+    if not sys.stdout.isatty():
+        for row in (("run", "observations", "items", "bytes", "last heard of"), *rows):
+            print("\t".join(map(printable, row)))
+        return
+    for run, row in zip(runs, rows, strict=True):
+        print(printable(run.run_id))
+        print(f"  {_number(run.observations, 'observation')}, {_size(run.bytes)}, last heard of at {row[-1]} UTC")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    from pydantic import ValidationError
+
+    from monitor.service.errors import ServiceError
+
+    try:
+        yield
+    except ServiceError as error:
+        sys.exit(printable_lines(str(error)))
+    except ValidationError as error:
+        sys.exit("\n".join(printable_lines(f"--store-url: {each['ctx']['error']}") for each in error.errors()))
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"

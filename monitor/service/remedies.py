@@ -1,0 +1,29 @@
+"""What to do about a store that fails, by what the database or the system says."""
+
+from __future__ import annotations
+
+_REMEDIES = (
+    (("is full", "no space left"), "its disk is full: make room there"),
+    (
+        ("readonly", "read-only"),
+        "it can only be read: let this user write to the file and to its directory, or mount its file system for "
+        "writing; a standby of a database server takes nothing",
+    ),
+    (("is locked",), "another program writes to it or copies it: let that end, or end it"),
+    (("i/o error", "input/output error"), "its disk or file system fails: look at the system's log, and mend that"),
+    (
+        ("no such table", "no such column", "does not exist"),
+        "another program changed its tables: put a backup in its place while no service runs, or give another place",
+    ),
+    (("malformed", "corrupt"), "it is damaged: put a backup in its place while no service runs, or give another place"),
+)
+
+
+def remedy(reason: str, otherwise: str) -> str:
+    """Return what to do where the reason tells, `otherwise` where it does not.
+
+    >>> remedy("database or disk is full", "look")
+    'its disk is full: make room there'
+    """
+    said = reason.lower()
+    return next((what for signs, what in _REMEDIES if any(sign in said for sign in signs)), otherwise)

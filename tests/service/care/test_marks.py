@@ -1,0 +1,112 @@
+"""What was thinned or deleted is marked wherever a person reads what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monitor.notebook.from_service import ServiceSource
+from monitor.service.care.by_hand import delete_runs, thin_runs
+from monitor.service.store import Store
+from monitor.service.stored import Thinned
+from tests.service.messages import finished, logged, observed, registration
+from tests.service.running import service_in_thread
+from tests.service.storing import add
+
+NOW = 1.75e9
+
+
+def _filled(path: Path, count: int = 1000) -> str:
+    url = f"sqlite:///{path / 'store.db'}"
+    store = Store(url)
+    store.register(registration(), NOW, max_runs=10)
+    add(store, "run", 1, [*(observed(n) for n in range(1, count + 1)), finished(count + 1, step=count)], None, NOW)
+    store.close()
+    return url
+
+
+def _thinned(url: str) -> Thinned | None:
+    store = Store(url)
+    try:
+        return store.run("run").thinned
+    finally:
+        store.close()
+
+
+def test_a_run_says_how_many_of_its_observations_are_left(tmp_path: Path) -> None:
+    url = _filled(tmp_path)
+    assert _thinned(url) is None
+    thin_runs(url, ["run"], keep=100)
+    # The 1st, 12th, 23rd, … and the last.
+    assert _thinned(url) == Thinned(every=11, until_step=1000, removed=1000 - 91 - 1)
+    thin_runs(url, ["run"], keep=10)
+    # Of 92, every 11th: one in 121 of all there were.
+    assert _thinned(url) == Thinned(every=121, until_step=1000, removed=1000 - 9 - 1)
+
+
+def test_what_comes_behind_it_is_whole(tmp_path: Path) -> None:
+    url = _filled(tmp_path)
+    thin_runs(url, ["run"], keep=100)
+    store = Store(url)
+    store.register(registration(attempt=2, resumed_from_step=1000), NOW, max_runs=10)
+    add(store, "run", 2, [observed(n, step=1000 + n) for n in range(1, 51)], None, NOW)
+    thinned = store.run("run").thinned
+    store.close()
+    assert thinned is not None
+    assert (thinned.every, thinned.until_step) == (11, 1000)
+
+
+def test_what_keeps_within_the_bound_has_no_mark(tmp_path: Path) -> None:
+    url = _filled(tmp_path, count=50)
+    thin_runs(url, ["run"], keep=50)
+    assert _thinned(url) is None
+
+
+def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path) -> None:
+    url = _filled(tmp_path)
+    with service_in_thread(url) as client:
+        whole = client.http.get("/api/v1/runs/run").json()
+        page = client.http.get("/runs/run").text
+    assert (whole["thinned"], whole["deleted_at"]) == (None, None)
+    assert "thinned" not in page
+    thin_runs(url, ["run"], keep=100)
+    with service_in_thread(url) as client:
+        said = {"every": 11, "until_step": 1000, "removed": 908}
+        assert client.http.get("/api/v1/runs/run").json()["thinned"] == said
+        assert client.http.get("/api/v1/runs/run/history").json()["thinned"] == said
+        assert client.http.get("/api/v1/runs/run/groups/history").json()["thinned"] == said
+        assert client.http.get("/api/v1/compare?run=run&run=run").status_code == 200
+        page = " ".join(client.http.get("/runs/run").text.split())
+        assert "up to step 1 000 at least 1 observation in 11 is left; 908 were removed from the store" in page
+        source = ServiceSource(str(client.http.base_url), "run")
+        (remark,) = source.described.remarks
+        assert remark.startswith("The observations of this run were thinned in the service: up to step 1,000 at least")
+        assert len(source.observations()["step"]) == 92
+
+
+def test_a_reader_is_told_what_was_deleted_of_a_run_that_came_again(tmp_path: Path) -> None:
+    url = _filled(tmp_path, count=5)
+    delete_runs(url, ["run"])
+    with service_in_thread(url) as client:
+        assert client.register(registration()).last_sequence == 6
+        client.send("run", [observed(7)])
+        at = client.http.get("/api/v1/runs/run").json()["deleted_at"]
+        assert at > NOW
+        assert "what it had reported until 2" in client.http.get("/runs/run").text
+        (remark,) = ServiceSource(str(client.http.base_url), "run").described.remarks
+        assert "was deleted from the service; only what came after is here" in remark
+
+
+@pytest.mark.parametrize(("attempt", "marked"), [(1, False), (2, True)])
+def test_the_mark_is_of_this_training_alone(attempt: int, marked: bool, store_url: str) -> None:
+    """Another one of the same name begins anew; a resume of what was deleted does not."""
+    store = Store(store_url)
+    store.register(registration(), NOW, max_runs=10)
+    add(store, "run", 1, [observed(1), logged(2, loss=1.0)], None, NOW)
+    store.delete("run", NOW)
+    while store.delete_more("run").rows:
+        pass
+    store.register(registration(attempt=attempt, started_at=1.8e9), NOW, max_runs=10)
+    assert (store.run("run").deleted_at == NOW) is marked
+    store.close()
