@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -22,7 +22,7 @@ from monitor.service.exposition import Exposition
 from monitor.service.interface.models import ProblemJson
 from monitor.service.interface.routes import PREFIX, add_interface
 from monitor.service.labels import criterion_label
-from monitor.service.live import LiveRun
+from monitor.service.live import LiveRun, LiveRuns
 from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format, prefers_page
 from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
@@ -32,6 +32,7 @@ from monitor.service.views import observation_json, run_detail_json, run_json
 
 _HISTORY_PAGE_ITEMS = 256
 _READY_WITHIN_SECONDS = 5
+_MOST_COMPARED = 20
 
 # The page loads nothing from other hosts, no other page may frame it, and browsers may not guess content types.
 _HEADERS = {
@@ -49,8 +50,15 @@ _HEADERS = {
 _KEPT = {"Cache-Control": "public, max-age=86400, immutable"}
 # Their address has their version.
 _KEPT_A_YEAR = {"Cache-Control": "public, max-age=31536000, immutable"}
-# The page of a run draws: scripts come from here alone, and what they read. plotly.js puts a style sheet of its own and
-# styles of single elements into the page, and paints heatmaps as images in `data:` addresses; no script can.
+# The overview sorts, filters and goes on: scripts come from here alone, and what they read.
+_SCRIPTED = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
+# Other pages draw as well. plotly.js puts a style sheet of its own and styles of single elements into the page, and
+# paints heatmaps as images in `data:` addresses; no script can.
 _DRAWING = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -71,13 +79,13 @@ def build_app(
     app = FastAPI(title="sparsity-monitor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.middleware("http")(_with_headers)
     app.add_middleware(HeadIsGet)
-    pages = Pages(settings, recorder.live)
+    pages = Pages(settings, recorder)
     _add_problems(app, pages)
     _add_health(app, recorder, is_serving)
     _add_metrics(app, exposition)
     _add_api(app, settings, recorder)
     add_interface(app, settings, recorder, is_serving)
-    _add_pages(app, pages)
+    _add_pages(app, pages, recorder.live)
     return app
 
 
@@ -235,10 +243,10 @@ def _described(page: list[StoredItem], run: LiveRun) -> list[ObservationJson]:
     return [observation_json(stored, run) for stored in page]
 
 
-def _add_pages(app: FastAPI, pages: Pages) -> None:
+def _add_pages(app: FastAPI, pages: Pages, live: LiveRuns) -> None:
     @app.get("/", include_in_schema=False)
-    def overview() -> Response:
-        return Response(pages.overview(time.time()), media_type="text/html")
+    async def overview() -> Response:
+        return Response(await pages.overview(time.time()), headers=_SCRIPTED, media_type="text/html")
 
     @app.get("/runs/{run_id}", include_in_schema=False)
     def run_page(run_id: str) -> Response:
@@ -247,11 +255,28 @@ def _add_pages(app: FastAPI, pages: Pages) -> None:
             raise HTTPException(404, _no_run(run_id))
         return Response(page, headers=_DRAWING, media_type="text/html")
 
+    @app.get("/compare", include_in_schema=False)
+    def compare(run: Annotated[Sequence[str], Query()] = ()) -> Response:
+        ids = list(dict.fromkeys(run))
+        if not 2 <= len(ids) <= _MOST_COMPARED:
+            raise HTTPException(422, f"{len(ids)} runs were given; tick 2 to {_MOST_COMPARED} of those at /")
+        unknown = [each for each in ids if live.get(each) is None]
+        if unknown:
+            raise HTTPException(404, _no_run(unknown[0]))
+        found = [each for each in map(live.get, ids) if each is not None]
+        return Response(pages.compare(found, time.time()), headers=_DRAWING, media_type="text/html")
+
     @app.get("/assets/{version}/{name}", include_in_schema=False)
-    async def asset(version: str, name: str) -> Response:
+    def asset(request: Request, version: str, name: str) -> Response:
         if version != pages.assets.version or name not in pages.assets.files:
             raise HTTPException(404, "this version of the service has no such script; load the page again")
-        return FileResponse(pages.assets.files[name], headers=_KEPT_A_YEAR, media_type="text/javascript")
+        headers = {**_KEPT_A_YEAR, "ETag": pages.assets.tag, "Vary": "Accept-Encoding"}
+        if request.headers.get("if-none-match") == pages.assets.tag:
+            return Response(status_code=304, headers=headers)
+        if not accepts_gzip(request.headers.get("accept-encoding", "")):
+            return FileResponse(pages.assets.files[name], headers=headers, media_type="text/javascript")
+        headers["Content-Encoding"] = "gzip"
+        return Response(pages.assets.compressed(name), headers=headers, media_type="text/javascript")
 
     @app.get("/runbook", include_in_schema=False)
     async def runbook() -> Response:

@@ -87,7 +87,10 @@ def _quality(text: str) -> float:
 
 
 class HeadIsGet:
-    """Answers HEAD as GET, with the same headers and without the body."""
+    """Answers HEAD as GET, with the same headers and without the body.
+
+    An answer without an end asks for `is_head`, and leaves it out.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -100,4 +103,12 @@ class HeadIsGet:
         async def without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self._app({**scope, "method": "GET"}, receive, without_body)
+        await self._app({**scope, "method": "GET", _IS_HEAD: True}, receive, without_body)
+
+
+_IS_HEAD = "sparsity_monitor.is_head"
+
+
+def is_head(scope: Scope) -> bool:
+    """Return whether a request that looks like GET was HEAD."""
+    return _IS_HEAD in scope

@@ -29,7 +29,7 @@ def test_runs_are_shown_with_both_sparsities_and_how_they_were_measured(client: 
     client.register(registration(run_id, name=f"name of {run_id}"))
     client.send(run_id, [observed(1)])
     page = client.http.get("/").text
-    row = next(row for row in page.split("<tr>") if f"name of {run_id}<" in row)
+    row = next(row for row in page.split("<tr") if f"name of {run_id}<" in row)
     assert f'href="/runs/{run_id}"' in row
     assert "95.00 %" in row
     assert "99.00 %" in row
@@ -42,7 +42,7 @@ def test_runs_are_shown_with_both_sparsities_and_how_they_were_measured(client: 
 
 def test_a_long_name_leaves_the_states_of_all_runs_in_sight(client: Client, run_id: str) -> None:
     client.register(registration(run_id, name="x" * 200))
-    assert '<table class="runs">' in client.http.get("/").text
+    assert '<table class="runs"' in client.http.get("/").text
     style = client.http.get("/style.css").text
     assert re.search(r"^\.runs tbody th {[^}]*white-space: normal; overflow-wrap: anywhere;", style, re.MULTILINE)
 
@@ -96,8 +96,9 @@ def test_the_verdict_stands_on_the_pages_once_there_is_one(client: Client, run_i
     expected = {"kind": "sparse", "step": 2, "reason": f"{reason} <b>"}
     assert client.http.get(f"{address}/verdict").json() == client.http.get(address).json()["verdict"] == expected
     assert f"<b>sparse</b> at step 2: {reason} &lt;b&gt;." in client.http.get(f"/runs/{run_id}").text
-    (row,) = (row for row in client.http.get("/").text.split("<tr>") if f"/runs/{run_id}" in row)
-    assert f'title="{reason} &lt;b&gt;">sparse</td>' in row
+    (row,) = (row for row in client.http.get("/").text.split("<tr") if f'"/runs/{run_id}"' in row)
+    assert "<b>sparse</b>" in row
+    assert f">{reason} &lt;b&gt;</span>" in row
 
 
 def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
@@ -105,6 +106,8 @@ def test_no_page_speaks_of_a_bare_sparsity(client: Client, run_id: str) -> None:
     client.send(run_id, [observed(1)])
     for path in ("/", f"/runs/{run_id}"):
         text = re.sub(r"<[^>]*>", " ", client.http.get(path).text).replace("sparsity-monitor", "")
+        # Names of alerts.
+        text = re.sub(r"\w+Sparsity\w+", "", text)
         named = re.findall(r"(\w+(?: and step)?) sparsity", text, re.IGNORECASE)
         assert named
         assert {word.lower() for word in named} <= {"cumulative", "step", "cumulative and step"}
@@ -187,16 +190,24 @@ def test_scripts_are_kept_for_ever_below_an_address_with_their_version(client: C
         script = client.http.get(path)
         assert script.headers["content-type"].startswith("text/javascript")
         assert script.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert script.headers["content-encoding"] == "gzip"
+        whole = client.http.get(path, headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in whole.headers
+        assert whole.content == script.content
+        assert int(script.headers["content-length"]) < len(whole.content) / 2
+        again = client.http.get(path, headers={"If-None-Match": script.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
     assert client.http.get("/assets/older/run.js").status_code == 404
     assert client.http.get(f"{scripts[0].rpartition('/')[0]}/style.css").status_code == 404
 
 
-def test_only_the_page_of_a_run_may_run_scripts_and_only_those_of_the_service(client: Client, run_id: str) -> None:
+def test_pages_run_scripts_of_the_service_alone_and_only_those_that_have_some(client: Client, run_id: str) -> None:
     client.register(registration(run_id))
-    policies = {path: client.http.get(path).headers["content-security-policy"] for path in ("/", f"/runs/{run_id}")}
-    assert "script-src" not in policies["/"]
-    assert "script-src 'self'; connect-src 'self';" in policies[f"/runs/{run_id}"]
-    assert "default-src 'none'" in policies[f"/runs/{run_id}"]
+    for path, scripted in (("/", True), (f"/runs/{run_id}", True), ("/runbook", False)):
+        policy = client.http.get(path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert ("script-src 'self'; connect-src 'self';" in policy) is scripted
+        assert "script-src" not in policy.replace("script-src 'self';", "")
 
 
 @pytest.mark.parametrize(("tolerance", "drawn"), [(None, True), (1e-5, False)])
@@ -210,6 +221,19 @@ def test_published_figures_are_drawn_only_behind_what_is_measured_as_they_were(
     )
     client.register(registration(run_id, criterion=criterion))
     assert ("arXiv 2511.08567" in client.http.get(f"/runs/{run_id}").text) is drawn
+
+
+def test_the_thresholds_that_are_drawn_are_those_that_alerts_have(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    page = client.http.get(f"/runs/{run_id}").text
+    settings = AlertSettings()
+    for alert, value in (
+        ("CumulativeSparsityLow", settings.cumulative_sparsity_warning),
+        ("CumulativeSparsityCritical", settings.cumulative_sparsity_critical),
+        ("StepSparsityCollapsed", 1 - settings.step_density_floor),
+    ):
+        assert alert in [each.name for each in all_alerts(settings)]
+        assert f'href="/runbook#{alert.lower()}">{alert} below {100 * value:g} %' in page
 
 
 def test_an_unknown_run_is_not_found(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""When alerts fire: every threshold, each with its reason. The only place where they are set."""
+"""When alerts fire: every threshold, each with its reason. Those that pages draw as well come from thresholds.py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from monitor.errors import ConfigurationError
 from monitor.service_url import DEFAULT_SERVICE_URL, checked_service_url
+from monitor.thresholds import CUMULATIVE_CRITICAL, CUMULATIVE_LOW, STEP_COLLAPSED
 
 
 class AlertSettings(BaseModel):
@@ -41,7 +42,7 @@ class AlertSettings(BaseModel):
     )
 
     cumulative_sparsity_warning: float = Field(
-        0.70,
+        CUMULATIVE_LOW.value,
         ge=0,
         le=1,
         description="Of ten published checkpoints compared at tolerance 1e-5, one kept less than this (arXiv "
@@ -49,7 +50,7 @@ class AlertSettings(BaseModel):
         "of the same recipe show.",
     )
     cumulative_sparsity_critical: float = Field(
-        0.35,
+        CUMULATIVE_CRITICAL.value,
         ge=0,
         le=1,
         description="Compared by bits, no published RL checkpoint is below 0.363 (ProRL-v2, more than 3000 steps); "
@@ -64,7 +65,8 @@ class AlertSettings(BaseModel):
         "2602.03839), and a run is compared only with its own median.",
     )
     step_density_floor: float = Field(
-        0.025,
+        # As a person writes it: 1 − 0.975 is a little more in floating point.
+        round(1 - STEP_COLLAPSED.value, 12),
         ge=0,
         le=1,
         description="Published GRPO changes at most 2.5 % of the weights within 32 steps, SFT at 2e-5 4.0 % in one "

@@ -9,6 +9,7 @@ from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.promql.metric import IDENTITY, metric
 from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, LIFT, STEP_SPARSITY, TRAINED, Level, Reading
 from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
+from monitor.thresholds import CUMULATIVE_CRITICAL, CUMULATIVE_LOW, STEP_COLLAPSED
 
 _RUN = "Run {{ .Labels.name }} ({{ .Labels.run }})"
 _PERCENT = "{{ .Value | humanizePercentage }}"
@@ -57,7 +58,7 @@ def _below(reading: Reading, limit: float, settings: AlertSettings) -> str:
 def _cumulative_critical(settings: AlertSettings) -> Alert:
     limit = settings.cumulative_sparsity_critical
     return Alert(
-        name="CumulativeSparsityCritical",
+        name=CUMULATIVE_CRITICAL.alert,
         severity="critical",
         expr=lambda reading: _below(reading, limit, settings),
         hold_seconds=settings.hold_seconds,
@@ -87,7 +88,7 @@ def _cumulative_critical(settings: AlertSettings) -> Alert:
 def _cumulative_low(settings: AlertSettings) -> Alert:
     limit = settings.cumulative_sparsity_warning
     return Alert(
-        name="CumulativeSparsityLow",
+        name=CUMULATIVE_LOW.alert,
         severity="warning",
         expr=lambda reading: _below(reading, limit, settings),
         hold_seconds=settings.hold_seconds,
@@ -121,7 +122,7 @@ def _step_collapsed(settings: AlertSettings) -> Alert:
         return about_training_runs(condition, settings)
 
     return Alert(
-        name="StepSparsityCollapsed",
+        name=STEP_COLLAPSED.alert,
         severity="warning",
         expr=expr,
         hold_seconds=settings.hold_seconds,

@@ -18,7 +18,7 @@ from monitor.service.curves.fields import (
 )
 from monitor.service.curves.thinned import Curve
 from monitor.service.families import COUNTS
-from monitor.service.interface.models import CurveJson, FieldJson, GroupCurveJson, GroupsJson
+from monitor.service.interface.models import AttemptJson, CurveJson, FieldJson, GroupCurveJson, GroupsJson
 from monitor.service.labels import criterion_label, group_labels
 from monitor.service.live import LiveRun
 from monitor.service.stored import StoredItem
@@ -49,6 +49,14 @@ def _names_of_its_own(run: LiveRun) -> Iterator[str]:
     yield from (LOGGED + name for name in sorted(run.training_metrics))
 
 
+def attempts_of(run: LiveRun) -> list[AttemptJson]:
+    """Return the attempts of a run that are registered, in their order."""
+    return [
+        AttemptJson(attempt=number, resumed_from_step=each.resumed_from_step, started_at=each.started_at)
+        for number, each in sorted(run.registrations.items())
+    ]
+
+
 def unit_of(name: str) -> str:
     """Return the unit of a curve."""
     return _field(name).unit
@@ -66,6 +74,15 @@ def is_field(name: str) -> bool:
 
 def _field(name: str) -> Field:
     return FIELDS[name] if name in FIELDS else next(NAMED[kind] for kind in NAMED if name.startswith(kind))
+
+
+def incomparable(runs: Sequence[LiveRun]) -> str | None:
+    """Return why curves of these runs do not compare, None if they do."""
+    ways = {(criterion_label(run.registration.criterion), run.registration.visible_dtype) for run in runs}
+    if len(ways) == 1:
+        return None
+    shown = "; ".join(sorted(f"{criterion} in {dtype}" for criterion, dtype in ways))
+    return f"these runs count changed weights differently: {shown}. Compare runs of one criterion and visible dtype"
 
 
 def curve_json(name: str, curve: Curve) -> CurveJson:
@@ -98,11 +115,15 @@ def groups_at(stored: StoredItem, run: LiveRun) -> GroupsJson:
 
 
 class GroupCurves:
-    """One quantity of each group, or of those that are wanted by label and module, over observations."""
+    """One quantity of each group, or of those that are wanted by label and module, over observations.
 
-    def __init__(self, field: str, wanted: Iterable[tuple[str, str]]) -> None:
+    Args:
+        by_layer: of all these groups with one label together, under an empty module.
+    """
+
+    def __init__(self, field: str, wanted: Iterable[tuple[str, str]], *, by_layer: bool) -> None:
         self.step: list[int] = []
-        self._field, self._wanted = field, set(wanted)
+        self._field, self._wanted, self._by_layer = field, set(wanted), by_layer
         self._attempts: dict[int, tuple[list[tuple[str, str]], Summation]] = {}
         self._curves: dict[tuple[str, str], list[float | None]] = {}
 
@@ -113,14 +134,25 @@ class GroupCurves:
             if attempt not in self._attempts:
                 registration = run.registrations[attempt]
                 self._attempts[attempt] = group_labels(registration.groups), Summation(registration)
-            labels, summation = self._attempts[attempt]
-            values = _values(stored.item.observation, summation, self._field)
-            for key, value in zip(labels, values, strict=True):
-                if not self._wanted or key in self._wanted:
-                    curve = self._curves.setdefault(key, [])
-                    curve += [None] * (len(self.step) - len(curve))
-                    curve.append(value)
+            for key, value in self._values(stored.item.observation, *self._attempts[attempt]):
+                curve = self._curves.setdefault(key, [])
+                curve += [None] * (len(self.step) - len(curve))
+                curve.append(value)
             self.step.append(stored.position.step)
+
+    def _values(
+        self, observation: Observation, labels: list[tuple[str, str]], summation: Summation
+    ) -> Iterator[tuple[tuple[str, str], float | None]]:
+        """Yield one quantity of each group or layer, and nothing else: a large model has 20,000 groups."""
+        counts: Sequence[int] = getattr(observation, _COUNTED.get(self._field, self._field))
+        trained: Sequence[int] = summation.trained(observation) if self._field in _COUNTED else counts
+        measured = bool(counts)
+        if not measured:
+            counts = trained = [0] * len(labels)
+        rows = zip(labels, counts, trained, strict=True)
+        chosen = (row for row in rows if not self._wanted or row[0] in self._wanted)
+        for key, count, weights in _by_layer(chosen) if self._by_layer else chosen:
+            yield key, None if not measured else sparsity(count, weights) if self._field in _COUNTED else count
 
     def json(self) -> list[GroupCurveJson]:
         """Describe them."""
@@ -130,14 +162,17 @@ class GroupCurves:
         ]
 
 
-def _values(observation: Observation, summation: Summation, field: str) -> Sequence[float | None]:
-    """Return one quantity of each group, and nothing else: a large model has 20,000."""
-    counts: Sequence[int] = getattr(observation, _COUNTED.get(field, field))
-    if not counts:
-        return [None] * len(summation.registration.groups)
-    if field not in _COUNTED:
-        return counts
-    return list(map(sparsity, counts, summation.trained(observation)))
+def _by_layer(
+    rows: Iterable[tuple[tuple[str, str], int, int]],
+) -> Iterator[tuple[tuple[str, str], int, int]]:
+    """Add up the counts and the trained weights of each layer, in the order in which layers begin."""
+    counts: dict[str, int] = {}
+    trained: dict[str, int] = {}
+    for (label, _), count, weights in rows:
+        counts[label] = counts.get(label, 0) + count
+        trained[label] = trained.get(label, 0) + weights
+    for label, count in counts.items():
+        yield (label, ""), count, trained[label]
 
 
 def _groups(stored: StoredItem, run: LiveRun) -> list[GroupJson]:

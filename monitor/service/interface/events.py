@@ -1,15 +1,17 @@
-"""Server-sent events: that something of a run is new. What, a reader asks the other addresses."""
+"""Server-sent events: that something of a run, or of any run, is new. What, a reader asks the other addresses."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from monitor.service.live import LiveRun, LiveRuns
+from monitor.service.negotiation import is_head
 from monitor.service.settings import ServiceSettings
 
 MAX_WATCHERS = 200
@@ -18,6 +20,9 @@ MAX_WATCHERS = 200
 _LOOK_EVERY_SECONDS = 0.5
 # Proxies close what is silent, many after 30 or 60 seconds.
 _HEARTBEAT_SECONDS = 15
+_MEDIA_TYPE = "text/event-stream"
+# Proxies are not to wait until there is more.
+_HEADERS = {"X-Accel-Buffering": "no"}
 
 
 class Watchers:
@@ -32,29 +37,46 @@ class Watchers:
         self._live = live
         self._is_serving = is_serving
         self._open = 0
+        self._all = (-math.inf, "")
 
-    def answer(self, run_id: str) -> StreamingResponse:
-        """Return the events of a run.
+    def of_run(self, run_id: str) -> str | None:
+        """Return what changes with a run, None once it is gone."""
+        run = self._live.get(run_id)
+        return None if run is None else self._version(run)
+
+    def of_all(self) -> str:
+        """Return what changes with any run. There may be thousands: all watchers share one look."""
+        looked_at, known = self._all
+        now = time.monotonic()
+        if now - looked_at >= _LOOK_EVERY_SECONDS:
+            versions = [self._version(run) for run in self._live.all()]
+            known = f"{len(versions)} {hash(tuple(versions))}"
+            self._all = now, known
+        return known
+
+    def answer(self, request: Request, version: Callable[[], str | None]) -> Response:
+        """Return the events: one with the version now, and one with each version that follows.
 
         Raises:
             HTTPException: too many are open already.
         """
+        # The answer to GET has no end, and there is nothing to wait for.
+        if is_head(request.scope):
+            return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
         if self._open >= MAX_WATCHERS:
             raise HTTPException(
                 503, f"{MAX_WATCHERS} pages are watching already; close some, or read again without events"
             )
-        # Proxies are not to wait until there is more.
-        headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(run_id), headers=headers, media_type="text/event-stream")
+        return StreamingResponse(self._events(version), headers=_HEADERS, media_type=_MEDIA_TYPE)
 
-    async def _events(self, run_id: str) -> AsyncIterator[str]:
+    async def _events(self, version: Callable[[], str | None]) -> AsyncIterator[str]:
         self._open += 1
         try:
             known, said_at = "", time.monotonic()
-            while self._is_serving() and (run := self._live.get(run_id)) is not None:
-                if (version := self._version(run)) != known:
-                    known, said_at = version, time.monotonic()
-                    yield f"data: {version}\n\n"
+            while self._is_serving() and (now := version()) is not None:
+                if now != known:
+                    known, said_at = now, time.monotonic()
+                    yield f"data: {now}\n\n"
                 elif time.monotonic() - said_at > _HEARTBEAT_SECONDS:
                     said_at = time.monotonic()
                     yield ": still here\n\n"
@@ -68,10 +90,16 @@ class Watchers:
 
 
 def add_events(router: APIRouter, watchers: Watchers, find: Callable[[str], LiveRun]) -> None:
-    """Add the events of each run to the interface."""
+    """Add the events of each run, and of all, to the interface."""
 
     # Not in the schema, whose readers expect answers that end.
     @router.get("/runs/{run_id}/events", include_in_schema=False)
-    async def events(run_id: str) -> StreamingResponse:
+    async def events(request: Request, run_id: str) -> Response:
         """Say each time that a run has something new, in its data a version that changes with it."""
-        return watchers.answer(find(run_id).run_id)
+        known = find(run_id).run_id
+        return watchers.answer(request, lambda: watchers.of_run(known))
+
+    @router.get("/events", include_in_schema=False)
+    async def events_of_all(request: Request) -> Response:
+        """The same of all runs."""
+        return watchers.answer(request, watchers.of_all)

@@ -39,9 +39,18 @@ class FieldJson(_Json):
     help: str
 
 
-class RunV1Json(RunDetailJson):
-    """One run with its groups, and the names of its curves."""
+class AttemptJson(_Json):
+    """One start of a run, from `resumed_from_step` on; what earlier attempts said of later steps is superseded."""
 
+    attempt: int
+    resumed_from_step: int
+    started_at: Number = Field(description="Seconds since 1970-01-01 UTC, by the run's clock.")
+
+
+class RunV1Json(RunDetailJson):
+    """One run with its groups, its attempts, and the names of its curves."""
+
+    attempts: list[AttemptJson]
     fields: list[FieldJson]
 
 
@@ -91,7 +100,7 @@ class GroupCurveJson(_Json):
     """One quantity of one group over the steps of its answer."""
 
     label: str
-    module: str
+    module: str = Field(description="Empty for all modules of a layer together.")
     values: list[Number]
 
 

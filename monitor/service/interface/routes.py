@@ -21,9 +21,11 @@ from monitor.service.interface.describe import (
     GROUP_FIELDS,
     PATTERN,
     GroupCurves,
+    attempts_of,
     curve_json,
     fields_of,
     groups_at,
+    incomparable,
     is_field,
 )
 from monitor.service.interface.events import Watchers, add_events
@@ -127,7 +129,7 @@ def _add_runs(router: APIRouter, settings: ServiceSettings, recorder: Recorder, 
         """Describe one run as it stands now, with its groups and the names of its curves."""
         found = find(run_id)
         detail = run_detail_json(found, time.time(), settings)
-        return RunV1Json(**detail.model_dump(), fields=fields_of(found))
+        return RunV1Json(**detail.model_dump(), attempts=attempts_of(found), fields=fields_of(found))
 
     @router.get("/runs/{run_id}/verdict")
     def verdict(run_id: _RunId) -> VerdictJson | None:
@@ -216,7 +218,7 @@ def _add_curves(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
             find(one.run_id)
             curve = curve_json(field, curves[field]) if field in curves else None
             compared.append(ComparedRunJson(name=one.registration.name, curve=curve, **_measured(one)))
-        return ComparisonJson(field=field, warning=_incomparable(found), runs=compared)
+        return ComparisonJson(field=field, warning=incomparable(found), runs=compared)
 
 
 def _check_fields(fields: Sequence[str]) -> None:
@@ -268,14 +270,6 @@ def _measured(run: LiveRun) -> dict[str, Any]:
     }
 
 
-def _incomparable(runs: list[LiveRun]) -> str | None:
-    ways = {(criterion_label(run.registration.criterion), run.registration.visible_dtype) for run in runs}
-    if len(ways) == 1:
-        return None
-    shown = "; ".join(sorted(f"{criterion} in {dtype}" for criterion, dtype in ways))
-    return f"these runs count changed weights differently: {shown}. Compare runs of one criterion and visible dtype"
-
-
 def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], LiveRun]) -> None:
     @router.get("/runs/{run_id}/groups")
     async def groups(
@@ -304,6 +298,9 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
         from_step: _FromStep = None,
         to_step: _ToStep = None,
         points: _GroupPoints = 200,
+        by: Annotated[
+            Literal["group", "layer"], Query(description="layer: of all groups with one label together.")
+        ] = "group",
     ) -> GroupsHistoryJson:
         """Read one quantity of each group over the steps: what it was at the last observation of each bucket."""
         found = find(run_id)
@@ -311,7 +308,7 @@ def _add_groups(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
             raise HTTPException(422, f"field: {shortened(field)} was given; expected one of {', '.join(GROUP_FIELDS)}")
         wanted = [_group(each) for each in group]
         steps = await _steps(recorder, run_id, from_step, to_step, points)
-        curves = GroupCurves(field, wanted)
+        curves = GroupCurves(field, wanted, by_layer=by == "layer")
         if steps:
             async for some in recorder.last_observations(run_id, steps):
                 await asyncio.to_thread(curves.add, some, recorder.live.get(run_id) or found)

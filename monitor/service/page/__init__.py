@@ -1,12 +1,15 @@
 """The pages: what runs there are, one run with its layers, the runbook. Nothing comes from elsewhere.
 
-The page of a run draws charts where a browser runs scripts; without them it has the same in tables.
+Where a browser runs scripts, pages draw, sort and go on with the runs; without them they have the same in tables.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,14 +17,27 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from monitor.percent import percent
 from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
-from monitor.service.live import LiveRuns
+from monitor.service.api import RunJson
+from monitor.service.curves.fields import LOGGED
+from monitor.service.interface.describe import attempts_of, fields_of, incomparable
+from monitor.service.labels import measured_as
+from monitor.service.live import LiveRun
 from monitor.service.page.assets import Assets
+from monitor.service.page.overlaps import matrix
 from monitor.service.page.runbook import packaged_runbook
+from monitor.service.page.sparklines import HEIGHT, WIDTH, Sparkline, Sparklines
+from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json
+from monitor.thresholds import CUMULATIVE_CRITICAL, CUMULATIVE_LOW, STEP_COLLAPSED
 
 # What the published figures were measured by.
 _PUBLISHED = ("bits", "bfloat16")
+_THRESHOLDS = (
+    ("cumulative_sparsity", CUMULATIVE_LOW),
+    ("cumulative_sparsity", CUMULATIVE_CRITICAL),
+    ("step_sparsity", STEP_COLLAPSED),
+)
 _BANDS = (("published RL", RL_CUMULATIVE), ("published SFT", SFT_CUMULATIVE))
 
 
@@ -32,12 +48,13 @@ class Pages:
         style: their style sheet.
         icon, favicon: the picture of the service, as SVG and for what knows only the older format.
         runbook: the page with the runbook.
-        assets: the scripts of the page of a run.
+        assets: the scripts of the pages.
     """
 
-    def __init__(self, settings: ServiceSettings, live: LiveRuns) -> None:
+    def __init__(self, settings: ServiceSettings, recorder: Recorder) -> None:
         self._settings = settings
-        self._live = live
+        self._live = recorder.live
+        self._sparklines = Sparklines(recorder)
         here = Path(__file__).parent
         self.style = (here / "style.css").read_text(encoding="utf-8")
         self.icon = (here / "icon.svg").read_bytes()
@@ -55,14 +72,33 @@ class Pages:
             "count": count,
             "small": small,
             "when": when,
+            "field": field_name,
             "path": lambda text: quote(text, ""),
         }
         self.runbook = self._templates.get_template("runbook.html").render(runbook=packaged_runbook())
 
-    def overview(self, now: float) -> str:
+    async def overview(self, now: float) -> str:
         """Return the page with all runs at `now`."""
-        runs = [run_json(run, now, self._settings) for run in self._live.all()]
-        return self._templates.get_template("overview.html").render(runs=runs, now=now)
+        runs = self._live.all()
+        sparklines, left = await self._sparklines.of(runs)
+        # In a thread: a page with many runs takes a while, and acknowledgements must not wait for it.
+        return await asyncio.to_thread(self._overview, runs, sparklines, left, now)
+
+    def _overview(
+        self, runs: Sequence[LiveRun], sparklines: Mapping[str, Mapping[str, Sparkline]], left: int, now: float
+    ) -> str:
+        described = [run_json(run, now, self._settings) for run in runs]
+        states = sorted({run.state for run in described})
+        labels = sorted({f"{name}={value}" for run in described for name, value in run.labels.items()})
+        return self._templates.get_template("overview.html").render(
+            runs=described,
+            sparklines=sparklines,
+            left=left,
+            box=(WIDTH, HEIGHT),
+            states=states,
+            labels=labels,
+            assets=f"/assets/{self.assets.version}",
+        )
 
     def run(self, run_id: str, now: float) -> str | None:
         """Return the page of one run at `now`, None if there is no such run."""
@@ -78,7 +114,34 @@ class Pages:
             service_url=self._settings.service_url,
             assets=f"/assets/{self.assets.version}",
             bands=json.dumps([{"name": name, **band._asdict()} for name, band in bands]),
+            thresholds=[threshold for _, threshold in _THRESHOLDS],
+            drawn_thresholds=json.dumps([{"field": field, **each._asdict()} for field, each in _THRESHOLDS]),
+            attempts=attempts_of(run),
             sources=[f"{name}: {band}, {band.source}" for name, band in bands],
+        )
+
+    def compare(self, runs: Sequence[LiveRun], now: float) -> str:
+        """Return the page with several runs beside each other at `now`."""
+        described = [run_json(run, now, self._settings) for run in runs]
+        names = _names(described)
+        compared = [
+            {
+                "run_id": run.run_id,
+                "name": names[run.run_id],
+                "started_at": min(each.started_at for each in run.registrations.values()),
+            }
+            for run in runs
+        ]
+        fields = {field.name: field for run in runs for field in fields_of(run)}
+        return self._templates.get_template("compare.html").render(
+            runs=described,
+            names=names,
+            compared=json.dumps(compared),
+            fields=list(fields.values()),
+            warning=incomparable(runs),
+            measured=dict.fromkeys(measured_as(run.registration) for run in runs),
+            overlaps=matrix(runs),
+            assets=f"/assets/{self.assets.version}",
         )
 
     def problem(self, title: str, detail: str) -> str:
@@ -93,6 +156,25 @@ def of_trained(share: float | None, trained_weights: int) -> str:
     'not trained'
     """
     return percent(share) if trained_weights else "not trained"
+
+
+def field_name(name: str) -> str:
+    """Return the name of a curve for people.
+
+    >>> field_name("step_sparsity"), field_name("metric:loss"), field_name("overlap_o1:other seed")
+    ('step sparsity', 'logged: loss', 'overlap o1: other seed')
+    """
+    kind, separator, own = name.partition(":")
+    return f"{'logged' if name.startswith(LOGGED) else kind.replace('_', ' ')}{separator and ': '}{own}"
+
+
+def _names(runs: Sequence[RunJson]) -> dict[str, str]:
+    """Return what to call each run, so that no two are called alike."""
+    called = Counter(run.name for run in runs)
+    return {
+        run.run_id: run.run_id if not run.name else run.name if called[run.name] == 1 else f"{run.name} ({run.run_id})"
+        for run in runs
+    }
 
 
 def small(share: float | None) -> str:

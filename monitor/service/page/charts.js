@@ -6,36 +6,41 @@ const LIGHT = ["#0b7285", "#c2560a", "#7048a8", "#2f7d32", "#b02a5b"];
 const DARK = ["#3bc9db", "#ffa94d", "#b197fc", "#69db7c", "#faa2c1"];
 const BANDS = ["rgba(47, 125, 50, .13)", "rgba(176, 42, 91, .13)"];
 
+const TICKS = { ratio: ".4~%", weights: "~s", seconds: ".3~s", bytes: ".4~s" };
+const SUFFIXES = { seconds: "s", bytes: "B" };
+
 // What has a row of its own: title, unit, and the fields in it.
-function rowsOf(curves, measured) {
+export function rowsOf(curves, measured) {
   const has = (...names) => names.filter((name) => curves[name]?.last.some((value) => value !== null));
   const named = (prefix) => has(...Object.keys(curves).filter((name) => name.startsWith(prefix)));
   const rows = [
     { title: `cumulative sparsity (${measured})`, unit: "ratio", fields: has("cumulative_sparsity") },
     { title: `step sparsity (${measured})`, unit: "ratio", fields: has("step_sparsity") },
-    { title: "weights moved since the last observation", unit: "weights", fields: has("newly_changed", "reverted") },
-    { title: "weights so far", unit: "weights", fields: has("changed", "touched", "transient", "hidden") },
-    { title: "changed weights in references", unit: "ratio", fields: named("overlap_o1:"), chance: true },
+    { title: `weights moved per observation (${measured})`, unit: "weights", fields: has("newly_changed", "reverted") },
+    { title: `weights so far (${measured})`, unit: "weights", fields: has("changed", "touched", "transient", "hidden") },
+    { title: `changed weights in references (${measured})`, unit: "ratio", fields: named("overlap_o1:"), chance: true },
     { title: "size of the update, ‖Δ‖ ÷ ‖θ₀‖", unit: "ratio", fields: has("relative_norm") },
+    { title: "time of the monitor per observation", unit: "seconds", fields: has("host_seconds", "device_seconds") },
+    { title: "memory of the monitor", unit: "bytes", fields: has("monitor_bytes") },
   ];
-  const logged = named("metric:").map((name) => ({ title: `logged: ${name.slice(7)}`, unit: "", fields: [name] }));
+  const logged = named("metric:").map((name) => ({ title: `logged: ${name.slice(7)}`, unit: "number", fields: [name] }));
   return [...rows, ...logged].filter((row) => row.fields.length);
 }
 
 // Names come from the run. plotly reads some markup in text, which here is none.
 export const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
-const nameOf = (field) => plain(field.replace(/^overlap_o1:/, "in ").replace(/^metric:/, "").replaceAll("_", " "));
+export const nameOf = (field) => plain(field.replace(/^overlap_o1:/, "in ").replace(/^metric:/, "").replaceAll("_", " "));
 
 function tracesOf(field, curve, index, place, thinned, unit) {
   const { curves } = theme();
   const color = curves[index % curves.length];
   const base = { ...place, x: curve.step, type: "scatter", mode: "lines", connectgaps: false };
-  const format = unit === "ratio" ? ".6~%" : unit === "weights" ? ",d" : ".6~g";
+  const format = { ratio: ".6~%", weights: ",d", seconds: ".4~s", bytes: ",d" }[unit] ?? ".6~g";
   const line = {
     ...base, y: curve.last, name: nameOf(field), line: { color, width: 1.6 },
     mode: curve.step.length > 1 ? "lines" : "markers", marker: { color },
-    hovertemplate: `%{y:${format}}<extra>${nameOf(field)}</extra>`,
+    hovertemplate: `%{y:${format}}${SUFFIXES[unit] ?? ""}<extra>${nameOf(field)}</extra>`,
   };
   if (!thinned) return [line];
   // What lies between the steps that are shown: from the least to the greatest.
@@ -59,19 +64,24 @@ function chanceOf(field, curves, place) {
 export function theme() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
-  return { text: colour("--text"), quiet: colour("--quiet"), line: colour("--line"), curves: matchMedia("(prefers-color-scheme: dark)").matches ? DARK : LIGHT };
+  return { text: colour("--text"), quiet: colour("--quiet"), line: colour("--line"), warning: colour("--warning"), curves: matchMedia("screen and (prefers-color-scheme: dark)").matches ? DARK : LIGHT };
 }
+
+// Browsers shrink a page to the paper: this is about as wide as the text beside the charts.
+const PAPER_PIXELS = 1000;
 
 export function baseLayout(colours) {
   return {
+    ...(matchMedia("print").matches ? { width: PAPER_PIXELS } : {}),
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 12, color: colours.text },
     margin: { l: 64, r: 12, t: 34, b: 44 },
   };
 }
 
-// What plotly draws: `read` is an answer of /history, `bands` what is published, `range` the steps shown or null.
-export function figure(read, bands, range) {
+// What plotly draws: `read` is an answer of /history, `marks` what is published (bands), where alerts fire (thresholds)
+// and where the run was resumed (attempts), `range` the steps shown or null.
+export function figure(read, marks, range) {
   const rows = rowsOf(read.curves, `${read.criterion}, ${read.visible_dtype}`);
   const colours = theme();
   // Where title and legend have no room beside each other, the legend stands in the chart.
@@ -90,7 +100,7 @@ export function figure(read, bands, range) {
     const upper = top - 26 / (height - 78);
     layout[`yaxis${number}`] = {
       domain: [top - 1 / rows.length + 14 / (height - 78), upper], gridcolor: colours.line, zeroline: false,
-      tickformat: { ratio: ".4~%", weights: "~s" }[row.unit] ?? ".4~g", fixedrange: true, nticks: 5,
+      tickformat: TICKS[row.unit] ?? ".4~g", ticksuffix: SUFFIXES[row.unit] ?? "", fixedrange: true, nticks: 5,
     };
     layout[`legend${number}`] = { orientation: "h", x: 1, xanchor: "right", y: upper, yanchor: narrow ? "top" : "bottom", bgcolor: "rgba(0,0,0,0)" };
     layout.annotations.push({
@@ -103,14 +113,39 @@ export function figure(read, bands, range) {
       if (row.chance) traces.push(...chanceOf(field, read.curves, place));
     });
   });
+  rows.forEach((row, index) => {
+    for (const each of marks.thresholds) if (row.fields.includes(each.field)) addThreshold(layout, each, `y${index ? index + 1 : ""}`, colours);
+  });
   if (rows[0]?.fields[0] === "cumulative_sparsity") {
-    addBands(layout, bands, colours);
+    layout.yaxis.range = [0, 1.02];
+    addBands(layout, marks.bands, colours);
   }
+  for (const each of marks.attempts) addAttempt(layout, each, colours);
   return { traces, layout };
 }
 
+function addThreshold(layout, threshold, y, colours) {
+  layout.shapes.push({
+    type: "line", xref: "paper", x0: 0, x1: 1, yref: y, y0: threshold.value, y1: threshold.value, layer: "below",
+    line: { color: colours.warning, width: 1.2, dash: "dash" },
+  });
+  layout.annotations.push({
+    text: threshold.alert, xref: "paper", x: 0.01, xanchor: "left", yref: y, y: threshold.value, yanchor: "top",
+    showarrow: false, font: { size: 11, color: colours.warning },
+  });
+}
+
+function addAttempt(layout, { attempt, resumed_from_step: step }, colours) {
+  layout.shapes.push({
+    type: "line", x0: step, x1: step, yref: "paper", y0: 0, y1: 1, line: { color: colours.quiet, width: 1, dash: "dot" },
+  });
+  layout.annotations.push({
+    text: `attempt ${attempt}`, hovertext: `attempt ${attempt} resumed from step ${step}`, x: step, yref: "paper", y: 1,
+    yanchor: "bottom", showarrow: false, font: { size: 11, color: colours.quiet },
+  });
+}
+
 function addBands(layout, bands, colours) {
-  if (bands.length) layout.yaxis.range = [0, 1.02];
   bands.forEach((band, index) => {
     layout.shapes.push({
       type: "rect", xref: "paper", x0: 0, x1: 1, yref: "y", y0: band.low, y1: band.high, layer: "below",

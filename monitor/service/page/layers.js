@@ -29,16 +29,49 @@ export function heatmap(read) {
   };
 }
 
-export function groupCurve(read) {
+// Each layer over the steps: `read` is an answer of /groups/history by layer, `range` the steps shown or null.
+export function layersOverSteps(read, range, named) {
+  const labels = read.groups.map((group) => group.label);
   const colours = theme();
+  const layout = {
+    ...baseLayout(colours), height: Math.max(200, labels.length * 11 + 90), margin: { l: 64, r: 8, t: 10, b: 44 },
+    dragmode: "zoom", xaxis: { title: { text: "optimizer step" }, showgrid: false, zeroline: false },
+    yaxis: {
+      title: { text: "layer" }, autorange: "reversed", fixedrange: true, showgrid: false, zeroline: false,
+      tickmode: "array", ...everyNth(labels),
+    },
+  };
+  if (range) layout.xaxis.range = range;
+  return {
+    traces: [{
+      type: "heatmap", x: read.step, y: labels.map((_, at) => at), z: read.groups.map((group) => group.values),
+      colorscale: "Viridis", colorbar: { tickformat: ".4~%", thickness: 12, outlinewidth: 0 },
+      text: labels.map((label) => read.step.map(() => plain(label))),
+      hovertemplate: `layer %{text}, step %{x:,d}<br>${named} %{z:.6~%}<extra></extra>`,
+    }],
+    layout,
+  };
+}
+
+const MOST_TICKS = 24;
+
+function everyNth(labels) {
+  const every = Math.ceil(labels.length / MOST_TICKS);
+  const shown = labels.map((_, at) => at).filter((at) => at % every === 0);
+  return { tickvals: shown, ticktext: shown.map((at) => plain(labels[at])) };
+}
+
+export function groupCurve(read, range) {
+  const colours = theme();
+  const steps = range ? { range } : {};
   return {
     traces: read.groups.map((group) => ({
       type: "scatter", mode: read.step.length > 1 ? "lines" : "markers", x: read.step, y: group.values,
       line: { color: colours.curves[0], width: 1.6 }, hovertemplate: "%{y:.6~%}<extra></extra>",
     })),
     layout: {
-      ...baseLayout(colours), height: 240, hovermode: "x",
-      xaxis: { title: { text: "optimizer step" }, gridcolor: colours.line, zeroline: false },
+      ...baseLayout(colours), height: 240, hovermode: "x", dragmode: "zoom",
+      xaxis: { title: { text: "optimizer step" }, gridcolor: colours.line, zeroline: false, ...steps },
       yaxis: { tickformat: ".4~%", gridcolor: colours.line, zeroline: false, fixedrange: true, nticks: 5 },
     },
   };

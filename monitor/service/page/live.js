@@ -4,7 +4,8 @@ const AGAIN_MS = 5000;
 // Reading twice a second is as live as anyone sees, however fast a run reports.
 const AT_MOST_EVERY_MS = 500;
 
-export function follow(path, refresh, show) {
+// Returns what asks for a read by itself, after so many milliseconds.
+export function follow(path, refresh, show, atMostEvery = AT_MOST_EVERY_MS) {
   let due = null;
   let busy = false;
   let missed = false;
@@ -26,7 +27,7 @@ export function follow(path, refresh, show) {
     busy = false;
     if (missed) {
       missed = false;
-      soon(AT_MOST_EVERY_MS);
+      soon(atMostEvery);
     }
   }
 
@@ -36,7 +37,7 @@ export function follow(path, refresh, show) {
 
   function connect() {
     const events = new EventSource(path);
-    events.onmessage = () => soon(AT_MOST_EVERY_MS);
+    events.onmessage = () => soon(atMostEvery);
     events.onerror = () => {
       show("not live: the service does not answer; trying again");
       // What was refused, such as for too many watchers, is not asked for again by the browser.
@@ -49,4 +50,5 @@ export function follow(path, refresh, show) {
 
   soon(0);
   connect();
+  return soon;
 }

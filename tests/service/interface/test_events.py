@@ -55,3 +55,22 @@ def test_no_more_pages_watch_than_the_service_bears(
 
 def test_events_of_an_unknown_run_are_refused(client: Client) -> None:
     assert client.http.get("/api/v1/runs/none/events").status_code == 404
+
+
+def test_head_ends_where_the_events_do_not(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    for path in ("/api/v1/events", f"/api/v1/runs/{run_id}/events"):
+        answer = client.http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+def test_an_event_comes_with_each_new_run_and_each_observation_of_any(client: Client, run_id: str) -> None:
+    with client.http.stream("GET", "/api/v1/events") as answer:
+        lines = answer.iter_lines()
+        first = data(lines)
+        client.register(registration(run_id))
+        second = data(lines)
+        assert second != first
+        client.send(run_id, [observed(1)])
+        assert data(lines) != second

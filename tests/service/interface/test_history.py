@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration
 from tests.service.running import Client, service_in_thread
 
@@ -120,6 +121,25 @@ def test_groups_are_shown_as_they_were_at_a_step(service: Client) -> None:
         shown = service.http.get("/api/v1/runs/run/groups", params=parameters).json()
         assert shown["step"] == expected
         assert [group["counts"]["changed"] for group in shown["groups"]] == [0, expected, 1]
+
+
+def test_layers_over_the_steps_are_their_groups_together(service: Client) -> None:
+    groups = [
+        pb.Group(layer=layer, module=module, weights=weights)
+        for layer, module, weights in ((0, "up", 600), (1, "up", 400), (0, "down", 400))
+    ]
+    service.register(registration("layers", groups=groups, references=[], tolerances=[]))
+    none = {"references": [], "changed_at": [], "synchronisation": None}
+    service.send("layers", [observed(1, changed=[60, 40, 10], **none), observed(2, changed=[], **none)])
+    path = "/api/v1/runs/layers/groups/history"
+    read = service.http.get(path, params={"by": "layer"}).json()["groups"]
+    assert [(each["label"], each["module"]) for each in read] == [("00", ""), ("01", "")]
+    # 70 of 600 + 400, 40 of 400; then not measured.
+    assert [each["values"] for each in read] == [[1 - 70 / 1000, None], [1 - 40 / 400, None]]
+    counts = service.http.get(path, params={"by": "layer", "field": "changed"}).json()["groups"]
+    assert [each["values"] for each in counts] == [[70, None], [40, None]]
+    (one,) = service.http.get(path, params={"by": "layer", "group": ["00/up"]}).json()["groups"]
+    assert one["values"] == [1 - 60 / 600, None]
 
 
 def test_groups_over_the_steps_are_those_of_the_last_observation_in_each_bucket(service: Client) -> None:

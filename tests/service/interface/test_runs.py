@@ -78,6 +78,16 @@ def test_a_run_is_described_as_under_the_older_address(fleet: Client) -> None:
     assert {name: run[name] for name in older} == older
 
 
+def test_attempts_are_named_with_the_steps_from_which_they_go_on(start: Callable[..., Client]) -> None:
+    client = start()
+    client.register(registration(started_at=100))
+    client.register(registration(attempt=2, resumed_from_step=40, started_at=200))
+    assert client.http.get("/api/v1/runs/run").json()["attempts"] == [
+        {"attempt": 1, "resumed_from_step": 0, "started_at": 100},
+        {"attempt": 2, "resumed_from_step": 40, "started_at": 200},
+    ]
+
+
 def test_the_overlap_with_each_reference_is_listed(fleet: Client) -> None:
     (reference,) = fleet.http.get("/api/v1/runs/grpo/references").json()
     assert reference == {"name": "other seed", "weights": 200, "intersection": 15, "expected_intersection": 5.0}
