@@ -20,9 +20,9 @@ def warn_of_network(path: Path) -> None:
     if kind := _kind_at(path):
         logger.warning(
             "the store %s is on a network file system (%s). It is kept without a write-ahead log there, which is "
-            "slower, and SQLite relies on locks and writes that not all such systems keep: a power cut or a service on another "
-            "machine may damage what was acknowledged. Keep the store on a local disk and its backups here, or keep it "
-            "in PostgreSQL",
+            "slower, and SQLite relies on locks and writes that not all such systems keep: a power cut or a service on "
+            "another machine may damage what was acknowledged. Keep the store on a local disk and its backups here, or "
+            "keep it in PostgreSQL",
             path,
             kind,
         )
