@@ -20,6 +20,7 @@ setup_optimizer, setup_ckpt_manager = loop.setup_optimizer, loop.setup_ckpt_mana
 def train(config: TrainerConfig) -> None:
     """Run the loop without its own `clean_exit`, which would end the process group before the watch is over."""
     settings: dict[str, Any] = {"output_dir": config.output_dir, "planned_steps": config.max_steps or 0}
+    monitor.Watch.check(**settings)
     watches: list[monitor.Watch] = []
 
     def observed_optimizer(*args: Any, model: Any, **kwargs: Any) -> Any:
@@ -27,8 +28,7 @@ def train(config: TrainerConfig) -> None:
         assert gradients is None, "with model.full_offload, weights change within the backward pass: unset it"
 
         def begin(*_: Any) -> None:
-            # Before the first step, because a checkpoint is loaded after the optimizer is made.
-            if not watches:
+            if not watches:  # since a checkpoint is loaded after the optimizer is made
                 watches.append(block.enter_context(monitor.watch(model, **settings)))
 
         stepping = getattr(optimizer, "base_optimizer", optimizer)  # another's, where its state is offloaded

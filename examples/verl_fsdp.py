@@ -5,8 +5,8 @@ PYTHONPATH=$PWD/examples python -m verl.trainer.main_ppo … \\
     +ray_kwargs.ray_init.runtime_env.env_vars.SPARSITY_MONITOR_TARGET=monitor.example:50051 \\
     +ray_kwargs.ray_init.runtime_env.env_vars.SPARSITY_MONITOR_OUTPUT_DIR=/runs/my-grpo
 
-verl imports `external_lib` in each worker, before it makes the engine, and takes the engine that is registered for the
-vendor of its device rather than that for any. Critic and reference model have other engines, or never step.
+verl imports `external_lib` in each worker, and takes the engine of the vendor of its device rather than that for any.
+Critic and reference model have other engines, or never step.
 """
 
 from typing import Any
@@ -25,9 +25,12 @@ class ObservedEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
     watch: monitor.Watch | None = None
     resume_from: str | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        monitor.Watch.check()
+        super().__init__(*args, **kwargs)
+
     def optimizer_step(self) -> float:
-        if self.watch is None:
-            # Not when the engine is made: a checkpoint is loaded later.
+        if self.watch is None:  # not when the engine is made, since a checkpoint is loaded later
             self.watch = monitor.watch(self.module, resume_from=self.resume_from)
         grad_norm: float = super().optimizer_step()
         self.watch.step(logs={"grad_norm": grad_norm})
@@ -36,16 +39,15 @@ class ObservedEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
 
     def lr_scheduler_step(self) -> float:
         rate: float = super().lr_scheduler_step()
-        # Nothing tells the workers that the training is over: Ray ends them.
-        if self.watch is not None and self.lr_scheduler.last_epoch == self.optimizer_config.total_training_steps:
+        # Nothing else tells the workers that the training is over: Ray ends them.
+        if self.watch and self.lr_scheduler.last_epoch == self.optimizer_config.total_training_steps:
             self.watch.__exit__(None, None, None)
         return rate
 
     def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
         super().save_checkpoint(local_path, *args, **kwargs)
         if self.watch is not None:
-            # verl has moved the weights to the CPU, where it offloads them; here they are back.
-            with self.eval_mode():
+            with self.eval_mode():  # where offloaded weights are back on the device
                 self.watch.save(local_path)
                 self._finish_reading()
 
@@ -54,6 +56,5 @@ class ObservedEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
         self.resume_from = local_path
 
     def _finish_reading(self) -> None:
-        # The memory that is read beside the training is given to the rollouts next.
-        if self.is_param_offload_enabled and torch.cuda.is_available():
+        if self.is_param_offload_enabled and torch.cuda.is_available():  # what is read is given to the rollouts next
             torch.cuda.synchronize()

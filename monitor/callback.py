@@ -17,16 +17,18 @@ from typing import Any, TypeVar, cast
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monitor.errors import ConfigurationError, SparsityMonitorError, shown
+from monitor.errors import ConfigurationError, shown
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.ranks import join_ranks
 from monitor.report.ending import reason_of
 from monitor.training.arguments import takes
+from monitor.training.asking import SERVED_EVERY, AskedEngine
 from monitor.training.attached import tell_of_failure
 from monitor.training.base_source import frozen_reference_model, refuse_a_moving_base
 from monitor.training.directories import checkpoint_directory, step_of
 from monitor.training.observed_run import ObservedRun
+from monitor.training.own_calls import OwnCalls
 from monitor.training.references import open_references
 from monitor.training.served import Fingerprints, ServedWeights
 from monitor.training.settings import RunSettings
@@ -48,7 +50,9 @@ from monitor.verdict import Verdict
 logger = logging.getLogger(__name__)
 
 Method = TypeVar("Method", bound=Callable[..., None])
-Answer = TypeVar("Answer")
+
+# Of one training, or held by the trainer itself.
+_NOT_COPIED = ("_run", "_stop", "_engine", "_trainer")
 
 
 def _never_disturbs(method: Method) -> Method:
@@ -103,10 +107,13 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self._is_of_observed_training = False
         self._run = ObservedRun(settings)
         self._stop = StopNotice()
+        self._served_every = SERVED_EVERY
+        self._own_calls = OwnCalls(strict=settings.strict)
+        self._engine = AskedEngine()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: all but run and trainer, and where a run is under way, no weights either."""
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_run", "_stop", "_trainer")}
+        state = {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
         if not self._is_inert and not self._run.is_under_way:
             return state
         settings = replace(self.settings, base=None, references=None, on_dense=None)
@@ -117,6 +124,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self.__dict__.update({"_trainer": None} | self.__dict__ | state)
         self._run = ObservedRun(self.settings)
         self._stop = StopNotice()
+        self._engine = AskedEngine()
 
     @property
     def _is_inert(self) -> bool:
@@ -163,7 +171,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
 
         As `Watch.fingerprint`: call it between two steps, in every process; None where nothing is observed.
         """
-        return self._asked(self._run.fingerprint)
+        return None if self._is_inert else self._own_calls.answer(self._run.fingerprint)
 
     def served(self, fingerprints: Fingerprints, step: int | None = None) -> ServedWeights | None:
         """Compare what an engine serves with the weights that train; where it serves others, it is said in the log.
@@ -178,36 +186,32 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         Returns:
             the step that is served, and the groups that differ; None where it cannot be told.
         """
-        return self._asked(partial(self._run.served, fingerprints, step))
+        return None if self._is_inert else self._own_calls.answer(partial(self._run.served, fingerprints, step))
 
-    def _asked(self, answer: Callable[[], Answer | None]) -> Answer | None:
-        """Answer a call of the user's own: keep errors of the monitor away from the training, unless `strict`."""
-        try:
-            return None if self._is_inert else answer()
-        except Exception as error:
-            if self.settings.strict:
-                raise
-            if isinstance(error, SparsityMonitorError):
-                # The caller's to change, and no error of the monitor.
-                logger.warning("sparsity-monitor: %s Training goes on.", error)
-            else:
-                logger.exception("an error in sparsity-monitor; training goes on")
-            return None
-
-    def attach(self, trainer: Trainer) -> SparsityCallback:
+    def attach(self, trainer: Trainer, *, served_every: int = SERVED_EVERY) -> SparsityCallback:
         """Add this callback to a trainer and show `sparsity/…` in its own logs, so in W&B, TensorBoard, Trackio.
 
         A reference model that the trainer holds anyway is used as the base, without a copy, if nothing updates it. The
         callback becomes the last one when training begins, so that what others do to the weights after a step is
         observed with it. What others do to them in `on_train_begin` is not part of the base.
 
+        A trainer of TRL with `use_vllm=True` has its engine asked whether it serves the weights that train, right after
+        it generated; monitor/training/SERVED.md says what a server needs for it.
+
+        Args:
+            trainer: the Trainer.
+            served_every: steps after which vLLM is asked again, and after each while it serves others. 0 never asks.
+
         Returns:
             this callback.
         """
         if not hasattr(trainer, "add_callback"):
             raise ConfigurationError(f"attach() was given {shown(trainer)}; expected the Trainer.")
+        if not isinstance(served_every, int) or served_every < 0:
+            raise ConfigurationError(f"served_every is {shown(served_every)}; expected a number of steps, 0 for never.")
         trainer.add_callback(self)
         self._trainer = trainer
+        self._served_every = served_every
         add_to_log(trainer, self)
         tell_of_failure(trainer, self, self._training_failed.__name__)
         return self
@@ -217,6 +221,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         if self._is_inert:
             return
         try:
+            self._engine.stop()
             self._run.fail(reason_of(error))
         except Exception:
             logger.exception("an error in sparsity-monitor; the training's own exception goes on")
@@ -239,6 +244,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         if self._trainer is not None:
             move_to_the_end(self._trainer, self)
         training = Training(state, sys._getframe(), args, model)
+        self._engine.stop()
         self._run.abandon()
         under_way.end_left(newcomer=training)
         self._stop = StopNotice()
@@ -259,6 +265,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             unfinished_base=self._run.unfinished_base,
         )
         self._run.look_after(training)
+        self._engine = AskedEngine.of(self._trainer, args, self._served_every, strict=self.settings.strict)
 
     @_never_disturbs
     def on_step_begin(
@@ -269,6 +276,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
             self._run.let_updates_wait()
         self._run.look_for_late_changes()
         self._run.follow(kwargs["model"])
+        if self._run.synchronisations.may_generate:
+            self._engine.begin_step(state.global_step, self._run.served_weights)
 
     @_never_disturbs
     def on_pre_optimizer_step(
@@ -285,6 +294,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         # At the last step, because the Trainer may load other weights before `on_train_end`.
         must_observe = control.should_save or control.should_training_stop or may_save_after_evaluating(args, control)
         try:
+            # Of the step's beginning: before this step's is the present one.
+            self._engine.end_step(self._run.served_weights)
             self._run.end_step(state.global_step, must_observe=must_observe, ends=control.should_training_stop)
             if control.should_evaluate or control.should_save or self._run.changes_come_late:
                 # Schedule-free optimizers exchange the weights for it, and callbacks for saving.
@@ -326,6 +337,7 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Observe the last step, write the mask of the weights that are left, and report that the run is finished."""
+        self._engine.stop()
         loaded = state.best_model_checkpoint if args.load_best_model_at_end else None
         best = None if loaded is None else step_of(loaded, state.global_step)
         self._run.finish(state.global_step, best=best, ending=self._stop.ending(state))

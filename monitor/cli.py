@@ -2,9 +2,31 @@
 
 import inspect
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from monitor.commands.ending import IN_WORDS, Ending
+from monitor.commands.training_side import (
+    DEBUG_HELP,
+    DEFAULT_TARGET,
+    DIRECTORY_HELP,
+    DOCTOR_EXAMPLE,
+    DOCTOR_HELP,
+    JSON_HELP,
+    PAGES_HELP,
+    PATIENCE_HELP,
+    PATIENCE_SECONDS,
+    PUSH_EXAMPLE,
+    PUSH_HELP,
+    RUN_ID_HELP,
+    SPOOLED_HELP,
+    TARGET_HELP,
+    VERSION_HELP,
+    deliver,
+    examine,
+    run_without_typer,
+)
 from monitor.errors import UnsupportedSystemError
 from monitor.terminal import print_anything, printable_lines
 
@@ -13,46 +35,55 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-_DEFAULT_TARGET, _PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
-_RUN_ID_HELP = "Deliver what the service never accepted as a run of its own, under this identity."
 _MORE = 'This command needs more than the training side does, {}: pip install "sparsity-monitor[{}]"'
 # The extra that a command needs; the others need `service`.
 _EXTRAS = dict.fromkeys(("diff", "mask", "structure", "delta", "report"), "analysis")
 
 
 def main() -> None:
-    """Run the command line. Where the libraries of the `service` extra are missing, `push` works nevertheless."""
+    """Run the command line. Where the libraries of the `service` extra are missing, some commands work nevertheless."""
     print_anything()
-    try:
-        import typer
-    except ModuleNotFoundError as error:
-        if sys.argv[1:2] != ["push"]:
-            sys.exit(_needs(error))
-        _push_without_typer(sys.argv[2:])
+    ending = Ending()
+    with ending.clear():
+        _run(ending)
+
+
+def _run(ending: Ending) -> None:
+    if find_spec("typer") is None:
+        if not run_without_typer(ending, sys.argv[1:]):
+            sys.exit(_needs("typer"))
         return
-    app = typer.Typer(
-        name="sparsity-monitor", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-    )
-    _add_version(app)
-    _add_serve(app)
-    _add_runs(app)
-    _add_push(app)
-    _add_store(app)
-    _add_grafana(app)
-    _add_analysis(app)
     try:
-        app()
+        app_of(ending)()
     except ModuleNotFoundError as error:
-        sys.exit(_needs(error))
+        sys.exit(_needs(error.name))
     except UnsupportedSystemError as error:
         sys.exit(str(error))
 
 
-def _needs(error: ModuleNotFoundError) -> str:
-    return _MORE.format(error.name, _EXTRAS.get("".join(sys.argv[1:2]), "service"))
+def app_of(ending: Ending) -> "typer.Typer":
+    """Return the command line, whose `--debug` says it to the ending."""
+    import typer
+
+    app = typer.Typer(name="sparsity-monitor", no_args_is_help=True, pretty_exceptions_enable=False, epilog=IN_WORDS)
+    _add_options(app, ending)
+    _add_serve(app)
+    _add_runs(app)
+    _add_export(app)
+    _add_push(app)
+    _add_doctor(app)
+    _add_store(app)
+    _add_grafana(app)
+    _add_analysis(app)
+    return app
 
 
-def _add_version(app: "typer.Typer") -> None:
+def _needs(library: str | None) -> str:
+    command = next((each for each in sys.argv[1:] if not each.startswith("-")), "")
+    return _MORE.format(library, _EXTRAS.get(command, "service"))
+
+
+def _add_options(app: "typer.Typer", ending: Ending) -> None:
     import typer
 
     def show(wanted: bool) -> None:
@@ -64,11 +95,11 @@ def _add_version(app: "typer.Typer") -> None:
 
     @app.callback()
     def options(
-        version: Annotated[
-            bool, typer.Option("--version", callback=show, is_eager=True, help="Show the version.")
-        ] = False,
+        debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
+        version: Annotated[bool, typer.Option("--version", callback=show, is_eager=True, help=VERSION_HELP)] = False,
     ) -> None:
         """See, live, how sparse a language model's weight updates are while it trains."""
+        ending.debug = debug
 
 
 def _add_serve(app: "typer.Typer") -> None:
@@ -77,7 +108,9 @@ def _add_serve(app: "typer.Typer") -> None:
         _serve(settings)
 
     serve.__signature__ = _options_of_service()  # type: ignore[attr-defined]
-    app.command()(serve)
+    app.command(
+        epilog="Example: sparsity-monitor serve --store-url sqlite:////data/monitor.db --http-address 0.0.0.0:8765"
+    )(serve)
 
 
 def _options_of_service() -> inspect.Signature:
@@ -122,66 +155,44 @@ def _explained(error: "ErrorDetails") -> str:
 
 
 def _add_runs(app: "typer.Typer") -> None:
-    import typer
+    from monitor.commands.runs import runs_commands
 
-    @app.command()
-    def runs(
-        target: Annotated[str, typer.Argument(help="gRPC address of the service, host:port.")] = _DEFAULT_TARGET,
-    ) -> None:
-        """List the runs that a service knows: for people in a terminal, with tabs between the fields in a pipe."""
-        import grpc
+    app.add_typer(runs_commands, name="runs")
 
-        from monitor.errors import ConfigurationError
-        from monitor.report.target import check_target
-        from monitor.service.listing import print_runs
-        from monitor.wire.channel import failure
 
-        try:
-            print_runs(check_target(target))
-        except ConfigurationError as error:
-            sys.exit(printable_lines(str(error)))
-        except grpc.RpcError as error:
-            sys.exit(failure(target, error))
+def _add_export(app: "typer.Typer") -> None:
+    from monitor.commands.export.command import add_export
+
+    add_export(app)
 
 
 def _add_push(app: "typer.Typer") -> None:
     import typer
 
-    @app.command()
+    @app.command(help=PUSH_HELP, epilog=PUSH_EXAMPLE)
     def push(
-        directory: Annotated[Path, typer.Argument(help="Output directory of a run that used SparsityCallback.")],
-        target: Annotated[str, typer.Option(help="gRPC address of the service, host:port.")] = _DEFAULT_TARGET,
-        patience_seconds: Annotated[
-            float, typer.Option(help="How long to try to reach the service.")
-        ] = _PATIENCE_SECONDS,
-        run_id: Annotated[str | None, typer.Option(help=_RUN_ID_HELP)] = None,
+        directory: Annotated[Path, typer.Argument(help=SPOOLED_HELP)],
+        target: Annotated[str, typer.Option(help=TARGET_HELP)] = DEFAULT_TARGET,
+        patience_seconds: Annotated[float, typer.Option(help=PATIENCE_HELP)] = PATIENCE_SECONDS,
+        run_id: Annotated[str | None, typer.Option(help=RUN_ID_HELP)] = None,
+        *,
+        as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     ) -> None:
-        """Deliver what a training run observed and could not send."""
-        _push(directory, target, patience_seconds, run_id)
+        deliver(directory, target, patience_seconds, run_id, as_json=as_json)
 
 
-def _push_without_typer(arguments: list[str]) -> None:
-    """The same command for a training environment, which has no typer."""
-    from argparse import ArgumentParser
+def _add_doctor(app: "typer.Typer") -> None:
+    import typer
 
-    parser = ArgumentParser("sparsity-monitor push", description="Deliver what a training run could not send.")
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--target", default=_DEFAULT_TARGET)
-    parser.add_argument("--patience-seconds", type=float, default=_PATIENCE_SECONDS)
-    parser.add_argument("--run-id", help=_RUN_ID_HELP)
-    _push(**vars(parser.parse_args(arguments)))
-
-
-def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> None:
-    from monitor.errors import SparsityMonitorError
-
-    try:
-        from monitor.report.push import push
-
-        count = push(directory, target, patience_seconds, run_id)
-    except SparsityMonitorError as error:
-        sys.exit(printable_lines(str(error)))
-    print(f"delivered {count} items to {target}")
+    @app.command(help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLE)
+    def doctor(
+        target: Annotated[str, typer.Argument(help=TARGET_HELP)] = DEFAULT_TARGET,
+        *,
+        directory: Annotated[Path | None, typer.Option(help=DIRECTORY_HELP)] = None,
+        service_url: Annotated[str | None, typer.Option(help=PAGES_HELP, envvar="SPARSITY_MONITOR_SERVICE_URL")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    ) -> None:
+        examine(target, directory, service_url, as_json=as_json)
 
 
 def _add_store(app: "typer.Typer") -> None:

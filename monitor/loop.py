@@ -9,12 +9,14 @@ import logging
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from torch import nn
 
-from monitor.errors import ConfigurationError, SparsityMonitorError
+from monitor.errors import ConfigurationError
 from monitor.observe.arguments import check_model
 from monitor.observe.observation import Observation
 from monitor.observe.ranks import join_ranks
@@ -23,6 +25,7 @@ from monitor.training.arguments import takes
 from monitor.training.loop_settings import LoopSettings
 from monitor.training.on_dense import ON_DENSE
 from monitor.training.optimizer_steps import OptimizerSteps
+from monitor.training.own_calls import OwnCalls
 from monitor.training.references import open_references
 from monitor.training.resume import RunIdentity, Saved, resumed_from, write_state
 from monitor.training.served import Fingerprints, ServedWeights
@@ -31,6 +34,8 @@ from monitor.training.surroundings import Surroundings
 from monitor.verdict import Verdict
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 # What stands around a model under another name, and forwards to it.
 _WRAPPERS = {"DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
@@ -55,7 +60,7 @@ class Watch:
         self._identity: RunIdentity | None = None
         self._should_stop = False
         self._is_announced = self._is_expected = False
-        self._told_of_steps = self._told_of_served = False
+        self._told_of_steps = False
         references = open_references(settings.references or {})
         ranks = join_ranks(next(model.parameters()).device, settings.process_group)
         given = settings.resume_from
@@ -75,8 +80,23 @@ class Watch:
                 surroundings.output.mkdir(parents=True, exist_ok=True)
         self._step = surroundings.step
         self._is_first = surroundings.is_first
+        self._own_calls = OwnCalls(strict=settings.strict, says=self._is_first)
         self._run = start_run(settings, self._model, surroundings, ranks, references=references)
         self._optimizer_steps = OptimizerSteps(self._before_update)
+
+    @classmethod
+    @takes(LoopSettings)
+    def check(cls, settings: LoopSettings) -> None:
+        """Raise now what `monitor.watch` would raise about its settings, where it can be called only later.
+
+        As in a framework that has loaded its weights only at the first step: hours may lie between.
+
+        Raises:
+            ConfigurationError: a setting has a value that cannot work.
+            MaskFileError: the file of a reference mask is not one that holds a mask.
+            TypeError: a setting is unknown.
+        """
+        open_references(settings.references or {})
 
     @property
     def run_id(self) -> str | None:
@@ -136,12 +156,7 @@ class Watch:
         Returns:
             name → number of each parameter, the same in every process; None where they cannot be told.
         """
-        found = None
-        if not self._run.is_elsewhere:
-            with self._never_disturbing("training goes on"), self._saying_what_cannot_be():
-                self._check_that_step_is_known("fingerprint")
-                found = self._run.fingerprint()
-        return found
+        return self._own_calls.answer(partial(self._of_present_step, "fingerprint", self._run.fingerprint))
 
     def served(self, fingerprints: Fingerprints, step: int | None = None) -> ServedWeights | None:
         """Compare what an engine serves with the weights that train; where it serves others, it is said in the log.
@@ -163,32 +178,16 @@ class Watch:
             the step that is served, the groups that differ, and what could not be compared, the same in every process;
             None where it cannot be told, which is said.
         """
-        found = None
-        if not self._run.is_elsewhere:
-            with self._never_disturbing("training goes on"), self._saying_what_cannot_be():
-                if step is None:
-                    self._check_that_step_is_known("served")
-                found = self._run.served(fingerprints, step)
-        return found
+        served = partial(self._run.served, fingerprints, step)
+        return self._own_calls.answer(served if step is not None else partial(self._of_present_step, "served", served))
 
-    def _check_that_step_is_known(self, method: str) -> None:
+    def _of_present_step(self, method: str, answer: Callable[[], Answer | None]) -> Answer | None:
         if self._optimizer_steps.announces_any(self._model):
             raise ConfigurationError(
                 f"watch.{method}() was called after an optimizer step that watch.step() was not told of, so that the "
                 "step of these weights is not known. Call it between watch.step() and the next optimizer step."
             )
-
-    @contextmanager
-    def _saying_what_cannot_be(self) -> Iterator[None]:
-        """Say it in words, where it is the caller's to change; that is no error of the monitor."""
-        try:
-            yield
-        except SparsityMonitorError as error:
-            if self._settings.strict:
-                raise
-            if self._is_first and not self._told_of_served:
-                self._told_of_served = True
-                logger.warning("sparsity-monitor: %s This is said once.", error)
+        return answer()
 
     def __enter__(self) -> Watch:
         """Return itself: the training began when it was made."""

@@ -1,8 +1,8 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
     callback, loop, training → report → observe        service → wire        grafana → service.families
-    cli → report, service, grafana, analysis        analysis → observe        subnetwork → training, observe
-    notebook → report, analysis.html, the service's arithmetic
+    cli → commands, report, service, grafana, analysis, notebook        analysis → observe
+    subnetwork → training, observe        notebook → report, analysis.html, the service's arithmetic
 
 Imports within functions count as those at the top of a file do; those under `if TYPE_CHECKING:` count as types.
 """
@@ -31,23 +31,26 @@ ROOMS = {
     "proxies": "",
     "percent": "",
     "published": "",
+    "served_metrics": "",
     "environment": "",
     "wire": "proxies terminal",
     "limits": "errors environment wire",
     "observe": "errors",
     "verdict": "errors observe",
     "report": "errors limits posix terminal version wire observe verdict",
-    "training": "environment errors limits percent terminal verdict observe report",
+    "training": "environment errors limits served_metrics percent terminal verdict observe report",
     "callback": "errors verdict observe report training",
     "loop": "errors verdict observe report training",
-    "service": "errors limits percent posix published service_url terminal version wire",
+    "service": "errors limits served_metrics percent posix published service_url terminal version wire",
     "grafana": "errors proxies published service_url terminal service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
     "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
-    "analysis.outputs service.counts service.curves.fields service.families service.labels published",
+    "analysis.outputs analysis.printed analysis.progress service.counts service.curves.fields service.families "
+    "service.labels service.run_state published",
     "subnetwork": "errors percent observe training",
-    "cli": "errors terminal version wire report service grafana analysis notebook",
+    "commands": "errors percent service_url terminal version wire report service notebook.interface notebook.whole",
+    "cli": "errors terminal version wire report service grafana analysis notebook commands",
     "__init__": "version errors verdict observe callback loop notebook subnetwork",
 }
 
@@ -80,9 +83,10 @@ OBSERVE = {
     "comparison": "kernels ranks weights observation tally state measurement",
     "changes": "user_warning weights base",
     "followed": "streams kernels weights base tally state measurement changes",
+    "masks_of_model": "criterion kernels masks followed",
     "passes": "streams stopwatch kernels weights observation followed",
     "observer": "arguments user_warning criterion streams stopwatch kernels ranks weights served observation base "
-    "masks state settings comparison changes followed passes",
+    "masks masks_of_model state settings comparison changes followed passes",
 }
 
 # The same of monitor/grafana/.
@@ -115,7 +119,7 @@ LIBRARIES = {
     "triton": "observe.kernels",
     "sqlite3": "report.spool_file service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
-    "grpc": "wire report.delivery report.uploader service cli",
+    "grpc": "wire report.delivery report.uploader service commands cli",
     "sqlalchemy": "service",
     "fastapi": "service",
     "grafana_api": "grafana.apply.client",

@@ -23,9 +23,11 @@ import monitor
 from monitor import cli
 from monitor.grafana.alerts.catalogue import all_alerts
 from monitor.grafana.alerts.settings import AlertSettings
+from monitor.service.exposition import Exposition
 from monitor.service.families import FAMILIES
 from monitor.service.http import build_app
 from monitor.service.instruments import Instruments
+from monitor.service.metrics import LiveMetrics
 from monitor.service.recorder import Recorder
 from monitor.wire import monitor_pb2
 from tests.service.running import settings_for
@@ -104,7 +106,9 @@ def test_a_renamed_metric_is_noticed(change: tuple[str, str]) -> None:
 
 def web(store: Path) -> Iterable[str]:
     recorder = Recorder(settings_for(store), Instruments())
-    app = build_app(settings_for(store), recorder, Instruments(), lambda: True)
+    settings = settings_for(store)
+    exposition = Exposition(Instruments().registry, LiveMetrics(recorder.live, settings, "http://localhost"))
+    app = build_app(settings, recorder, exposition, lambda: True)
     asyncio.run(recorder.close())
     yield from (str(getattr(route, "path", "")) for route in app.routes)
     for name, schema in app.openapi()["components"]["schemas"].items():

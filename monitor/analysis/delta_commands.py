@@ -28,9 +28,9 @@ def add_delta(app: typer.Typer) -> None:
         no_args_is_help=True,
         help="Ship a fine-tuned checkpoint as the difference to its base, bit for bit.",
     )
-    commands.command()(make)
-    commands.command()(apply)
-    commands.command()(info)
+    commands.command(epilog="Example: sparsity-monitor delta make Qwen/Qwen2.5-0.5B outputs/grpo -o grpo.delta")(make)
+    commands.command(epilog="Example: sparsity-monitor delta apply Qwen/Qwen2.5-0.5B grpo.delta -o grpo")(apply)
+    commands.command(epilog="Example: sparsity-monitor delta info grpo.delta")(info)
     app.add_typer(commands, name="delta")
 
 

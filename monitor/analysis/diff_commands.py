@@ -25,7 +25,7 @@ _Checkpoint = typer.Argument(help="Directory, hub id (with @revision if wanted),
 def add_diff(app: typer.Typer) -> None:
     """Add the command."""
 
-    @app.command()
+    @app.command(epilog="Example: sparsity-monitor diff Qwen/Qwen2.5-0.5B outputs/grpo -o diff.html")
     def diff(
         base: Annotated[str, _Checkpoint],
         finetuned: Annotated[str, _Checkpoint],

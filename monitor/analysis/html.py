@@ -61,7 +61,7 @@ class Report:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
         """Add a table. Numbers, and texts that begin with a digit, a sign or a point, stand to the right."""
-        right = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+        right = [all(is_number(row[i]) for row in rows) for i in range(len(columns))]
         head = "".join(_cell("th", column, right[i]) for i, column in enumerate(columns))
         body = "".join(
             "<tr>" + "".join(_cell("td", cell, right[i]) for i, cell in enumerate(row)) + "</tr>\n" for row in rows
@@ -116,7 +116,8 @@ def _text(text: object) -> str:
     return escape(printable(str(text)))
 
 
-def _is_number(cell: object) -> bool:
+def is_number(cell: object) -> bool:
+    """Return whether a cell is a number, or a text that begins as one: with a digit, a sign or a point."""
     return isinstance(cell, int | float) or str(cell)[:1] in {*"0123456789.+-−–<>≥≤"}
 
 

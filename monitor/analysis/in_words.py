@@ -20,7 +20,7 @@ def errors_in_words() -> Iterator[None]:
     except ModuleNotFoundError as error:
         sys.exit(f'This command needs more libraries, {error.name}: pip install "sparsity-monitor[analysis]"')
     except BrokenPipeError:
-        # Whoever reads has had enough, which typer knows how to end with.
+        # Whoever reads has had enough: the command line ends without a word.
         raise
     except OSError as error:
         # What is read says so itself, as a CheckpointError does.

@@ -51,6 +51,17 @@ def check_mask(what: str, path: Path) -> None:
         raise _kept(what, path, "which is there already, and is no mask")
 
 
+def check_printed(what: str, path: Path) -> None:
+    """Accept a report that can be written: as .html, or new as .pdf or .png. As `check_writable`."""
+    if path.suffix not in (".html", ".pdf", ".png"):
+        raise ConfigurationError(f"{what} is {str(path)!r}; expected a name that ends in .html, .pdf or .png.")
+    if path.suffix == ".html":
+        check_writable(what, path)
+    else:
+        # What it is of, such a file does not say.
+        check_new(what, path)
+
+
 def check_of_format(what: str, path: Path, written_as: str) -> None:
     """Accept a safetensors file that can be written, in the place of one of a format at most. As `check_writable`.
 

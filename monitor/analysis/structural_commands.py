@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,15 +28,19 @@ _Dtype = Annotated[
     str, typer.Option(help="Magnitudes are those of the weights rounded to it: bfloat16, float16 or float32.")
 ]
 
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
 
 def add_mask_make(commands: typer.Typer) -> None:
     """Add the command `make` to the commands about masks."""
 
-    @commands.command()
-    def make(mask: _Mask, base: _Base, *, output: _Output, visible_dtype: _Dtype = "bfloat16") -> None:
+    @commands.command(epilog="Example: sparsity-monitor mask make lowest:0.1 Qwen/Qwen2.5-0.5B -o lowest.safetensors")
+    def make(
+        mask: _Mask, base: _Base, *, output: _Output, visible_dtype: _Dtype = "bfloat16", as_json: _Json = False
+    ) -> None:
         """Write a structural mask of a base checkpoint: the one that a training makes with references={"…": MASK}."""
         with errors_in_words():
-            print(_make(_parse(mask), base, output, visible_dtype))
+            print(_make(_parse(mask), base, output, visible_dtype, as_json=as_json))
 
 
 def _parse(text: str) -> StructuralMask:
@@ -47,7 +52,7 @@ def _parse(text: str) -> StructuralMask:
     return mask
 
 
-def _make(mask: StructuralMask, base: str, output: Path, visible_dtype: str) -> str:
+def _make(mask: StructuralMask, base: str, output: Path, visible_dtype: str, *, as_json: bool) -> str:
     from monitor.analysis.checkpoint import Checkpoint
     from monitor.analysis.outputs import check_mask
     from monitor.analysis.progress import advancing
@@ -60,5 +65,9 @@ def _make(mask: StructuralMask, base: str, output: Path, visible_dtype: str) -> 
     weights = sum(map(math.prod, checkpoint.shapes.values()))
     with advancing("Making the mask", passes(mask) * weights) as advance:
         ones = write_structural(output, mask, checkpoint, dtype, advance)
+    if as_json:
+        return json.dumps(
+            {"file": str(output), "mask": str(mask), "base": base, "weights": weights, "ones": ones}, indent=2
+        )
     of = f"of the {visible_dtype} weights of {base}" if passes(mask) > 1 else f"of the parameters of {base}"
     return f"{output}: {mask} {of}, {ones:,} of {weights:,} weights in {len(checkpoint.names):,} parameters."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,7 @@ _OF_THE_EXTRA = ("grafana_api", "grafana_foundation_sdk", "yaml")
 _Url = Annotated[str, typer.Option(help="Grafana, such as https://grafana.example.", envvar="GRAFANA_URL")]
 _Token = Annotated[str, typer.Option(help="Token of a service account with the role Admin.", envvar="GRAFANA_TOKEN")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _Settings = Annotated[Path | None, typer.Option(help="YAML file with the alert thresholds to change.")]
 _ServiceUrl = Annotated[
     str | None,
@@ -35,7 +38,9 @@ _ServiceUrl = Annotated[
 ]
 
 
-@grafana_commands.command()
+@grafana_commands.command(
+    epilog="Example: sparsity-monitor grafana apply --url https://grafana.example --token TOKEN --dry-run"
+)
 def apply(
     *,
     url: _Url,
@@ -54,6 +59,7 @@ def apply(
     alert_settings: _Settings = None,
     service_url: _ServiceUrl = None,
     dry_run: _DryRun = False,
+    as_json: _Json = False,
 ) -> None:
     """Put folder, data source, dashboards and alert rules into a Grafana. Running it again changes nothing."""
     if datasource_uid and prometheus_url:
@@ -65,20 +71,24 @@ def apply(
 
         settings = AlertSettings.read(alert_settings, service_url)
         wish = grafana_apply.Wish(datasource_uid, prometheus_url, webhook_url, alerts, settings)
-        grafana_apply.apply(Grafana(url, token), wish, _telling(dry_run), dry_run=dry_run)
+        with _telling(dry_run, as_json=as_json) as tell:
+            grafana_apply.apply(Grafana(url, token), wish, tell, dry_run=dry_run)
 
 
-@grafana_commands.command()
-def delete(url: _Url, token: _Token, dry_run: _DryRun = False) -> None:
+@grafana_commands.command(
+    epilog="Example: sparsity-monitor grafana delete --url https://grafana.example --token TOKEN --dry-run"
+)
+def delete(url: _Url, token: _Token, dry_run: _DryRun = False, *, as_json: _Json = False) -> None:
     """Remove from a Grafana what `apply` put there, and nothing else."""
     with _failing_clearly():
         from monitor.grafana.apply import apply as grafana_apply
         from monitor.grafana.apply.client import Grafana
 
-        grafana_apply.delete(Grafana(url, token), _telling(dry_run), dry_run=dry_run)
+        with _telling(dry_run, as_json=as_json) as tell:
+            grafana_apply.delete(Grafana(url, token), tell, dry_run=dry_run)
 
 
-@grafana_commands.command()
+@grafana_commands.command(epilog="Example: sparsity-monitor grafana generate deploy")
 def generate(
     directory: Annotated[Path, typer.Argument(help="Directory to write to.")] = Path("deploy"),
     alert_settings: _Settings = None,
@@ -87,6 +97,8 @@ def generate(
         bool,
         typer.Option("--for-grafana-com", help="Write the dashboards alone, as grafana.com and imports take them."),
     ] = False,
+    *,
+    as_json: _Json = False,
 ) -> None:
     """Write dashboards, rules, provisioning files and runbook."""
     with _failing_clearly():
@@ -95,11 +107,28 @@ def generate(
         from monitor.grafana.files.shared import files_for_grafana_com
 
         files = files_for_grafana_com if for_grafana_com else generated_files
-        for path in write_files(directory, files(AlertSettings.read(alert_settings, service_url))):
+        written = write_files(directory, files(AlertSettings.read(alert_settings, service_url)))
+        if as_json:
+            print(json.dumps({"changed": [str(path) for path in written]}, indent=2))
+            return
+        for path in written:
             print(path)
 
 
-def _telling(dry_run: bool) -> Callable[[Step], None]:
+@contextmanager
+def _telling(dry_run: bool, *, as_json: bool) -> Iterator[Callable[[Step], None]]:
+    """Yield what is told of each step: in words at once; as JSON all in the end, also where one of them failed."""
+    if not as_json:
+        yield _in_words(dry_run)
+        return
+    steps: list[Step] = []
+    try:
+        yield steps.append
+    finally:
+        print(json.dumps({"dry_run": dry_run, "steps": [asdict(step) for step in steps]}, indent=2))
+
+
+def _in_words(dry_run: bool) -> Callable[[Step], None]:
     def tell(step: Step) -> None:
         would = "would " if dry_run and step.action != "keep" else ""
         print(f"{would}{step.action} {printable(step.title)}")

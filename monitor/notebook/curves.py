@@ -19,21 +19,27 @@ _LINES = ("-", "--", ":", "-.")
 _GREEN, _ORANGE = "#56a64b", "#e06e28"
 
 
-class Kind(NamedTuple):
+class DrawnSparsity(NamedTuple):
     """A sparsity that is drawn.
 
     Attributes:
         column: of the observations.
         against: what it is measured against, in words.
-        bands: published ones with their names and colours.
-        comparable: what has to be known to compare with them.
+        rl, sft: what is published of it.
+        comparable: what has to be known to compare with that.
     """
 
     column: str
     title: str
     against: str
-    bands: tuple[tuple[str, Band, str], ...]
+    rl: Band
+    sft: Band
     comparable: str
+
+    @property
+    def bands(self) -> Sequence[tuple[str, Band, str]]:
+        """Name what is published, each with its colour."""
+        return (("published RL", self.rl, _GREEN), ("published SFT", self.sft, _ORANGE))
 
     @property
     def published(self) -> str:
@@ -42,18 +48,20 @@ class Kind(NamedTuple):
         return " ".join([*named, self.comparable])
 
 
-CUMULATIVE = Kind(
+CUMULATIVE = DrawnSparsity(
     "cumulative_sparsity",
     "Cumulative sparsity",
     "equal to the base",
-    (("published RL", RL_CUMULATIVE, _GREEN), ("published SFT", SFT_CUMULATIVE, _ORANGE)),
+    RL_CUMULATIVE,
+    SFT_CUMULATIVE,
     "All of these train every weight.",
 )
-STEP = Kind(
+STEP = DrawnSparsity(
     "step_sparsity",
     "Step sparsity",
     "equal to the previous observation",
-    (("published RL", RL_STEP, _GREEN), ("published SFT", SFT_STEP, _ORANGE)),
+    RL_STEP,
+    SFT_STEP,
     "Both are one step apart; with float32 master weights, and over more steps, step sparsity is lower.",
 )
 
@@ -78,25 +86,25 @@ def figure_of(runs: Sequence[LoadedRun]) -> tuple[Axes, Axes]:
         )
     figure, axes = pyplot.subplots(2, sharex=True, figsize=(8, 6), layout="constrained")
     figure.suptitle(", ".join(_named(run) for run in runs))
-    for axis, kind in zip(axes, (CUMULATIVE, STEP), strict=True):
-        draw(axis, kind, runs)
+    for axis, drawn in zip(axes, (CUMULATIVE, STEP), strict=True):
+        draw(axis, drawn, runs)
     axes[0].set_xlabel("")
     return axes[0], axes[1]
 
 
-def draw(axes: Axes, kind: Kind, runs: Sequence[LoadedRun]) -> None:
+def draw(axes: Axes, drawn: DrawnSparsity, runs: Sequence[LoadedRun]) -> None:
     """Draw one sparsity of each run over its steps, in percent of the trained weights."""
     from matplotlib.ticker import MaxNLocator
 
     for index, run in enumerate(runs):
         color, line = _COLORS[index % len(_COLORS)], _LINES[index // len(_COLORS) % len(_LINES)]
         shown = run.observations
-        percents = 100 * shown[kind.column]
+        percents = 100 * shown[drawn.column]
         axes.plot(shown["step"].astype("int64"), percents, line, color=color, label=label(run), **_marked(len(shown)))
-    for name, band, color in kind.bands:
+    for name, band, color in drawn.bands:
         axes.axhspan(100 * band.low, 100 * band.high, color=color, alpha=0.15, lw=0, label=f"{name} {band}")
-    axes.set_title(kind.title, loc="left", fontsize="medium")
-    axes.set_ylabel(f"% of trained weights\n{kind.against}", fontsize="small")
+    axes.set_title(drawn.title, loc="left", fontsize="medium")
+    axes.set_ylabel(f"% of trained weights\n{drawn.against}", fontsize="small")
     axes.set_xlabel("optimizer step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")

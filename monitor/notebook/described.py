@@ -96,9 +96,10 @@ def chosen(runs: Mapping[str, str], wanted: str | None, where: str) -> str:
     )
     if not runs:
         raise ConfigurationError(f"{where} has no run yet. Give the address or directory of one that was reported.")
+    if found and wanted is None:
+        raise ConfigurationError(f"{where} has {len(found)} runs: name one, as in …#RUN; there are {listed}")
     if found:
-        what = "runs" if wanted is None else f"runs called {shown(wanted)}"
         raise ConfigurationError(
-            f"{where} has {len(found)} {what}: name one by its id, as in …#RUN; there are {listed}"
+            f"{where} has {len(found)} runs called {shown(wanted)}: give the id of one; there are {listed}"
         )
     raise ConfigurationError(f"{where} has no run {shown(wanted)}; there are {listed}")

@@ -18,32 +18,28 @@ from monitor.notebook.totals import (
     reference_rows,
 )
 from monitor.report.elsewhere import find_spool, linked_spools
-from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
-from monitor.service.counts import total_weights
+from monitor.report.spool import MASK_FILE, AttemptKey, Spool, SpooledAttempt
+from monitor.service.counts import Summation, total_weights
 from monitor.service.labels import criterion_label
+from monitor.service.run_state import ended
 from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
 
-# As monitor/training/directories.py has it, which needs transformers' side of the package.
-_MASK_FILE = "update_mask.safetensors"
 _ROWS_AT_A_TIME = 256
-_ENDINGS = {
-    Finish.ENDING_COMPLETED: "finished",
-    Finish.ENDING_STOPPED: "stopped",
-    Finish.ENDING_PREEMPTED: "preempted",
-    Finish.ENDING_FAILED: "failed",
-}
-_OUTCOMES = {Finish.OUTCOME_FINISHED: "finished", Finish.OUTCOME_FAILED: "failed"}
 
 
 @dataclass
 class _Attempt:
     """What is here of one attempt, from as many spools as it was kept in."""
 
-    registration: Registration
+    summation: Summation
     appended: int = 0
     dropped: int = 0
     finished: bool = False
     items: dict[int, Item] = field(default_factory=dict)
+
+    @property
+    def registration(self) -> Registration:
+        return self.summation.registration
 
     def add(self, known: SpooledAttempt, items: Iterable[tuple[int, bytes]]) -> None:
         self.dropped = max(self.dropped, known.dropped)
@@ -72,7 +68,7 @@ class DirectorySource:
             (attempt, item.observation) for attempt, item in self._kept() if item.HasField("observation")
         )
         described = _described(self._attempts)
-        mask = spools / _MASK_FILE
+        mask = spools / MASK_FILE
         self.described = replace(
             described,
             remarks=_remarks(described.run_id, self._attempts.values()),
@@ -90,10 +86,11 @@ class DirectorySource:
 
     def observations(self) -> Columns:
         """See Source."""
-        rows = []
-        for attempt, observation in self._observations:
-            place: Row = {"step": observation.step, "time": observation.observed_at, "attempt": attempt}
-            rows.append(place | observation_row(observation, self._attempts[attempt].registration))
+        rows: list[Row] = [
+            {"step": observation.step, "time": observation.observed_at, "attempt": attempt}
+            | observation_row(observation, self._attempts[attempt].summation)
+            for attempt, observation in self._observations
+        ]
         return _columns(rows, OBSERVATION_COLUMNS)
 
     def groups(self) -> Columns:
@@ -108,7 +105,7 @@ class DirectorySource:
         rows = [
             row
             for attempt, observation in observations
-            for row in group_rows(observation, self._attempts[attempt].registration)
+            for row in group_rows(observation, self._attempts[attempt].summation)
         ]
         return _columns(rows, GROUP_COLUMNS)
 
@@ -128,7 +125,7 @@ class DirectorySource:
         rows = [
             row
             for attempt, observation in self._observations
-            for row in reference_rows(observation, self._attempts[attempt].registration)
+            for row in reference_rows(observation, self._attempts[attempt].summation)
         ]
         return _columns(rows, REFERENCE_COLUMNS)
 
@@ -142,7 +139,7 @@ def _read(directory: Path, wanted: str | None, where: str) -> dict[int, _Attempt
         with closing(Spool(place, read_only=True)) as spool:
             for known in spool.attempts():
                 if known.key.run_id == run:
-                    found = _Attempt(Registration.FromString(known.registration))
+                    found = _Attempt(Summation(Registration.FromString(known.registration)))
                     attempts.setdefault(known.key.attempt, found).add(known, _items(spool, known.key))
     return dict(sorted(attempts.items()))
 
@@ -202,8 +199,7 @@ def _ending(attempt: _Attempt) -> tuple[str, str]:
     for _, item in sorted(attempt.items.items(), reverse=True):
         if item.HasField("finish"):
             finish: Finish = item.finish
-            known = _ENDINGS.get(finish.ending) or _OUTCOMES.get(finish.outcome, "ended")
-            return known, finish.reason
+            return str(ended(finish)), finish.reason
     return ("ended", "how is known to the service") if attempt.finished else ("not ended", "")
 
 

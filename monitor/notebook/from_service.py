@@ -6,17 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from monitor.notebook.described import Columns, Described, chosen
-from monitor.notebook.interface import Interface, Parameters
+from monitor.notebook.described import Columns, Described
+from monitor.notebook.interface import Interface, Json
 from monitor.notebook.totals import GROUP_COLUMNS, RATIOS, REFERENCE_COLUMNS
+from monitor.notebook.whole import GROUP_POINTS, POINTS, whole
 from monitor.service.curves.fields import AT_TOLERANCE, FIELDS, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 from monitor.service.families import COUNTS
 
-_RUNS_AT_A_TIME = 1000
-# The most that the interface takes.
-_POINTS, _GROUP_POINTS = 10_000, 1_000
-# Into how many parts a stretch of steps is cut at most, where it does not fit an answer.
-_PARTS = 64
 # So that an address does not become too long.
 _FIELDS_AT_A_TIME = 30
 
@@ -44,17 +40,9 @@ class ServiceSource:
 
     def __init__(self, url: str, wanted: str | None) -> None:
         self._interface = Interface(url)
-        self._run_id = chosen(dict(self._names()), wanted, f"the service at {self._interface.url}")
-        self._run = self._interface.get("runs", self._run_id)
+        self._run = self._interface.run(wanted)
+        self._run_id = str(self._run["run_id"])
         self.described = self._described()
-
-    def _names(self) -> Iterator[tuple[str, str]]:
-        after = None
-        while True:
-            page = self._interface.get("runs", parameters={"limit": _RUNS_AT_A_TIME, "after": after})
-            yield from ((run["run_id"], run["name"]) for run in page["runs"])
-            if (after := page["next_after"]) is None:
-                return
 
     def _described(self) -> Described:
         run = self._run
@@ -156,7 +144,7 @@ class ServiceSource:
 
     def _group_curves(self, field: str) -> dict[tuple[int, tuple[str, str]], float | None]:
         cells: dict[tuple[int, tuple[str, str]], float | None] = {}
-        for answer in self._whole(("groups", "history"), {"field": field, "points": _GROUP_POINTS}):
+        for answer in self._whole("groups", "history", field=field, points=GROUP_POINTS):
             for group in answer["groups"]:
                 label = (group["label"], group["module"])
                 cells |= {(step, label): value for step, value in zip(answer["step"], group["values"], strict=True)}
@@ -166,30 +154,15 @@ class ServiceSource:
         """Return step → (time, value) of each curve, every point that there is."""
         curves: dict[str, _Curve] = {name: {} for name in names}
         for first in range(0, len(names), _FIELDS_AT_A_TIME):
-            wanted = {"fields": list(names[first : first + _FIELDS_AT_A_TIME]), "points": _POINTS}
-            for answer in self._whole(("history",), wanted):
+            some = list(names[first : first + _FIELDS_AT_A_TIME])
+            for answer in self._whole("history", fields=some, points=POINTS):
                 for name, curve in answer["curves"].items():
                     points = zip(curve["step"], curve["time"], curve["last"], strict=True)
                     curves[name] |= {step: (time, value) for step, time, value in points}
         return curves
 
-    def _whole(
-        self, path: tuple[str, ...], wanted: Parameters, first: int | None = None, last: int | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Yield answers in which nothing is thinned: a stretch of steps that does not fit one is cut into parts."""
-        parameters = {**wanted, "from_step": first, "to_step": last}
-        answer = self._interface.get("runs", self._run_id, *path, parameters=parameters)
-        steps, width = _steps(answer), answer["bucket_steps"]
-        if width == 1 or not steps:
-            yield answer
-            return
-        # What an answer has of a bucket is its last step with a value: the others are less than a bucket before it.
-        low, high = max(first or 0, steps[0] - width + 1), steps[-1]
-        part = -(-(high - low + 1) // min(width, _PARTS))
-        for start in range(low, high + 1, part):
-            end = min(start + part - 1, high)
-            if any(start <= step < end + width for step in steps):
-                yield from self._whole(path, wanted, start, end)
+    def _whole(self, *path: str, **wanted: object) -> Iterator[Json]:
+        return whole(self._interface, ("runs", self._run_id, *path), wanted)
 
 
 def _what_went(run: Mapping[str, Any]) -> Iterator[str]:
@@ -202,13 +175,6 @@ def _what_went(run: Mapping[str, Any]) -> Iterator[str]:
     if (seconds := run.get("deleted_at")) is not None:
         at = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
         yield f"What this run had reported until {at} UTC was deleted from the service; only what came after is here."
-
-
-def _steps(answer: dict[str, Any]) -> list[int]:
-    """Return the steps that an answer has anything of, in their order."""
-    if "curves" in answer:
-        return sorted({step for curve in answer["curves"].values() for step in curve["step"]})
-    return list(answer["step"])
 
 
 def _values(curve: _Curve, steps: Sequence[int]) -> list[float | None]:

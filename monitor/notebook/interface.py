@@ -2,66 +2,117 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 from monitor.errors import ReportingError
+from monitor.notebook.described import chosen
 from monitor.proxies import is_loopback
-from monitor.service_url import DEFAULT_SERVICE_URL, checked_service_url
+from monitor.service_url import checked_service_url
+from monitor.terminal import printable
+
+Json = dict[str, Any]
+Parameters = Mapping[str, object | Sequence[object]]
 
 _PREFIX = "/api/v1"
-_TIMEOUT_SECONDS = 60.0
+_RUNS_AT_A_TIME = 1000
+_SAID_CHARACTERS = 300
+_VERSION = "The service has to be of this version or a newer one, and this its address for browsers."
 
-Parameters = Mapping[str, object | Sequence[object]]
+
+class NoSuchRunError(ReportingError):
+    """The service says that what is asked for is not there."""
 
 
 class Interface:
     """Reads from the service at a URL, such as http://127.0.0.1:8765.
 
+    Args:
+        timeout_seconds: how long to wait for each answer.
+
     Raises:
         ConfigurationError: no browser could follow the URL.
-        ReportingError, from `get`: the service cannot be reached, or does not answer what was asked; it says why.
+        ReportingError, from each method: the service cannot be reached, or does not answer what was asked; it says why.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_seconds: float = 60.0) -> None:
         self.url = checked_service_url(url)
-        # This machine is never behind a proxy.
-        handlers = [ProxyHandler({})] if is_loopback(urlsplit(self.url).hostname or "") else []
-        self._opener = build_opener(*handlers)
+        self._timeout_seconds = timeout_seconds
+        self._opener = opener(self.url)
 
     def get(self, *path: str, parameters: Parameters | None = None) -> Any:
-        """Return what the service answers at an address below /api/v1."""
+        """Return what the service answers at an address below /api/v1.
+
+        Raises:
+            NoSuchRunError: it has nothing there.
+        """
         query = urlencode({k: v for k, v in (parameters or {}).items() if v is not None}, doseq=True)
         address = "/".join([self.url + _PREFIX, *(quote(part, safe="") for part in path)])
         request = Request(f"{address}?{query}" if query else address, headers={"Accept": "application/json"})
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
+            with self._opener.open(request, timeout=self._timeout_seconds) as response:
                 return json.load(response)
         except HTTPError as error:
             with error:
-                raise ReportingError(f"{self.url} does not answer: {_said(error)}") from None
-        except (URLError, OSError, http.client.HTTPException) as error:
+                raise _refused(self.url, error) from None
+        except (OSError, HTTPException) as error:
+            reason = printable(str(getattr(error, "reason", None) or error)) or type(error).__name__
             raise ReportingError(
-                f"cannot reach a service at {self.url}: {getattr(error, 'reason', None) or error}. Give the address at "
-                f"which a browser shows its page, such as {DEFAULT_SERVICE_URL}; it is not that of gRPC."
+                f"cannot reach a service at {self.url}: {reason}. Start one with `sparsity-monitor serve`, or give the "
+                "address at which a browser shows its page, by default port 8765; it is not that of gRPC."
             ) from None
         except ValueError:
             raise ReportingError(f"{address} answers, but not as a sparsity-monitor service does. {_VERSION}") from None
 
+    def runs(self, **parameters: object) -> Iterator[Json]:
+        """Return the runs that match, page by page, the most recently registered first."""
+        after = None
+        while True:
+            page = self.get("runs", parameters={**parameters, "limit": _RUNS_AT_A_TIME, "after": after})
+            yield from page["runs"]
+            if (after := page["next_after"]) is None:
+                return
 
-_VERSION = "The service has to be of this version or a newer one, and this its address for browsers."
+    def run(self, wanted: str | None) -> Json:
+        """Return one run with its groups.
+
+        Args:
+            wanted: its id, or a name that no other run has; None where the service has but one.
+
+        Raises:
+            ConfigurationError: it is not clear which run is meant; the message lists them.
+        """
+        if wanted is not None:
+            with suppress(NoSuchRunError):
+                return self._run(wanted)
+        names = {run["run_id"]: run["name"] for run in self.runs()}
+        return self._run(chosen(names, wanted, f"the service at {self.url}"))
+
+    def _run(self, run_id: str) -> Json:
+        found: Json = self.get("runs", run_id)
+        return found
 
 
-def _said(error: HTTPError) -> str:
+def opener(url: str) -> OpenerDirector:
+    """Return what opens addresses at a URL: through the environment's proxy, unless it is on this machine."""
+    direct = is_loopback(urlsplit(url).hostname or "")
+    return build_opener(*[ProxyHandler({})] if direct else [])
+
+
+def _refused(url: str, refusal: HTTPError) -> ReportingError:
     """Return the detail of a problem as in RFC 9457, or else the status."""
     try:
-        detail = str(json.load(error)["detail"])
+        detail = printable(str(json.load(refusal)["detail"]))[:_SAID_CHARACTERS]
     except (ValueError, KeyError, TypeError, OSError):
-        detail = error.reason
+        detail = refusal.reason
     # What any server says of an address that it does not have.
-    return f"{error.code} {detail}. {_VERSION}" if detail == error.reason else detail
+    if detail == refusal.reason:
+        return ReportingError(f"{url} does not answer: {refusal.code} {detail}. {_VERSION}")
+    kind = NoSuchRunError if refusal.code == 404 else ReportingError
+    return kind(f"the service at {url} refuses: {detail}")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from monitor.analysis.html import Report
-from monitor.notebook.curves import CUMULATIVE, STEP, Kind, draw
+from monitor.analysis.printed import PrintedReport
+from monitor.notebook.curves import CUMULATIVE, STEP, DrawnSparsity, draw
 from monitor.notebook.run import LoadedRun
 from monitor.percent import percent
 
@@ -21,9 +22,9 @@ _MEANING = (
 )
 
 
-def page_of(runs: Sequence[LoadedRun]) -> Report:
-    """Return the report of one run or of several, whose curves lie over each other."""
-    report = Report("Sparsity of weight updates: " + ", ".join(run.name or run.run_id for run in runs))
+def page_of(runs: Sequence[LoadedRun], kind: type[Report | PrintedReport]) -> Report | PrintedReport:
+    """Return the report of one run or of several, whose curves lie over each other, as a page or for paper."""
+    report = kind("Sparsity of weight updates: " + ", ".join(run.name or run.run_id for run in runs))
     for run in runs:
         for remark in run.described.remarks:
             report.paragraph(f"Missing from {_named(run, runs)}: {remark}")
@@ -45,7 +46,7 @@ def _named(run: LoadedRun, runs: Sequence[LoadedRun]) -> str:
     return run.name if run.name and len(alike) == 1 else f"{run.name} {run.run_id}".strip()
 
 
-def _measured(report: Report, runs: Sequence[LoadedRun]) -> None:
+def _measured(report: Report | PrintedReport, runs: Sequence[LoadedRun]) -> None:
     report.heading("What is measured")
     about = [run.described for run in runs]
     versions = dict.fromkeys(library for each in about for library in sorted(each.library_versions))
@@ -76,18 +77,18 @@ def _row(name: str, cells: Iterable[object]) -> list[object]:
     return [name, *cells]
 
 
-def _curves(report: Report, runs: Sequence[LoadedRun]) -> None:
+def _curves(report: Report | PrintedReport, runs: Sequence[LoadedRun]) -> None:
     report.heading("Over the steps")
-    for kind in (CUMULATIVE, STEP):
-        with report.plot(_caption(kind), height=3.4) as axes:
-            draw(axes, kind, runs)
+    for drawn in (CUMULATIVE, STEP):
+        with report.plot(_caption(drawn), height=3.4) as axes:
+            draw(axes, drawn, runs)
 
 
-def _caption(kind: Kind) -> str:
-    return f"{kind.title}: share of the trained weights that are {kind.against}. {kind.published}"
+def _caption(drawn: DrawnSparsity) -> str:
+    return f"{drawn.title}: share of the trained weights that are {drawn.against}. {drawn.published}"
 
 
-def _totals(report: Report, runs: Sequence[LoadedRun]) -> None:
+def _totals(report: Report | PrintedReport, runs: Sequence[LoadedRun]) -> None:
     report.heading("At the last observation")
     last = [run.observations.iloc[-1] for run in runs]
     rows: list[list[object]] = [
@@ -103,7 +104,7 @@ def _totals(report: Report, runs: Sequence[LoadedRun]) -> None:
     report.paragraph(_MEANING)
 
 
-def _layers(report: Report, run: LoadedRun, runs: Sequence[LoadedRun]) -> None:
+def _layers(report: Report | PrintedReport, run: LoadedRun, runs: Sequence[LoadedRun]) -> None:
     groups = run.last_groups
     step, measured = _count(groups["step"].iloc[0]), run.described.measured_as
     report.heading(f"Layers and modules of {_named(run, runs)}")
@@ -142,7 +143,7 @@ def _cell(shares: dict[tuple[str, str], float], layer: str, module: str) -> str:
     return _share(shares[layer, module]) if (layer, module) in shares else ""
 
 
-def _overlap(report: Report, runs: Sequence[LoadedRun], among: Sequence[LoadedRun]) -> None:
+def _overlap(report: Report | PrintedReport, runs: Sequence[LoadedRun], among: Sequence[LoadedRun]) -> None:
     if not runs:
         return
     report.heading("Overlap with reference masks")
@@ -168,7 +169,7 @@ def _overlap(report: Report, runs: Sequence[LoadedRun], among: Sequence[LoadedRu
     )
 
 
-def _endings(report: Report, runs: Sequence[LoadedRun]) -> None:
+def _endings(report: Report | PrintedReport, runs: Sequence[LoadedRun]) -> None:
     report.heading("How they ended" if len(runs) > 1 else "How it ended")
     report.table(
         ["run", "state", "why", "attempts"],

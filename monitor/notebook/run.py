@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -51,21 +50,6 @@ class LoadedRun:
     def name(self) -> str:
         """The run's name, for people."""
         return self.described.name
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The user's labels."""
-        return self.described.labels
-
-    @property
-    def criterion(self) -> str:
-        """What counts as changed: "bits" or "atol=…"."""
-        return self.described.criterion
-
-    @property
-    def visible_dtype(self) -> str:
-        """The dtype in which weights are compared, such as "bfloat16"."""
-        return self.described.visible_dtype
 
     @cached_property
     def observations(self) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monitor.service.counts import Totals, add_up, sparsity, total_weights, trained_by_group
+from monitor.service.counts import Summation, Totals, sparsity, total_weights
 from monitor.service.curves.fields import AT_TOLERANCE, FIELDS
 from monitor.service.families import COUNTS
 from monitor.service.labels import group_labels
@@ -19,9 +19,9 @@ GROUP_COLUMNS = ("step", "layer", "module", "weights", *RATIOS, *COUNTS)
 REFERENCE_COLUMNS = ("step", "name", "weights", "intersection", "overlap_o1", "overlap_o2", "lift")
 
 
-def observation_row(observation: Observation, registration: Registration) -> Row:
+def observation_row(observation: Observation, summation: Summation) -> Row:
     """Return every quantity over all groups, under the names that /api/v1 has for their curves."""
-    totals = add_up(observation, registration)
+    totals, registration = summation.totals(observation), summation.registration
     row: Row = dict.fromkeys(FIELDS) | dict(totals.counts) | _derived(totals, registration)
     row["trained"] = totals.trained_weights
     for name in ("update_norm", "update_max_abs", "relative_norm", "changed_ratio"):
@@ -46,15 +46,15 @@ def _derived(totals: Totals, registration: Registration) -> Row:
     }
 
 
-def group_rows(observation: Observation, registration: Registration) -> Iterator[Row]:
+def group_rows(observation: Observation, summation: Summation) -> Iterator[Row]:
     """Return what is counted in each group, in the order of the model."""
-    trained = trained_by_group(observation, registration)
+    trained, groups = summation.trained(observation), summation.registration.groups
     counts = {name: array for name in COUNTS if (array := getattr(observation, name))}
-    for index, (layer, module) in enumerate(group_labels(registration.groups)):
+    for index, (layer, module) in enumerate(group_labels(groups)):
         row: Row = dict.fromkeys(GROUP_COLUMNS)
         row |= {"step": observation.step, "layer": layer, "module": module}
         row |= {name: array[index] for name, array in counts.items()}
-        row["weights"] = registration.groups[index].weights
+        row["weights"] = groups[index].weights
         row |= {
             ratio: sparsity(counts[count][index], trained[index])
             for ratio, count in _COUNTED.items()
@@ -63,11 +63,11 @@ def group_rows(observation: Observation, registration: Registration) -> Iterator
         yield row
 
 
-def reference_rows(observation: Observation, registration: Registration) -> Iterator[Row]:
+def reference_rows(observation: Observation, summation: Summation) -> Iterator[Row]:
     """Return the overlap with each reference mask, over all groups; nothing where it was not measured."""
-    totals = add_up(observation, registration)
+    totals = summation.totals(observation)
     changed = totals.counts.get("changed")
-    for reference, overlap in zip(registration.references, totals.references, strict=True):
+    for reference, overlap in zip(summation.registration.references, totals.references, strict=True):
         if overlap.intersection is None:
             continue
         yield {

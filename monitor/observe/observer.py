@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,16 +20,14 @@ from monitor.observe.comparison import Comparison, MaskAside
 from monitor.observe.criterion import Criterion, check_tolerances, dtype_name, parse_visible_dtype
 from monitor.observe.followed import FollowedModel
 from monitor.observe.kernels.contract import Bind, Rules
-from monitor.observe.masks.file import MaskMetadata
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.masks.references import ReferenceMask, ReferenceMasks, check_references
 from monitor.observe.masks.structural import StructuralMask
-from monitor.observe.masks.touched_files import read_shards, write_shards
-from monitor.observe.masks.whole import save_whole_mask, whole_mask
+from monitor.observe.masks_of_model import MasksOfModel
 from monitor.observe.observation import FloatArray, IntArray, Observation
 from monitor.observe.passes import Passes, Started
 from monitor.observe.ranks import Ranks
-from monitor.observe.served.sums import sums, unsigned
+from monitor.observe.served.of_model import fingerprint_of, sizes_of
 from monitor.observe.settings import MeasurementSettings, explained
 from monitor.observe.state import MonitorState
 from monitor.observe.stopwatch import Stopwatch
@@ -122,6 +119,7 @@ class UpdateObserver:
         self._stream = stream_for(roster.measured[0].source.device)
         self._stopwatch = Stopwatch()
         self._model = FollowedModel(roster, self._state, self.rules, bind, self._stream, base_squares=squared_norms)
+        self._masks = MasksOfModel(self._model, self.rules, self.base_fingerprint)
         self._passes = Passes(self._model, self._stream, self._stopwatch)
         self._started: list[Started] = []
         self._last_step = first_step
@@ -211,11 +209,15 @@ class UpdateObserver:
         Among several processes all must call it; the first one gets the mask of the whole model, the others one of no
         parameters.
         """
-        return self._copy_mask(self._state.masks)
+        self.before_update()
+        return self._masks.copy(self._state.masks, self._last_step)
 
     def touched_mask(self) -> UpdateMask | None:
         """Return the union of all step masks so far, as `update_mask` does; None when step masks are off."""
-        return None if self._state.touched is None else self._copy_mask(self._state.touched)
+        if self._state.touched is None:
+            return None
+        self.before_update()
+        return self._masks.copy(self._state.touched, self._last_step)
 
     def save_touched(self, directory: str | Path) -> None:
         """Write which weights were touched so far, for `restore`: each process what it measures itself.
@@ -225,10 +227,8 @@ class UpdateObserver:
         """
         directory = path_from(directory, "directory")
         self._model.look_for_moved()
-        if self._state.touched is not None:
-            self.before_update()
-            measured = self._model.roster.measured
-            write_shards(directory, self._ranks, self._state.touched, measured, vars(self._metadata))
+        self.before_update()
+        self._masks.write_touched(directory, self._last_step)
 
     def restore(self, directories: Sequence[str | Path]) -> bool:
         """Go on from the current weights: they are what the next observation is compared with.
@@ -242,27 +242,7 @@ class UpdateObserver:
         paths = paths_from(directories, "directories")
         self.before_update()
         self._ranks.all_or_none(self._model.measurement.measure)
-        if self._state.touched is None:
-            return True
-        shards = self._ranks.all_or_none(lambda: self._read_touched(paths))
-        # Decided together, so that none of the model is counted in another way than the rest.
-        found = self._ranks.all_say(shards is not None)
-        self._state.restore_touched(shards if found and shards is not None else {})
-        return found
-
-    def _read_touched(self, directories: Sequence[Path]) -> dict[str, torch.Tensor] | None:
-        measured, metadata = self._model.roster.measured, vars(self._metadata)
-        found = (read_shards(path, self._ranks, measured, metadata) for path in directories)
-        return next((shards for shards in found if shards is not None), None)
-
-    @property
-    def _metadata(self) -> MaskMetadata:
-        return MaskMetadata(
-            criterion=str(self.rules.criterion),
-            visible_dtype=self.visible_dtype,
-            base_fingerprint=self.base_fingerprint,
-            step=self._last_step,
-        )
+        return self._masks.take_up_touched(paths, self._last_step)
 
     def compare(self, step: int, given: Mapping[str, torch.Tensor] | None = None) -> Comparison:
         """Compare weights with the base, and leave the masks and counts of the observations as they are.
@@ -288,16 +268,17 @@ class UpdateObserver:
         self.before_update()
         if not self._ranks.all_say(not self._model.is_replaced()):
             self._model.look_again()
-        roster = self._model.roster
-        placed = [*roster.measured, *roster.frozen]
-        with torch.no_grad():
-            found = unsigned(self._ranks.sum_of(lambda: sums(placed, self.rules.visible_dtype)))
-        return {weights.name: number for weights, number in zip(placed, found, strict=True)}
+        return fingerprint_of(self._model.roster, self.rules.visible_dtype)
 
     @property
     def tied(self) -> dict[str, str]:
         """The other names of parameters that have several → the name here."""
         return self._model.roster.tied
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Name → number of weights of each parameter, frozen ones included, under all of its names."""
+        return sizes_of(self._model.roster)
 
     def _aside(self) -> MaskAside:
         return MaskAside(self._model.roster, self._state, self.rules, self._bind)
@@ -319,12 +300,7 @@ class UpdateObserver:
         self._model.look_for_moved()
         self.before_update()
         words, step = (self._state.masks, self._last_step) if of is None else (of.words, of.step)
-        metadata = replace(self._metadata, step=step, run_id=run_id)
-        save_whole_mask(path, words, self._model.roster.measured, metadata, self._ranks)
-
-    def _copy_mask(self, words: Mapping[str, torch.Tensor]) -> UpdateMask:
-        self.before_update()
-        return whole_mask(words, self._model.roster.measured, self._metadata, self._ranks)
+        self._masks.write(path, words, step, run_id)
 
     @property
     def monitor_bytes(self) -> int:

@@ -99,6 +99,16 @@ class Ranks(ABC):
         sent = torch.tensor(data or [0] * size, dtype=torch.int64, device="cpu")
         return bytes(self.sum(sent).tolist()).decode()
 
+    def texts(self, text: str) -> list[str]:
+        """Return the text of each process, in their order."""
+        data = text.encode()
+        sizes = self.rows([len(data)])[:, 0].tolist()
+        # Eight bytes to a number.
+        padded = data.ljust(-(-max(sizes) // 8) * 8, b"\0")
+        words = torch.frombuffer(bytearray(padded), dtype=torch.int64).tolist() if padded else []
+        rows = self.rows(words)
+        return [bytes(row.view(torch.uint8).tolist())[:size].decode() for row, size in zip(rows, sizes, strict=True)]
+
     def all_have(self, value: object) -> bool:
         """Return whether the value, told by its repr, is the same on every process."""
         rows = self.rows([digest(value)])

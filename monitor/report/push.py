@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from monitor.errors import ReportingError, SpoolError
@@ -14,8 +15,15 @@ from monitor.report.spool import Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
 
+_TELLING_SECONDS = 1.0
 
-def push(directory: Path, target: str, patience_seconds: float, run_id: str | None = None) -> int:
+Tell = Callable[[int], None]
+"""Called with how many items are left."""
+
+
+def push(
+    directory: Path, target: str, patience_seconds: float, run_id: str | None = None, tell: Tell | None = None
+) -> int:
     """Deliver everything in the spool of a run, and return how many items that were. Those refused for good are logged.
 
     Args:
@@ -23,6 +31,7 @@ def push(directory: Path, target: str, patience_seconds: float, run_id: str | No
         target: gRPC address of the service; see check_target.
         patience_seconds: how long to try to reach the service.
         run_id: of a run of its own, which becomes of what the service never accepted; see `give_run_id`.
+        tell: called at first, and now and then while it takes its time.
 
     Raises:
         ConfigurationError: the target is malformed, or the run id is none.
@@ -33,16 +42,22 @@ def push(directory: Path, target: str, patience_seconds: float, run_id: str | No
     spool_directory = find_spool(directory)
     # First where the run went on when its directory broke: its end is told from there.
     return sum(
-        _push(each, target, patience_seconds, run_id) for each in (*linked_spools(spool_directory), spool_directory)
+        _push(each, target, patience_seconds, run_id, tell or _tell_nobody)
+        for each in (*linked_spools(spool_directory), spool_directory)
     )
 
 
-def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None) -> int:
+def _tell_nobody(_left: int) -> None:
+    """Where nobody watches."""
+
+
+def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None, tell: Tell) -> int:
     _check_free(directory)
     if run_id is not None:
         give_run_id(directory, run_id)
     before = _held(directory)
-    problems = asyncio.run(_deliver(directory, target, patience_seconds))
+    tell(before)
+    problems = asyncio.run(_deliver(directory, target, patience_seconds, tell))
     if problems:
         raise ReportingError("not everything was delivered; it stays in the spool. " + "; ".join(problems))
     return before - _held(directory)
@@ -70,5 +85,10 @@ def _held(directory: Path) -> int:
         return sum(attempt.unsent + attempt.rejected for attempt in spool.attempts())
 
 
-async def _deliver(directory: Path, target: str, patience_seconds: float) -> list[str]:
-    return await Uploader(directory, target, patience_seconds, follow=False).run()
+async def _deliver(directory: Path, target: str, patience_seconds: float, tell: Tell) -> list[str]:
+    delivery = asyncio.create_task(Uploader(directory, target, patience_seconds, follow=False).run())
+    while not (await asyncio.wait([delivery], timeout=_TELLING_SECONDS))[0]:
+        # A file system that is away has nothing to tell; the delivery says so itself.
+        with suppress(SpoolError):
+            tell(await asyncio.to_thread(_held, directory))
+    return delivery.result()

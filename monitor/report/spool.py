@@ -16,6 +16,8 @@ from monitor.report.spool_file import SPOOL_FILE, SpoolFile, unusable
 
 # The monitor's directory in a run's output directory, and in each checkpoint.
 DIRECTORY = "sparsity_monitor"
+# In the former, the update mask of the latest run.
+MASK_FILE = "update_mask.safetensors"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 # Exit status of an uploader that leaves something here because trying again would not help.
 EXIT_NOT_DELIVERED = 3

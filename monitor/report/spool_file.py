@@ -98,6 +98,16 @@ class SpoolFile:
         with self._wrapped_errors():
             return self._connection.execute(query, parameters).fetchall()
 
+    def check_whole(self) -> None:
+        """Check that nothing in the file is damaged.
+
+        Raises:
+            SpoolError: something is.
+        """
+        ((found,), *_) = self._read("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise unusable(self.directory, f"{SPOOL_FILE} is damaged, {found}")
+
     def check_in_place(self) -> None:
         """Check that the file which is open is the one that its name leads to.
 

@@ -129,11 +129,6 @@ def add_up(observation: Observation, registration: Registration) -> Totals:
     return Summation(registration).totals(observation)
 
 
-def trained_by_group(observation: Observation, registration: Registration) -> tuple[int, ...]:
-    """Return the weights of each group that are trained at an observation, see `Summation.trained`."""
-    return Summation(registration).trained(observation)
-
-
 def base_squares(observation: Observation, registration: Registration) -> Sequence[float]:
     """Return Σ|θ₀|² of the trained visible base weights of each group at an observation; empty where not known."""
     return observation.base_squared_norm or registration.base_squared_norm

@@ -115,6 +115,13 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("run_dropped_items", _RUN, "Items that the latest attempt lost: spool full, disk too slow, or refused."),
     _gauge("run_unsent_items", _RUN, "Items in the spool of the latest attempt that are not acknowledged yet."),
     _gauge("run_observations", _RUN, "Stored observations that no later attempt superseded."),
+    _gauge(
+        "run_served_differing_groups",
+        _RUN,
+        "Groups of weights that the engine which generates for the run did not serve as they train when last asked.",
+    ),
+    _gauge("run_served_groups", _RUN, "Groups of weights of the engine that were compared then."),
+    _gauge("run_served_step", _RUN, "Optimizer step whose weights the engine last was found to serve, all of them."),
     _gauge("run_training_metric", ("run", "metric"), "Newest value that the trainer logged under this name."),
     Family(
         PREFIX + "run_info",

@@ -13,13 +13,12 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
-from monitor.service.instruments import Instruments
+from monitor.service.exposition import Exposition
 from monitor.service.interface.models import ProblemJson
 from monitor.service.interface.routes import PREFIX, add_interface
 from monitor.service.labels import criterion_label
@@ -61,7 +60,7 @@ _DRAWING = {
 
 
 def build_app(
-    settings: ServiceSettings, recorder: Recorder, instruments: Instruments, is_serving: Callable[[], bool]
+    settings: ServiceSettings, recorder: Recorder, exposition: Exposition, is_serving: Callable[[], bool]
 ) -> FastAPI:
     """Return the web application over the live state and the store.
 
@@ -75,7 +74,7 @@ def build_app(
     pages = Pages(settings, recorder.live)
     _add_problems(app, pages)
     _add_health(app, recorder, is_serving)
-    _add_metrics(app, instruments)
+    _add_metrics(app, exposition)
     _add_api(app, settings, recorder)
     add_interface(app, settings, recorder, is_serving)
     _add_pages(app, pages)
@@ -160,7 +159,7 @@ def _add_health(app: FastAPI, recorder: Recorder, is_serving: Callable[[], bool]
         return {"status": "ready"}
 
 
-def _add_metrics(app: FastAPI, instruments: Instruments) -> None:
+def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
     one_at_a_time = asyncio.Lock()
 
     written: dict[str, dict[str, str]] = {"text/plain": {}, "application/openmetrics-text": {}}
@@ -174,14 +173,11 @@ def _add_metrics(app: FastAPI, instruments: Instruments) -> None:
         if compressed:
             headers["Content-Encoding"] = "gzip"
         async with one_at_a_time:
-            text = await asyncio.to_thread(_exposed, encode, instruments, compressed=compressed)
+            text = await asyncio.to_thread(exposition.text, encode, content_type)
+            if compressed:
+                # The fastest level: the names that repeat make up most of it.
+                text = await asyncio.to_thread(gzip.compress, text, compresslevel=1, mtime=0)
         return Response(text, headers=headers)
-
-
-def _exposed(encode: Callable[[CollectorRegistry], bytes], instruments: Instruments, *, compressed: bool) -> bytes:
-    text = encode(instruments.registry)
-    # The fastest level: the names that repeat make up most of it.
-    return gzip.compress(text, compresslevel=1, mtime=0) if compressed else text
 
 
 _NO_RUN: dict[int | str, dict[str, Any]] = {404: {"description": "No such run; `detail` says more."}}

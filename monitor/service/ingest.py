@@ -14,8 +14,9 @@ from monitor.service import errors
 from monitor.service.arrivals import Arrivals
 from monitor.service.commits import Outcome
 from monitor.service.instruments import Instruments
-from monitor.service.live import LiveRun, RunState
+from monitor.service.live import LiveRun
 from monitor.service.recorder import Attempt, Recorder
+from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.registry import Collector
 
 from monitor.service.families import family
 from monitor.service.settings import LIMITS
@@ -36,10 +35,6 @@ class Instruments:
         self.open_streams = Gauge(streams.name, streams.help, registry=self.registry)
         commits = family("store_commit_seconds")
         self.store_commits = Histogram(commits.name, commits.help, registry=self.registry, buckets=COMMIT_SECONDS)
-
-    def add(self, collector: Collector) -> None:
-        """Export also what `collector` collects."""
-        self.registry.register(collector)
 
     def _counter(self, name: str) -> Counter:
         counted = family(name)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property, partial, reduce
 from itertools import count
 
+from monitor.served_metrics import NAMES
 from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
+from monitor.service.run_state import RunState, ended
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import Position, StoredItem, StoredRun, Thinned
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Parent, Registration
@@ -22,27 +23,8 @@ _MAX_TRAINING_METRICS = 1000
 """Names of training metrics that are shown of a run. A trainer that makes up new ones at each step has ever more."""
 
 
-class RunState(StrEnum):
-    """As in the wire contract: RunSummary.State, but that what stopped and what was preempted is told apart."""
-
-    RUNNING = "running"
-    STALLED = "stalled"
-    LOST = "lost"
-    FINISHED = "finished"
-    FAILED = "failed"
-    STOPPED = "stopped"
-    PREEMPTED = "preempted"
-
-
 _versions = count()
 _next_version = partial(next, _versions)
-
-_ENDED = {
-    Finish.ENDING_COMPLETED: RunState.FINISHED,
-    Finish.ENDING_STOPPED: RunState.STOPPED,
-    Finish.ENDING_PREEMPTED: RunState.PREEMPTED,
-    Finish.ENDING_FAILED: RunState.FAILED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +112,7 @@ class LiveRun:
     def state(self, now: float, settings: ServiceSettings) -> RunState:
         """Return the state at `now`, in seconds since 1970-01-01 UTC."""
         if self.finish is not None:
-            return _ended(self.finish)
+            return ended(self.finish)
         if now - self.heard_at > settings.lost_after_seconds:
             return RunState.LOST
         # A resumed run has to load before it can observe: its clock starts at the registration.
@@ -256,11 +238,6 @@ def from_store(stored: StoredRun) -> LiveRun:
     )
 
 
-def _ended(finish: Finish) -> RunState:
-    by_outcome = RunState.FINISHED if finish.outcome == Finish.OUTCOME_FINISHED else RunState.FAILED
-    return _ENDED.get(finish.ending, by_outcome)
-
-
 def _live_observation(item: StoredItem, registrations: Mapping[int, Registration]) -> LiveObservation:
     # Attempts of a run may differ in references and tolerances.
     registration = registrations[item.position.attempt]
@@ -276,4 +253,6 @@ def _newest(known: Mapping[str, Metric], logs: Iterable[StoredItem]) -> dict[str
                 newest[name] = Metric(log.position, value)
     if len(newest) <= _MAX_TRAINING_METRICS:
         return newest
-    return dict(sorted(newest.items(), key=lambda each: (each[1].position, each[0]))[-_MAX_TRAINING_METRICS:])
+    # What an engine serves is seldom told.
+    by_age = sorted(newest.items(), key=lambda each: (each[0] in NAMES, each[1].position, each[0]))
+    return dict(by_age[-_MAX_TRAINING_METRICS:])

@@ -1,17 +1,19 @@
-"""Live state → Prometheus. Reads immutable snapshots, so that a scrape may run in a thread of its own."""
+"""Live state → metrics. Reads immutable snapshots, so that a scrape may run in a thread of its own."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
 
+from monitor.served_metrics import NAMES
 from monitor.service.families import FAMILIES, PREFIX
 from monitor.service.labels import criterion_label, group_labels, metric_labels
-from monitor.service.live import LiveRun, LiveRuns, RunState
-from monitor.service.series import GroupArray, group_arrays, roll_up
+from monitor.service.live import LiveRun, LiveRuns
+from monitor.service.run_state import RunState
+from monitor.service.series import GroupArray, roll_up
 from monitor.service.settings import ServiceSettings
 from monitor.service.transfer import Transfer
 from monitor.version import __version__
@@ -20,7 +22,19 @@ from monitor.wire import PROTOCOL_VERSION
 Labels = dict[str, str]
 
 
-class LiveCollector(Collector):
+class Scraped(NamedTuple):
+    """What a scrape shows of the runs.
+
+    Attributes:
+        metrics: all but those of groups.
+        detailed: the runs whose groups are shown, too.
+    """
+
+    metrics: list[Metric]
+    detailed: list[LiveRun]
+
+
+class LiveMetrics:
     """Everything about runs. What an observation did not measure has no series, rather than zeros.
 
     Args:
@@ -32,44 +46,43 @@ class LiveCollector(Collector):
         self._settings = settings
         self._service_url = service_url
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry would otherwise collect once to learn the names."""
-        return []
+    def scraped(self, size: Callable[[LiveRun], int]) -> Scraped:
+        """Return what is shown now.
 
-    def collect(self) -> Iterator[Metric]:
-        """Return all families that have series now."""
+        Args:
+            size: tells how many series the groups of a run have. They are shown as far as the budget goes.
+        """
         now = time.time()
         families = Families()
         runs = self._live.all()
         shown = self._not_ended(runs, now, self._settings.finished_shown_seconds)
-        detailed = self._not_ended(shown, now, self._settings.finished_grace_seconds)
         for run in shown:
             _add_run(families, run, run.state(now, self._settings))
-        for run in detailed:
+        with_groups = self._not_ended(shown, now, self._settings.finished_grace_seconds)
+        for run in with_groups:
             _add_training_metrics(families, run)
-        self._add_groups(families, detailed)
+        detailed = self._within_budget(families, with_groups, size)
         families.add("runs", {}, len(runs))
         families.add("series_budget", {}, self._settings.series_budget)
         build = {"version": __version__, "protocol_version": str(PROTOCOL_VERSION)}
         families.add("build_info", build, 1)
         families.add("service_info", {"service_url": self._service_url}, 1)
-        return families.with_series()
+        return Scraped(families.with_series(), detailed)
 
     def _not_ended(self, runs: list[LiveRun], now: float, seconds: float) -> list[LiveRun]:
         """Leave out the runs that ended longer ago than this."""
         return [run for run in runs if not run.ended_before(now - seconds, now, self._settings)]
 
-    def _add_groups(self, families: Families, shown: list[LiveRun]) -> None:
-        """Add the series of groups as far as the budget goes."""
-        arrays = {run.run_id: group_arrays(run) for run in shown}
-        sizes = {run_id: sum(len(array.values) for array in each) for run_id, each in arrays.items()}
+    def _within_budget(self, families: Families, runs: list[LiveRun], size: Callable[[LiveRun], int]) -> list[LiveRun]:
+        """Return the runs for whose groups there is room, and say so of the others."""
+        sizes = {run.run_id: size(run) for run in runs}
         rolled_up = roll_up(sizes, self._settings.series_budget - families.series)
-        for run in shown:
+        for run in runs:
             families.add("run_rolled_up", {"run": run.run_id}, run.run_id in rolled_up)
-            if run.run_id not in rolled_up:
-                _add_groups(families, run, arrays[run.run_id])
         families.add("rolled_up_runs", {}, len(rolled_up))
-        families.add("series", {}, families.series)
+        detailed = [run for run in runs if run.run_id not in rolled_up]
+        families.add("series", {}, families.series + sum(sizes[run.run_id] for run in detailed))
+        return detailed
 
 
 class Families:
@@ -91,9 +104,23 @@ class Families:
             self._metrics[PREFIX + name].add_sample(PREFIX + name, labels, value)
             self.series += 1
 
-    def with_series(self) -> Iterator[Metric]:
+    def with_series(self) -> list[Metric]:
         """Return the metrics that have series."""
-        return (metric for metric in self._metrics.values() if metric.samples)
+        return [metric for metric in self._metrics.values() if metric.samples]
+
+
+def group_metrics(run: LiveRun, arrays: Iterable[GroupArray]) -> list[Metric]:
+    """Return what is known per group of a run as metrics."""
+    families = Families()
+    groups = group_labels(run.registration.groups)
+    # Shared by the families, since building them is most of the work.
+    labels = [{"run": run.run_id, "layer": layer, "module": module} for layer, module in groups]
+    for array in arrays:
+        name = array.reference
+        with_reference = labels if name is None else [{**each, "reference": name} for each in labels]
+        for each, value in zip(with_reference, array.values, strict=True):
+            families.add(array.family, each, value)
+    return families.with_series()
 
 
 def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
@@ -113,6 +140,9 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     for other in RunState:
         families.add("run_state", {**labels, "state": other.value}, other is state)
     families.add("run_planned_steps", labels, run.planned_steps)
+    for name in NAMES:
+        if name in run.training_metrics:
+            families.add(f"run_{name}", labels, run.training_metrics[name].value)
     _add_observation(families, labels, run)
 
 
@@ -170,14 +200,3 @@ def _add_transfer(families: Families, labels: Labels, transfer: Transfer | None)
     families.add("run_sync_steps", labels, transfer.steps)
     families.add("run_sync_sparse_bytes", labels, transfer.sparse_bytes)
     families.add("run_sync_dense_bytes", labels, transfer.dense_bytes)
-
-
-def _add_groups(families: Families, run: LiveRun, arrays: list[GroupArray]) -> None:
-    groups = group_labels(run.registration.groups)
-    # Shared by the families, since building them is most of the work.
-    labels = [{"run": run.run_id, "layer": layer, "module": module} for layer, module in groups]
-    for array in arrays:
-        name = array.reference
-        with_reference = labels if name is None else [{**each, "reference": name} for each in labels]
-        for each, value in zip(with_reference, array.values, strict=True):
-            families.add(array.family, each, value)

@@ -18,10 +18,11 @@ from grpc_reflection.v1alpha import reflection
 
 from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
+from monitor.service.exposition import Exposition
 from monitor.service.http import build_app
 from monitor.service.ingest import Ingest
 from monitor.service.instruments import Instruments
-from monitor.service.metrics import LiveCollector
+from monitor.service.metrics import LiveMetrics
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
 from monitor.wire.monitor_pb2 import DESCRIPTOR
@@ -90,9 +91,9 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
             http_socket = stack.enter_context(_bound(settings.http_address))
             http_address = _address_of(http_socket)
             service_url = settings.service_url or _browsed_at(http_address)
-            instruments.add(LiveCollector(recorder.live, settings, service_url))
+            exposition = Exposition(instruments.registry, LiveMetrics(recorder.live, settings, service_url))
             grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest))
-            app = build_app(settings, recorder, instruments, lambda: ingest.serving)
+            app = build_app(settings, recorder, exposition, lambda: ingest.serving)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds))
             # Runs first at the end: /readyz answers 503, and streams end.
             stack.callback(ingest.stop)
@@ -183,6 +184,9 @@ def _bound(address: str) -> Iterator[socket.socket]:
     except OSError as error:
         raise _unavailable(address, "--http-address", error.strerror or str(error)) from error
     with bound:
+        # Of those that it accepts, too: asyncio leaves sockets that others have made as they are, and then a second
+        # piece of an answer waits for the first one's acknowledgement, which the other end delays by 40 ms.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield bound
 
 

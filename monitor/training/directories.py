@@ -10,8 +10,6 @@ from monitor.report.spool import DIRECTORY
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-MASK_FILE = "update_mask.safetensors"
-
 
 def output_directory(args: TrainingArguments) -> Path:
     """Return the trainer's output directory."""

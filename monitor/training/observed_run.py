@@ -19,13 +19,15 @@ from monitor.report.elsewhere import Elsewhere
 from monitor.report.ending import COMPLETED, Ending
 from monitor.report.numbers import numbers_in
 from monitor.report.reporter import Reporter
-from monitor.training.directories import MASK_FILE, touched_in
+from monitor.report.spool import MASK_FILE
+from monitor.training.directories import touched_in
 from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved
 from monitor.training.mask_writer import MaskWriter
 from monitor.training.on_dense import Answer, DenseWatch
 from monitor.training.pace import Pace
-from monitor.training.served import Fingerprints, ServedCheck, ServedWeights, as_text, from_text
+from monitor.training.served import Fingerprints, ServedWeights
+from monitor.training.served_run import ServedRun
 from monitor.training.settings import RunSettings
 from monitor.training.synchronisation import Synchronisations
 from monitor.training.told import end_lines, tell
@@ -35,8 +37,6 @@ from monitor.verdict import DenseThresholds, Verdict
 
 logger = logging.getLogger(__name__)
 
-# Among what the trainer logs: groups that an engine does not serve as they are trained, and the step that it serves.
-SERVED_DIFFERING, SERVED_STEP = "served_differing_groups", "served_step"
 # Among what the trainer logs, where weights that are kept differ from those that were observed.
 SAVED_CHANGED = "saved_changed_weights"
 _OF_ADAPTERS = "the matrices that adapters change, and what trains directly"
@@ -91,7 +91,7 @@ class ObservedRun:
         self._reporter = reporter
         # Asked where the spool is also when all is told.
         self._told_by = reporter
-        self._served = ServedCheck(writes_log=writes_log)
+        self._served = None if observer is None else ServedRun(observer, reporter, writes_log=writes_log)
         self._step = 0 if observer is None else observer.last_step
         self._masks = MaskWriter(Elsewhere() if reporter is None else reporter.elsewhere)
         self._process = os.getpid()
@@ -206,32 +206,19 @@ class ObservedRun:
             if self._reporter is not None:
                 self._reporter.report(observation, self.last_verdict)
 
+    @property
+    def served_weights(self) -> ServedRun | None:
+        """What engines serve of the weights; None where nothing is observed, or not in this process."""
+        return None if self._observer is None or self.is_elsewhere else self._served
+
     def fingerprint(self) -> dict[str, int] | None:
         """Return the fingerprints of the weights as they are now, and keep them; None where nothing is observed."""
-        if self._observer is None:
-            return None
-        found = self._observer.fingerprint()
-        self._served.keep(self._step, found, self._observer.tied)
-        return found
+        return None if (served := self.served_weights) is None else served.fingerprint(self._step)
 
     def served(self, fingerprints: Fingerprints, step: int | None) -> ServedWeights | None:
-        """Compare what an engine serves with the weights of a step, None for those of now, and report it.
-
-        Returns:
-            what the first process finds, on every one; None where nothing is observed.
-        """
-        if self._observer is None:
-            return None
-        if step is None:
-            self.fingerprint()
-        expected, ranks = self._step if step is None else step, self._observer.ranks
-        here = ranks.all_or_none(lambda: self._served.compare(fingerprints, expected) if ranks.rank == 0 else None)
-        found = from_text(ranks.from_first("" if here is None else as_text(here)))
-        # Where nothing could be compared, there is no number of groups that differ: 0 would mean that all is well.
-        if self._reporter is not None and found.groups:
-            step_served = {} if found.step is None else {SERVED_STEP: found.step}
-            self._reporter.log(self._step, {SERVED_DIFFERING: len(found.differing), **step_served})
-        return found
+        """Compare what an engine serves with the weights of a step, None for those of now, and report it."""
+        served = self.served_weights
+        return None if served is None else served.compare(fingerprints, step, now=self._step)
 
     def answer_dense_updates(self, answer: Answer) -> None:
         """Do what the user asked for when updates are dense."""

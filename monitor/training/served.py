@@ -103,6 +103,14 @@ class ServedCheck:
             self._tell(found)
         return found
 
+    def compare_several(self, engines: Sequence[Fingerprints], step: int) -> ServedWeights:
+        """Compare several engines as `compare` does, and return what is found of the one that differs most."""
+        found = [self._compare(_Served.of(each, self._tied, self._kept[step]), step) for each in engines]
+        worst = max(found, key=lambda each: (not each.groups, len(each.differing)))
+        if self._writes_log:
+            self._tell(worst)
+        return worst
+
     def _compare(self, served: _Served, step: int) -> ServedWeights:
         trained = self._kept[step]
         names = list(served.trained_as)
@@ -129,7 +137,8 @@ class ServedCheck:
         if not found.groups:
             self._say("names", _without_names(found))
         elif found.differing:
-            self._say("stale", self._differing(found))
+            # Which step it serves may be found out only later.
+            self._say("stale" if found.step is None else "of another step", self._differing(found))
         if found.groups and (found.only_trained or found.only_served):
             self._say("uncompared", _uncompared(found))
 

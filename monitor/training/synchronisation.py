@@ -140,6 +140,14 @@ class Synchronisations:
         counts_batches = schedule is not None and not schedule.in_steps and schedule.steps == every
         return self._start % every if counts_batches else 0
 
+    @property
+    def may_generate(self) -> bool:
+        """Whether the trainer generates in the step that begins; True where that is not known."""
+        schedule = self._schedule
+        if schedule is None or schedule.in_steps:
+            return schedule is None
+        return -(-self._batches // schedule.every) * schedule.every < self._batches + schedule.batches_per_step
+
     def end_batch(self) -> None:
         """Note that a batch is over that is not the last one of its step."""
         self._batches += 1

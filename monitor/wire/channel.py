@@ -78,6 +78,18 @@ def _direct_if_local(target: str) -> list[Option]:
     return [("grpc.enable_http_proxy", 0)] if proxied and is_local(target) else []
 
 
+def addresses(target: str) -> list[tuple[str, int]]:
+    """Return host and port of each address that `target` names; none where gRPC finds the service by other means.
+
+    >>> addresses("dns:///monitor.example:50051"), addresses("unix:/run/monitor.sock")
+    ([('monitor.example', 50051)], [])
+    """
+    if target.startswith((*_LOCAL_SCHEMES, "xds:")):
+        return []
+    named = [address.rpartition(":") for address in _ADDRESS_SCHEME.sub("", target, count=1).split(",")]
+    return [(host.strip("[]"), int(port)) for host, _, port in named]
+
+
 def _hosts(target: str) -> list[str]:
     addresses = _ADDRESS_SCHEME.sub("", target, count=1) if _ADDRESS_SCHEME.match(target) else target
     return [address.rpartition(":")[0].strip("[]") for address in addresses.split(",")]

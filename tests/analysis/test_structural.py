@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_what_was_made_is_said(tmp_path: Path) -> None:
     mask = UpdateMask.load(output)
     said = f"{output}: lowest:0.1 of the float32 weights of {base}, {mask.count():,} of {mask.weights:,} weights"
     assert result.stdout.startswith(said)
+    told = json.loads(make("lowest:0.1", base, "-o", output, "--json").stdout)
+    assert (told["ones"], told["weights"]) == (mask.count(), mask.weights)
     # What `mask info` shows of it.
     info = CliRunner(env={"COLUMNS": "200"}).invoke(mask_commands, ["info", str(output)])
     assert "lowest:0.1" in info.stdout

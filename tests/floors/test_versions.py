@@ -22,6 +22,8 @@ pytestmark = pytest.mark.xdist_group("floors")
 LAST_FOR_LOWEST = (3, 12)
 NEWER = (3, 13)
 KERNELS = "tests/observe/kernels"
+# Of all cases some: numba takes ten seconds to compile what a pair of dtypes needs.
+CHUNKS = ("numpy-strided", "streamed-float32", "streamed-low-bytes", "numba-bfloat16", "numba-low-bytes")
 
 
 @cache
@@ -54,7 +56,7 @@ def test_the_service_trainings_and_kernels_work(environment: Environment) -> Non
     )
     training = (
         "tests/floors/trainings.py",
-        f"{KERNELS}/test_agreement.py::test_tensors_of_several_chunks",
+        *(f"{KERNELS}/test_agreement.py::test_tensors_of_several_chunks[{case}]" for case in CHUNKS),
         f"{KERNELS}/test_agreement.py::test_the_same_list_of_segments_under_other_rules",
         f"{KERNELS}/test_triton_tiles.py::test_tensors_of_several_tiles_and_a_rest",
     )

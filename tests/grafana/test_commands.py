@@ -40,6 +40,22 @@ def test_apply_says_what_it_does_and_what_it_would_do(grafana: StandIn) -> None:
     assert grafana.dashboards == {}
 
 
+def test_programs_get_each_step_also_where_one_fails(grafana: StandIn) -> None:
+    where = ("--url", grafana.url, "--prometheus-url", "http://prometheus:9090", "--json")
+    code, output = _run("apply", *where, "--token", ADMIN)
+    told = json.loads(output)
+    assert (code, told["dry_run"]) == (0, False)
+    assert {"action": "create", "title": "alert rule CumulativeSparsityCritical", "changes": []} in told["steps"]
+    code, output = _run("delete", *where[:2], "--token", ADMIN, "--dry-run", "--json")
+    assert {"action": "delete", "title": "alert rule CumulativeSparsityCritical", "changes": []} in json.loads(output)[
+        "steps"
+    ]
+    code, output = _run("apply", *where, "--token", "wrong")
+    # What is wrong goes to standard error, which is not told apart here.
+    told, _ = json.JSONDecoder().raw_decode(output)
+    assert (code, told["steps"]) == (1, [])
+
+
 def test_what_goes_wrong_is_one_message(grafana: StandIn) -> None:
     code, output = _run("apply", "--url", grafana.url, "--token", "wrong")
     assert code == 1
@@ -102,6 +118,9 @@ def test_generate_names_the_files_that_it_changed(tmp_path: Path) -> None:
     assert code == 0
     assert str(tmp_path / "runbook.md") in output
     assert _run("generate", str(tmp_path)) == (0, "")
+    (tmp_path / "runbook.md").unlink()
+    code, output = _run("generate", str(tmp_path), "--json")
+    assert (code, json.loads(output)) == (0, {"changed": [str(tmp_path / "runbook.md")]})
 
 
 def test_dashboards_for_grafana_com_ask_for_their_data_source(tmp_path: Path) -> None:

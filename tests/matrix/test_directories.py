@@ -6,7 +6,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -29,6 +28,7 @@ from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.matrix.runs import recording
 from tests.mounts import fill, mount, mounted, read_only, small_disk, unmount
+from tests.removal import remove_in_use
 from tests.service.running import COMMAND, Client, service_in_thread
 from tests.spooled import spooled
 from tests.tiny import common_arguments, plain_trainer
@@ -135,7 +135,7 @@ def assert_few_words(caplog: pytest.LogCaptureFixture, most: int) -> None:
 
 
 def removed(output: Path) -> None:
-    shutil.rmtree(output)
+    remove_in_use(output)
 
 
 def moved_away(output: Path) -> None:
@@ -143,7 +143,7 @@ def moved_away(output: Path) -> None:
 
 
 def turned_into_a_file(output: Path) -> None:
-    shutil.rmtree(output)
+    remove_in_use(output)
     output.touch()
 
 
@@ -235,7 +235,7 @@ def test_a_directory_that_comes_back_has_the_spool_again(
         directory.mkdir()
     callback = SparsityCallback(client.listening.grpc_address, "back")
     ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "removed and made again": (lambda: shutil.rmtree(output), output.mkdir),
+        "removed and made again": (lambda: remove_in_use(output), output.mkdir),
         "moved away and back": (lambda: output.rename(tmp_path / "x"), lambda: (tmp_path / "x").rename(output)),
         "mounted again": (lambda: unmount(output), lambda: mount(disk, output)),
         "the file alone": ((output / "sparsity_monitor" / SPOOL_FILE).unlink, lambda: None),

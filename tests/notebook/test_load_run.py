@@ -63,13 +63,9 @@ def test_a_run_is_described_alike_from_both(trained: Trained) -> None:
     here, there = load_run(trained.output), load_run(f"{trained.url}/#{trained.run_id}")
     assert load_run(f"{trained.url}/runs/{trained.run_id}").run_id == here.run_id
     for name in ("run_id", "name", "labels", "criterion", "visible_dtype"):
-        assert getattr(here, name) == getattr(there, name), name
-    assert (here.name, here.labels, here.criterion, here.visible_dtype) == (
-        "tiny <b>",
-        {"seed": "0"},
-        "bits",
-        "bfloat16",
-    )
+        assert getattr(here.described, name) == getattr(there.described, name), name
+    about = here.described
+    assert (about.name, about.labels, about.measured_as) == ("tiny <b>", {"seed": "0"}, "bits, bfloat16")
     assert here.described.state == there.described.state == "finished"
     assert here.described.library_versions == there.described.library_versions
     assert f"run {here.run_id} (tiny <b>): {STEPS} observations, finished" in repr(here)
@@ -111,7 +107,7 @@ def _spool(directory: Path, *runs: str, attempts: int = 1) -> Spool:
 
 def test_several_runs_are_listed_where_none_is_named(tmp_path: Path) -> None:
     _spool(tmp_path, "first", "second").close()
-    with pytest.raises(ConfigurationError, match=r"has 2 runs: name one .*'first' \(same\), 'second' \(same\)"):
+    with pytest.raises(ConfigurationError, match=r"has 2 runs: name one, .*'first' \(same\), 'second' \(same\)"):
         load_run(tmp_path)
     with pytest.raises(ConfigurationError, match="2 runs called 'same'"):
         load_run(tmp_path, "same")
@@ -202,8 +198,8 @@ def long_run(trained: Trained) -> str:
 
 
 def test_a_long_run_is_read_whole_and_not_thinned(long_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitor.notebook.from_service._POINTS", 60)
-    monkeypatch.setattr("monitor.notebook.from_service._GROUP_POINTS", 60)
+    monkeypatch.setattr("monitor.notebook.from_service.POINTS", 60)
+    monkeypatch.setattr("monitor.notebook.from_service.GROUP_POINTS", 60)
     run = load_run(long_run)
     steps = [*range(1, 200), *range(5_000, 5_015)]
     assert run.observations["step"].tolist() == steps
@@ -220,7 +216,7 @@ def test_a_service_that_is_not_there_or_is_none_is_said_in_a_sentence(trained: T
         load_run("http://127.0.0.1:1")
     with pytest.raises(ReportingError, match="not that of gRPC"):
         load_run(f"http://{trained.client.listening.grpc_address}")
-    with pytest.raises(ReportingError, match="does not answer: there is nothing at"):
+    with pytest.raises(ReportingError, match="refuses: there is nothing at"):
         load_run(f"{trained.url}/nowhere#run")
     with pytest.raises(ConfigurationError, match=r"the service at .* has 2 runs: .*'long' \(a run\)"):
         load_run(trained.url)

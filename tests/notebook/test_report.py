@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import pytest
 import typer
+from matplotlib.image import imread
 from typer.testing import CliRunner, Result
 
 from monitor.notebook.commands import add_report
@@ -55,6 +59,46 @@ def test_a_directory_and_a_service_give_a_page_with_the_integers_of_the_training
     intersection = f"{sum(last.references[0].intersection):,}"
     assert [row[4] for row in rows if row[1:2] == ["lowest"]] == [intersection] * 2
     assert ["step", str(STEPS), str(STEPS)] in rows
+
+
+def test_programs_learn_what_is_in_the_page_and_what_is_missing(trained: Trained, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    told = json.loads(report(trained.delivered, trained.output, "-o", page, "--json").stdout)
+    assert told["file"] == str(page)
+    assert [(run["run_id"], bool(run["missing"])) for run in told["runs"]] == [
+        (trained.run_id, True),
+        (trained.run_id, False),
+    ]
+
+
+def test_a_pdf_has_the_tables_of_the_page(trained: Trained, tmp_path: Path) -> None:
+    page, paper = tmp_path / "report.html", tmp_path / "report.pdf"
+    # So that what is on it can be read here.
+    with matplotlib.rc_context({"pdf.compression": 0}):
+        for output in (page, paper):
+            assert report(trained.output, "-o", output).exit_code == 0
+    written = paper.read_bytes()
+    assert written.startswith(b"%PDF-")
+    # A text is given in pieces, between which letters are moved.
+    texts = [
+        b"".join(re.findall(rb"\(((?:\\.|[^\\)])*)\)", text)).decode("latin-1")
+        for text in re.findall(rb"\nBT\n(.*?)\nET\n", written, re.DOTALL)
+    ]
+    groups = [row for row in rows_of(page) if len(row) == 8 and re.fullmatch(r"-|\d\d", row[0])]
+    assert len(groups) > 10
+    for row in groups:
+        assert " ".join(row) in [" ".join(text.split()) for text in texts]
+
+
+def test_a_png_has_all_of_it_without_a_gap(trained: Trained, tmp_path: Path) -> None:
+    paper = tmp_path / "report.png"
+    assert report(trained.output, trained.output, "-o", paper).exit_code == 0
+    white = (imread(paper)[:, :, :3] == 1).all(axis=(1, 2))
+    assert len(white) > 3000
+    gaps = np.diff(np.flatnonzero(~white))
+    # An inch, at most.
+    assert gaps.max() < 150
+    assert report(trained.output, "-o", paper).exit_code == 1
 
 
 def test_the_page_needs_nothing_else_and_says_what_was_measured(trained: Trained, tmp_path: Path) -> None:
@@ -110,7 +154,8 @@ def test_what_the_service_took_is_said_on_the_page_and_in_the_terminal(trained: 
     ("arguments", "said"),
     [
         (["nowhere", "-o", "report.html"], "there is no spool.sqlite in 'nowhere'"),
-        (["nowhere", "-o", "report.pdf"], "expected a name that ends in .html"),
+        (["nowhere", "-o", "report.docx"], "expected a name that ends in .html, .pdf or .png."),
+        (["nowhere", "-o", "nowhere/report.pdf"], "which cannot be written"),
         (["http://127.0.0.1:1", "-o", "report.html"], "cannot reach a service at http://127.0.0.1:1"),
     ],
 )

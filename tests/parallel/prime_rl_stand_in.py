@@ -68,13 +68,7 @@ class CheckpointManager:
         return self.ckpt_dir / f"step_{step}" / "trainer"
 
     def save(
-        self,
-        step: int,
-        model: nn.Module,
-        optimizers: list[Any],
-        scheduler: Any,
-        progress: Progress,
-        dataloader: Any = None,
+        self, step: int, model: Any, optimizers: Any, scheduler: Any, progress: Any, dataloader: Any = None
     ) -> None:
         path = self.get_ckpt_path(step)
         path.mkdir(parents=True, exist_ok=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from monitor import Observation
+from monitor.errors import ConfigurationError
 from tests.counting import changed_by_group
 from tests.parallel.test_placement import whole
 
@@ -46,6 +49,14 @@ def assert_counted(observation: Observation, base: Path, final: Path) -> None:
 def batch(number: int) -> torch.Tensor:
     """A batch of tokens, shape (2, 6)."""
     return torch.randint(0, 30, (2, 6), generator=torch.Generator().manual_seed(number))
+
+
+def assert_refused_at_once(begin: Callable[[], object]) -> None:
+    """Check that a setting which cannot work is named where a framework begins, before it has a model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSITY_MONITOR_EVERY", "0")
+        with pytest.raises(ConfigurationError, match="environment variable SPARSITY_MONITOR_EVERY: every is '0'"):
+            begin()
 
 
 def import_example(name: str) -> Any:

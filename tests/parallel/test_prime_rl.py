@@ -14,7 +14,7 @@ import monitor
 from monitor.wire import monitor_pb2 as pb
 from tests.parallel import prime_rl_stand_in
 from tests.parallel.processes import run_together
-from tests.parallel.sharded import assert_counted, import_example
+from tests.parallel.sharded import assert_counted, assert_refused_at_once, import_example
 from tests.spooled import recorded_in
 
 pytestmark = pytest.mark.xdist_group("parallel")
@@ -36,7 +36,16 @@ def train_with_prime_rl(directory: Path, cpu_offload: bool) -> list[Any]:
     train(replace(config, max_steps=3, resume_step=2))
     with pytest.raises(AssertionError, match="full_offload"):
         train(replace(config, full_offload=True))
+    assert_refused_at_once(lambda: train(replace(config, model_name="none")))
     return [each.last_observation for each in watches]
+
+
+class Checked:
+    """Checks the settings with the target that the test has."""
+
+    @staticmethod
+    def check(**kwargs: Any) -> None:
+        monitor.Watch.check(target=None, **kwargs)
 
 
 def _watches(example: Any) -> list[monitor.Watch]:
@@ -44,6 +53,8 @@ def _watches(example: Any) -> list[monitor.Watch]:
     made: list[monitor.Watch] = []
 
     class Recorded:
+        Watch = Checked
+
         @staticmethod
         def watch(*args: Any, **kwargs: Any) -> monitor.Watch:
             made.append(monitor.watch(*args, strict=True, target=None, **kwargs))

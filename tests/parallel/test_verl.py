@@ -11,7 +11,14 @@ import pytest
 from monitor.wire import monitor_pb2 as pb
 from tests.parallel import verl_stand_in
 from tests.parallel.processes import run_together
-from tests.parallel.sharded import assert_counted, batch, import_example, load_sharded, save_whole
+from tests.parallel.sharded import (
+    assert_counted,
+    assert_refused_at_once,
+    batch,
+    import_example,
+    load_sharded,
+    save_whole,
+)
 from tests.spooled import recorded_in
 
 pytestmark = pytest.mark.xdist_group("parallel")
@@ -28,6 +35,7 @@ def train_with_verl(directory: Path, param_offload: bool) -> list[Any]:
     import_example("verl_fsdp")
     kind = verl_stand_in.EngineRegistry.get_engine_cls("language_model", "fsdp2")
     checkpoint, observations = str(directory / "global_step_1" / "actor"), []
+    assert_refused_at_once(lambda: kind(None, ROUNDS, param_offload=param_offload))
     for number in range(ROUNDS):
         engine = kind(load_sharded(str(directory / "base")), ROUNDS, param_offload=param_offload)
         if number:

@@ -27,6 +27,7 @@ from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.mounts import fill, read_only, small_disk
+from tests.removal import remove_in_use
 from tests.report.attempts import NOWHERE, ObservedModel, Trainings, report_some, spooled, steps
 from tests.service.running import Client
 
@@ -56,11 +57,11 @@ def damage(directory: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    shutil.rmtree(directory.parent)
+    remove_in_use(directory.parent)
 
 
 def make_again(directory: Path) -> None:
-    shutil.rmtree(directory.parent)
+    remove_in_use(directory.parent)
     directory.parent.mkdir()
 
 
@@ -156,10 +157,10 @@ def test_a_training_that_is_killed_after_it_left_is_told_so(
     trainings: Trainings, directory: Path, client: Client
 ) -> None:
     end = """
-import shutil
 import monitor.report.writer as writer
+from tests.removal import remove_in_use
 writer._PATIENCE_SECONDS = 0.0
-shutil.rmtree(reporter.directory.parent)
+remove_in_use(reporter.directory.parent)
 reporter.log(3, {"loss": 0.5})
 eventually(lambda: reporter.directory.name.startswith("sparsity-monitor-"))
 eventually(lambda: spooled(reporter).last_sequence == 4)

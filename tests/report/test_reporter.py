@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from monitor.report.spool import Spool
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
+from tests.removal import remove_in_use
 from tests.report.attempts import (
     NOWHERE,
     ObservedModel,
@@ -132,7 +132,7 @@ def test_a_directory_that_vanishes_does_not_raise_into_the_training(
 ) -> None:
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
     kill_uploader(reporter)
-    shutil.rmtree(directory)
+    remove_in_use(directory)
     assert not reporter.close(timeout=0)
 
 

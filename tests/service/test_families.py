@@ -13,6 +13,10 @@ from tests.service.running import Client
 _UNITS = {"second": "seconds", "byte": "bytes", "milliseconds": "seconds", "megabytes": "bytes", "percent": "ratio"}
 
 
+# As `served()` reports it.
+SERVED = {"served_differing_groups": 1, "served_groups": 3, "served_step": 2}
+
+
 def test_names_follow_the_guidance_of_prometheus() -> None:
     for each in FAMILIES:
         assert re.fullmatch(r"sparsity_monitor_[a-z][a-z_]*[a-z]", each.name)
@@ -34,7 +38,7 @@ def test_a_metric_is_found_without_the_prefix() -> None:
 def test_the_table_is_what_is_exported(start: Callable[..., Client]) -> None:
     client = start()
     client.register(registration("run", parent=pb.Parent(run_id="base", step=5), planned_steps=40))
-    client.send("run", [observed(1, unmeasured=[0, 0, 2]), logged(2, loss=1), finished(3)])
+    client.send("run", [observed(1, unmeasured=[0, 0, 2]), logged(2, loss=1, **SERVED), finished(3)])
     # Bytes of a transfer are known only where nothing is unmeasured.
     client.register(registration("whole"))
     client.send("whole", [observed(1)])

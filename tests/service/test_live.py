@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.service.live import LiveRun, LiveRuns, RunState, from_store
+from monitor.service.live import LiveRun, LiveRuns, from_store
+from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
 from monitor.wire import monitor_pb2 as pb

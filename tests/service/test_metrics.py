@@ -207,6 +207,19 @@ def test_a_loss_that_is_no_number_is_shown(client: Client, run_id: str) -> None:
     assert client.metric("run_training_metric", run=run_id, metric="reward") == math.inf
 
 
+def test_what_an_engine_serves_has_metrics_of_its_own(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    client.send(run_id, [logged(1, served_differing_groups=0, served_groups=3, served_step=1)])
+    # Where no step is found, that of the last time stays; and other logs displace none of it.
+    client.send(run_id, [logged(2, served_differing_groups=2, served_groups=3)])
+    many = [logged(step, **{f"name-{step}-{each}": each for each in range(200)}) for step in range(3, 10)]
+    client.send(run_id, many)
+    for name, value in {"differing_groups": 2, "groups": 3, "step": 1}.items():
+        assert client.metric(f"run_served_{name}", run=run_id) == value
+    assert client.metric("run_training_metric", run=run_id, metric="name-3-0") is None
+    assert client.metric("run_training_metric", run=run_id, metric="served_groups") == 3
+
+
 def test_above_the_budget_the_largest_run_keeps_its_run_level_series(start: Callable[..., Client]) -> None:
     client = start(series_budget=160)
     client.register(registration("small"))

@@ -15,8 +15,6 @@ from transformers import TrainerCallback
 import monitor
 from monitor import SparsityCallback, Watch, fingerprint
 from monitor.errors import ConfigurationError
-from monitor.grafana.promql.served import DIFFERING
-from monitor.training.observed_run import SERVED_DIFFERING
 from tests.observe.served.engine import Engine, config, parameters
 from tests.spooled import spooled
 from tests.tiny import common_arguments, plain_trainer, save_model
@@ -66,6 +64,11 @@ class Training:
         return self.watch.served(self.engine.fingerprints(), step)
 
 
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return Training(tmp_path, strict=True)
+
+
 def reported(directory: Path, name: str) -> list[tuple[int, float]]:
     logs = spooled(SimpleNamespace(directory=directory / "sparsity_monitor"), "training_log")  # type: ignore[arg-type]
     return [(log.step, log.metrics[name]) for log in logs if name in log.metrics]
@@ -75,8 +78,9 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_an_engine_that_serves_what_trains_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    training = Training(tmp_path, strict=True)
+def test_an_engine_that_serves_what_trains_is_no_news(
+    training: Training, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with training.watch:
         for step in (0, 1, 2):
             training.sync()
@@ -92,9 +96,8 @@ def test_an_engine_that_serves_what_trains_is_no_news(tmp_path: Path, caplog: py
 
 
 def test_an_engine_that_is_a_step_behind_is_found_and_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    training: Training, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    training = Training(tmp_path, strict=True)
     with training.watch:
         training.step()
         training.sync()
@@ -112,8 +115,9 @@ def test_an_engine_that_is_a_step_behind_is_found_and_said_once(
     assert reported(tmp_path, "served_step") == [(1, 1), (2, 1), (3, 1)]
 
 
-def test_a_layer_that_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    training = Training(tmp_path, strict=True)
+def test_a_layer_that_is_left_out_is_named(
+    training: Training, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with training.watch:
         training.sync()
         training.served()
@@ -129,8 +133,7 @@ def test_a_layer_that_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCap
     assert reported(tmp_path, "served_step") == [(0, 0)]
 
 
-def test_one_rank_that_is_behind_is_found(tmp_path: Path) -> None:
-    training = Training(tmp_path, strict=True)
+def test_one_rank_that_is_behind_is_found(training: Training) -> None:
     with training.watch:
         training.sync()
         behind = training.engine.fingerprints()
@@ -143,8 +146,7 @@ def test_one_rank_that_is_behind_is_found(tmp_path: Path) -> None:
     assert found.step is None
 
 
-def test_weights_of_no_kept_step_are_said_to_be_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    training = Training(tmp_path, strict=True)
+def test_weights_of_no_kept_step_are_said_to_be_so(training: Training, caplog: pytest.LogCaptureFixture) -> None:
     with training.watch:
         training.sync()
         training.step()
@@ -154,9 +156,8 @@ def test_weights_of_no_kept_step_are_said_to_be_so(tmp_path: Path, caplog: pytes
 
 
 def test_an_engine_that_goes_on_beside_the_training_is_asked_for_the_step_it_got(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    training: Training, caplog: pytest.LogCaptureFixture
 ) -> None:
-    training = Training(tmp_path, strict=True)
     with training.watch:
         training.step()
         training.sync()
@@ -299,10 +300,6 @@ def test_a_callback_tells_it_of_a_trainers_model(tied: bool, tmp_path: Path, cap
         if "served_step" in log.metrics
     ]
     assert differing == [0, len(stale.differing)]
-
-
-def test_the_alert_reads_what_is_reported() -> None:
-    assert DIFFERING == SERVED_DIFFERING
 
 
 def test_asking_does_not_disturb_the_training(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from monitor.analysis.masks.combination import Combined
 from monitor.analysis.masks.comparison import Compared, Comparison
 from monitor.analysis.masks.overlap import Chance
 from monitor.analysis.masks.published import CAVEAT, JACCARDS, JACCARDS_SOURCE, OVERLAPS, OVERLAPS_SOURCE
@@ -36,6 +37,11 @@ def mask_as_json(described: Comparison) -> dict[str, Any]:
         "layers": [{"layer": label, **_density(described, 0, where)} for label, where in parts.layers.items()],
         "modules": [{"module": label, **_density(described, 0, where)} for label, where in parts.modules.items()],
     }
+
+
+def combined_as_json(made: Combined) -> dict[str, Any]:
+    """Return how many weights a combined mask has, and how many chance would give, as what `json.dumps` takes."""
+    return {"weights": made.weights, "ones": made.ones, "expected_ones": made.expected}
 
 
 def _mask(comparison: Comparison, position: int) -> dict[str, Any]:

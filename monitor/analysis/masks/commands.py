@@ -33,7 +33,9 @@ def add_mask(app: typer.Typer) -> None:
     app.add_typer(mask_commands, name="mask")
 
 
-@mask_commands.command()
+@mask_commands.command(
+    epilog="Example: sparsity-monitor mask overlap first.safetensors second.safetensors --random-control"
+)
 def overlap(
     masks: _Masks,
     *,
@@ -120,7 +122,7 @@ def _compare(masks: FittingMasks, seed: int | None, base: str | None, finetuned:
     return Comparison(masks, counts, seed, sums)
 
 
-@mask_commands.command()
+@mask_commands.command(epilog="Example: sparsity-monitor mask info update_mask.safetensors")
 def info(file: _File, *, as_json: _Json = False) -> None:
     """Tell where a mask comes from, and how dense it is in each layer and module."""
     with errors_in_words():
@@ -142,36 +144,45 @@ def info(file: _File, *, as_json: _Json = False) -> None:
             print_mask(described, Console(markup=False, highlight=False))
 
 
-@mask_commands.command()
-def union(masks: _Masks, *, output: _MaskOutput) -> None:
+@mask_commands.command(
+    epilog="Example: sparsity-monitor mask union first.safetensors second.safetensors -o union.safetensors"
+)
+def union(masks: _Masks, *, output: _MaskOutput, as_json: _Json = False) -> None:
     """Write the mask of the weights that are in any of some masks."""
-    _combine("union", masks, 1, output)
+    _combine("union", masks, 1, output, as_json=as_json)
 
 
-@mask_commands.command()
-def intersection(masks: _Masks, *, output: _MaskOutput) -> None:
+@mask_commands.command(
+    epilog="Example: sparsity-monitor mask intersection first.safetensors second.safetensors -o both.safetensors"
+)
+def intersection(masks: _Masks, *, output: _MaskOutput, as_json: _Json = False) -> None:
     """Write the mask of the weights that are in all of some masks."""
-    _combine("intersection", masks, len(masks), output)
+    _combine("intersection", masks, len(masks), output, as_json=as_json)
 
 
-@mask_commands.command()
+@mask_commands.command(
+    epilog="Example: sparsity-monitor mask consensus *.safetensors --at-least 2 -o consensus.safetensors"
+)
 def consensus(
     masks: _Masks,
     *,
     at_least: Annotated[int, typer.Option("--at-least", help="In how many of the masks a weight must be.", min=1)],
     output: _MaskOutput,
+    as_json: _Json = False,
 ) -> None:
     """Write the mask of the weights that are in at least so many of some masks."""
-    _combine(f"in at least {at_least} of {len(masks)}", masks, at_least, output)
+    _combine(f"in at least {at_least} of {len(masks)}", masks, at_least, output, as_json=as_json)
 
 
-@mask_commands.command()
-def difference(masks: _Masks, *, output: _MaskOutput) -> None:
+@mask_commands.command(
+    epilog="Example: sparsity-monitor mask difference first.safetensors second.safetensors -o first-only.safetensors"
+)
+def difference(masks: _Masks, *, output: _MaskOutput, as_json: _Json = False) -> None:
     """Write the mask of the weights that are in the first mask and in no other."""
-    _combine("difference", masks, None, output)
+    _combine("difference", masks, None, output, as_json=as_json)
 
 
-def _combine(made_by: str, paths: list[Path], at_least: int | None, output: Path) -> None:
+def _combine(made_by: str, paths: list[Path], at_least: int | None, output: Path, *, as_json: bool) -> None:
     with errors_in_words():
         from monitor.analysis.masks import combination
         from monitor.analysis.masks.fitting import FittingMasks
@@ -185,6 +196,13 @@ def _combine(made_by: str, paths: list[Path], at_least: int | None, output: Path
             with advancing("Combining", sum(masks.weights.values())) as advance:
                 made = combination.write_combination(output, masks, how, made_by, advance)
             measured = measured_as(masks.shared_metadata)
+        if as_json:
+            import json
+
+            from monitor.analysis.masks.as_json import combined_as_json
+
+            print(json.dumps({"file": str(output), "made_by": made_by, **combined_as_json(made)}, indent=2))
+            return
         print(
             f"{output}: {made_by}, {made.ones:,} of {made.weights:,} weights, density {share(made.density)} "
             f"({measured}). By chance, spread evenly within each matrix: {share(made.expected_density)}."
@@ -201,7 +219,7 @@ def _check_combination(masks: list[Path], at_least: int | None, output: Path) ->
     check_mask("--output", output)
 
 
-@mask_commands.command()
+@mask_commands.command(epilog="Example: sparsity-monitor mask convert update_mask.safetensors booleans.npz")
 def convert(
     source: Annotated[Path, typer.Argument(help="A mask file, or booleans: .safetensors, .pt, .npz.")],
     target: Annotated[Path, typer.Argument(help="Booleans of a mask: .safetensors, .pt, .npz; a mask of booleans.")],
@@ -210,6 +228,7 @@ def convert(
         str, typer.Option(help='What counted as changed where the booleans were made, such as "bits" or "atol=1e-5".')
     ] = "",
     visible_dtype: Annotated[str, typer.Option(help='Dtype in which weights were compared, such as "bfloat16".')] = "",
+    as_json: _Json = False,
 ) -> None:
     """Turn a mask file into a boolean for each weight, as other tools have it, or the other way round."""
     with errors_in_words():
@@ -219,15 +238,20 @@ def convert(
 
         if not os.path.isfile(source):
             raise ConfigurationError(f"{str(source)!r} is no file; expected a mask, or a boolean for each weight.")
-        said = conversion.stated(criterion, visible_dtype)
+        known = conversion.stated(criterion, visible_dtype)
         if not is_mask(source):
             check_mask("the target", target)
-            print(conversion.to_mask(source, target, said))
-        elif said:
+            said = conversion.to_mask(source, target, known)
+        elif known:
             raise ConfigurationError(f"--criterion and --visible-dtype are for booleans; {str(source)!r} says its own.")
         else:
             check_new("the target", target)
-            print(conversion.to_booleans(source, target))
+            said = conversion.to_booleans(source, target)
+        if as_json:
+            import json
+
+            said = json.dumps({"file": str(target), "bytes": target.stat().st_size, "said": said}, indent=2)
+        print(said)
 
 
 def _warn(warnings: Sequence[str]) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def add_structure(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(structure)
+    app.command(epilog="Example: sparsity-monitor structure Qwen/Qwen2.5-0.5B outputs/grpo -o structure.html")(
+        structure
+    )
 
 
 def structure(

@@ -21,14 +21,15 @@ def served_weights_stale(settings: AlertSettings) -> Alert:
         summary="Run {{ .Labels.name }} ({{ .Labels.run }}) trains on what other weights generate",
         description="When last asked, the engine that generates for the run served {{ .Value | humanize }} groups of "
         "weights otherwise than they are trained.",
-        meaning="The fingerprints of the engine's weights were compared with those of the trained ones by `served()`, "
-        "and differ. They are of an earlier step, or of none: the sync is left out or fails, leaves some weights out, "
-        "or writes to a copy that is not served; adapters are not delivered; or a sleeping engine woke up with what it "
-        "had.",
+        meaning="The fingerprints of the engine's weights were compared with those of the trained ones, by `served()` "
+        "or by the callback that asked the trainer's vLLM, and differ. They are of an earlier step, or of none: the "
+        "sync is left out or fails, leaves some weights out, or writes to a copy that is not served; adapters are not "
+        "delivered; or a sleeping engine woke up with what it had.",
         actions=(
             "Read the training log: it says once which step is served, or which groups differ.",
             "If all differ and no step fits, check that the engine serves the run's visible dtype, not quantised, and "
             "that its ranks and the slices given to `fingerprint()` fit.",
-            "Hand the weights over again and call `served()`. What was generated since the last match is off-policy.",
+            "Hand the weights over again and call `served()`; a trainer's vLLM is asked again at each step. "
+            "What was generated since the last match is off-policy.",
         ),
     )

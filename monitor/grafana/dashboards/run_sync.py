@@ -31,6 +31,10 @@ _WHAT = (
     "Between syncs: from one hand-over of the trainer's weights to what generates, to the next. Between observations: "
     "where no sync of the trainer is known, or none is observed."
 )
+_NOT_ASKED = (
+    "Not asked: trainers of TRL with vLLM are by SparsityCallback(…).attach(trainer); elsewhere, call served() of the "
+    "watch or of the callback with the engine's fingerprints."
+)
 _CHOSEN = {**ONE_RUN, **GROUPS}
 _CROSSOVERS = {"above: bitmask takes less": "blue", "above: dense takes less": "red"}
 _WAYS = {
@@ -43,7 +47,7 @@ _WAYS = {
 
 def sync_panels() -> list[Any]:
     """What changes from one weight sync to the next, and its bytes."""
-    return [_changed_ratio(), _bytes(), _steps(), _served()]
+    return [_changed_ratio(), _bytes(), _steps(), _served(), _served_step()]
 
 
 def _changed_ratio() -> Any:
@@ -101,12 +105,28 @@ def _served() -> Any:
     return lines(
         "Groups not served as trained",
         "Groups of weights in which the engine that generates differs from what trains, as the training asked it last: "
-        "0 where it serves the weights that it was to. Metric: sparsity_monitor_run_training_metric.",
+        "0 where it serves the weights that it was to. Metrics: sparsity_monitor_run_served_differing_groups, "
+        "sparsity_monitor_run_served_groups.",
         "none",
-        Query(differing_groups(ONE_RUN), "groups"),
-        width=24,
-        no_data="Not asked: call served() of the watch, or of the callback, with the engine's fingerprints.",
+        Query(metric("run_served_groups", ONE_RUN), "compared"),
+        Query(differing_groups(ONE_RUN), "not served as trained"),
+        width=12,
+        no_data=_NOT_ASKED,
     ).axis_soft_min(0)
+
+
+def _served_step() -> Any:
+    return lines(
+        "Step that is served",
+        "Optimizer step whose weights the engine was last found to serve, all of them, and that of the latest "
+        "observation. Between two syncs and two questions, the one is behind the other. Metrics: "
+        "sparsity_monitor_run_served_step, sparsity_monitor_run_step, sparsity_monitor_run_served_groups (if asked).",
+        "none",
+        Query(metric("run_step", ONE_RUN) + " and " + metric("run_served_groups", ONE_RUN), "trained"),
+        Query(metric("run_served_step", ONE_RUN), "served"),
+        width=12,
+        no_data=_NOT_ASKED,
+    )
 
 
 def norm_panels() -> list[Any]:

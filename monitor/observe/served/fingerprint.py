@@ -6,14 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from monitor.errors import ConfigurationError, UnsupportedModelError, shown
-from monitor.observe.criterion import parse_visible_dtype
+from monitor.observe.criterion import dtype_name, parse_visible_dtype
 from monitor.observe.served.slices import Slices, check_slices, cut
 from monitor.observe.served.sums import sums, unsigned
 from monitor.observe.settings import MeasurementSettings
 from monitor.observe.weights.measured import MeasuredWeights
 from monitor.observe.weights.names import by_clean_name
+
+_WEIGHTS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 def fingerprint(
@@ -48,19 +51,33 @@ def fingerprint(
 
     Raises:
         ConfigurationError: an argument cannot work, or a tensor has not the rows that `slices` says.
-        UnsupportedModelError: a tensor has no weights here, or two have one name.
+        UnsupportedModelError: a tensor has no weights here, is quantised, or two have one name.
     """
     dtype = parse_visible_dtype(visible_dtype)
+    return numbers_of(parameters_in(named_tensors, slices), dtype)
+
+
+def parameters_in(
+    named_tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]], slices: Slices | None
+) -> dict[str, MeasuredWeights]:
+    """Return what tensors hold of the model's parameters, by name; raises what `fingerprint` raises."""
     table = check_slices(slices)
+    tensors = by_clean_name(_pairs(named_tensors))
+    _refuse_quantised(tensors)
     placed: dict[str, MeasuredWeights] = {}
-    for name, tensor in by_clean_name(_pairs(named_tensors)).items():
+    for name, tensor in tensors.items():
         for weights in _of_this_process(name, tensor) or cut(name, tensor, table):
             if placed.setdefault(weights.name, weights) is not weights:
                 raise UnsupportedModelError(
                     f"{weights.name} is there twice, by its own name and as a part of {name}. Leave one of them out."
                 )
+    return placed
+
+
+def numbers_of(placed: Mapping[str, MeasuredWeights], visible_dtype: torch.dtype) -> dict[str, int]:
+    """Return the number of each."""
     with torch.no_grad():
-        return dict(zip(placed, unsigned(sums(placed.values(), dtype)), strict=True))
+        return dict(zip(placed, unsigned(sums(placed.values(), visible_dtype)), strict=True))
 
 
 def _pairs(given: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -81,6 +98,21 @@ def _expected(given: object) -> ConfigurationError:
         f"fingerprint() was given {shown(given)}; expected pairs of name and tensor: model.named_parameters(), or a "
         "state dict."
     )
+
+
+def _refuse_quantised(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Codes say nothing without their scales, and what the two make is never to the bit what was quantised."""
+    for name, tensor in tensors.items():
+        is_scaled = tensor.dtype not in _WEIGHTS and any(other.startswith(f"{name}_scale") for other in tensors)
+        # bitsandbytes has the scales in the tensor, torchao makes a tensor of tensors.
+        has_scales = any(getattr(tensor, held, None) is not None for held in ("quant_state", "SCB"))
+        is_made = is_traceable_wrapper_subclass(tensor) and not hasattr(tensor, "device_mesh")
+        if is_scaled or has_scales or is_made:
+            raise UnsupportedModelError(
+                f"{name} is quantised ({type(tensor).__name__} of {dtype_name(tensor.dtype)}), so that it is not what "
+                "was trained, even where all is well. Whether an engine serves the trained weights can be told only "
+                "of one that does not quantise them."
+            )
 
 
 def _of_this_process(name: str, tensor: Any) -> list[MeasuredWeights]:

@@ -10,7 +10,8 @@ from monitor.errors import name_some
 from monitor.service.care.facts import RunFacts, read
 from monitor.service.care.thinning import Progress
 from monitor.service.errors import StoreError, StoreInUseError, shortened
-from monitor.service.live import RunState, from_store
+from monitor.service.live import from_store
+from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings, hide_password
 from monitor.service.store import Store
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +28,7 @@ _StoreUrl = Annotated[
     ),
 ]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _DEFAULT_URL = "sqlite:///sparsity-monitor.db"
 
 
@@ -34,10 +37,12 @@ def options() -> None:
     """Copy, look into and clear the store of a service."""
 
 
-@store_commands.command()
+@store_commands.command(epilog="Example: sparsity-monitor store backup backups/")
 def backup(
     to: Annotated[Path, typer.Argument(help="The file to write, or a directory: then the name tells the time.")],
     store_url: _StoreUrl = _DEFAULT_URL,
+    *,
+    as_json: _Json = False,
 ) -> None:
     """Copy the store into one file, also while a service serves it; the copy is checked before it gets its name.
 
@@ -47,17 +52,23 @@ def backup(
 
     with _explained():
         done = back_up_to(store_url, to)
+        if as_json:
+            _print_json({"path": str(done.path), "runs": done.runs, "items": done.items, "bytes": done.bytes})
+            return
         held = f"{_number(done.runs, 'run')}, {_number(done.items, 'item')}, {done.bytes} bytes"
         print(f"{done.path}: {held}, read again and whole")
 
 
-@store_commands.command()
-def info(store_url: _StoreUrl = _DEFAULT_URL) -> None:
+@store_commands.command(epilog="Example: sparsity-monitor store info --store-url sqlite:///sparsity-monitor.db")
+def info(store_url: _StoreUrl = _DEFAULT_URL, *, as_json: _Json = False) -> None:
     """Show what the store holds, the longest silent run first; also while a service serves it."""
     from monitor.service.care.facts import read
 
     with _explained():
         found = read(_checked(store_url))
+        if as_json:
+            _print_json(asdict(found))
+            return
         _print_runs(found.runs)
         if not sys.stdout.isatty():
             return
@@ -70,11 +81,13 @@ def info(store_url: _StoreUrl = _DEFAULT_URL) -> None:
             print(f"the file has {_size(found.file_bytes)}; {free} of it are free, and used before it grows")
 
 
-@store_commands.command()
+@store_commands.command(epilog="Example: sparsity-monitor store delete grpo-1 --dry-run")
 def delete(
     runs: Annotated[list[str], typer.Argument(help="Ids of runs that have ended.")],
     store_url: _StoreUrl = _DEFAULT_URL,
     dry_run: _DryRun = False,
+    *,
+    as_json: _Json = False,
 ) -> None:
     """Delete runs from a store that no service is serving. A service deletes by itself: serve --retain-days."""
     from monitor.service.care.by_hand import chosen, delete_runs
@@ -83,11 +96,14 @@ def delete(
         going = chosen(_checked(store_url), runs)
         if not dry_run:
             delete_runs(store_url, [run.run_id for run in going])
+        if as_json:
+            _print_json({"dry_run": dry_run, "runs": [asdict(run) for run in going]})
+            return
         _print_runs(going)
         print(f"{'would delete' if dry_run else 'deleted'} {_number(len(going), 'run')}", file=sys.stderr)
 
 
-@store_commands.command()
+@store_commands.command(epilog="Example: sparsity-monitor store thin grpo-1 --keep 500")
 def thin(
     runs: Annotated[list[str], typer.Argument(help="Ids of runs that have ended.")],
     keep: Annotated[
@@ -95,6 +111,8 @@ def thin(
     ] = 1000,
     store_url: _StoreUrl = _DEFAULT_URL,
     dry_run: _DryRun = False,
+    *,
+    as_json: _Json = False,
 ) -> None:
     """Thin runs of a store that no service is serving. A service does so by itself: serve --thin-after-days."""
     from monitor.service.care.by_hand import chosen, thin_runs
@@ -103,6 +121,10 @@ def thin(
         going = chosen(_checked(store_url), runs)
         names = [run.run_id for run in going]
         left = [min(keep, run.observations) for run in going] if dry_run else thin_runs(store_url, names, keep)
+        if as_json:
+            kept = [asdict(run) | {"kept": count} for run, count in zip(going, left, strict=True)]
+            _print_json({"dry_run": dry_run, "runs": kept})
+            return
         for run, count in zip(going, left, strict=True):
             about = "would keep at most" if dry_run else "keeps"
             print(f"{printable(run.run_id)} {about} {count} of {_number(run.observations, 'observation')}")
@@ -112,6 +134,10 @@ def _checked(store_url: str) -> str:
     from monitor.service.settings import ServiceSettings
 
     return ServiceSettings(store_url=store_url).store_url
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts, indent=2))
 
 
 def _print_runs(runs: Sequence[RunFacts]) -> None:

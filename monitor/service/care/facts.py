@@ -26,6 +26,7 @@ class RunFacts:
     """
 
     run_id: str
+    attempts: int
     observations: int
     items: int
     bytes: int
@@ -79,10 +80,10 @@ def _runs(connection: Connection) -> list[RunFacts]:
         func.sum(func.length(items.c.item)),
     )
     held = {row[0]: row[1:] for row in connection.execute(select(items.c.run_id, *counts).group_by(items.c.run_id))}
-    of_run = select(attempts.c.run_id, func.max(attempts.c.heard_at)).group_by(attempts.c.run_id)
+    of_run = select(attempts.c.run_id, func.count(), func.max(attempts.c.heard_at)).group_by(attempts.c.run_id)
     runs = [
-        RunFacts(run_id, *_integers(held.get(run_id, (0, 0, 0))), heard_at, thinning.of_run(connection, run_id))
-        for run_id, heard_at in connection.execute(of_run).all()
+        RunFacts(run_id, number, *_integers(held.get(run_id, (0, 0, 0))), heard_at, thinning.of_run(connection, run_id))
+        for run_id, number, heard_at in connection.execute(of_run).all()
     ]
     return sorted(runs, key=lambda run: (run.heard_at, run.run_id))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from monitor.service.api import GroupJson
-from monitor.service.counts import Summation, sparsity, trained_by_group
+from monitor.service.counts import Summation, sparsity
 from monitor.service.curves.fields import (
     AT_TOLERANCE,
     FIELDS,
@@ -143,4 +143,4 @@ def _values(observation: Observation, summation: Summation, field: str) -> Seque
 def _groups(stored: StoredItem, run: LiveRun) -> list[GroupJson]:
     registration = run.registrations[stored.position.attempt]
     observation = stored.item.observation
-    return groups_json(observation, registration, trained_by_group(observation, registration))
+    return groups_json(observation, registration, Summation(registration).trained(observation))

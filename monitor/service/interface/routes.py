@@ -38,8 +38,9 @@ from monitor.service.interface.models import (
     RunV1Json,
 )
 from monitor.service.labels import criterion_label
-from monitor.service.live import LiveRun, RunState
+from monitor.service.live import LiveRun
 from monitor.service.recorder import Recorder
+from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json, thinned_json
 

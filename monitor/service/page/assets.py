@@ -32,6 +32,6 @@ class Assets:
 
 def _plotly() -> Path:
     spec = find_spec("plotly")
-    assert spec is not None
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the pages need plotly", name="plotly")
     return Path(spec.origin).with_name("package_data") / PLOTLY

@@ -21,8 +21,8 @@ def warn_of_network(path: Path) -> None:
         logger.warning(
             "the store %s is on a network file system (%s). It is kept without a write-ahead log there, which is "
             "slower, and SQLite relies on locks and writes that not all such systems keep: a power cut or a service on "
-            "another machine may damage what was acknowledged. Keep the store on a local disk and its backups here, or "
-            "keep it in PostgreSQL",
+            "another machine may damage what was acknowledged. Keep the store on a local disk and its backups "
+            "here, or keep it in PostgreSQL",
             path,
             kind,
         )

@@ -156,6 +156,9 @@ def test_masks_are_combined(tmp_path: Path) -> None:
         assert all(np.array_equal(made[name], expected(bits)) for name, bits in stacked.items())
         assert f"{sum(bits.sum() for bits in made.values()):,} of " in said
         assert "(bits/bfloat16). By chance" in said
+        told = strict(succeed(*arguments, *paths, "-o", output, "--json"))
+        assert told["ones"] == sum(bits.sum() for bits in made.values())
+        assert told["weights"] == sum(bits.size for bits in made.values())
     assert "in at least 2 of 3" in succeed("info", output)
 
 
@@ -172,6 +175,8 @@ def test_masks_are_converted_both_ways(tmp_path: Path) -> None:
     back = tmp_path / "back.safetensors"
     said = succeed("convert", tmp_path / "booleans.npz", back, "--criterion", "atol=1e-5", "--visible-dtype", "float32")
     assert "Measured by: atol=1e-05/float32." in said
+    told = strict(succeed("convert", mask, tmp_path / "again.npz", "--json"))
+    assert told["bytes"] == (tmp_path / "again.npz").stat().st_size
     assert UpdateMask.load(back).metadata.criterion == "atol=1e-05"
 
 

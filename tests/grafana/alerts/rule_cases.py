@@ -149,7 +149,7 @@ _HIDDEN = {
 _LIKE_SGD = {**_HIDDEN, run("run_hidden_weights"): always(9_998_000), run("run_changed_weights"): always(2_000)}
 _DROPPED = {run("run_dropped_items"): "0x110 5x190"}
 _EXPENSIVE = {run("run_host_seconds"): always(0.6)}
-_DIFFERING = run("run_training_metric", metric="served_differing_groups")
+_DIFFERING = run("run_served_differing_groups")
 _SERVED_STALE = {_DIFFERING: "0x100 4x200"}
 _NAN = {run("run_non_finite_weights"): "0x119 3x190"}
 
@@ -291,7 +291,7 @@ CASES = [
     Case(
         "ServedWeightsStale",
         "critical",
-        {**MEASURED_AS, "metric": "served_differing_groups"},
+        MEASURED_AS,
         f"{_RUN} trains on what other weights generate",
         "When last asked, the engine that generates for the run served 4 groups of weights otherwise than they are "
         "trained.",
@@ -302,7 +302,7 @@ CASES = [
             "preempted": {**_SERVED_STALE, **PREEMPTED},
             "fresh": {_DIFFERING: always(0)},
             "mended at once": {_DIFFERING: "0x117 4x1 0x180"},
-            "another metric": {run("run_training_metric", metric="reward"): always(4)},
+            "compared": {run("run_served_groups"): always(4)},
         },
     ),
     Case(

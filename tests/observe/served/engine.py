@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from monitor import engine_slices, fingerprint
+from monitor.observe.served.worker import WorkerExtension
 
 LAYERS = 2
 _PADDED_TO = 64
@@ -61,6 +62,19 @@ def added(several: Sequence[Mapping[str, int]]) -> dict[str, int]:
     }
 
 
+class Worker(WorkerExtension):
+    """One rank as vLLM's worker has it, with the extension that a server is started with."""
+
+    def __init__(self, held: Mapping[str, torch.Tensor], shape: Any, rank: int = 0, ranks: int = 1) -> None:
+        self.rank = rank
+        self.parallel_config = SimpleNamespace(tensor_parallel_size=ranks)
+        self.model_config = SimpleNamespace(hf_text_config=shape)
+        self._model = SimpleNamespace(named_parameters=held.items)
+
+    def get_model(self) -> Any:
+        return self._model
+
+
 class Engine:
     """What its ranks hold, of one model."""
 
@@ -75,6 +89,10 @@ class Engine:
                 for rank in range(self._ranks):
                     self._load(rank, name, tensor.detach())
         return self
+
+    def held(self, rank: int) -> dict[str, torch.Tensor]:
+        """What a rank has."""
+        return self._weights[rank]
 
     def fingerprints(self) -> list[dict[str, int]]:
         """What each rank is asked for, as by collective_rpc."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import monitor
 from monitor import fingerprint
@@ -140,6 +141,51 @@ def test_of_adapters_it_is_that_of_the_weights_they_make() -> None:
     base = copy.deepcopy(adapted).unload()
     merged = adapted.merge_and_unload()
     assert observed == fingerprint(merged.named_parameters()) != fingerprint(base.named_parameters())
+
+
+def test_a_compiled_model_has_that_of_the_plain_one() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7))
+    compiled = torch.compile(model)
+    assert next(iter(dict(compiled.named_parameters()))).startswith("_orig_mod.")
+    assert fingerprint(compiled.named_parameters()) == fingerprint(model.named_parameters())
+    assert UpdateObserver(compiled).fingerprint() == fingerprint(model.named_parameters())
+
+
+def scaled(suffix: str, dtype: torch.dtype = torch.float8_e4m3fn) -> dict[str, torch.Tensor]:
+    """Codes beside their scales, as vLLM and transformers hold them."""
+    return {"fc.weight": torch.ones(4, 2).to(dtype), f"fc.weight{suffix}": torch.tensor(0.5)}
+
+
+def with_scales(name: str) -> dict[str, torch.Tensor]:
+    """Codes that carry their scales, as bitsandbytes holds them."""
+    codes = torch.ones(4, 1, dtype=torch.uint8)
+    setattr(codes, name, torch.ones(1))
+    return {"fc.weight": codes}
+
+
+@pytest.mark.parametrize(
+    "quantised",
+    [
+        scaled("_scale"),
+        scaled("_scale_inv"),
+        scaled("_scale", torch.int8),
+        with_scales("quant_state"),
+        with_scales("SCB"),
+        # As of torchao: a tensor that is made of several.
+        {"fc.weight": TwoTensor(torch.ones(4, 2), torch.ones(4, 2))},
+    ],
+)
+def test_quantised_weights_are_refused_in_words(quantised: dict[str, torch.Tensor]) -> None:
+    """They differ from what trains even where all is well, which would be blamed on the sync."""
+    with pytest.raises(
+        UnsupportedModelError, match=r"fc\.weight is quantised .* can be told only of one that does not"
+    ):
+        fingerprint({"norm.weight": torch.ones(2), **quantised})
+
+
+def test_weights_beside_scales_of_their_own_are_no_codes() -> None:
+    assert len(fingerprint({"fc.weight": torch.ones(4, 2), "fc.weight_scale": torch.ones(4)})) == 2
 
 
 def pairs() -> Iterator[object]:

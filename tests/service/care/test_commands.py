@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -41,9 +42,9 @@ def test_what_a_store_holds_is_read_beside_its_service(store_url: str) -> None:
     _filled(store_url, "first", "second")
     with service_in_thread(store_url):
         found = read(store_url)
-    assert [(run.run_id, run.observations, run.items, run.thinned) for run in found.runs] == [
-        ("first", 20, 22, None),
-        ("second", 20, 22, None),
+    assert [(run.run_id, run.attempts, run.observations, run.items, run.thinned) for run in found.runs] == [
+        ("first", 1, 20, 22, None),
+        ("second", 1, 20, 22, None),
     ]
     each = [*(observed(n) for n in range(1, 21)), logged(21, loss=1.0), finished(22, step=20)]
     assert found.runs[0].bytes == sum(item.ByteSize() for item in each)
@@ -127,3 +128,23 @@ def test_a_store_of_another_version_is_not_read(tmp_path: Path) -> None:
         connection.commit()
     with pytest.raises(StoreVersionError, match="start the service on it once"):
         read(url)
+
+
+def test_programs_get_json_of_each(store_url: str, tmp_path: Path) -> None:
+    _filled(store_url, "first", "second")
+    of_store = ("--store-url", store_url, "--json")
+    first = {"run_id": "first", "attempts": 1, "observations": 20, "items": 22}
+    told = json.loads(_run("info", *of_store).stdout)
+    assert [run["run_id"] for run in told["runs"]] == ["first", "second"]
+    assert first.items() <= told["runs"][0].items()
+    assert told["deleted"] == 0
+    (thinned,) = json.loads(_run("thin", "first", "--keep", "5", *of_store).stdout)["runs"]
+    (left,) = [run.observations for run in read(store_url).runs if run.run_id == "first"]
+    assert (first | {"kept": left}).items() <= thinned.items()
+    assert 1 < left <= 5
+    deleted = json.loads(_run("delete", "second", *of_store).stdout)
+    assert (deleted["dry_run"], [run["run_id"] for run in deleted["runs"]]) == (False, ["second"])
+    if store_url.startswith("sqlite"):
+        copy = tmp_path / "copy.db"
+        made = json.loads(_run("backup", str(copy), *of_store).stdout)
+        assert (made["path"], made["runs"], made["bytes"]) == (str(copy), 1, copy.stat().st_size)

@@ -20,6 +20,7 @@ from sqlalchemy import Engine, event
 from monitor.service.store import Store
 from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
+from tests.removal import remove_in_use
 from tests.service.messages import observed, registration
 from tests.service.running import Client, service_in_thread
 
@@ -157,7 +158,7 @@ def test_a_symbolic_link_that_leads_nowhere_leads_to_the_store_again(tmp_path: P
 
 
 def _remove_directory(store: Path) -> None:
-    shutil.rmtree(store.parent)
+    remove_in_use(store.parent)
 
 
 def _move_directory(store: Path) -> None:

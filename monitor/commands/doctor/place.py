@@ -1,0 +1,90 @@
+"""Where a training keeps what it observes until the service has it: its output directory, and the spool in there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from monitor.commands.doctor.finding import Finding
+from monitor.errors import SpoolError
+from monitor.report.elsewhere import find_spool, linked_spools
+from monitor.report.shell import quoted
+from monitor.report.spool import DEFAULT_MAX_BYTES, Spool, SpooledAttempt
+
+_MIB = 1024 * 1024
+
+
+def place(directory: Path, target: str) -> Iterator[Finding]:
+    """Look at an output directory and at the spool in it."""
+    there = next((each for each in (directory, *directory.absolute().parents) if each.exists()), directory)
+    yield _writable(directory, there)
+    yield _space(there)
+    try:
+        spool = find_spool(directory)
+    except SpoolError:
+        yield Finding("spool", "ok", "none here: no training has reported from this directory yet")
+        return
+    for each in (*linked_spools(spool), spool):
+        yield from _spool(each, directory, target)
+
+
+def _writable(directory: Path, there: Path) -> Finding:
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0")
+    except OSError as error:
+        to_do = "Make it writable for the user of the training, or give the training another one."
+        return Finding("directory", "fail", f"{there} cannot be written: {error.strerror or error}", to_do)
+    if there != directory:
+        return Finding("directory", "ok", f"{directory} is not there yet, and can be made in {there}")
+    return Finding("directory", "ok", f"{directory} can be written")
+
+
+def _space(there: Path) -> Finding:
+    free = shutil.disk_usage(there).free
+    found = f"{free // _MIB:,} MiB are free"
+    if free >= DEFAULT_MAX_BYTES:
+        return Finding("disk", "ok", found)
+    needed = f"While the service is away, the spool takes up to {DEFAULT_MAX_BYTES // _MIB} MiB: free some space."
+    return Finding("disk", "warn" if free >= _MIB else "fail", found, needed)
+
+
+def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Finding]:
+    try:
+        with closing(Spool(spool_directory, read_only=True)) as spool:
+            spool.check_whole()
+            attempts = spool.attempts()
+    except SpoolError as error:
+        to_do = f"Keep a copy of {spool_directory}: what can still be read of it, `sparsity-monitor push` delivers."
+        yield Finding("spool", "fail", str(error), to_do)
+        return
+    findings = [finding for attempt in attempts for finding in _attempt(attempt, directory, target)]
+    yield from findings or [Finding("spool", "ok", f"{len(attempts)} attempts, all of them delivered")]
+
+
+def _attempt(attempt: SpooledAttempt, directory: Path, target: str) -> Iterator[Finding]:
+    who = f"attempt {attempt.key.attempt} of {attempt.key.run_id}"
+    push = f"sparsity-monitor push {quoted(directory)} --target {target}"
+    if attempt.refused:
+        found = f"{who} was refused for good, {_items(attempt.unsent)} not delivered: {attempt.problem}"
+        yield Finding("spool", "fail", found, f"Once that is changed, and the training has ended: {push}")
+    elif attempt.unsent:
+        problem = f", the last time because {attempt.problem}" if attempt.problem else ""
+        found = f"{_items(attempt.unsent)} of {who} not delivered{problem}"
+        yield Finding("spool", "warn", found, f"When the training has ended: {push}")
+    if attempt.dropped:
+        refused = f", {attempt.rejected} of them refused: {attempt.rejection}" if attempt.rejected else ""
+        yield Finding(
+            "spool",
+            "warn",
+            f"{_items(attempt.dropped)} of {who} lost to the service{refused}",
+            "They do not come back: the spool was full, the disk too slow, or the service refused them. The run's own "
+            "log says which.",
+        )
+
+
+def _items(count: int) -> str:
+    return "1 item" if count == 1 else f"{count:,} items"

@@ -1,0 +1,1 @@
+"""`sparsity-monitor export`: the curves of a run in a file, every point of them."""

@@ -1,0 +1,32 @@
+"""Curves as CSV: a row for each point, each with how the run counts what changed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from monitor.commands.export.series import Series
+from monitor.notebook.interface import Json
+
+COLUMNS = ("run", "criterion", "visible_dtype", "field", "unit", "step", "time", "value")
+_COUNTED = ("weights", "bytes", "steps")
+
+
+def write_csv(file: BinaryIO, run: Json, series: Iterable[Series]) -> None:
+    """Write UTF-8 with a header; an empty cell is no number."""
+    _write(file, [COLUMNS])
+    for each in series:
+        named = (run["run_id"], run["criterion"], run["visible_dtype"], each.field, each.unit)
+        _write(file, ((*named, step, time, _shown(value, each.unit)) for step, time, value in each.points))
+
+
+def _write(file: BinaryIO, rows: Iterable[Iterable[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    file.write(text.getvalue().encode())
+
+
+def _shown(value: float | None, unit: str) -> float | int | None:
+    return int(value) if value is not None and unit in _COUNTED else value

@@ -1,0 +1,55 @@
+"""The command in a process of its own, as from a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+
+from tests.service.running import COMMAND
+
+WITHOUT_TYPER = "sys.modules.update(typer=None, rich=None, fastapi=None)"
+"""For `command_after`: a training environment."""
+
+_CHANGED = """
+import sys
+exec(sys.argv.pop(1))
+from monitor.cli import main
+main()
+"""
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the command says in a pipe of 80 columns."""
+    return _run([COMMAND, *arguments], environment)
+
+
+def command_after(change: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same where this Python ran before it: where a library is not installed, or something is broken."""
+    return _run([sys.executable, "-c", _CHANGED, change, *arguments], {})
+
+
+def in_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
+    """The exit status, and all that is shown in a terminal of 80 columns."""
+    ours, its = os.openpty()
+    env = {"PATH": "/usr/bin:/bin", "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": "80", **environment}
+    process = subprocess.Popen([COMMAND, *arguments], stdout=its, stderr=its, env=env)
+    os.close(its)
+    shown = b""
+    # What Linux says of a terminal without writers.
+    with suppress(OSError):
+        while some := os.read(ours, 65536):
+            shown += some
+    os.close(ours)
+    return process.wait(timeout=60), shown.decode()
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """What a line for bash says, in which $S is the command; with the exit status of the first that fails in a pipe."""
+    return _run(["bash", "-o", "pipefail", "-c", line], {"S": COMMAND})
+
+
+def _run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": "/usr/bin:/bin", "COLUMNS": "80", "PYTHONUTF8": "1", **environment}
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120, env=env)
