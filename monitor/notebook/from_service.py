@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from monitor.notebook.described import Columns, Described
-from monitor.notebook.interface import Interface, Json
+from monitor.notebook.interface import Interface, Json, what_went
 from monitor.notebook.totals import GROUP_COLUMNS, RATIOS, REFERENCE_COLUMNS
 from monitor.notebook.whole import GROUP_POINTS, POINTS, whole
 from monitor.service.curves.fields import AT_TOLERANCE, FIELDS, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
@@ -49,7 +47,7 @@ class ServiceSource:
         dropped, unsent = run["dropped_items"], run["unsent_items"]
         remarks = [f"{dropped:,} observations and logs of this run never reached the service."] * bool(dropped)
         remarks += [f"{unsent:,} observations and logs of this run are not delivered yet."] * bool(unsent)
-        remarks += _what_went(run)
+        remarks += what_went(run)
         return Described(
             **{name: run[name] for name in _SAME},
             references={each["name"]: each["weights"] for each in run["references"]},
@@ -163,18 +161,6 @@ class ServiceSource:
 
     def _whole(self, *path: str, **wanted: object) -> Iterator[Json]:
         return whole(self._interface, ("runs", self._run_id, *path), wanted)
-
-
-def _what_went(run: Mapping[str, Any]) -> Iterator[str]:
-    # An older service takes nothing out.
-    if (thinned := run.get("thinned")) is not None:
-        yield (
-            f"The observations of this run were thinned in the service: up to step {thinned['until_step']:,} at least "
-            f"1 in {thinned['every']:,} is left, {thinned['removed']:,} were removed. Do not add up their step counts."
-        )
-    if (seconds := run.get("deleted_at")) is not None:
-        at = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
-        yield f"What this run had reported until {at} UTC was deleted from the service; only what came after is here."
 
 
 def _values(curve: _Curve, steps: Sequence[int]) -> list[float | None]:

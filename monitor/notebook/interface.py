@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -23,6 +24,21 @@ Parameters = Mapping[str, object | Sequence[object]]
 _PREFIX = "/api/v1"
 _RUNS_AT_A_TIME = 1000
 _SAID_CHARACTERS = 300
+
+
+def what_went(run: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was taken out of a run, as /api/v1 describes it, each in a sentence."""
+    # An older service takes nothing out.
+    if (thinned := run.get("thinned")) is not None:
+        yield (
+            f"The observations of this run were thinned in the service: up to step {thinned['until_step']:,} at least "
+            f"1 in {thinned['every']:,} is left, {thinned['removed']:,} were removed. Do not add up their step counts."
+        )
+    if (seconds := run.get("deleted_at")) is not None:
+        at = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+        yield f"What this run had reported until {at} UTC was deleted from the service; only what came after is here."
+
+
 _VERSION = "The service has to be of this version or a newer one, and this its address for browsers."
 
 

@@ -80,22 +80,31 @@ def open_to_read(url: str) -> Engine:
         if path is not None and not path.exists():
             raise StoreError(f"there is no store at {path}; say with --store-url where it is")
         engine = _reading_engine(make_url(url), path)
-        with engine.connect() as connection:
-            if not inspect(connection).has_table(schema_version.name):
-                raise StoreError(f"there is no store at {shown_url} yet; say with --store-url where it is")
-            found = connection.execute(select(schema_version.c.version)).scalar_one()
     except (ImportError, NoSuchModuleError) as error:
         raise _no_driver(url, error) from error
-    except SQLAlchemyError as error:
-        raise cannot_open(url, first_line(error)) from error
     except OSError as error:
         raise cannot_open(url, error.strerror or str(error)) from error
+    try:
+        with engine.connect() as connection:
+            _check_readable(connection, shown_url)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise cannot_open(url, first_line(error)) from error
+    except StoreError:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _check_readable(connection: Connection, shown_url: str) -> None:
+    if not inspect(connection).has_table(schema_version.name):
+        raise StoreError(f"there is no store at {shown_url} yet; say with --store-url where it is")
+    found = connection.execute(select(schema_version.c.version)).scalar_one()
     if found != SCHEMA_VERSION:
         what = "upgrade sparsity-monitor" if found > SCHEMA_VERSION else "start the service on it once"
         raise StoreVersionError(
             f"the store {shown_url} has schema version {found}; this program works on version {SCHEMA_VERSION}: {what}"
         )
-    return engine
 
 
 def file_of(url: str) -> Path | None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration
 from tests.service.running import settings_for
+from tests.service.storing import store_busy
 
 
 def _with_recorder(path: Path, use: Callable[[Recorder, Instruments], Awaitable[None]]) -> None:
@@ -95,7 +96,7 @@ def test_batches_that_wait_are_stored_together_and_each_is_answered_for_itself(t
             other.execute("DELETE FROM attempts WHERE run_id = 'run-2'")
         before = _counted(instruments, "store_commit_seconds_count") or 0
         batches = [[observed(1), observed(2, changed=[1])], [observed(1)], [observed(1)], [], [observed(7)]]
-        with _store_busy(recorder):
+        with store_busy(recorder):
             brought = [
                 asyncio.create_task(recorder.record(recorder.open(run, 1), batch, None))
                 for run, batch in zip(runs, batches, strict=True)
@@ -119,17 +120,6 @@ def test_batches_that_wait_are_stored_together_and_each_is_answered_for_itself(t
         assert _counted(instruments, "store_commit_seconds_count") == before + 6
 
     _with_recorder(tmp_path, use)
-
-
-@contextlib.contextmanager
-def _store_busy(recorder: Recorder) -> Iterator[None]:
-    """Let everything wait that is asked of the store meanwhile."""
-    go_on = threading.Event()
-    recorder._thread.submit(go_on.wait, 60)
-    try:
-        yield
-    finally:
-        go_on.set()
 
 
 def test_what_the_store_did_not_take_is_not_shown(tmp_path: Path) -> None:
@@ -180,7 +170,7 @@ def test_what_was_stored_and_could_not_be_read_back_is_shown_when_it_is_sent_aga
                 await recorder.record(attempt, [observed(1)], None)
         with monkeypatch.context() as patched:
             patched.setattr("monitor.service.store.Store.run", _fail)
-            with _store_busy(recorder):
+            with store_busy(recorder):
                 brought = [asyncio.create_task(recorder.record(each, [observed(2)], None)) for each in (attempt, other)]
                 await asyncio.sleep(0)
             await asyncio.gather(*brought, return_exceptions=True)
@@ -196,7 +186,7 @@ def _fail(*_arguments: object) -> None:
 
 
 async def _record_together(recorder: Recorder, batches: dict[Attempt, list[pb.Item]], once_more: Attempt) -> None:
-    with _store_busy(recorder):
+    with store_busy(recorder):
         brought = [asyncio.create_task(recorder.record(attempt, batch, None)) for attempt, batch in batches.items()]
         brought.append(asyncio.create_task(recorder.record(once_more, [observed(3)], None)))
         await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,12 +10,17 @@ from pathlib import Path
 import grpc
 import pytest
 
+from monitor.service.commits import Outcome
 from monitor.service.errors import StoreError
+from monitor.service.instruments import Instruments
+from monitor.service.recorder import Recorder
 from monitor.service.remedies import remedy
 from monitor.service.store import Store
+from monitor.service.stored import START
 from tests.mounts import fill, read_only, small_disk
 from tests.service.messages import logged, observed, registration
-from tests.service.running import service_in_thread
+from tests.service.running import service_in_thread, settings_for
+from tests.service.storing import store_busy
 
 _LARGE = {f"metric {n} {'x' * 200}": 1.0 for n in range(100)}
 
@@ -32,6 +38,37 @@ def test_on_a_full_disk_nothing_is_acknowledged_until_there_is_room(tmp_path: Pa
         assert client.http.get("/readyz").status_code == 200
         client.send("run", [logged(number, **_LARGE) for number in range(stored + 1, stored + 3)])
         assert [each.item.sequence for each in client.history("run")] == list(range(1, stored + 3))
+
+
+def test_on_a_full_disk_what_fits_is_stored_whoever_else_brings_too_much(tmp_path: Path) -> None:
+    async def use(recorder: Recorder) -> None:
+        for run in ("large", "small"):
+            await recorder.register(registration(run))
+        large, small = recorder.open("large", 1), recorder.open("small", 1)
+        batch = [logged(number, **_LARGE) for number in range(1, 200)]
+        brought = [recorder.record(large, batch, None), recorder.record(small, [observed(1)], None)]
+        with store_busy(recorder):
+            waiting = asyncio.gather(*brought, return_exceptions=True)
+            await asyncio.sleep(0)
+        outcomes = await waiting
+        assert isinstance(outcomes[0], StoreError)
+        assert "its disk is full: make room there" in str(outcomes[0])
+        assert outcomes[1] == [Outcome(1)]
+        assert await recorder.history("large", START, 10) == []
+        assert [each.item.sequence for each in await recorder.history("small", START, 10)] == [1]
+        shown = {run.run_id: run.observations for run in recorder.live.all()}
+        assert shown == {"large": 0, "small": 1}
+        assert await recorder.record(large, batch[:2], None) == [Outcome(1), Outcome(2)]
+
+    async def main(path: Path) -> None:
+        recorder = Recorder(settings_for(path), Instruments())
+        try:
+            await use(recorder)
+        finally:
+            await recorder.close()
+
+    with small_disk(tmp_path / "disk", size="2m") as disk:
+        asyncio.run(asyncio.wait_for(main(disk / "store.db"), timeout=60))
 
 
 def test_an_older_store_that_finds_no_room_to_be_changed_says_so_and_stays(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from monitor.commands.export.as_parquet import write_parquet
 from monitor.commands.export.form import Format
 from monitor.commands.export.series import Series, all_series
 from monitor.errors import ConfigurationError, ReportingError, name_some
-from monitor.notebook.interface import Interface, Json
+from monitor.notebook.interface import Interface, Json, what_went
 from monitor.terminal import printable
 
 _FIELDS_SHOWN = 40
@@ -62,6 +62,8 @@ def export(interface: Interface, name: str, output: Path | None, form: Format | 
         raise ReportingError(f"run {run['run_id']} has no point of {', '.join(fields) if fields else 'any curve'} yet")
     with _file(output) as file:
         _WRITERS[form](file, run, (each for some in ([first], series) for each in some))
+    for remark in what_went(run):
+        print(printable(remark), file=sys.stderr)
 
 
 def _form_of(output: Path | None) -> Format:

@@ -74,6 +74,8 @@ def info(store_url: _StoreUrl = _DEFAULT_URL, *, as_json: _Json = False) -> None
             return
         items, size = sum(run.items for run in found.runs), sum(run.bytes for run in found.runs)
         print(f"{_number(len(found.runs), 'run')}, {_number(items, 'item')} of {_size(size)}")
+        if found.deleted:
+            print(f"of {_number(found.deleted, 'deleted attempt')} it is remembered how far they had reported")
         if found.used_bytes is not None and found.file_bytes is not None:
             free = _size(found.file_bytes - found.used_bytes)
             print(f"the file has {_size(found.file_bytes)}; {free} of it are free, and used before it grows")
@@ -142,16 +144,21 @@ def _print_runs(runs: Sequence[RunFacts]) -> None:
     from monitor.service.registration import when
 
     rows = [
-        (run.run_id, str(run.observations), str(run.items), str(run.bytes), when(run.heard_at).split("+")[0])
+        (
+            *(run.run_id, str(run.observations), str(run.items), str(run.bytes), when(run.heard_at).split("+")[0]),
+            str(run.thinned.every if run.thinned else 1),
+        )
         for run in runs
     ]
     if not sys.stdout.isatty():
-        for row in (("run", "observations", "items", "bytes", "last heard of"), *rows):
+        for row in (("run", "observations", "items", "bytes", "last heard of", "one left in"), *rows):
             print("\t".join(map(printable, row)))
         return
     for run, row in zip(runs, rows, strict=True):
         print(printable(run.run_id))
-        print(f"  {_number(run.observations, 'observation')}, {_size(run.bytes)}, last heard of at {row[-1]} UTC")
+        thinned = f" (at least 1 in {run.thinned.every} of what there was)" if run.thinned else ""
+        print(f"  {_number(run.observations, 'observation')}{thinned}, {_size(run.bytes)}")
+        print(f"  last heard of at {row[4]} UTC")
 
 
 @contextmanager

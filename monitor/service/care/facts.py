@@ -9,9 +9,10 @@ from decimal import Decimal
 from sqlalchemy import Connection, case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from monitor.service.care import deletion, sizes
+from monitor.service.care import deletion, sizes, thinning
 from monitor.service.opening import cannot_open, first_line, open_to_read
 from monitor.service.schema import attempts, items
+from monitor.service.stored import Thinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class RunFacts:
     Attributes:
         bytes: of its items, without the index.
         heard_at: when the service last heard of it, in seconds since 1970-01-01 UTC.
+        thinned: what was taken out between its observations, None if nothing was.
     """
 
     run_id: str
@@ -29,6 +31,7 @@ class RunFacts:
     items: int
     bytes: int
     heard_at: float
+    thinned: Thinned | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,8 @@ def _runs(connection: Connection) -> list[RunFacts]:
     held = {row[0]: row[1:] for row in connection.execute(select(items.c.run_id, *counts).group_by(items.c.run_id))}
     of_run = select(attempts.c.run_id, func.count(), func.max(attempts.c.heard_at)).group_by(attempts.c.run_id)
     runs = [
-        RunFacts(run_id, number, *_integers(held.get(run_id, (0, 0, 0))), heard_at)
-        for run_id, number, heard_at in connection.execute(of_run)
+        RunFacts(run_id, number, *_integers(held.get(run_id, (0, 0, 0))), heard_at, thinning.of_run(connection, run_id))
+        for run_id, number, heard_at in connection.execute(of_run).all()
     ]
     return sorted(runs, key=lambda run: (run.heard_at, run.run_id))
 

@@ -198,9 +198,8 @@ class Retention:
         while progress.after is not None:
 
             def more(store: Store, before: Progress = progress) -> Progress:
-                present = self._recorder.live.get(run.run_id)
-                if present is None or present.finish is None or present.registration is not run.registration:
-                    # It goes on, or has gone.
+                present = self._has_ended_still(run)
+                if present is None:
                     return before._replace(after=None, removed=0, superseded=0)
                 try:
                     progress = store.thin_more(plan, before)
@@ -214,15 +213,22 @@ class Retention:
             progress = await self._gently(more)
             removed += progress.removed + progress.superseded
             self._instruments.items_removed.labels("thinned").inc(progress.removed + progress.superseded)
-        present = self._recorder.live.get(run.run_id)
-        self._left[run.run_id] = present.observations if present else 0
+        if present := self._has_ended_still(run):
+            self._left[run.run_id] = present.observations
         logger.info(
-            "thinned run %s, last heard of at %s: %d of its observations were removed, every %d. one stays",
+            "thinned run %s, last heard of at %s: %d of its observations were removed, 1 in %d stays%s",
             run.run_id,
             when(run.heard_at),
             removed,
             plan.every,
+            "" if present else ". The run goes on: the others stay as well",
         )
+
+    def _has_ended_still(self, run: LiveRun) -> LiveRun | None:
+        """Return a run that had ended as it is now, None if it went on, or is gone."""
+        present = self._recorder.live.get(run.run_id)
+        goes_on = present is None or present.finish is None or present.registration != run.registration
+        return None if goes_on else present
 
     async def _gently(self, call: Callable[[Store], T]) -> T:
         """Leave the store to others for as long as this took."""

@@ -16,6 +16,7 @@ from monitor.service.care.commands import store_commands
 from monitor.service.care.facts import read
 from monitor.service.errors import StoreError, StoreInUseError, StoreVersionError
 from monitor.service.store import Store
+from monitor.service.stored import Thinned
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import service_in_thread
 from tests.service.storing import add
@@ -41,9 +42,9 @@ def test_what_a_store_holds_is_read_beside_its_service(store_url: str) -> None:
     _filled(store_url, "first", "second")
     with service_in_thread(store_url):
         found = read(store_url)
-    assert [(run.run_id, run.attempts, run.observations, run.items) for run in found.runs] == [
-        ("first", 1, 20, 22),
-        ("second", 1, 20, 22),
+    assert [(run.run_id, run.attempts, run.observations, run.items, run.thinned) for run in found.runs] == [
+        ("first", 1, 20, 22, None),
+        ("second", 1, 20, 22, None),
     ]
     each = [*(observed(n) for n in range(1, 21)), logged(21, loss=1.0), finished(22, step=20)]
     assert found.runs[0].bytes == sum(item.ByteSize() for item in each)
@@ -53,9 +54,9 @@ def test_what_a_store_holds_is_read_beside_its_service(store_url: str) -> None:
 def test_info_leaves_nothing_beside_the_store(tmp_path: Path) -> None:
     url = _filled(f"sqlite:///{tmp_path}/store.db")
     said = _run("info", "--store-url", url).output.splitlines()
-    assert said[0] == "run\tobservations\titems\tbytes\tlast heard of"
+    assert said[0] == "run\tobservations\titems\tbytes\tlast heard of\tone left in"
     assert said[1].startswith("run\t20\t22\t")
-    assert said[1].endswith("\t2025-06-15 15:06:40")
+    assert said[1].endswith("\t2025-06-15 15:06:40\t1")
     assert [path.name for path in tmp_path.iterdir()] == ["store.db"]
 
 
@@ -80,7 +81,10 @@ def test_runs_are_deleted_and_the_others_stay(store_url: str) -> None:
 def test_a_run_is_thinned_to_what_is_asked_for(store_url: str) -> None:
     _filled(store_url)
     assert thin_runs(store_url, ["run"], keep=5) == [5]
-    assert read(store_url).runs[0].items == 7
+    (run,) = read(store_url).runs
+    assert run.items == 7
+    # The 1st, 6th, 11th, 16th, and the last.
+    assert run.thinned == Thinned(every=5, until_step=20, removed=15)
 
 
 def test_a_run_that_is_not_there_is_named_before_anything_goes(tmp_path: Path) -> None:

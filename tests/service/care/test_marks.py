@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from monitor.commands.export.export import export
 from monitor.notebook.from_service import ServiceSource
+from monitor.notebook.interface import Interface
 from monitor.service.care.by_hand import delete_runs, thin_runs
 from monitor.service.store import Store
 from monitor.service.stored import Thinned
@@ -63,7 +65,7 @@ def test_what_keeps_within_the_bound_has_no_mark(tmp_path: Path) -> None:
     assert _thinned(url) is None
 
 
-def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path) -> None:
+def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = _filled(tmp_path)
     with service_in_thread(url) as client:
         whole = client.http.get("/api/v1/runs/run").json()
@@ -83,6 +85,8 @@ def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path) -> None:
         (remark,) = source.described.remarks
         assert remark.startswith("The observations of this run were thinned in the service: up to step 1,000 at least")
         assert len(source.observations()["step"]) == 92
+        export(Interface(str(client.http.base_url)), "run", tmp_path / "run.csv", None, ["changed"])
+        assert capsys.readouterr().err == f"{remark}\n"
 
 
 def test_a_reader_is_told_what_was_deleted_of_a_run_that_came_again(tmp_path: Path) -> None:

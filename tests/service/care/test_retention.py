@@ -151,6 +151,31 @@ def test_of_what_ended_long_ago_some_observations_stay(tmp_path: Path) -> None:
     _with_care(tmp_path, use, thin_after_days=7)
 
 
+def test_one_that_is_resumed_while_it_is_thinned_is_thinned_when_it_has_ended_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thin_more, pages = Store.thin_more, 0
+
+    async def use(care: Care) -> None:
+        def resumed_after_a_page(store: Store, *arguments: Any) -> Any:
+            nonlocal pages
+            if (pages := pages + 1) == 2:
+                care.recorder._register(registration("run", attempt=2, resumed_from_step=600))
+            return thin_more(store, *arguments)
+
+        monkeypatch.setattr(Store, "thin_more", resumed_after_a_page)
+        await care.retention.sweep()
+        assert pages == 2
+        await care.recorder.record(care.recorder.open("run", 2), [finished(1, step=600)], None)
+        while (run := care.recorder.live.get("run")) and run.observations > 100:
+            await care.retention.sweep()
+        assert run is not None
+
+    monkeypatch.setattr(module, "KEPT_OBSERVATIONS", 100)
+    _fill(tmp_path, {"run": 8}, count=600)
+    _with_care(tmp_path, use, thin_after_days=1e-9)
+
+
 def test_above_the_bound_runs_are_thinned_before_one_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
