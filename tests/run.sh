@@ -44,7 +44,8 @@ install_system_packages
 .venv/bin/mypy
 # Threads that wait do not spin: services, trainers and browsers share the cores.
 export OMP_WAIT_POLICY=passive
-# One more than there are cores, for tests wait for processes; three at most. Tests of one group share what takes long to start.
+# Twice as many as there are cores, for tests wait for processes; four at most. Tests of one group share what takes long
+# to start.
 cores=$(nproc)
-exec .venv/bin/python -m pytest --numprocesses "$((cores < 2 ? 2 : 3))" --dist loadgroup \
+exec .venv/bin/python -m pytest --numprocesses "$((cores < 2 ? 2 : 4))" --dist loadgroup \
     --doctest-modules monitor tests "$@"
