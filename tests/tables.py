@@ -55,16 +55,11 @@ class Table:
         self.path.write_text(f"{before}{begin}\n{self.content}\n{end}{rest.split(end)[1]}", "utf-8")
 
 
-def _runs() -> str:
-    ways = ["| **how a training ends** | **is shown as** |", *endings.rows_by_state()]
-    return "\n".join([identities.as_markdown(), *ways])
-
-
 TABLES = (
     Table("support table", ROOT / "tests" / "matrix" / "README.md", support.as_markdown()),
     Table("metrics", ROOT / "monitor" / "service" / "METRICS.md", families.as_markdown()),
     Table("identities", ROOT / "monitor" / "training" / "RUNS.md", identities.as_markdown()),
-    Table("runs", ROOT / "README.md", _runs()),
+    Table("runs", ROOT / "README.md", identities.as_markdown()),
     Table("endings", ROOT / "monitor" / "training" / "RUNS.md", endings.as_markdown()),
 )
 

@@ -267,9 +267,3 @@ def as_markdown() -> str:
     """Return the table of all ways."""
     rows = [f"| {each.way} | {each.state} | {each.reason} |" for each in ENDINGS]
     return "\n".join(["| the training ends | state | reason |", "|---|---|---|", *rows])
-
-
-def rows_by_state() -> list[str]:
-    """Return a row for each state: the ways of ending that lead to it."""
-    states = dict.fromkeys(each.state for each in ENDINGS)
-    return [f"| {'; '.join(each.way for each in ENDINGS if each.state == state)} | {state} |" for state in states]
