@@ -2,10 +2,12 @@
 
 import atexit
 import http.client
+import os
 import socket
 import subprocess
 import sys
 import time
+import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -63,6 +65,12 @@ def start_local_service(directory: Path, grpc_port: int = 50051, http_port: int 
     service = Service(grpc_address, http_address, log, process)
     _wait_until_ready(service)
     return service
+
+
+def show_in_browser(address: str) -> None:
+    """Open a page for whoever sits in front of a screen; a browser in the terminal itself would be in the way."""
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(address)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

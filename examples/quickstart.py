@@ -9,10 +9,11 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from urllib.parse import urlencode
 
 from datasets import Dataset, disable_progress_bars
 from float32_products import Float32Products
-from local_service import Service, ServiceError, start_local_service
+from local_service import Service, ServiceError, show_in_browser, start_local_service
 from quickstart_progress import ProgressLine, progress_lines
 from quickstart_tables import Training, per_layer, summary
 from rich.console import Console
@@ -68,6 +69,7 @@ def main() -> None:
         console.print(summary(trainings), per_layer(trainings), sep="\n")
         console.print(*addresses(service, trainings), sep="\n", soft_wrap=True)
         if not given.once:
+            show_in_browser(compared(service, trainings))
             console.print("Serving until Ctrl-C.")
             service.wait()
     except KeyboardInterrupt:
@@ -145,9 +147,14 @@ def addresses(service: Service, trainings: list[Training]) -> list[str]:
     return [
         f"Live page           {page}/",
         *[f"  {training.name:<17} {page}/runs/{training.run_id}" for training in trainings],
+        f"  {'both':<17} {compared(service, trainings)}",
         f"Prometheus metrics  {page}/metrics",
         f"gRPC, for your runs {service.grpc_address}",
     ]
+
+
+def compared(service: Service, trainings: list[Training]) -> str:
+    return f"http://{service.http_address}/compare?{urlencode([('run', training.run_id) for training in trainings])}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Pictures of the pages in both themes and on a phone, to be looked at: of made-up runs, in a real service.
 
 python -m tests.service.pages.screenshots DIRECTORY
+python -m tests.service.pages.screenshots --for-readme   those of the README: what a window shows
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -30,27 +31,46 @@ SIGHTS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 800}},
 }
+# Small enough for a README, and as large as the text in it needs.
+WINDOW = {"viewport": {"width": 1000, "height": 640}}
+OF_README = Path(__file__).parents[3] / "examples" / "screenshots"
+
+
+class Shot(NamedTuple):
+    page: str
+    window: dict[str, Any]
+    path: Path
+    whole: bool
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="where the pictures go, as PAGE-SIGHT.png")
-    directory = parser.parse_args().directory
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("directory", type=Path, nargs="?", help="where the pictures go, as PAGE-SIGHT.png")
+    where.add_argument("--for-readme", action="store_true", help="write those of the README, as PAGE.png")
+    given = parser.parse_args()
+    directory = OF_README if given.for_readme else given.directory
     directory.mkdir(parents=True, exist_ok=True)
+    if given.for_readme:
+        shots = [Shot(page, WINDOW, directory / f"{page}.png", whole=False) for page in PAGES]
+    else:
+        every = ((page, sight) for page in PAGES for sight in SIGHTS)
+        shots = [Shot(page, SIGHTS[sight], directory / f"{page}-{sight}.png", whole=True) for page, sight in every]
     with tempfile.TemporaryDirectory() as scratch, service_in_thread(Path(scratch) / "store.db") as client:
         _fill(client)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            for page in PAGES:
-                for sight in SIGHTS:
-                    _shoot(browser, client, page, sight, directory)
+            for shot in shots:
+                _shoot(browser, client, shot)
             browser.close()
 
 
-def _shoot(browser: Browser, client: Client, name: str, sight: str, directory: Path) -> None:
-    page = browser.new_page(**SIGHTS[sight])
-    opened(page, client, PAGES[name])
-    page.screenshot(path=directory / f"{name}-{sight}.png", full_page=True)
+def _shoot(browser: Browser, client: Client, shot: Shot) -> None:
+    page = browser.new_page(**shot.window)
+    opened(page, client, PAGES[shot.page])
+    if not shot.whole and shot.page == "run":
+        page.evaluate("document.getElementById('curves').scrollIntoView()")
+    page.screenshot(path=shot.path, full_page=shot.whole)
     page.close()
 
 
