@@ -34,7 +34,7 @@ ROOMS = {
     "thresholds": "",
     "served_metrics": "",
     "environment": "",
-    "wire": "proxies terminal",
+    "wire": "environment errors proxies terminal",
     "limits": "errors environment wire",
     "observe": "errors",
     "verdict": "errors observe",

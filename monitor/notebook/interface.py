@@ -7,16 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from http.client import HTTPException
+from ssl import SSLCertVerificationError
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import BaseHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from monitor.errors import ReportingError
 from monitor.notebook.described import chosen
 from monitor.proxies import is_loopback
 from monitor.service_url import checked_service_url
 from monitor.terminal import printable
+from monitor.wire.credentials import CA, TOKEN, TOKEN_FILE, authorization, https_context
 
 Json = dict[str, Any]
 Parameters = Mapping[str, object | Sequence[object]]
@@ -53,7 +55,8 @@ class Interface:
         timeout_seconds: how long to wait for each answer.
 
     Raises:
-        ConfigurationError: no browser could follow the URL.
+        ConfigurationError: no browser could follow the URL, or what the environment says to be let in with cannot be
+            used there; see wire/credentials.py.
         ReportingError, from each method: the service cannot be reached, or does not answer what was asked; it says why.
     """
 
@@ -70,7 +73,7 @@ class Interface:
         """
         query = urlencode({k: v for k, v in (parameters or {}).items() if v is not None}, doseq=True)
         address = "/".join([self.url + _PREFIX, *(quote(part, safe="") for part in path)])
-        request = Request(f"{address}?{query}" if query else address, headers={"Accept": "application/json"})
+        request = asked(f"{address}?{query}" if query else address, "application/json")
         try:
             with self._opener.open(request, timeout=self._timeout_seconds) as response:
                 return json.load(response)
@@ -78,7 +81,13 @@ class Interface:
             with error:
                 raise _refused(self.url, error) from None
         except (OSError, HTTPException) as error:
-            reason = printable(str(getattr(error, "reason", None) or error)) or type(error).__name__
+            cause = getattr(error, "reason", None) or error
+            if isinstance(cause, SSLCertVerificationError):
+                raise ReportingError(
+                    f"cannot reach a service at {self.url}: {cause.verify_message}. Its certificate is not trusted "
+                    f"here: name in {CA} the file with that of whoever signed it."
+                ) from None
+            reason = printable(str(cause)) or type(error).__name__
             raise ReportingError(
                 f"cannot reach a service at {self.url}: {reason}. Start one with `sparsity-monitor serve`, or give the "
                 "address at which a browser shows its page, by default port 8765; it is not that of gRPC."
@@ -116,9 +125,34 @@ class Interface:
 
 
 def opener(url: str) -> OpenerDirector:
-    """Return what opens addresses at a URL: through the environment's proxy, unless it is on this machine."""
-    direct = is_loopback(urlsplit(url).hostname or "")
-    return build_opener(*[ProxyHandler({})] if direct else [])
+    """Return what opens addresses at a URL: through the environment's proxy, unless it is on this machine.
+
+    Raises:
+        ConfigurationError: the certificates that the environment names cannot be used.
+    """
+    place = urlsplit(url)
+    handlers: list[BaseHandler] = [HTTPSHandler(context=https_context())] if place.scheme == "https" else []
+    handlers += [ProxyHandler({})] if is_loopback(place.hostname or "") else []
+    return build_opener(*handlers)
+
+
+def asked(url: str, accept: str) -> Request:
+    """Return the request for an address, with the token of the environment.
+
+    Raises:
+        ConfigurationError: it cannot be read, or others could read it on its way.
+    """
+    place = urlsplit(url)
+    request = Request(url, headers={"Accept": accept})
+    bearer = authorization(
+        f"{place.scheme}://{place.netloc}",
+        encrypted=place.scheme == "https",
+        is_here=lambda: is_loopback(place.hostname or ""),
+    )
+    if bearer is not None:
+        # Not where the service may redirect to.
+        request.add_unredirected_header("Authorization", bearer)
+    return request
 
 
 def _refused(url: str, refusal: HTTPError) -> ReportingError:
@@ -127,6 +161,9 @@ def _refused(url: str, refusal: HTTPError) -> ReportingError:
         detail = printable(str(json.load(refusal)["detail"]))[:_SAID_CHARACTERS]
     except (ValueError, KeyError, TypeError, OSError):
         detail = refusal.reason
+    if refusal.code in (401, 403, 429):
+        hint = f"Set {TOKEN_FILE} or {TOKEN} to a token with the scope read"
+        return ReportingError(f"the service at {url} does not let this in: {detail.rstrip('.')}. {hint}")
     # What any server says of an address that it does not have.
     if detail == refusal.reason:
         return ReportingError(f"{url} does not answer: {refusal.code} {detail}. {_VERSION}")

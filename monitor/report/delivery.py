@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 
 ReportStream: TypeAlias = "grpc.aio.StreamStreamCall[pb.ReportRequest, pb.ReportResponse]"
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 _BATCH = 64
 _REGISTER_TIMEOUT_SECONDS = 10.0
@@ -58,21 +59,24 @@ class Delivery:
         self._deadline = asyncio.timeout(None)
         self._tell_of_refusal = Seldom(logger.error)
 
-    async def run(self, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
+    async def run(self, stub: monitor_pb2_grpc.MonitorServiceStub, metadata: Metadata = ()) -> None:
         """Deliver over one connection.
+
+        Args:
+            metadata: what goes with each call.
 
         Raises:
             grpc.aio.AioRpcError: the connection broke or the service refused.
             ConnectionResetError: the service ended the stream.
             TimeoutError: the service acknowledges nothing.
         """
-        response = await self._register(stub)
+        response = await self._register(stub, metadata)
         # No acknowledgement of what is here: where the attempt is kept elsewhere now, that came from there. The service
         # knows what it has, and takes it for delivered.
         self._known = response.last_sequence
         self._spool.set_registered(self._key)
         self._set_aside_oversized(response.max_request_bytes)
-        stream = stub.Report()
+        stream = stub.Report(metadata=metadata)
         receiver = asyncio.create_task(self._receive(stream))
         try:
             async with self._deadline:
@@ -88,7 +92,7 @@ class Delivery:
             receiver.cancel()
             stream.cancel()
 
-    async def _register(self, stub: monitor_pb2_grpc.MonitorServiceStub) -> pb.RegisterRunResponse:
+    async def _register(self, stub: monitor_pb2_grpc.MonitorServiceStub, metadata: Metadata) -> pb.RegisterRunResponse:
         """Register the attempt, under the next free number where another resume of the run has taken its own.
 
         That happens when a checkpoint is resumed a second time and the spool of the first was lost with its machine.
@@ -99,7 +103,7 @@ class Delivery:
             self._number = registration.attempt
             try:
                 response: pb.RegisterRunResponse = await stub.RegisterRun(
-                    request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False
+                    request, timeout=_REGISTER_TIMEOUT_SECONDS, wait_for_ready=False, metadata=metadata
                 )
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.ALREADY_EXISTS or _is_first_start(registration):

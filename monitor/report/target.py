@@ -8,11 +8,13 @@ from ipaddress import IPv6Address
 from urllib.parse import quote
 
 from monitor.errors import ConfigurationError, shown
+from monitor.wire.addresses import ENCRYPTED
+from monitor.wire.credentials import check_credentials
 
 _EXPECTED = 'expected the gRPC address of the service as host:port, such as "localhost:50051"'
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
 # Other ways to name a service that gRPC knows. Those without ports name one by other means.
-_ADDRESSES = re.compile(r"(?P<scheme>dns:(?://[^/\s]*/)?|ipv4:|ipv6:)(?P<addresses>.*)", re.DOTALL)
+_ADDRESSES = re.compile(r"(?P<scheme>dns:(?://[^/\s]*/)?|ipv4:|ipv6:|grpcs://)(?P<addresses>.*)", re.DOTALL)
 _WITHOUT_PORT = re.compile(r"xds:(?://[^/\s]*/)?\S+|vsock:\d+:\d+|unix-abstract:\S+")
 _SOCKET_FILE = re.compile(r"unix:(?P<slashes>//)?(?P<path>.*)", re.DOTALL)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>[^/\s]*)")
@@ -23,7 +25,9 @@ _LONGEST_PATH = 103
 
 
 def check_target(target: str) -> str:
-    """Return `target`, as gRPC takes it, if it can name a service: host:port, or a target with a scheme of gRPC's.
+    """Return `target`, if it can name a service: host:port, grpcs://host:port or a target with a scheme of gRPC's.
+
+    With grpcs:// the connection is encrypted; without, a token goes to this machine alone.
 
     >>> check_target("monitor.example:50051")
     'monitor.example:50051'
@@ -31,8 +35,14 @@ def check_target(target: str) -> str:
     'dns:///monitor.example:50051'
 
     Raises:
-        ConfigurationError: it cannot.
+        ConfigurationError: it cannot, or what the environment says to be let in with cannot be used there.
     """
+    target = _checked(target)
+    check_credentials(target)
+    return target
+
+
+def _checked(target: str) -> str:
     if not isinstance(target, str):
         raise ConfigurationError(f"target is {shown(target)}; {_EXPECTED}, in quotes.")
     if _WITHOUT_PORT.fullmatch(target):
@@ -41,7 +51,7 @@ def check_target(target: str) -> str:
         return _checked_socket_file(target, socket_file)
     with_scheme = _ADDRESSES.fullmatch(target)
     addresses = with_scheme["addresses"] if with_scheme else target
-    several = addresses.split(",") if with_scheme and not target.startswith("dns:") else [addresses]
+    several = addresses.split(",") if target.startswith(("ipv4:", "ipv6:")) else [addresses]
     for address in several:
         match = _HOST_AND_PORT.fullmatch(address)
         if match is None or not 0 < int(match["port"]) < 65536:
@@ -59,7 +69,8 @@ def _what_is_wrong(address: str) -> str:
         host_and_port = url["rest"].rpartition("@")[2].removesuffix(_PORT_OF_PAGES)
         hint = f"Leave {url['scheme']}:// away, as in {_with_port(host_and_port)!r}."
         hint += f" {_PORT_OF_PAGES[1:]} is where it serves its pages." * url["rest"].endswith(_PORT_OF_PAGES)
-        hint += " The connection is not encrypted." * url["scheme"].endswith("s")
+        if url["scheme"].endswith("s"):
+            hint += f" An encrypted connection is asked for as in {ENCRYPTED + _with_port(host_and_port)!r}."
     elif "/" in address:
         hint = f"Leave the path away, as in {_with_port(address.partition('/')[0])!r}."
     elif _is_ipv6(address) or _is_ipv6(host):

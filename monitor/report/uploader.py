@@ -21,14 +21,15 @@ from pathlib import Path
 
 import grpc
 
-from monitor.errors import DamagedSpoolError, SpoolError
+from monitor.errors import ConfigurationError, DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
 from monitor.report.seldom import Seldom
 from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
 from monitor.wire import monitor_pb2_grpc
-from monitor.wire.channel import failure, open_aio_channel
+from monitor.wire.channel import NO_ACCESS, failure, open_aio_channel
+from monitor.wire.credentials import call_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +52,15 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 10_000),
 )
-# Errors that a retry cannot fix. All others are transient: the network, or a service that restarts.
+# While the service does not take the token: it writes a line for each try, and a new token comes from a person.
+_NO_ACCESS_BACKOFF_SECONDS = 60.0
+# Errors that a retry cannot fix. All others are transient: the network, a service that restarts, or a token that is
+# made good.
 _PERMANENT = frozenset(
     {
         grpc.StatusCode.ALREADY_EXISTS,
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
@@ -99,6 +101,7 @@ class Uploader:
         self._signals = signals or {}
         self._delivered: set[AttemptKey] = set()
         self._refused: set[AttemptKey] = set()
+        self._longest_backoff = _LAST_BACKOFF_SECONDS
         self._wakeup = asyncio.Event()
         self._warn_of_spool = Seldom(logger.warning)
         self._warn_of_service: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(logger.warning))
@@ -175,7 +178,7 @@ class Uploader:
             pause = random.uniform(0, backoff)
             if self._has_given_up(give_up_at) or await self._is_succeeded_within(pause, spool):
                 return
-            backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+            backoff = min(2 * backoff, self._longest_backoff)
 
     def _has_given_up(self, at: float) -> bool:
         return time.monotonic() >= at
@@ -184,16 +187,21 @@ class Uploader:
         self, delivery: Delivery, spool: Spool, key: AttemptKey, stub: monitor_pb2_grpc.MonitorServiceStub
     ) -> bool:
         """Try to deliver an attempt, and return whether it is settled: delivered, or refused for good."""
+        self._longest_backoff = _LAST_BACKOFF_SECONDS
         try:
-            await delivery.run(stub)
-        except (grpc.aio.AioRpcError, ConnectionResetError, TimeoutError) as error:
+            await delivery.run(stub, call_metadata(self._target))
+        except (grpc.aio.AioRpcError, ConnectionResetError, TimeoutError, ConfigurationError) as error:
             problem = self._describe(error)
             # Without details: gRPC reports another address of the same host at each try.
             warn = self._warn_of_service[problem.partition(": ")[0]]
             warn("%s attempt %d: %s", key.run_id, key.attempt, problem)
-            refused = isinstance(error, grpc.aio.AioRpcError) and error.code() in _PERMANENT
-            spool.set_problem(key, problem, refused=refused)
-            if not refused:
+            code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
+            spool.set_problem(key, problem, refused=code in _PERMANENT)
+            has_access = code not in NO_ACCESS and not isinstance(error, ConfigurationError)
+            if not has_access:
+                self._longest_backoff = _NO_ACCESS_BACKOFF_SECONDS
+            # Whoever waits for `push` is told at once.
+            if code not in _PERMANENT and (has_access or self._follow):
                 return False
             self._refused.add(key)
         else:
@@ -213,7 +221,9 @@ class Uploader:
         await asyncio.sleep(seconds)
         return False
 
-    def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError | TimeoutError) -> str:
+    def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError | TimeoutError | ConfigurationError) -> str:
+        if isinstance(error, ConfigurationError):
+            return f"the service at {self._target} was not asked: {error}"
         if isinstance(error, TimeoutError):
             return (
                 f"the service at {self._target} takes connections and does not acknowledge what it is sent. It may be "

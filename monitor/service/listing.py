@@ -12,6 +12,7 @@ from monitor.service.labels import measured_as
 from monitor.service.page import when
 from monitor.terminal import printable
 from monitor.wire.channel import open_channel
+from monitor.wire.credentials import call_metadata
 from monitor.wire.monitor_pb2 import ListRunsRequest, RunSummary
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
@@ -41,7 +42,7 @@ def print_runs(target: str) -> None:
     """
     with open_channel(target, [("grpc.max_receive_message_length", -1)]) as channel:
         stub = MonitorServiceStub(channel)
-        runs = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS).runs
+        runs = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS, metadata=call_metadata(target)).runs
     if not sys.stdout.isatty():
         print_rows(runs)
     elif runs:

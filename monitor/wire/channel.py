@@ -13,28 +13,50 @@ from ipaddress import ip_address, ip_network
 
 import grpc
 
-from monitor.proxies import is_loopback, named
+from monitor.proxies import named
 from monitor.terminal import printable
+from monitor.wire.addresses import ENCRYPTED, hosts, is_encrypted, is_local
+from monitor.wire.credentials import CA, TOKEN, TOKEN_FILE, client_certificate, root_certificates
 
 Option = tuple[str, int]
 
 # The variables in which gRPC looks for a proxy; the first that is set decides, even if it is empty.
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTION_VARIABLES = ("no_grpc_proxy", "no_proxy")
-_LOCAL_SCHEMES = ("unix:", "unix-abstract:", "vsock:")
-_ADDRESS_SCHEME = re.compile(r"dns:(?://[^/]*/)?|ipv4:|ipv6:")
 # In what gRPC says where it meets an HTTP/1 server.
 _NO_GRPC = re.compile(r"http1\.x server|Failed parsing HTTP/2")
+_NO_TRUST = re.compile(r"CERTIFICATE_VERIFY_FAILED")
+_HOW_TO_BE_LET_IN = (
+    f"Write a token that it takes into the file that {TOKEN_FILE} names, which is read anew at each try, or set {TOKEN}"
+)
+
+NO_ACCESS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+"""What a service answers that wants another token, or one that may do more. It may take the next one."""
 
 
 def open_channel(target: str, options: Iterable[Option] = ()) -> grpc.Channel:
-    """Open a channel to the service at `target`; directly if it is on this machine."""
-    return grpc.insecure_channel(target, options=[*options, *_direct_if_local(target)])
+    """Open a channel to the service at `target`; directly if it is on this machine.
+
+    Raises:
+        ConfigurationError: the certificates that the environment names cannot be read.
+    """
+    options = [*options, *_direct_if_local(target)]
+    if not is_encrypted(target):
+        return grpc.insecure_channel(target, options=options)
+    return grpc.secure_channel(target.removeprefix(ENCRYPTED), _credentials(), options=options)
 
 
 def open_aio_channel(target: str, options: Iterable[Option] = ()) -> grpc.aio.Channel:
     """Open the same for asyncio."""
-    return grpc.aio.insecure_channel(target, options=[*options, *_direct_if_local(target)])
+    options = [*options, *_direct_if_local(target)]
+    if not is_encrypted(target):
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target.removeprefix(ENCRYPTED), _credentials(), options=options)
+
+
+def _credentials() -> grpc.ChannelCredentials:
+    certificate, key = client_certificate() or (None, None)
+    return grpc.ssl_channel_credentials(root_certificates(), key, certificate)
 
 
 def failure(target: str, error: grpc.RpcError) -> str:
@@ -44,6 +66,8 @@ def failure(target: str, error: grpc.RpcError) -> str:
         return f"what answers at {target} is no service of sparsity-monitor: {details}"
     if code is grpc.StatusCode.ABORTED:
         return f"the service at {target} does not take this training now: {details}"
+    if code in NO_ACCESS:
+        return f"the service at {target} does not let this in: {details.rstrip('.')}. {_HOW_TO_BE_LET_IN}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = "it does not answer. It may be stopped, or busy with something else"
     elif code is not grpc.StatusCode.UNAVAILABLE:
@@ -51,7 +75,9 @@ def failure(target: str, error: grpc.RpcError) -> str:
     proxy = proxy_of(target)
     through = "" if proxy is None else f" through the proxy of {proxy}"
     hint = ""
-    if _NO_GRPC.search(details):
+    if is_encrypted(target) and _NO_TRUST.search(details):
+        hint = f". Its certificate is not trusted here: name in {CA} the file with that of whoever signed it"
+    elif _NO_GRPC.search(details):
         hint = ". What listens there speaks HTTP and no gRPC: give the service's gRPC address, by default port 50051"
     return f"cannot reach the service at {target}{through}: {details}{hint}"
 
@@ -62,39 +88,15 @@ def proxy_of(target: str) -> str | None:
     # gRPC ignores proxies of other kinds.
     if variable is None or not os.environ[variable].startswith("http://"):
         return None
-    if is_local(target) or _is_excepted(_hosts(target)[0]):
+    if is_local(target) or _is_excepted(hosts(target)[0]):
         return None
     return named(variable)
-
-
-def is_local(target: str) -> bool:
-    """Return whether all that `target` names is on this machine."""
-    if target.startswith(_LOCAL_SCHEMES):
-        return True
-    return not target.startswith("xds:") and all(map(is_loopback, _hosts(target)))
 
 
 def _direct_if_local(target: str) -> list[Option]:
     # Looking a name up takes time, and matters only where there is a proxy.
     proxied = any(name in os.environ for name in _PROXY_VARIABLES)
     return [("grpc.enable_http_proxy", 0)] if proxied and is_local(target) else []
-
-
-def addresses(target: str) -> list[tuple[str, int]]:
-    """Return host and port of each address that `target` names; none where gRPC finds the service by other means.
-
-    >>> addresses("dns:///monitor.example:50051"), addresses("unix:/run/monitor.sock")
-    ([('monitor.example', 50051)], [])
-    """
-    if target.startswith((*_LOCAL_SCHEMES, "xds:")):
-        return []
-    named = [address.rpartition(":") for address in _ADDRESS_SCHEME.sub("", target, count=1).split(",")]
-    return [(host.strip("[]"), int(port)) for host, _, port in named]
-
-
-def _hosts(target: str) -> list[str]:
-    addresses = _ADDRESS_SCHEME.sub("", target, count=1) if _ADDRESS_SCHEME.match(target) else target
-    return [address.rpartition(":")[0].strip("[]") for address in addresses.split(",")]
 
 
 def _is_excepted(host: str) -> bool:

@@ -43,6 +43,8 @@ from tests.service.running import Client
         "unix:/run/monitor.sock",
         "unix-abstract:monitor",
         "vsock:2:50051",
+        "grpcs://monitor.example:50051",
+        "grpcs://[::1]:50051",
     ],
 )
 def test_what_grpc_knows_is_taken_as_it_is(target: str) -> None:
@@ -80,9 +82,9 @@ def test_a_relative_socket_is_the_same_one_after_a_change_of_directory(
         ("2001:db8::1:50051", r"in brackets, as in '\[2001:db8::1\]:50051'"),
         ("ipv6:::1:50051", r"in brackets, as in '\[::1\]:50051'"),
         ("http://monitor.example:50051", "Leave http:// away, as in 'monitor.example:50051'"),
-        ("https://monitor.example/", "as in 'monitor.example:50051'. The connection is not encrypted"),
+        ("https://monitor.example/", "as in 'monitor.example:50051'. An encrypted .* as in 'grpcs://monitor.example:5"),
         ("grpc://monitor.example:50051", "Leave grpc:// away"),
-        ("grpcs://monitor.example:50051", "The connection is not encrypted"),
+        ("grpcs://monitor.example", r"as in 'monitor.example:50051'"),
         ("tcp://localhost:1", "Leave tcp:// away, as in 'localhost:1'"),
         ("http://me:secret@localhost:8765/run/1", "as in 'localhost:50051'. 8765 is where it serves its pages"),
         ("localhost:50051/", "Leave the path away, as in 'localhost:50051'"),

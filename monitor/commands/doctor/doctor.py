@@ -10,7 +10,7 @@ from monitor.commands.doctor.finding import Finding, are_fine, print_as_json, pr
 from monitor.commands.doctor.pages import told_by_pages
 from monitor.commands.doctor.place import place
 from monitor.commands.doctor.way import way_to
-from monitor.wire.channel import addresses
+from monitor.wire.addresses import addresses
 
 _PORT_OF_PAGES = 8765
 

@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
-from urllib.request import Request
 
 from monitor.commands.doctor.finding import Finding
-from monitor.notebook.interface import opener
+from monitor.notebook.interface import asked, opener
 from monitor.service_url import checked_service_url
 from monitor.version import __version__
 
@@ -24,9 +23,9 @@ def told_by_pages(url: str) -> Iterator[Finding]:
     """Ask the pages at a URL, which a training does without."""
     try:
         url = checked_service_url(url)
-        asked = time.time()
+        asked_at = time.time()
         date, _ = _answer(f"{url}/healthz")
-        there = parsedate_to_datetime(date).timestamp() + 0.5 - (asked + time.time()) / 2
+        there = parsedate_to_datetime(date).timestamp() + 0.5 - (asked_at + time.time()) / 2
         _, metrics = _answer(f"{url}/metrics")
     except (OSError, HTTPException, ValueError, TypeError) as error:
         said = f"no pages of a service at {url}: {getattr(error, 'reason', error)}. Its version and clock are not known"
@@ -37,7 +36,7 @@ def told_by_pages(url: str) -> Iterator[Finding]:
 
 
 def _answer(url: str) -> tuple[str, str]:
-    with opener(url).open(Request(url, headers={"Accept": "text/plain"}), timeout=_SECONDS) as answer:
+    with opener(url).open(asked(url, "text/plain"), timeout=_SECONDS) as answer:
         return str(answer.headers["Date"]), answer.read().decode(errors="replace")
 
 

@@ -13,7 +13,9 @@ from monitor.commands.doctor.finding import Finding
 from monitor.errors import ConfigurationError
 from monitor.report.target import check_target
 from monitor.wire import PROTOCOL_VERSION
-from monitor.wire.channel import addresses, failure, open_channel, proxy_of
+from monitor.wire.addresses import addresses
+from monitor.wire.channel import NO_ACCESS, failure, open_channel, proxy_of
+from monitor.wire.credentials import call_metadata
 from monitor.wire.monitor_pb2 import ListRunsRequest, RegisterRunRequest
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
@@ -79,22 +81,34 @@ def _port(host: str, port: int) -> Finding:
     except OSError as error:
         to_do = "Check address and port, and the network between."
         if error.errno == errno.ECONNREFUSED:
-            to_do = f"{_SERVE}: by default it listens to its own machine alone, 0.0.0.0:{port} to all."
+            to_do = f"{_SERVE}: by default it listens to its own machine alone, 0.0.0.0:{port} to all, with tokens."
         return Finding("port", "fail", f"port {port} cannot be reached: {error.strerror or error}", to_do)
 
 
 def _protocol(target: str) -> Finding:
+    metadata = call_metadata(target)
     with open_channel(target, [("grpc.max_receive_message_length", -1)]) as channel:
         stub = MonitorServiceStub(channel)
         try:
-            runs = stub.ListRuns(ListRunsRequest(), timeout=_CALL_SECONDS).runs
-        except grpc.RpcError as error:
-            to_do = "Give the gRPC address of the service, by default port 50051, and see what its log says."
-            return Finding("protocol", "fail", failure(target, error), to_do)
-        try:
             # Registers nothing: the versions are compared first, and a run without an identity is none.
-            stub.RegisterRun(RegisterRunRequest(protocol_version=PROTOCOL_VERSION), timeout=_CALL_SECONDS)
+            request = RegisterRunRequest(protocol_version=PROTOCOL_VERSION)
+            stub.RegisterRun(request, timeout=_CALL_SECONDS, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
-                return Finding("protocol", "fail", failure(target, error))
-    return Finding("protocol", "ok", f"sparsity-monitor, protocol version {PROTOCOL_VERSION}, with {len(runs)} runs")
+                return Finding("protocol", "fail", failure(target, error), _to_do(error))
+        try:
+            runs = stub.ListRuns(ListRunsRequest(), timeout=_CALL_SECONDS, metadata=metadata).runs
+        except grpc.RpcError as error:
+            # A token that only reports is all that a training needs.
+            if error.code() is not grpc.StatusCode.PERMISSION_DENIED:
+                return Finding("protocol", "fail", failure(target, error), _to_do(error))
+            known = "and a token that only reports"
+        else:
+            known = f"with {len(runs)} runs"
+    return Finding("protocol", "ok", f"sparsity-monitor, protocol version {PROTOCOL_VERSION}, {known}")
+
+
+def _to_do(error: grpc.RpcError) -> str:
+    if error.code() in NO_ACCESS or error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+        return ""
+    return "Give the gRPC address of the service, by default port 50051, and see what its log says."
