@@ -73,6 +73,7 @@ def app_of(ending: Ending) -> "typer.Typer":
     _add_push(app)
     _add_doctor(app)
     _add_store(app)
+    _add_token(app)
     _add_grafana(app)
     _add_analysis(app)
     return app
@@ -109,7 +110,7 @@ def _add_serve(app: "typer.Typer") -> None:
 
     serve.__signature__ = _options_of_service()  # type: ignore[attr-defined]
     app.command(
-        epilog="Example: sparsity-monitor serve --store-url sqlite:////data/monitor.db --http-address 0.0.0.0:8765"
+        epilog="Example: sparsity-monitor serve --store-url sqlite:////data/monitor.db --http-address 127.0.0.1:8765"
     )(serve)
 
 
@@ -199,6 +200,12 @@ def _add_store(app: "typer.Typer") -> None:
     from monitor.service.care.commands import store_commands
 
     app.add_typer(store_commands, name="store")
+
+
+def _add_token(app: "typer.Typer") -> None:
+    from monitor.service.access.commands import token_commands
+
+    app.add_typer(token_commands, name="token")
 
 
 def _add_grafana(app: "typer.Typer") -> None:

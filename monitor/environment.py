@@ -27,7 +27,16 @@ SERVICE_ALONE = (
     "max_runs",
     "max_batch_items",
     "shutdown_seconds",
+    "tls_certificate",
+    "tls_key",
+    "client_ca",
+    "tokens_directory",
+    "insecure_network",
+    "reflection",
 )
+
+# How whoever reports to a service, or reads from it, is let in, see wire/credentials.py. No arguments stand for them.
+CREDENTIALS = ("token", "token_file", "ca", "client_certificate", "client_key")
 
 
 def variable(setting: str) -> str:
@@ -45,7 +54,7 @@ def misspelt(environment: Mapping[str, str], settings: Iterable[str]) -> dict[st
     >>> misspelt({"SPARSITY_MONITOR_TAGET": "localhost:50051"}, ["target", "every"])
     {'SPARSITY_MONITOR_TAGET': 'SPARSITY_MONITOR_TARGET'}
     """
-    known = [variable(setting) for setting in settings]
+    known = [variable(setting) for setting in (*settings, *CREDENTIALS)]
     read = {*known, *map(variable, SERVICE_ALONE)}
     unread = sorted(name for name in environment if name.startswith(PREFIX) and name not in read)
     return {name: next(iter(get_close_matches(name, known, n=1, cutoff=0.8)), None) for name in unread}

@@ -23,6 +23,8 @@ import monitor
 from monitor import cli
 from monitor.grafana.alerts.catalogue import all_alerts
 from monitor.grafana.alerts.settings import AlertSettings
+from monitor.service.access.gate import Gate
+from monitor.service.access.tokens import Token
 from monitor.service.exposition import Exposition
 from monitor.service.families import FAMILIES
 from monitor.service.http import build_app
@@ -33,6 +35,10 @@ from monitor.wire import monitor_pb2
 from tests.service.running import settings_for
 
 RELEASED = Path(__file__).parent / "released"
+
+
+async def _no_tokens() -> list[Token]:
+    return []
 
 
 def check(now: Iterable[str], file: str) -> None:
@@ -108,7 +114,7 @@ def web(store: Path) -> Iterable[str]:
     recorder = Recorder(settings_for(store), Instruments())
     settings = settings_for(store)
     exposition = Exposition(Instruments().registry, LiveMetrics(recorder.live, settings, "http://localhost"))
-    app = build_app(settings, recorder, exposition, lambda: True)
+    app = build_app(settings, recorder, exposition, lambda: True, Gate(_no_tokens, None))
     asyncio.run(recorder.close())
     yield from (str(getattr(route, "path", "")) for route in app.routes)
     for name, schema in app.openapi()["components"]["schemas"].items():

@@ -15,8 +15,28 @@ class AddressUnavailableError(ServiceError):
     """A listening address cannot be bound."""
 
 
+class AccessSettingsError(ServiceError):
+    """Certificates, tokens or addresses with which the service would let in nobody, or everybody."""
+
+
+class NoAccessError(ServiceError):
+    """Whoever calls shows no token, or none that is good."""
+
+
+class TooManyFailuresError(NoAccessError):
+    """The same, again and again."""
+
+
+class MissingScopeError(NoAccessError):
+    """The token is good, and does not allow this."""
+
+
 class StoreError(ServiceError):
     """The store cannot be opened, or a read or write of it failed. Nothing was acknowledged."""
+
+
+class MissingStoreError(StoreError):
+    """There is no store yet."""
 
 
 class StoreVersionError(StoreError):

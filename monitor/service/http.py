@@ -16,6 +16,10 @@ from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from monitor.service.access.gate import Gate
+from monitor.service.access.login import add_login
+from monitor.service.access.requests import Answer, RequestsAtTheGate
+from monitor.service.access.sessions import Sessions
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
 from monitor.service.exposition import Exposition
@@ -68,7 +72,11 @@ _DRAWING = {
 
 
 def build_app(
-    settings: ServiceSettings, recorder: Recorder, exposition: Exposition, is_serving: Callable[[], bool]
+    settings: ServiceSettings,
+    recorder: Recorder,
+    exposition: Exposition,
+    is_serving: Callable[[], bool],
+    gate: Gate,
 ) -> FastAPI:
     """Return the web application over the live state and the store.
 
@@ -77,10 +85,12 @@ def build_app(
     """
     # The interactive documentation loads scripts from elsewhere; the schema itself is served.
     app = FastAPI(title="sparsity-monitor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    pages, sessions = Pages(settings, recorder), Sessions()
+    # What is added later comes first.
+    app.add_middleware(RequestsAtTheGate, gate=gate, sessions=sessions, answer=_add_problems(app, pages))
     app.middleware("http")(_with_headers)
     app.add_middleware(HeadIsGet)
-    pages = Pages(settings, recorder)
-    _add_problems(app, pages)
+    add_login(app, gate, sessions, pages, encrypted=_is_encrypted(settings))
     _add_health(app, recorder, is_serving)
     _add_metrics(app, exposition)
     _add_api(app, settings, recorder)
@@ -96,8 +106,13 @@ async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[
     return response
 
 
-def _add_problems(app: FastAPI, pages: Pages) -> None:
-    """Answer what cannot be answered with a page for people and with JSON for programs."""
+def _is_encrypted(settings: ServiceSettings) -> bool:
+    """Return whether browsers come by https alone: the service itself speaks it, or what stands before it does."""
+    return settings.tls_certificate is not None or settings.service_url.startswith("https:")
+
+
+def _add_problems(app: FastAPI, pages: Pages) -> Answer:
+    """Answer what cannot be answered with a page for people and with JSON for programs, and return what does that."""
 
     def answer(request: Request, status: int, detail: Any, headers: Mapping[str, str] | None = None) -> Response:
         shown = {"Vary": "Accept", **(headers or {})}
@@ -121,6 +136,8 @@ def _add_problems(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(StoreError)
     async def failed(request: Request, error: StoreError) -> Response:
         return answer(request, 503, str(error))
+
+    return answer
 
 
 def _problem(request: Request, status: int, detail: Any, headers: Mapping[str, str]) -> Response:

@@ -40,6 +40,8 @@ HISTORY_PAGE_ITEMS = 64
 # Readers before these states were told apart know no name for them.
 _KNOWN_TO_ALL = {RunState.STOPPED: RunState.FINISHED, RunState.PREEMPTED: RunState.FAILED}
 _STATUS = (
+    (errors.MissingScopeError, grpc.StatusCode.PERMISSION_DENIED),
+    (errors.NoAccessError, grpc.StatusCode.UNAUTHENTICATED),
     (errors.TooManyRunsError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.InvalidRegistrationError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.RequestOrderError, grpc.StatusCode.INVALID_ARGUMENT),

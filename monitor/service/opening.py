@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from monitor.service.errors import StoreError, StoreInUseError, StoreVersionError
+from monitor.service.errors import MissingStoreError, StoreError, StoreInUseError, StoreVersionError
 from monitor.service.migrations import migrate
 from monitor.service.remedies import remedy
 from monitor.service.schema import SCHEMA_VERSION, metadata, schema_version
@@ -69,17 +70,31 @@ def open_to_read(url: str) -> Engine:
     """Connect to a store that is there and of this version, to read it while a service may be writing to it.
 
     Raises:
-        StoreError: there is none, or it cannot be opened.
+        MissingStoreError: there is none.
+        StoreError: it cannot be opened.
         ForeignStoreError: it belongs to another program.
         StoreVersionError: another version of this program wrote it.
     """
+    return _open_beside(url, _reading_engine)
+
+
+def open_beside(url: str) -> Engine:
+    """Do the same to write to it what no service writes.
+
+    Raises:
+        StoreError: see `open_to_read`.
+    """
+    return _open_beside(url, _second_engine)
+
+
+def _open_beside(url: str, engine_of: Callable[[URL, Path | None], Engine]) -> Engine:
     path, shown_url = file_of(url), hide_password(url)
     try:
         if path is not None:
             check_kind(path, schema_version.name)
         if path is not None and not path.exists():
-            raise StoreError(f"there is no store at {path}; say with --store-url where it is")
-        engine = _reading_engine(make_url(url), path)
+            raise MissingStoreError(f"there is no store at {path}; say with --store-url where it is")
+        engine = engine_of(make_url(url), path)
     except (ImportError, NoSuchModuleError) as error:
         raise _no_driver(url, error) from error
     except OSError as error:
@@ -98,7 +113,7 @@ def open_to_read(url: str) -> Engine:
 
 def _check_readable(connection: Connection, shown_url: str) -> None:
     if not inspect(connection).has_table(schema_version.name):
-        raise StoreError(f"there is no store at {shown_url} yet; say with --store-url where it is")
+        raise MissingStoreError(f"there is no store at {shown_url} yet; say with --store-url where it is")
     found = connection.execute(select(schema_version.c.version)).scalar_one()
     if found != SCHEMA_VERSION:
         what = "upgrade sparsity-monitor" if found > SCHEMA_VERSION else "start the service on it once"
@@ -192,6 +207,16 @@ def _engine(url: URL) -> Engine:
         return engine
     engine = create_engine(
         url.set(drivername="sqlite"), pool_size=1, max_overflow=0, connect_args={"timeout": _WAIT_SECONDS}
+    )
+    event.listen(engine, "connect", _configure_sqlite)
+    return engine
+
+
+def _second_engine(url: URL, path: Path | None) -> Engine:
+    if path is None:
+        return create_engine(url.set(drivername="postgresql+psycopg"), connect_args={"connect_timeout": _WAIT_SECONDS})
+    engine = create_engine(
+        f"sqlite:///file:{quote(str(path.resolve()))}?mode=rw&uri=true", connect_args={"timeout": _WAIT_SECONDS}
     )
     event.listen(engine, "connect", _configure_sqlite)
     return engine

@@ -16,6 +16,10 @@ from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from monitor.service.access.calls import CallsAtTheGate
+from monitor.service.access.gate import Gate
+from monitor.service.access.network import check_network
+from monitor.service.access.tls import Certificates, certificates_of
 from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
 from monitor.service.exposition import Exposition
@@ -25,6 +29,7 @@ from monitor.service.instruments import Instruments
 from monitor.service.metrics import LiveMetrics
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
+from monitor.service.store import Store
 from monitor.wire.monitor_pb2 import DESCRIPTOR
 from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 
@@ -83,21 +88,26 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
     Leaving it ends open streams after what they are storing, refuses new ones, and closes the store.
     """
+    certificates = certificates_of(settings)
     instruments = Instruments()
     recorder = Recorder(settings, instruments)
     try:
+        gate = Gate(lambda: recorder.care(Store.tokens), settings.tokens_directory)
+        await gate.open()
+        check_network(settings, closed=gate.closed or settings.client_ca is not None)
         ingest = Ingest(settings, recorder, instruments)
         async with contextlib.AsyncExitStack() as stack:
             http_socket = stack.enter_context(_bound(settings.http_address))
             http_address = _address_of(http_socket)
-            service_url = settings.service_url or _browsed_at(http_address)
+            service_url = settings.service_url or _browsed_at(http_address, "http" if certificates is None else "https")
             exposition = Exposition(instruments.registry, LiveMetrics(recorder.live, settings, service_url))
-            grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest))
-            app = build_app(settings, recorder, exposition, lambda: ingest.serving)
-            await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds))
+            grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest, gate, certificates))
+            app = build_app(settings, recorder, exposition, lambda: ingest.serving, gate)
+            await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds, certificates))
             # Runs first at the end: /readyz answers 503, and streams end.
             stack.callback(ingest.stop)
             await recorder.announce(grpc_address, http_address)
+            await stack.enter_async_context(gate.watching())
             await stack.enter_async_context(Retention(settings, recorder, instruments).running())
             yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
@@ -105,15 +115,22 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
 
 @contextlib.asynccontextmanager
-async def _grpc_server(settings: ServiceSettings, ingest: Ingest) -> AsyncIterator[str]:
-    server = grpc.aio.server(options=_grpc_options(settings))
+async def _grpc_server(
+    settings: ServiceSettings, ingest: Ingest, gate: Gate, certificates: Certificates | None
+) -> AsyncIterator[str]:
+    interceptor = CallsAtTheGate(gate, reflection=settings.reflection)
+    server = grpc.aio.server(interceptors=[interceptor], options=_grpc_options(settings))
     add_MonitorServiceServicer_to_server(ingest, server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    if settings.reflection or not gate.closed:
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     host, port = split_address(settings.grpc_address)
     try:
-        port = server.add_insecure_port(_joined(host, port))
+        if certificates is None:
+            port = server.add_insecure_port(_joined(host, port))
+        else:
+            port = server.add_secure_port(_joined(host, port), certificates.for_grpc())
     except RuntimeError as error:
         raise _unavailable(settings.grpc_address, "--grpc-address", str(error)) from error
     await server.start()
@@ -155,7 +172,9 @@ class _HttpServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _http_server(app: FastAPI, bound: socket.socket, shutdown_seconds: float) -> AsyncIterator[None]:
+async def _http_server(
+    app: FastAPI, bound: socket.socket, shutdown_seconds: float, certificates: Certificates | None
+) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -164,6 +183,7 @@ async def _http_server(app: FastAPI, bound: socket.socket, shutdown_seconds: flo
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
+        **({} if certificates is None else certificates.for_uvicorn()),
     )
     server = _HttpServer(config)
     task = asyncio.create_task(server.serve([bound]))
@@ -202,10 +222,10 @@ def _address_of(bound: socket.socket) -> str:
     return _joined(host, port)
 
 
-def _browsed_at(http_address: str) -> str:
+def _browsed_at(http_address: str, scheme: str) -> str:
     """Return the URL of the pages for a browser on this machine."""
     host, port = split_address(http_address)
-    return f"http://{_joined('localhost' if host in _ALL_INTERFACES else host, port)}"
+    return f"{scheme}://{_joined('localhost' if host in _ALL_INTERFACES else host, port)}"
 
 
 def _joined(host: str, port: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -60,6 +61,29 @@ class ServiceSettings(BaseModel):
     store_url: str = Field(
         "sqlite:///sparsity-monitor.db",
         description="Where observations are kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
+    )
+
+    tls_certificate: Path | None = Field(
+        None,
+        description="Certificate of the service, in PEM format, with those between it and who signed it: gRPC and HTTP "
+        "are encrypted",
+    )
+    tls_key: Path | None = Field(None, description="Key of that certificate, in PEM format, without a password")
+    client_ca: Path | None = Field(
+        None,
+        description="Certificate, in PEM format, of who signs those of clients: nobody without one is let in, also not "
+        "to health checks",
+    )
+    tokens_directory: Path | None = Field(
+        None,
+        description="Directory with tokens, such as a mounted secret: files named write, read, metrics or administer, "
+        "in each a token that allows this. They count beside those of `sparsity-monitor token`",
+    )
+    insecure_network: bool = Field(
+        False, description="Listen elsewhere than on this machine without tokens: all who reach it may write and read"
+    )
+    reflection: bool = Field(
+        False, description="Describe the gRPC services to who asks also where tokens are asked for: the scope is read"
     )
 
     stalled_after_seconds: Seconds = Field(

@@ -49,7 +49,7 @@ def test_metrics_say_where_browsers_find_the_service(start: Callable[..., Client
 def test_without_a_setting_it_is_found_where_it_listens(
     listens: str, found: str, start: Callable[..., Client], run_id: str
 ) -> None:
-    client = start(http_address=f"{listens}:0")
+    client = start(http_address=f"{listens}:0", insecure_network=True)
     port = client.listening.http_address.rpartition(":")[2]
     (url,) = _service_url(client)
     assert url == f"http://{found}:{port}"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 store_commands = typer.Typer(no_args_is_help=True)
 
-_StoreUrl = Annotated[
+StoreUrl = Annotated[
     str,
     typer.Option(
         help="Where the service keeps observations: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
@@ -28,8 +28,8 @@ _StoreUrl = Annotated[
     ),
 ]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-_DEFAULT_URL = "sqlite:///sparsity-monitor.db"
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DEFAULT_URL = "sqlite:///sparsity-monitor.db"
 
 
 @store_commands.callback()
@@ -40,9 +40,9 @@ def options() -> None:
 @store_commands.command(epilog="Example: sparsity-monitor store backup backups/")
 def backup(
     to: Annotated[Path, typer.Argument(help="The file to write, or a directory: then the name tells the time.")],
-    store_url: _StoreUrl = _DEFAULT_URL,
+    store_url: StoreUrl = DEFAULT_URL,
     *,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Copy the store into one file, also while a service serves it; the copy is checked before it gets its name.
 
@@ -50,24 +50,24 @@ def backup(
     """
     from monitor.service.care.backup import back_up_to
 
-    with _explained():
+    with explained():
         done = back_up_to(store_url, to)
         if as_json:
-            _print_json({"path": str(done.path), "runs": done.runs, "items": done.items, "bytes": done.bytes})
+            print_json({"path": str(done.path), "runs": done.runs, "items": done.items, "bytes": done.bytes})
             return
         held = f"{_number(done.runs, 'run')}, {_number(done.items, 'item')}, {done.bytes} bytes"
         print(f"{done.path}: {held}, read again and whole")
 
 
 @store_commands.command(epilog="Example: sparsity-monitor store info --store-url sqlite:///sparsity-monitor.db")
-def info(store_url: _StoreUrl = _DEFAULT_URL, *, as_json: _Json = False) -> None:
+def info(store_url: StoreUrl = DEFAULT_URL, *, as_json: Json = False) -> None:
     """Show what the store holds, the longest silent run first; also while a service serves it."""
     from monitor.service.care.facts import read
 
-    with _explained():
-        found = read(_checked(store_url))
+    with explained():
+        found = read(checked(store_url))
         if as_json:
-            _print_json(asdict(found))
+            print_json(asdict(found))
             return
         _print_runs(found.runs)
         if not sys.stdout.isatty():
@@ -84,20 +84,20 @@ def info(store_url: _StoreUrl = _DEFAULT_URL, *, as_json: _Json = False) -> None
 @store_commands.command(epilog="Example: sparsity-monitor store delete grpo-1 --dry-run")
 def delete(
     runs: Annotated[list[str], typer.Argument(help="Ids of runs that have ended.")],
-    store_url: _StoreUrl = _DEFAULT_URL,
+    store_url: StoreUrl = DEFAULT_URL,
     dry_run: _DryRun = False,
     *,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Delete runs from a store that no service is serving. A service deletes by itself: serve --retain-days."""
     from monitor.service.care.by_hand import chosen, delete_runs
 
-    with _explained():
-        going = chosen(_checked(store_url), runs)
+    with explained():
+        going = chosen(checked(store_url), runs)
         if not dry_run:
             delete_runs(store_url, [run.run_id for run in going])
         if as_json:
-            _print_json({"dry_run": dry_run, "runs": [asdict(run) for run in going]})
+            print_json({"dry_run": dry_run, "runs": [asdict(run) for run in going]})
             return
         _print_runs(going)
         print(f"{'would delete' if dry_run else 'deleted'} {_number(len(going), 'run')}", file=sys.stderr)
@@ -109,34 +109,36 @@ def thin(
     keep: Annotated[
         int, typer.Option(min=3, help="Observations that stay: the first, the last and every k-th between.")
     ] = 1000,
-    store_url: _StoreUrl = _DEFAULT_URL,
+    store_url: StoreUrl = DEFAULT_URL,
     dry_run: _DryRun = False,
     *,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Thin runs of a store that no service is serving. A service does so by itself: serve --thin-after-days."""
     from monitor.service.care.by_hand import chosen, thin_runs
 
-    with _explained():
-        going = chosen(_checked(store_url), runs)
+    with explained():
+        going = chosen(checked(store_url), runs)
         names = [run.run_id for run in going]
         left = [min(keep, run.observations) for run in going] if dry_run else thin_runs(store_url, names, keep)
         if as_json:
             kept = [asdict(run) | {"kept": count} for run, count in zip(going, left, strict=True)]
-            _print_json({"dry_run": dry_run, "runs": kept})
+            print_json({"dry_run": dry_run, "runs": kept})
             return
         for run, count in zip(going, left, strict=True):
             about = "would keep at most" if dry_run else "keeps"
             print(f"{printable(run.run_id)} {about} {count} of {_number(run.observations, 'observation')}")
 
 
-def _checked(store_url: str) -> str:
+def checked(store_url: str) -> str:
+    """Return the URL of a store, if it is one; what is wrong with it is said by `explained`."""
     from monitor.service.settings import ServiceSettings
 
     return ServiceSettings(store_url=store_url).store_url
 
 
-def _print_json(facts: dict[str, Any]) -> None:
+def print_json(facts: object) -> None:
+    """Print what a program can read."""
     print(json.dumps(facts, indent=2))
 
 
@@ -162,7 +164,8 @@ def _print_runs(runs: Sequence[RunFacts]) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
+    """End the command with what went wrong, in words."""
     from pydantic import ValidationError
 
     from monitor.service.errors import ServiceError

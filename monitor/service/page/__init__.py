@@ -120,6 +120,16 @@ class Pages:
             sources=[f"{name}: {band}, {band.source}" for name, band in bands],
         )
 
+    def login(self, to: str, wrong: str, *, is_in: bool, closed: bool) -> str:
+        """Return the page to log in, or out.
+
+        Args:
+            to: the address to go on to.
+            wrong: why the token that was given did not do; "" before one was.
+            closed: whether the service asks for a token.
+        """
+        return self._templates.get_template("login.html").render(to=to, wrong=wrong, is_in=is_in, closed=closed)
+
     def compare(self, runs: Sequence[LiveRun], now: float) -> str:
         """Return the page with several runs beside each other at `now`."""
         described = [run_json(run, now, self._settings) for run in runs]

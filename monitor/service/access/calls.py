@@ -1,0 +1,92 @@
+"""Calls by gRPC at the gate: each by what its method asks for, before anything of it is read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+from grpc.aio import ServerInterceptor, ServicerContext
+
+from monitor.service.access.gate import Gate
+from monitor.service.access.scopes import Scope, scope_of_call
+from monitor.service.errors import MissingScopeError, NoAccessError
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continue: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+
+
+class CallsAtTheGate(ServerInterceptor):
+    """Lets calls through, or answers them with why not.
+
+    Args:
+        reflection: whether reflection was asked for, where the service is closed otherwise.
+    """
+
+    def __init__(self, gate: Gate, *, reflection: bool) -> None:
+        self._gate = gate
+        self._reflection = reflection
+
+    async def intercept_service(
+        self, continuation: Continue, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Return what answers the call."""
+        method = str(handler_call_details.method)
+        handler = await continuation(handler_call_details)
+        scope = scope_of_call(method, reflection=self._reflection)
+        if scope is None or handler is None:
+            return handler
+        return _wrapped(handler, self._gate, scope, method)
+
+
+def _wrapped(handler: Handler, gate: Gate, scope: Scope, method: str) -> Handler:
+    # Whichever it has.
+    answers: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+    async def one(request: Any, context: ServicerContext[Any, Any]) -> Any:
+        await _admit(gate, scope, method, context)
+        return await answers(request, context)
+
+    async def many(request: Any, context: ServicerContext[Any, Any]) -> None:
+        digest = await _admit(gate, scope, method, context)
+        requests = _while_good(request, gate, digest, scope) if handler.request_streaming else request
+        answered = answers(requests, context)
+        if isinstance(answered, AsyncIterator):
+            async for response in answered:
+                await context.write(response)
+        else:
+            await answered
+
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[(handler.request_streaming, handler.response_streaming)]
+    behaviour: Any = many if handler.response_streaming else one
+    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+_STATUS = {True: grpc.StatusCode.PERMISSION_DENIED, False: grpc.StatusCode.UNAUTHENTICATED}
+
+
+async def _admit(gate: Gate, scope: Scope, method: str, context: ServicerContext[Any, Any]) -> bytes | None:
+    given = dict(context.invocation_metadata() or ()).get("authorization")
+    try:
+        return await gate.admit(None if given is None else str(given), scope, _host(context.peer()), method)
+    except NoAccessError as error:
+        await context.abort(_STATUS[isinstance(error, MissingScopeError)], str(error))
+
+
+async def _while_good(
+    requests: AsyncIterator[Any], gate: Gate, digest: bytes | None, scope: Scope
+) -> AsyncIterator[Any]:
+    """Yield requests while the token is good: a stream lasts as long as a training does."""
+    async for request in requests:
+        gate.check(digest, scope)
+        yield request
+
+
+def _host(peer: str) -> str:
+    """Return the host of what gRPC calls a peer, such as ipv4:127.0.0.1:40000 or ipv6:%5B::1%5D:40000."""
+    return peer.partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]") or peer

@@ -1,0 +1,36 @@
+"""Logging in with Debian's Chromium: the page, its scripts and its events, which carry no header."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.eventually import eventually
+from tests.service.access.closed import Closed
+from tests.service.messages import observed, register_request, registration, stream_of
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.xdist_group("browser")]
+
+
+def test_a_person_logs_in_and_sees_the_run_live(closed: Closed) -> None:
+    stub, metadata = closed.client.stub, closed.metadata("write")
+    stub.RegisterRun(register_request(registration("live")), timeout=60, metadata=metadata)
+    list(stub.Report(iter(stream_of("live", [observed(1, step=1)])), timeout=60, metadata=metadata))
+    wrong: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        address = f"http://{closed.client.listening.http_address}/runs/live"
+        page.goto(address)
+        assert page.locator("h1").inner_text() == "Log in"
+        page.get_by_label("Token").fill(closed.tokens["read"])
+        page.get_by_role("button").click()
+        page.wait_for_url(address)
+        eventually(lambda: bool(page.evaluate("document.getElementById('live').textContent === 'live'")))
+        browser.close()
+    assert wrong == []
