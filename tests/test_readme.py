@@ -14,6 +14,7 @@ DOCUMENTS = (
     "examples/FRAMEWORKS.md",
     "monitor/analysis/delta/FORMAT.md",
     "monitor/observe/MEASURED.md",
+    "monitor/service/ACCESS.md",
     "monitor/service/METRICS.md",
     "monitor/service/STORE.md",
     "tests/benchmarks/README.md",

@@ -16,6 +16,7 @@ import yaml
 from monitor.grafana.addresses import DATASOURCE_UID
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.files.provisioning import DASHBOARD_DIRECTORY, data_sources
+from monitor.service.access.scopes import Scope
 from tests.deploy.test_generated import DEPLOY
 
 TEXT = (DEPLOY / "compose.yaml").read_text("utf-8")
@@ -24,13 +25,13 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 EXAMPLE = (DEPLOY / ".env.example").read_text("utf-8")
 KEYS = {
     "build", "cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "ports",
-    "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "volumes",
+    "read_only", "restart", "secrets", "security_opt", "stop_grace_period", "tmpfs", "volumes",
 }  # fmt: skip
 
 
 def test_the_four_services_are_there() -> None:
     assert set(SERVICES) == {"service", "prometheus", "alertmanager", "grafana"}
-    assert set(COMPOSE) == {"name", "services", "volumes"}
+    assert set(COMPOSE) == {"name", "secrets", "services", "volumes"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -115,4 +116,15 @@ def test_address_of_the_webhook_reaches_alertmanager_as_it_is(url: str, tmp_path
 
 
 def test_secrets_are_not_committed() -> None:
-    assert (DEPLOY / ".gitignore").read_text("utf-8") == ".env\n"
+    assert (DEPLOY / ".gitignore").read_text("utf-8") == ".env\nsecrets/\n"
+
+
+def test_tokens_are_those_that_the_service_looks_for_and_prometheus_has_only_its_own() -> None:
+    assert {name: secret["file"] for name, secret in COMPOSE["secrets"].items()} == {
+        scope: f"./secrets/{scope}" for scope in (Scope.WRITE, Scope.READ, Scope.METRICS)
+    }
+    assert set(SERVICES["service"]["secrets"]) == set(COMPOSE["secrets"])
+    # Where compose puts secrets.
+    assert SERVICES["service"]["environment"]["SPARSITY_MONITOR_TOKENS_DIRECTORY"] == "/run/secrets"
+    assert SERVICES["prometheus"]["secrets"] == [Scope.METRICS]
+    assert {name for name, service in SERVICES.items() if "secrets" in service} == {"service", "prometheus"}

@@ -16,17 +16,22 @@ def test_prometheus_takes_its_configuration(name: str, tmp_path: Path) -> None:
     promtool = binary("promtool")
     text = (DEPLOY / "prometheus" / name).read_text("utf-8")
     # Where the rules are in the container; here they are beside it, so that they are checked as well.
-    (tmp_path / name).write_text(text.replace("/etc/prometheus/rules", str(DEPLOY / "prometheus/rules")))
+    text = text.replace("/etc/prometheus/rules", str(DEPLOY / "prometheus/rules"))
+    (tmp_path / "metrics").write_text("a token")
+    (tmp_path / name).write_text(text.replace("/run/secrets", str(tmp_path)))
     assert "1 rule files found" in check(promtool, "check", "config", tmp_path / name)
 
 
-def test_both_configurations_differ_only_in_addresses() -> None:
+def test_both_configurations_differ_only_in_addresses_and_the_token() -> None:
     compose, bare_metal = (
         (DEPLOY / "prometheus" / name).read_text("utf-8") for name in ("prometheus.yml", "prometheus.bare-metal.yml")
     )
     for host in ("service:", "alertmanager:"):
         compose = compose.replace(f'"{host}', '"127.0.0.1:')
-    assert yaml.safe_load(compose) == yaml.safe_load(bare_metal)
+    read = yaml.safe_load(compose)
+    # A service on the same host listens to it alone, and needs none.
+    assert read["scrape_configs"][0].pop("authorization") == {"credentials_file": "/run/secrets/metrics"}
+    assert read == yaml.safe_load(bare_metal)
 
 
 def test_prometheus_takes_the_rules() -> None:

@@ -93,6 +93,7 @@ def test_values_reach_their_places() -> None:
         {
             "image": {"repository": "registry.example/monitor", "tag": "1.2"},
             "imagePullSecrets": [{"name": "pull"}],
+            "tokens": {"secretName": "tokens-of-ours"},
             "serviceUrl": "https://monitor.example/sparsity",
             "env": [{"name": "SPARSITY_MONITOR_MAX_RUNS", "value": "10"}],
             "persistence": {"size": "1Gi", "storageClassName": "fast"},
@@ -108,8 +109,12 @@ def test_values_reach_their_places() -> None:
     assert spec["template"]["spec"]["imagePullSecrets"] == [{"name": "pull"}]
     assert {each["name"]: each["value"] for each in container["env"]} == {
         "SPARSITY_MONITOR_SERVICE_URL": "https://monitor.example/sparsity",
+        "SPARSITY_MONITOR_TOKENS_DIRECTORY": "/etc/sparsity-monitor/tokens",
         "SPARSITY_MONITOR_MAX_RUNS": "10",
     }
+    assert {"name": "tokens", "secret": {"secretName": "tokens-of-ours", "defaultMode": 0o440}} in spec["template"][
+        "spec"
+    ]["volumes"]
     (claim,) = spec["volumeClaimTemplates"]
     assert (claim["spec"]["storageClassName"], claim["spec"]["resources"]["requests"]["storage"]) == ("fast", "1Gi")
     policy = only(release, "NetworkPolicy")["spec"]
@@ -117,6 +122,7 @@ def test_values_reach_their_places() -> None:
     assert "observability" in str(policy["ingress"])
     monitor = only(release, "ServiceMonitor")
     assert monitor["spec"]["endpoints"][0]["interval"] == "1m"
+    assert monitor["spec"]["endpoints"][0]["authorization"]["credentials"]["name"] == "tokens-of-ours"
     for each in (monitor, only(release, "PrometheusRule")):
         assert each["metadata"]["labels"].items() >= label.items()
     rules = [rule for group in only(release, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
@@ -142,6 +148,7 @@ REFUSED: list[tuple[Manifest, str]] = [
     ({"prometheusRule": {"labels": {}}}, "labels"),
     ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     ({"image": {"repository": ""}}, "repository"),
+    ({"tokens": {"secretName": ""}}, "secretName"),
 ]
 
 

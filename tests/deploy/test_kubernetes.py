@@ -11,6 +11,7 @@ import yaml
 
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.files.kubernetes import NAME
+from monitor.service.access.scopes import Scope
 from tests.deploy.test_generated import DEPLOY
 from tests.grafana.binaries import check
 
@@ -106,8 +107,19 @@ def test_pod_may_do_no_more_than_it_needs() -> None:
 
 def test_pages_and_rules_link_to_the_same_place() -> None:
     (container,) = _only("StatefulSet")["spec"]["template"]["spec"]["containers"]
-    (variable,) = container["env"]
-    assert variable == {"name": "SPARSITY_MONITOR_SERVICE_URL", "value": AlertSettings().service_url}
+    assert container["env"][0] == {"name": "SPARSITY_MONITOR_SERVICE_URL", "value": AlertSettings().service_url}
+
+
+def test_tokens_are_mounted_where_the_service_looks_and_prometheus_shows_its_own() -> None:
+    pod = _only("StatefulSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "tokens"]
+    assert {"name": "SPARSITY_MONITOR_TOKENS_DIRECTORY", "value": mount["mountPath"]} in container["env"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "tokens"]
+    # Its group reads it, and nobody else.
+    assert (oct(volume["secret"]["defaultMode"]), pod["securityContext"]["fsGroup"]) == ("0o440", 10001)
+    (endpoint,) = _only("ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["authorization"]["credentials"] == {"name": volume["secret"]["secretName"], "key": Scope.METRICS}
 
 
 def test_dashboards_fit_into_what_kubectl_applies() -> None:
