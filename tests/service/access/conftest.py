@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from monitor.environment import CREDENTIALS, variable
+from monitor.service.access import gate
 from monitor.wire.credentials import INSECURE_NETWORK
 from tests.service.access.closed import Certificates, Closed, closed_service, make_certificates
 
@@ -15,6 +16,14 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*map(variable, CREDENTIALS), INSECURE_NETWORK):
         if name in os.environ:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _soon() -> Iterator[None]:
+    """Services look for new and revoked tokens twenty times as often, so that tests need not wait for it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gate, "_REFRESH_SECONDS", 0.1)
+        yield
 
 
 @pytest.fixture(scope="module")

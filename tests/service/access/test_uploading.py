@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from monitor.commands.doctor.way import way_to
 from monitor.errors import ConfigurationError, ReportingError
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
@@ -69,6 +70,18 @@ def test_who_pushes_with_a_wrong_token_is_told_at_once_and_keeps_everything(
         push(tmp_path, target, patience_seconds=3600)
     monkeypatch.setenv(TOKEN, closed.tokens["write"])
     assert push(tmp_path, target, patience_seconds=60) == 2
+
+
+def test_the_doctor_looks_with_the_token_of_the_training(closed: Closed, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = closed.client.listening.grpc_address
+    *_, refused = way_to(target)
+    assert (refused.state, refused.to_do) == ("fail", "")
+    assert f"file that {TOKEN_FILE} names" in refused.found
+    for scope, found in (("write", "and a token that only reports"), ("administer", "with")):
+        monkeypatch.setenv(TOKEN, closed.tokens[scope])
+        *_, protocol = way_to(target)
+        assert protocol.state == "ok"
+        assert found in protocol.found
 
 
 def test_a_token_goes_over_no_network_on_which_others_read(monkeypatch: pytest.MonkeyPatch) -> None:
