@@ -15,8 +15,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.limits import MAX_INTEGER
 from monitor.service import history
-from monitor.service.access import table as tokens_table
-from monitor.service.access.tokens import Token
 from monitor.service.care import deletion, sizes, thinning
 from monitor.service.care.deletion import Removed, Returned
 from monitor.service.care.thinning import Progress, Thinning
@@ -95,11 +93,6 @@ class Store:
         self._held.hold(self._newest)
         self._touch()
         self._held.confirm()
-
-    def tokens(self) -> list[Token]:
-        """Return the tokens that let somebody in, and those that did; see access/."""
-        with self._transaction() as connection:
-            return tokens_table.read(connection)
 
     def register(self, registration: Registration, now: float, max_runs: int) -> int:
         """Store an attempt, and return its highest stored sequence number, 0 if none.
