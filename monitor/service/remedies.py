@@ -10,7 +10,11 @@ _REMEDIES = (
         "writing; a standby of a database server takes nothing",
     ),
     (("is locked",), "another program writes to it or copies it: let that end, or end it"),
-    (("i/o error", "input/output error"), "its disk or file system fails: look at the system's log, and mend that"),
+    (
+        ("i/o error", "input/output error"),
+        "its disk or file system fails, a quota is used up, or the service may write no larger file (ulimit -f): "
+        "look at the system's log, and mend that",
+    ),
     (
         ("no such table", "no such column", "does not exist"),
         "another program changed its tables: put a backup in its place while no service runs, or give another place",

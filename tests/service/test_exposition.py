@@ -13,6 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitor import served_metrics
 from monitor.service.families import FAMILIES
 from monitor.service.negotiation import metrics_format
 from monitor.wire import monitor_pb2 as pb
@@ -76,7 +77,8 @@ def seen(client: Client, run_id: str) -> str:
     """The id of a run with all kinds of metrics, and labels that formats have to escape."""
     parent = pb.Parent(run_id='a "parent"', step=5)
     client.register(registration(run_id, name='a "name" \\ of\ntwo lines, 学', parent=parent, planned_steps=40))
-    client.send(run_id, [observed(1, unmeasured=[0, 0, 2]), logged(2, loss=float("nan")), finished(3)])
+    log = logged(2, loss=float("nan"), **dict.fromkeys(served_metrics.NAMES, 1.0))
+    client.send(run_id, [observed(1, unmeasured=[0, 0, 2]), log, finished(3)])
     # What a transfer takes is not known where weights are unmeasured.
     client.register(registration(f"{run_id} measured"))
     client.send(f"{run_id} measured", [observed(1)])
