@@ -20,7 +20,7 @@ _OF_GRAFANA = {"__rate_interval": "4s", "__range": f"{_SHOWN_SECONDS}s"}
 
 
 # Shown only to runs that change most of their weights from one sync to the next, and to those that ask their engine.
-_OF_SOME_RUNS = {"above: dense takes less", "groups"}
+_OF_SOME_RUNS = {"above: dense takes less", "compared", "not served as trained", "trained", "served"}
 
 
 def boards() -> dict[str, dict[str, Any]]:

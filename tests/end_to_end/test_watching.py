@@ -28,7 +28,7 @@ from tests.tiny import common_arguments, grpo_trainer, sft_trainer
 # They share a service, and what they wait for takes its time from one scrape to the next.
 pytestmark = pytest.mark.xdist_group("watching")
 
-_SECONDS = 60
+_SECONDS = 180
 
 
 @pytest.fixture

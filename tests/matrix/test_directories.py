@@ -147,11 +147,7 @@ def turned_into_a_file(output: Path) -> None:
     output.touch()
 
 
-def overwritten(output: Path) -> None:
-    (output / "sparsity_monitor" / SPOOL_FILE).write_bytes(b"of another program " * 1000)
-
-
-@pytest.mark.parametrize("breaks", [removed, moved_away, turned_into_a_file, overwritten])
+@pytest.mark.parametrize("breaks", [removed, moved_away, turned_into_a_file])
 def test_a_directory_that_breaks_for_good_is_left_for_a_temporary_folder(
     breaks: Break,
     model: Path,
@@ -166,13 +162,29 @@ def test_a_directory_that_breaks_for_good_is_left_for_a_temporary_folder(
     trained = train(model, output, callback, step_3=lambda: breaks(output))
     assert callback.directory.parent == temporary
     assert_told_truthfully(client, trained, healthy)
-    mask = callback.directory if breaks is not overwritten else output / "sparsity_monitor"
-    assert trained.mask(mask / "update_mask.safetensors") == healthy.mask()
+    assert trained.mask(callback.directory / "update_mask.safetensors") == healthy.mask()
     # What broke, where it goes on, and where the mask is.
     assert_few_words(caplog, 3)
     assert str(callback.directory) in "".join(told(caplog))
     # Nothing is made where it was taken away.
-    assert breaks is overwritten or not (output / "sparsity_monitor").exists()
+    assert not (output / "sparsity_monitor").exists()
+
+
+def test_a_spool_that_is_overwritten_is_set_aside_and_begun_anew(
+    model: Path, client: Client, healthy: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = tmp_path / "out" / "sparsity_monitor" / SPOOL_FILE
+
+    def overwrite() -> None:
+        spool.write_bytes(b"of another program " * 1000)
+
+    callback = SparsityCallback(client.listening.grpc_address, "overwritten")
+    trained = train(model, tmp_path / "out", callback, step_3=overwrite)
+    assert callback.directory == spool.parent
+    assert_told_truthfully(client, trained, healthy)
+    assert trained.mask() == healthy.mask()
+    assert_few_words(caplog, 3)
+    assert [path.name for path in spool.parent.glob(f"{SPOOL_FILE}.damaged-*")] == [f"{SPOOL_FILE}.damaged-1"]
 
 
 def test_a_disk_that_is_full_until_after_the_end(

@@ -115,7 +115,7 @@ MUTATIONS = {
         "memory of .* is given out again on the training's stream .* while the kernel in start .* reading",
     ),
     "masks that are read under a pass": (
-        (UpdateObserver, "_copy_mask"),
+        (UpdateObserver, "update_mask"),
         WAIT,
         "pass",
         {},

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
 
 from monitor.service.care.thinning import Progress
 from monitor.service.curves.thinned import Range
@@ -154,7 +156,8 @@ def test_the_events_of_a_run_end_when_it_is_deleted_and_come_when_it_is_thinned(
 ) -> None:
     async def use(recorder: Recorder) -> None:
         watchers = Watchers(settings_for(tmp_path / "store.db"), recorder.live, lambda: True)
-        events = watchers.answer("run").body_iterator
+        request = Request({"type": "http", "method": "GET"})
+        events = cast("StreamingResponse", watchers.answer(request, lambda: watchers.of_run("run"))).body_iterator
         first = await anext(aiter(events))
         recorder.live.thinned("run", 2, Thinned(every=2, until_step=5, removed=2))
         assert await anext(aiter(events)) != first
