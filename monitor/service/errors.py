@@ -107,6 +107,10 @@ class UnstorableItemError(ServiceError):
         self.limit = limit
 
 
+class UnreadableRequestError(ServiceError):
+    """The bytes of a request are no message of the contract."""
+
+
 class RequestOrderError(ServiceError):
     """A request on a stream that comes out of turn."""
 

@@ -45,6 +45,7 @@ _STATUS = (
     (errors.TooManyRunsError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.InvalidRegistrationError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.RequestOrderError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.UnreadableRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.ProtocolVersionError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.IncomparableAttemptError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.RunTakenError, grpc.StatusCode.FAILED_PRECONDITION),

@@ -29,6 +29,7 @@ from monitor.service.http import build_app
 from monitor.service.ingest import Ingest
 from monitor.service.instruments import Instruments
 from monitor.service.metrics import LiveMetrics
+from monitor.service.readable import ReadableRequests
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
 from monitor.wire.monitor_pb2 import DESCRIPTOR
@@ -119,8 +120,9 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 async def _grpc_server(
     settings: ServiceSettings, ingest: Ingest, gate: Gate, certificates: Certificates | None
 ) -> AsyncIterator[str]:
-    interceptor = CallsAtTheGate(gate, reflection=settings.reflection)
-    server = grpc.aio.server(interceptors=[interceptor], options=_grpc_options(settings))
+    # Nothing is parsed of who is not let in.
+    interceptors = [CallsAtTheGate(gate, reflection=settings.reflection), ReadableRequests()]
+    server = grpc.aio.server(interceptors=interceptors, options=_grpc_options(settings))
     add_MonitorServiceServicer_to_server(ingest, server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)

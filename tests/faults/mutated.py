@@ -89,6 +89,6 @@ def _call(call: Callable[[], object]) -> None:
     try:
         call()
     except grpc.RpcError as error:
-        # UNKNOWN is what gRPC says of whatever was not foreseen. What cannot be parsed at all is met in gRPC itself.
-        if error.code() is grpc.StatusCode.UNKNOWN and "DecodeError" not in str(error.details()):
+        # What gRPC says of whatever was not foreseen.
+        if error.code() is grpc.StatusCode.UNKNOWN:
             raise

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 from grpc.aio import ServerInterceptor, ServicerContext
@@ -11,9 +11,7 @@ from grpc.aio import ServerInterceptor, ServicerContext
 from monitor.service.access.gate import Gate
 from monitor.service.access.scopes import Scope, scope_of_call
 from monitor.service.errors import MissingScopeError, NoAccessError
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Continue: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+from monitor.service.handlers import Continue, Handler, prepared
 
 
 class CallsAtTheGate(ServerInterceptor):
@@ -36,35 +34,13 @@ class CallsAtTheGate(ServerInterceptor):
         scope = scope_of_call(method, reflection=self._reflection)
         if scope is None or handler is None:
             return handler
-        return _wrapped(handler, self._gate, scope, method)
+        is_stream = handler.request_streaming
 
+        async def prepare(request: Any, context: ServicerContext[Any, Any]) -> Any:
+            digest = await _admit(self._gate, scope, method, context)
+            return _while_good(request, self._gate, digest, scope) if is_stream else request
 
-def _wrapped(handler: Handler, gate: Gate, scope: Scope, method: str) -> Handler:
-    # Whichever it has.
-    answers: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-
-    async def one(request: Any, context: ServicerContext[Any, Any]) -> Any:
-        await _admit(gate, scope, method, context)
-        return await answers(request, context)
-
-    async def many(request: Any, context: ServicerContext[Any, Any]) -> None:
-        digest = await _admit(gate, scope, method, context)
-        requests = _while_good(request, gate, digest, scope) if handler.request_streaming else request
-        answered = answers(requests, context)
-        if isinstance(answered, AsyncIterator):
-            async for response in answered:
-                await context.write(response)
-        else:
-            await answered
-
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[(handler.request_streaming, handler.response_streaming)]
-    behaviour: Any = many if handler.response_streaming else one
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+        return prepared(handler, handler.request_deserializer, prepare)
 
 
 _STATUS = {True: grpc.StatusCode.PERMISSION_DENIED, False: grpc.StatusCode.UNAUTHENTICATED}
