@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.service.errors import StoreError
 from monitor.service.sqlite_file.kind import check_kind
@@ -91,7 +93,12 @@ class HeldFile(Held):
         self._place.check_directory()
         self._owner.keep()
         if self._place.hold(self._engine):
-            self._remember()
+            try:
+                self._remember()
+            except StoreError:
+                # Opened anew, it would not be known for what it was.
+                self._place.check_sound()
+                raise
 
     def _remember(self) -> None:
         # The log of a connection is there from its first change on.
@@ -102,7 +109,7 @@ class HeldFile(Held):
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, sqlite3.Error, SQLAlchemyError) as error:
             raise StoreError(
                 f"the store {self._path} cannot be kept: {error}. Nothing is acknowledged meanwhile, and what runs "
                 "report waits in their spools"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.service.errors import StoreError
 
@@ -69,7 +70,12 @@ class Place:
         if found is None:
             self._write_again(engine)
         elif any(_identity(path) != known for path, known in self._beside.items()):
-            self._renew_log(engine)
+            try:
+                self._renew_log(engine)
+            except (StoreError, sqlite3.Error, SQLAlchemyError):
+                # Of a database that was written over it cannot be said that its log alone is gone.
+                self.check_contents(None)
+                raise
         else:
             return False
         return True
@@ -79,14 +85,23 @@ class Place:
         found = self._path.stat()
         if (found.st_size, found.st_mtime_ns) == self._left:
             return
-        if found.st_size < self._left[0] or not self._is_sound(newest):
-            self._damaged = (
-                f"the store {self._path} was overwritten or truncated by another program while it was served, and what "
-                "was in it is lost. Nothing is acknowledged, and what runs report waits in their spools: stop the "
-                "service, put a backup there or remove the file, and start it again"
-            )
-            raise StoreError(self._damaged)
+        if found.st_size < self._left[0]:
+            raise self._lost()
+        self.check_sound(newest)
         self._left = (found.st_size, found.st_mtime_ns)
+
+    def check_sound(self, newest: Key | None = None) -> None:
+        """Make sure that the database can be read, and has `newest`."""
+        if not self._is_sound(newest):
+            raise self._lost()
+
+    def _lost(self) -> StoreError:
+        self._damaged = (
+            f"the store {self._path} was overwritten or truncated by another program while it was served, and what "
+            "was in it is lost. Nothing is acknowledged, and what runs report waits in their spools: stop the "
+            "service, put a backup there or remove the file, and start it again"
+        )
+        return StoreError(self._damaged)
 
     def _names_beside(self) -> list[Path]:
         return [self._real.with_name(self._real.name + suffix) for suffix in ("-wal", "-shm")]

@@ -314,6 +314,11 @@ def _truncate(store: Path) -> None:
     subprocess.run(["truncate", "-s", "0", store], check=True)
 
 
+def _truncate_and_take_away_the_log(store: Path) -> None:
+    _truncate(store)
+    subprocess.run(["rm", f"{store}-wal", f"{store}-shm"], check=True)
+
+
 def _cut_off(store: Path) -> None:
     subprocess.run(["truncate", "-s", "5000", store], check=True)
 
@@ -326,7 +331,10 @@ def _overwrite_with_another_store(store: Path) -> None:
     subprocess.run(["cp", _another_store(store.parent.parent), store], check=True)
 
 
-@pytest.mark.parametrize("deed", [_truncate, _cut_off, _overwrite_with_text, _overwrite_with_another_store])
+@pytest.mark.parametrize(
+    "deed",
+    [_truncate, _truncate_and_take_away_the_log, _cut_off, _overwrite_with_text, _overwrite_with_another_store],
+)
 def test_of_what_was_damaged_the_loss_is_said_and_nothing_is_taken(
     deed: Deed, client: Client, store: Path, tmp_path: Path
 ) -> None:
