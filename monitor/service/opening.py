@@ -54,16 +54,7 @@ def open_engine(url: str) -> Engine:
         engine = _engine(make_url(url))
     except (ImportError, NoSuchModuleError) as error:
         raise _no_driver(url, error) from error
-    try:
-        with engine.connect() as connection:
-            _prepare(connection, hide_password(url))
-    except SQLAlchemyError as error:
-        engine.dispose()
-        raise cannot_open(url, first_line(error)) from error
-    except StoreError:
-        engine.dispose()
-        raise
-    return engine
+    return _looked_at(engine, url, _prepare)
 
 
 def open_to_read(url: str) -> Engine:
@@ -93,7 +84,7 @@ def open_beside(url: str) -> Engine:
 
 
 def _open_beside(url: str, engine_of: Callable[[URL, Path | None], Engine]) -> Engine:
-    path, shown_url = file_of(url), hide_password(url)
+    path = file_of(url)
     try:
         if path is not None:
             check_kind(path, schema_version.name)
@@ -104,9 +95,13 @@ def _open_beside(url: str, engine_of: Callable[[URL, Path | None], Engine]) -> E
         raise _no_driver(url, error) from error
     except OSError as error:
         raise cannot_open(url, error.strerror or str(error)) from error
+    return _looked_at(engine, url, _check_readable)
+
+
+def _looked_at(engine: Engine, url: str, look: Callable[[Connection, str], None]) -> Engine:
     try:
         with engine.connect() as connection:
-            _check_readable(connection, shown_url)
+            look(connection, hide_password(url))
     except SQLAlchemyError as error:
         engine.dispose()
         raise cannot_open(url, first_line(error)) from error

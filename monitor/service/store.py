@@ -6,14 +6,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
 
 from sqlalchemy import Connection, delete, exists, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from monitor.limits import MAX_INTEGER
 from monitor.service import history
 from monitor.service.care import deletion, sizes, thinning
 from monitor.service.care.deletion import Removed, Returned
@@ -28,12 +26,13 @@ from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.registration import check_agreement, when
 from monitor.service.remedies import remedy
+from monitor.service.rows import attempt_row, heard, item_row
 from monitor.service.schema import attempts, curve_values, deleted_attempts, items, schema_version, thinned_runs, totals
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
 from monitor.service.stored import Batch, Position, StoredItem, StoredRun
-from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
+from monitor.wire.monitor_pb2 import Registration
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +194,7 @@ class Store:
         deleted = self._deleted.last.get((run_id, attempt))
         if self.is_going(run_id):
             raise _was_deleted(run_id)
-        if not connection.execute(update(attempts).where(*of_attempt).values(_heard(batch, now))).rowcount:
+        if not connection.execute(update(attempts).where(*of_attempt).values(heard(batch, now))).rowcount:
             if deleted is not None:
                 raise _was_deleted(run_id)
             raise StoreError(
@@ -203,7 +202,7 @@ class Store:
                 "program. Nothing of this was stored: restart the service, and the run registers again"
             )
         statement = self._insert(items).on_conflict_do_nothing().returning(items.c.sequence)
-        rows = [_item_row(run_id, attempt, item) for item in batch.items if item.sequence > (deleted or 0)]
+        rows = [item_row(run_id, attempt, item) for item in batch.items if item.sequence > (deleted or 0)]
         new = set(connection.execute(statement, rows).scalars()) if rows else set()
         if new:
             first = {item.sequence: item for item in reversed(batch.items)}
@@ -274,10 +273,10 @@ class Store:
     def _add_attempt(
         self, connection: Connection, registration: Registration, deleted: Returned | None, now: float
     ) -> None:
-        connection.execute(insert(attempts), _attempt_row(registration, now))
+        connection.execute(insert(attempts), attempt_row(registration, now))
         if deleted is not None and deleted.finish is not None:
             # Otherwise a run that only asks what is still wanted of it would count as lost.
-            row = _item_row(registration.run_id, registration.attempt, deleted.finish)
+            row = item_row(registration.run_id, registration.attempt, deleted.finish)
             connection.execute(insert(items), row)
 
     def _touch(self) -> None:
@@ -372,51 +371,3 @@ def _was_deleted(run_id: str) -> StoreError:
     return StoreError(
         f"run {run_id} was deleted from the store. Nothing of this was stored: its sender registers it again by itself"
     )
-
-
-def _attempt_row(registration: Registration, now: float) -> dict[str, object]:
-    return {
-        "run_id": registration.run_id,
-        "attempt": registration.attempt,
-        "resumed_from_step": registration.resumed_from_step,
-        "registration": registration.SerializeToString(),
-        "registered_at": now,
-        "heard_at": now,
-        "unsent_items": 0,
-        "dropped_items": 0,
-    }
-
-
-def _heard(batch: Batch, now: float) -> dict[str, object]:
-    heard: dict[str, object] = {"heard_at": now}
-    if any(item.HasField("observation") for item in batch.items):
-        heard["observation_heard_at"] = now
-    if batch.heartbeat is not None:
-        heard["unsent_items"] = min(batch.heartbeat.unsent_items, MAX_INTEGER)
-        heard["dropped_items"] = min(batch.heartbeat.dropped_items, MAX_INTEGER)
-    return heard
-
-
-def _item_row(run_id: str, attempt: int, item: Item) -> dict[str, object]:
-    kind = cast(str, item.WhichOneof("kind"))
-    content: Observation | TrainingLog | Finish = getattr(item, kind)
-    return {
-        "run_id": run_id,
-        "attempt": attempt,
-        "sequence": item.sequence,
-        "kind": kind,
-        "step": content.step,
-        "time": occurred_at(item),
-        "item": item.SerializeToString(),
-    }
-
-
-def occurred_at(item: Item) -> float:
-    """Return when the item happened, by the sender's clock, in seconds since 1970-01-01 UTC."""
-    match item.WhichOneof("kind"):
-        case "observation":
-            return item.observation.observed_at
-        case "training_log":
-            return item.training_log.logged_at
-        case _:
-            return item.finish.finished_at
