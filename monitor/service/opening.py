@@ -69,11 +69,6 @@ def open_to_read(url: str) -> Engine:
     return _open_beside(url, _reading_engine)
 
 
-def open_own(url: str) -> Engine:
-    """Connect a service to its own store once more, to read beside what it writes. Nothing is looked at again."""
-    return _reading_engine(make_url(url), file_of(url))
-
-
 def open_beside(url: str) -> Engine:
     """Do the same to write to it what no service writes.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from monitor.service.access.tokens import Token
 from monitor.service.commits import Commits, Outcome
 from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.thinned import Curve, Range
@@ -133,6 +134,14 @@ class Recorder:
     async def care(self, call: Callable[[Store], T]) -> T:
         """Have something done with the store, and the live state, between what runs report and what is asked."""
         return await self._in_thread(lambda: call(self._store))
+
+    async def tokens(self) -> list[Token]:
+        """Return the tokens that are kept in the store. That they cannot be read counts as no failure of the store.
+
+        Not through a connection of its own: one that is opened anew, where the file was replaced by another, would
+        write the log of the one into the other.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._store.tokens)
 
     async def ping(self) -> None:
         """Write to the store, to see that it takes anything."""

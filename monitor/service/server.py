@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import grpc
 import uvicorn
@@ -17,7 +16,6 @@ from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from monitor.service.access.by_hand import own_tokens
 from monitor.service.access.calls import CallsAtTheGate
 from monitor.service.access.gate import Gate
 from monitor.service.access.network import check_network
@@ -94,7 +92,7 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
     instruments = Instruments()
     recorder = Recorder(settings, instruments)
     try:
-        gate = Gate(partial(asyncio.to_thread, own_tokens, settings.store_url), settings.tokens_directory)
+        gate = Gate(recorder.tokens, settings.tokens_directory)
         await gate.open()
         check_network(settings, closed=gate.closed or settings.client_ca is not None)
         ingest = Ingest(settings, recorder, instruments)

@@ -13,6 +13,8 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.service import history
+from monitor.service.access import table as tokens_table
+from monitor.service.access.tokens import Token
 from monitor.service.care import deletion, sizes, thinning
 from monitor.service.care.deletion import Removed, Returned
 from monitor.service.care.thinning import Progress, Thinning
@@ -92,6 +94,14 @@ class Store:
         self._held.hold(self._newest)
         self._touch()
         self._held.confirm()
+
+    def tokens(self) -> list[Token]:
+        """Return the tokens that are kept in the store, see access/. Nothing is written, not even where it is."""
+        try:
+            with self._engine.connect() as connection:
+                return tokens_table.read(connection)
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store {self._shown_url} cannot be read: {first_line(error)}") from error
 
     def register(self, registration: Registration, now: float, max_runs: int) -> int:
         """Store an attempt, and return its highest stored sequence number, 0 if none.

@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.service.access import table
 from monitor.service.access.scopes import Scope
 from monitor.service.access.tokens import Token, digest_of, new_secret
 from monitor.service.errors import AccessSettingsError, MissingStoreError, shortened
-from monitor.service.opening import cannot_open, first_line, open_beside, open_own, open_to_read
+from monitor.service.opening import cannot_open, first_line, open_beside, open_to_read
 from monitor.service.store import Store
 
 _SPAN = re.compile(r"(\d{1,4})([mhdw])")
@@ -55,19 +55,7 @@ def tokens(url: str) -> list[Token]:
     Raises:
         StoreError: it cannot be read.
     """
-    return _read(url, open_to_read(url))
-
-
-def own_tokens(url: str) -> list[Token]:
-    """Return the tokens of the store that this process serves.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    return _read(url, open_own(url))
-
-
-def _read(url: str, engine: Engine) -> list[Token]:
+    engine = open_to_read(url)
     try:
         with engine.connect() as connection:
             return table.read(connection)

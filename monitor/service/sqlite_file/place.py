@@ -214,7 +214,8 @@ class Place:
     def _take_away_log(self) -> None:
         for path, known in self._beside.items():
             if known is not None and _identity(path) == known:
-                path.unlink()
+                # Whoever looked into the store just now takes its log away, too.
+                path.unlink(missing_ok=True)
 
     def _renew_log(self, engine: Engine) -> None:
         """Bring what is only in a log without a name into the database, and open it with a log of its own."""

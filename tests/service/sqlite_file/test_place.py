@@ -17,6 +17,7 @@ import grpc
 import pytest
 from sqlalchemy import Engine, event
 
+from monitor.service.access import gate
 from monitor.service.store import Store
 from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
@@ -32,6 +33,12 @@ def store(tmp_path: Path) -> Path:
     directory = tmp_path / "kept"
     directory.mkdir()
     return directory / "store.db"
+
+
+@pytest.fixture(autouse=True)
+def looked_at_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens to the file, the service looks for tokens in the middle of it."""
+    monkeypatch.setattr(gate, "_REFRESH_SECONDS", 0.001)
 
 
 @pytest.fixture
