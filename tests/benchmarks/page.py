@@ -1,6 +1,6 @@
 """What the page of a long run costs: its reads, its drawing, how late an observation is seen, and the tab's memory.
 
-    python -m tests.benchmarks.page [--steps 100000] [--updates 200] [--store FILE]
+    python -m tests.benchmarks.page [--steps 100000] [--updates 200] [--every 0] [--store FILE]
 
 A run of a model with 300 groups, in a real service and Debian's Chromium. `--store` keeps the run for the next time.
 """
@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--updates", type=int, default=200, help="observations that come while the page is open")
+    parser.add_argument("--every", type=float, default=0.0, help="seconds from one of them to the next, at least")
     parser.add_argument("--store", type=Path, help="where the run is kept; by default it is made anew, and removed")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
@@ -47,7 +48,7 @@ def main() -> None:
                 f"{os.cpu_count()} cores; {arguments.steps:,} steps of {GROUPS} groups\n\n| what | value |\n|---|---|"
             )
             _reads(service.client)
-            _watch(service.client, arguments.updates)
+            _watch(service.client, arguments.updates, arguments.every)
         finally:
             service.close()
 
@@ -98,7 +99,7 @@ def _timed(client: Client, path: str) -> tuple[float, int]:
     return time.perf_counter() - began, len(answer.content)
 
 
-def _watch(client: Client, updates: int) -> None:
+def _watch(client: Client, updates: int, every: float) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -110,14 +111,16 @@ def _watch(client: Client, updates: int) -> None:
         _row("page opened: everything is drawn after", f"{time.perf_counter() - began:.2f} s")
         last = int(page.evaluate("document.getElementById('curves').data.at(-1).x.at(-1)"))
         devtools = page.context.new_cdp_session(page)
-        late, memory = _follow(client, page, devtools, range(last + 1, last + 1 + updates))
+        late, memory = _follow(client, page, devtools, range(last + 1, last + 1 + updates), every)
         _row("an observation is drawn after, median and worst", f"{statistics.median(late):.2f} s, {max(late):.2f} s")
         for count, used in memory.items():
-            _row(f"the tab's memory after {count} observations", f"{used / 1e6:.1f} MB")
+            _row(f"the tab after {count} observations", used)
         browser.close()
 
 
-def _follow(client: Client, page: Page, devtools: CDPSession, steps: range) -> tuple[list[float], dict[int, float]]:
+def _follow(
+    client: Client, page: Page, devtools: CDPSession, steps: range, every: float
+) -> tuple[list[float], dict[int, str]]:
     late, memory = [], {}
     for number, step in enumerate(steps, 1):
         began = time.perf_counter()
@@ -126,12 +129,15 @@ def _follow(client: Client, page: Page, devtools: CDPSession, steps: range) -> t
         late.append(time.perf_counter() - began)
         if number in (len(steps) // 10, len(steps) // 2, len(steps)):
             memory[number] = _used(devtools)
+        time.sleep(max(0.0, began + every - time.perf_counter()))
     return late, memory
 
 
-def _used(devtools: CDPSession) -> float:
+def _used(devtools: CDPSession) -> str:
     devtools.send("HeapProfiler.collectGarbage")
-    return float(devtools.send("Runtime.getHeapUsage")["usedSize"])
+    counts = devtools.send("Memory.getDOMCounters")
+    heap = devtools.send("Runtime.getHeapUsage")["usedSize"]
+    return f"{heap / 1e6:.1f} MB, {counts['nodes']:,} nodes, {counts['jsEventListeners']:,} listeners"
 
 
 def _until(page: Page, expression: str) -> None:
