@@ -69,6 +69,21 @@ def name_some(names: list[str], limit: int = 5) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
+def said_by_system(error: OSError) -> str:
+    """Return what an error says, with what to do where it is the operating system's own and not in words.
+
+    >>> said_by_system(FileNotFoundError(2, "No such file or directory", "/nowhere"))
+    "'/nowhere' cannot be used: No such file or directory. Give another path, or see who may use this one"
+    """
+    if type(error).__module__ != "builtins" or error.strerror is None:
+        return str(error)
+    if error.filename is None:
+        return f"the system refused something: {error.strerror}"
+    return (
+        f"{shown(str(error.filename))} cannot be used: {error.strerror}. Give another path, or see who may use this one"
+    )
+
+
 _SHOWN_CHARACTERS = 80
 
 

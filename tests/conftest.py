@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -11,6 +12,10 @@ from tests.processes import Processes
 
 # What is imported stays: looking for garbage in between takes a seventh of the time.
 gc.disable()
+
+# Of a shell's background job SIGINT is ignored, and so it would be in every process that a test ends with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before transformers is imported: no hub, no telemetry, and TRL's experimental trainers without their banner.
 os.environ.update(

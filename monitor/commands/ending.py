@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from monitor.errors import said_by_system
 from monitor.terminal import printable_lines
 
 IN_WORDS = (
@@ -48,7 +49,9 @@ class Ending:
         except SystemExit as end:
             self._end(end, _status(end))
         except OSError as error:
-            self._end(error, READER_GONE if _is_broken_pipe(error) else self._say(printable_lines(str(error))))
+            self._end(
+                error, READER_GONE if _is_broken_pipe(error) else self._say(printable_lines(said_by_system(error)))
+            )
         except Exception as error:  # noqa: BLE001 (whatever it is, its traceback tells a user nothing)
             self._end(error, self._say(_unexpected(error, debug=self.debug)))
 

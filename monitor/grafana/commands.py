@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monitor.errors import SparsityMonitorError
+from monitor.errors import SparsityMonitorError, said_by_system
 from monitor.terminal import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -146,5 +146,7 @@ def _failing_clearly() -> Iterator[None]:
         if error.name is not None and error.name.partition(".")[0] in _OF_THE_EXTRA:
             sys.exit('Dashboards and alerts need more libraries: pip install "sparsity-monitor[grafana]"')
         raise
-    except (SparsityMonitorError, OSError) as error:
+    except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))
+    except OSError as error:
+        sys.exit(printable_lines(said_by_system(error)))

@@ -87,7 +87,7 @@ class Interface:
                     f"cannot reach a service at {self.url}: {cause.verify_message}. Its certificate is not trusted "
                     f"here: name in {CA} the file with that of whoever signed it."
                 ) from None
-            reason = printable(str(cause)) or type(error).__name__
+            reason = printable(getattr(cause, "strerror", None) or str(cause)) or type(error).__name__
             raise ReportingError(
                 f"cannot reach a service at {self.url}: {reason}. Start one with `sparsity-monitor serve`, or give the "
                 "address at which a browser shows its page, by default port 8765; it is not that of gRPC."

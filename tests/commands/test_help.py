@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
 
-from monitor.cli import app_of
-from monitor.commands.ending import Ending
+from tests.commands.every import every_command
 from tests.commands.running import command
 
-_ROOT: Any = typer.main.get_command(app_of(Ending()))
 
-
-def _commands(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not hasattr(command, "commands"):
-        yield words, command
-    for name, each in getattr(command, "commands", {}).items():
-        yield from _commands(each, *words, name)
-
-
-@pytest.mark.parametrize(("words", "command"), [pytest.param(*each, id=" ".join(each[0])) for each in _commands(_ROOT)])
+@pytest.mark.parametrize(("words", "command"), [pytest.param(*each, id=" ".join(each[0])) for each in every_command()])
 def test_every_command_has_an_example_that_it_takes(words: tuple[str, ...], command: Any) -> None:
     first, *example = shlex.split(command.epilog.removeprefix("Example: "))
     assert (first, *example[: len(words)]) == ("sparsity-monitor", *words)

@@ -1,4 +1,4 @@
-"""How the commands that ask no service end: with bad input, and where whoever reads what they print has enough."""
+"""How the commands that ask no service end where whoever reads what they print has enough."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from monitor.cli import main
 from tests.analysis.models import changed, dense_model, saved
-from tests.commands.running import command
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +57,3 @@ def test_an_offline_command_ends_quietly_where_its_reader_left(
     ):
         assert _into_a_closed_pipe(line + options, monkeypatch) == 141, line
     assert "pipe" not in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("diff /nowhere /nowhere", "'/nowhere' was given twice"),
-        ("structure /nowhere /nowhere", "'/nowhere' was given twice"),
-        ("mask info /nowhere", "cannot read a mask from '/nowhere': No such file"),
-        ("delta info /nowhere", "cannot read '/nowhere': No such file"),
-        ("grafana apply --url http://127.0.0.1:1 --token x", "http://127.0.0.1:1 cannot be reached"),
-    ],
-)
-def test_bad_input_ends_a_process_with_a_sentence(line: str, said: str) -> None:
-    done = command(*line.split())
-    assert (done.returncode, done.stdout) == (1, "")
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr

@@ -78,7 +78,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(url: str, service: Client) -
         (["list", "--label", "asleep"], "label: 'asleep' was given; expected NAME=VALUE"),
         (
             ["list", "--service-url", "http://127.0.0.1:1"],
-            "cannot reach a service at http://127.0.0.1:1: [Errno 111]",
+            "cannot reach a service at http://127.0.0.1:1: Connection refused. Start one",
         ),
         (["list", "--service-url", elsewhere], "it is not that of gRPC"),
         (["list", "--service-url", "localhost"], "'localhost' was given; expected where browsers"),

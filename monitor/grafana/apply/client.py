@@ -192,7 +192,10 @@ class Grafana:
                 return None
             raise GrafanaError(f"{self.url} answered {method} /api{path} with no JSON: is this a Grafana?") from error
         except requests.exceptions.RequestException as error:
-            raise GrafanaError(f"{self.url} cannot be reached{_through_proxy(self.url)}: {error}") from error
+            raise GrafanaError(
+                f"{self.url} cannot be reached{_through_proxy(self.url)}: {_reason(error)}. Start Grafana there, or "
+                "give the address at which a browser shows it with --url or GRAFANA_URL"
+            ) from error
         except TypeError as error:
             # The library looks for a message in a page that is none.
             raise GrafanaError(f"{self.url} refused {method} /api{path} with a page: is this a Grafana?") from error
@@ -218,6 +221,13 @@ def _parts(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the system said. The libraries in between wrap it, with their own names."""
+    while below := error.__cause__ or error.__context__:
+        error = below
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _through_proxy(url: str) -> str:
