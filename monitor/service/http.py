@@ -276,7 +276,8 @@ def _add_pages(app: FastAPI, pages: Pages, live: LiveRuns) -> None:
     def compare(run: Annotated[Sequence[str], Query()] = ()) -> Response:
         ids = list(dict.fromkeys(run))
         if not 2 <= len(ids) <= _MOST_COMPARED:
-            raise HTTPException(422, f"{len(ids)} runs were given; tick 2 to {_MOST_COMPARED} of those at /")
+            given = "1 run was" if len(ids) == 1 else f"{len(ids)} runs were"
+            raise HTTPException(422, f"{given} given; tick 2 to {_MOST_COMPARED} of those at /")
         unknown = [each for each in ids if live.get(each) is None]
         if unknown:
             raise HTTPException(404, _no_run(unknown[0]))
