@@ -92,7 +92,13 @@ def deliver(directory: Path, target: str, patience_seconds: float, run_id: str |
             count = push(directory, target, patience_seconds, run_id, tell)
     except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))
-    print(json.dumps({"delivered": count, "target": target}) if as_json else f"delivered {count} items to {target}")
+    print(json.dumps({"delivered": count, "target": target}) if as_json else _delivered(count, target))
+
+
+def _delivered(count: int, target: str) -> str:
+    """Return what was delivered, for people."""
+    # That nothing was left says nothing of this target: it went to another, perhaps.
+    return f"delivered {count:,} item{'s' * (count != 1)} to {target}" if count else "nothing was left to deliver"
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def _protocol(target: str) -> Finding:
                 return Finding("protocol", "fail", failure(target, error), _to_do(error))
             known = "and a token that only reports"
         else:
-            known = f"with {len(runs)} runs"
+            known = "with 1 run" if len(runs) == 1 else f"with {len(runs)} runs"
     return Finding("protocol", "ok", f"sparsity-monitor, protocol version {PROTOCOL_VERSION}, {known}")
 
 

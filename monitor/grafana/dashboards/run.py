@@ -18,6 +18,7 @@ from monitor.grafana.dashboards.panels import (
     number,
     rows,
     said_by_runs,
+    with_whole_ids,
 )
 from monitor.grafana.dashboards.query import ONE_RUN, Query
 from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
@@ -180,4 +181,4 @@ def _measured_as() -> Any:
         height=4,
         no_data=NOT_REPORTED,
     )
-    return said_by_runs(panel)
+    return with_whole_ids(said_by_runs(panel))

@@ -128,6 +128,7 @@ def _store() -> list[Any]:
             "s",
             Query(f"histogram_quantile(0.5, rate({buckets}[{RATE}]))", f"median {_INSTANCE}"),
             Query(f"histogram_quantile(0.99, rate({buckets}[{RATE}]))", f"99 % {_INSTANCE}"),
+            width=8,
             no_data=_NOT_SCRAPED,
         ),
         lines(
@@ -137,6 +138,16 @@ def _store() -> list[Any]:
             PER_SECOND,
             Query(f"rate({metric('store_commit_seconds', INSTANCE, suffix='_count')}[{RATE}])", f"commits {_INSTANCE}"),
             Query(_per_second("store_errors_total"), f"failures {_INSTANCE}"),
+            width=8,
+            no_data=_NOT_SCRAPED,
+        ),
+        lines(
+            "Removed by retention",
+            "Stored items that retention removed, per second: with their run, for its age or for the size of the "
+            "store, or of the observations of old runs that are thinned. Metric: sparsity_monitor_items_removed_total.",
+            PER_SECOND,
+            Query(_per_second("items_removed_total"), f"{{{{why}}}} {_INSTANCE}"),
+            width=8,
             no_data=_NOT_SCRAPED,
         ),
     ]

@@ -12,7 +12,8 @@ from fastapi import HTTPException
 from monitor.service.curves.thinned import Curve
 
 ARROW = "application/vnd.apache.arrow.stream"
-_COLUMNS = ("field", "step", "time", "min", "max", "last")
+COLUMNS = ("field", "step", "time", "min", "max", "last")
+"""The columns, in this order."""
 _Row = tuple[str, int, float, float | None, float | None, float | None]
 
 
@@ -20,7 +21,7 @@ def csv(curves: Mapping[str, Curve]) -> bytes:
     """Return the points as UTF-8, with a header; an empty cell is no number."""
     text = io.StringIO()
     table = writer.writer(text, lineterminator="\n")
-    table.writerow(_COLUMNS)
+    table.writerow(COLUMNS)
     table.writerows(_rows(curves))
     return text.getvalue().encode()
 
@@ -34,9 +35,9 @@ def arrow(curves: Mapping[str, Curve]) -> bytes:
             406, "format: this service writes Arrow where pyarrow is installed beside it; ask for csv, or json"
         ) from error
     kinds = (pyarrow.string(), pyarrow.int64(), *[pyarrow.float64()] * 4)
-    columns = list(zip(*_rows(curves), strict=True)) or [()] * len(_COLUMNS)
+    columns = list(zip(*_rows(curves), strict=True)) or [()] * len(COLUMNS)
     arrays = [pyarrow.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-    table = pyarrow.table(dict(zip(_COLUMNS, arrays, strict=True)))
+    table = pyarrow.table(dict(zip(COLUMNS, arrays, strict=True)))
     sink = io.BytesIO()
     with ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)

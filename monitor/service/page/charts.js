@@ -61,6 +61,18 @@ function chanceOf(field, curves, place) {
   }];
 }
 
+const [LEGEND_LINE, LEGEND_EDGE] = [19, 14];
+
+// What stands above a chart: title and legend beside each other, or one below the other where there is no room.
+function headOf(row, narrow) {
+  const showlegend = row.fields.length > 1 || Boolean(row.chance);
+  if (!narrow) return { title: plain(row.title), showlegend, legend: 0, pixels: 26 };
+  const lines = row.fields.length * (row.chance ? 2 : 1);
+  const legend = showlegend ? lines * LEGEND_LINE + LEGEND_EDGE : 0;
+  const [title, broken] = [plain(row.title), plain(row.title).replace(" (", "<br>(")];
+  return { title: broken, showlegend, legend, pixels: legend + (broken === title ? 26 : 42) };
+}
+
 export function theme() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
@@ -84,9 +96,10 @@ export function baseLayout(colours) {
 export function figure(read, marks, range) {
   const rows = rowsOf(read.curves, `${read.criterion}, ${read.visible_dtype}`);
   const colours = theme();
-  // Where title and legend have no room beside each other, the legend stands in the chart.
   const narrow = innerWidth < 640;
-  const height = rows.length * ROW_PIXELS + 78;
+  const heads = rows.map((row) => headOf(row, narrow));
+  const inside = heads.reduce((sum, head) => sum + ROW_PIXELS - 26 + head.pixels, 0);
+  const height = inside + 78;
   const traces = [];
   const bottom = rows.length > 1 ? `y${rows.length}` : "y";
   const layout = {
@@ -94,20 +107,26 @@ export function figure(read, marks, range) {
     xaxis: { title: { text: "optimizer step" }, gridcolor: colours.line, zeroline: false, anchor: bottom },
   };
   if (range) layout.xaxis.range = range;
+  let top = 1;
   rows.forEach((row, index) => {
     const number = index ? index + 1 : "";
-    const top = 1 - index / rows.length;
-    const upper = top - 26 / (height - 78);
+    const head = heads[index];
+    const upper = top - head.pixels / inside;
+    top = upper - (ROW_PIXELS - 26) / inside;
     layout[`yaxis${number}`] = {
-      domain: [top - 1 / rows.length + 14 / (height - 78), upper], gridcolor: colours.line, zeroline: false,
+      domain: [Math.max(0, top + 14 / inside), upper], gridcolor: colours.line, zeroline: false,
       tickformat: TICKS[row.unit] ?? ".4~g", ticksuffix: SUFFIXES[row.unit] ?? "", fixedrange: true, nticks: 5,
+      // What it costs: little is to look like little, and no tick is to say the same as the next.
+      ...(row.unit in SUFFIXES ? { rangemode: "tozero" } : {}),
     };
-    layout[`legend${number}`] = { orientation: "h", x: 1, xanchor: "right", y: upper, yanchor: narrow ? "top" : "bottom", bgcolor: "rgba(0,0,0,0)" };
+    layout[`legend${number}`] = {
+      orientation: narrow ? "v" : "h", x: narrow ? 0 : 1, xanchor: narrow ? "left" : "right", y: upper, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)",
+    };
     layout.annotations.push({
-      text: plain(row.title), x: 0, xref: "paper", xanchor: "left", y: upper, yref: "paper", yanchor: "bottom",
-      showarrow: false, font: { color: colours.quiet },
+      text: head.title, x: 0, xref: "paper", xanchor: "left", align: "left", y: upper + head.legend / inside, yref: "paper",
+      yanchor: "bottom", showarrow: false, font: { color: colours.quiet },
     });
-    const place = { yaxis: `y${number}`, legend: `legend${number}`, showlegend: row.fields.length > 1 || Boolean(row.chance) };
+    const place = { yaxis: `y${number}`, legend: `legend${number}`, showlegend: head.showlegend };
     row.fields.forEach((field, at) => {
       traces.push(...tracesOf(field, read.curves[field], at, place, read.bucket_steps > 1, row.unit));
       if (row.chance) traces.push(...chanceOf(field, read.curves, place));

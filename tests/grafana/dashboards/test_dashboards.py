@@ -193,7 +193,7 @@ def test_empty_cells_say_nothing_about_the_table(board: Board, panel: Panel) -> 
         "properties": [{"id": "noValue", "value": "–"}],
     }
     for properties in ({each["id"]: each["value"] for each in column["properties"]} for column in of_columns):
-        if "custom.cellOptions" in properties:
+        if properties.get("custom.cellOptions", {}).get("type") == "color-background":
             results = {each["options"]["match"]: each["options"]["result"] for each in properties["mappings"]}
             assert {result["color"] for result in results.values()} == {"transparent"}
             assert set(results) == {"null+nan", "empty"}
@@ -372,6 +372,39 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap(board: Board) -> No
         cells = {(place["x"] + column, place["y"] + line) for column in range(place["w"]) for line in range(place["h"])}
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def test_ids_of_runs_are_not_cut_in_the_table_of_one_run() -> None:
+    (panel,) = (each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "What is measured")
+    wrapped = {
+        override["matcher"]["options"]
+        for override in panel["fieldConfig"]["overrides"]
+        for each in override["properties"]
+        if each["id"] == "custom.cellOptions" and each["value"].get("wrapText")
+    }
+    assert wrapped == {"run"}
+
+
+@pytest.mark.parametrize(
+    ("title", "alarming", "compared_with"),
+    [("Groups not served as trained", "not served as trained", "compared"), ("Step that is served", None, "trained")],
+)
+def test_what_is_served_is_told_from_what_it_is_compared_with(
+    title: str, alarming: str | None, compared_with: str
+) -> None:
+    (panel,) = (each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == title)
+    overrides = panel["fieldConfig"]["overrides"]
+    colours = {
+        each["matcher"]["options"]: value["value"]["fixedColor"]
+        for each in overrides
+        for value in each["properties"]
+        if value["id"] == "color"
+    }
+    dashed = [e["matcher"]["options"] for e in overrides for v in e["properties"] if v["id"] == "custom.lineStyle"]
+    assert set(colours) == {target["legendFormat"] for target in panel["targets"]}
+    assert [name for name, colour in colours.items() if colour == "red"] == ([alarming] if alarming else [])
+    assert colours[compared_with] == "text"
+    assert dashed == [f"/^{compared_with}$/"]
 
 
 @pytest.mark.parametrize("board", BOARDS)

@@ -53,6 +53,22 @@ def test_charts_carry_the_numbers_of_the_interface_and_go_on_with_the_run(page: 
     until(page, "document.querySelector('[data-now=summary]').textContent.includes('50.00 %')")
 
 
+def test_a_run_without_observations_has_a_sentence_and_no_empty_charts(page: Page, service: Client) -> None:
+    service.register(registration("waiting"))
+    opened(page, service, "/runs/waiting")
+    assert page.locator("#no-curves").inner_text() == "No observation yet: the curves begin with the first one."
+    assert page.locator(".js-plotly-plot:visible").count() == 0
+    service.send("waiting", [observed(1)])
+    until(page, "document.getElementById('layers').data?.[0].z.length > 0")
+    assert not page.locator("#no-curves").is_visible()
+    # Not made while it was out of sight, in a width of its own.
+    room, taken = (
+        page.evaluate(f"document.querySelector('{each}').getBoundingClientRect().width")
+        for each in ("main", "#curves svg")
+    )
+    assert room - 60 < taken < room
+
+
 def test_a_link_shows_what_its_sender_saw(page: Page, service: Client) -> None:
     begin(service, "linked")
     opened(page, service, "/runs/linked#from=5&to=9&step=7&group=00%2Fmlp")
