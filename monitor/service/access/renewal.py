@@ -45,9 +45,10 @@ class ServedCertificates:
     def for_grpc(self) -> grpc.ServerCredentials:
         """Return what a gRPC server listens with; keep it for as long as the server listens."""
         asks_clients = self.files.client_ca is not None
-        return grpc.dynamic_ssl_server_credentials(
-            self._served.for_grpc(), lambda: self._served.for_grpc(), asks_clients
-        )
+        return grpc.dynamic_ssl_server_credentials(self._current_for_grpc(), self._current_for_grpc, asks_clients)
+
+    def _current_for_grpc(self) -> grpc.ServerCertificateConfiguration:
+        return self._served.for_grpc()
 
     def serve_with(self, context: ssl.SSLContext) -> None:
         """Encrypt new connections that a server accepts with `context` with what is served now."""
