@@ -48,9 +48,6 @@ _AFTER_SIGTERM_SECONDS = 20.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Reconnects soon after the service is back; by default gRPC waits up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 10_000),
 )
 # While the service does not take the token: it writes a line for each try, and a new token comes from a person.
 _NO_ACCESS_BACKOFF_SECONDS = 60.0
@@ -128,8 +125,7 @@ class Uploader:
                 return [f"the uploader of {self._directory} that began before this one does not end; look after it"]
             # No bound: only the training process drops items; recording its end here must not.
             with closing(Spool(self._directory, max_bytes=None)) as spool:
-                async with open_aio_channel(self._target, _CHANNEL_OPTIONS) as channel:
-                    await self._deliver_all(spool, watch, monitor_pb2_grpc.MonitorServiceStub(channel))
+                await self._deliver_all(spool, watch)
                 return [
                     f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
                     for a in self._waiting(spool)
@@ -153,7 +149,7 @@ class Uploader:
             attempts = attempts[: 1 + [attempt.key for attempt in attempts].index(self._last)]
         return [a for a in attempts if a.key not in self._delivered and (a.unsent or not a.finished)]
 
-    async def _deliver_all(self, spool: Spool, watch: TrainerWatch, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
+    async def _deliver_all(self, spool: Spool, watch: TrainerWatch) -> None:
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
         while True:
             progressed = False
@@ -162,7 +158,7 @@ class Uploader:
                 if not waiting:
                     return
                 delivery = Delivery(spool, waiting[0], watch, self._wakeup, follow=self._follow)
-                if await self._is_done(delivery, spool, waiting[0], stub):
+                if await self._is_done(delivery, spool, waiting[0]):
                     continue
                 progressed = delivery.progressed
             except DamagedSpoolError:
@@ -183,13 +179,14 @@ class Uploader:
     def _has_given_up(self, at: float) -> bool:
         return time.monotonic() >= at
 
-    async def _is_done(
-        self, delivery: Delivery, spool: Spool, key: AttemptKey, stub: monitor_pb2_grpc.MonitorServiceStub
-    ) -> bool:
+    async def _is_done(self, delivery: Delivery, spool: Spool, key: AttemptKey) -> bool:
         """Try to deliver an attempt, and return whether it is settled: delivered, or refused for good."""
         self._longest_backoff = _LAST_BACKOFF_SECONDS
         try:
-            await delivery.run(stub, call_metadata(self._target))
+            metadata = call_metadata(self._target)
+            # Anew for each try: a channel goes on with the certificates that it was opened with, also expired ones.
+            async with open_aio_channel(self._target, _CHANNEL_OPTIONS) as channel:
+                await delivery.run(monitor_pb2_grpc.MonitorServiceStub(channel), metadata)
         except (grpc.aio.AioRpcError, ConnectionResetError, TimeoutError, ConfigurationError) as error:
             problem = self._describe(error)
             # Without details: gRPC reports another address of the same host at each try.

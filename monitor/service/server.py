@@ -19,7 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from monitor.service.access.calls import CallsAtTheGate
 from monitor.service.access.gate import Gate
 from monitor.service.access.network import check_network
-from monitor.service.access.tls import Certificates, certificates_of
+from monitor.service.access.renewal import ServedCertificates
+from monitor.service.access.tls import certificates_of
 from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
 from monitor.service.exposition import Exposition
@@ -88,8 +89,9 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
     Leaving it ends open streams after what they are storing, refuses new ones, and closes the store.
     """
-    certificates = certificates_of(settings)
     instruments = Instruments()
+    files = certificates_of(settings)
+    certificates = None if files is None else ServedCertificates(files, instruments.certificate_expires)
     recorder = Recorder(settings, instruments)
     try:
         gate = Gate(recorder.tokens, settings.tokens_directory)
@@ -108,6 +110,8 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
             stack.callback(ingest.stop)
             await recorder.announce(grpc_address, http_address)
             await stack.enter_async_context(gate.watching())
+            if certificates is not None:
+                await stack.enter_async_context(certificates.watching())
             await stack.enter_async_context(Retention(settings, recorder, instruments).running())
             yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
@@ -116,7 +120,7 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
 @contextlib.asynccontextmanager
 async def _grpc_server(
-    settings: ServiceSettings, ingest: Ingest, gate: Gate, certificates: Certificates | None
+    settings: ServiceSettings, ingest: Ingest, gate: Gate, certificates: ServedCertificates | None
 ) -> AsyncIterator[str]:
     # Nothing is parsed of who is not let in.
     interceptors = [CallsAtTheGate(gate, reflection=settings.reflection), ReadableRequests()]
@@ -127,11 +131,13 @@ async def _grpc_server(
     if settings.reflection or not gate.closed:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     host, port = split_address(settings.grpc_address)
+    # The server asks it for new ones while it listens, and does not keep it alive.
+    credentials = None if certificates is None else certificates.for_grpc()
     try:
-        if certificates is None:
+        if credentials is None:
             port = server.add_insecure_port(_joined(host, port))
         else:
-            port = server.add_secure_port(_joined(host, port), certificates.for_grpc())
+            port = server.add_secure_port(_joined(host, port), credentials)
     except RuntimeError as error:
         raise _unavailable(settings.grpc_address, "--grpc-address", str(error)) from error
     await server.start()
@@ -174,7 +180,7 @@ class _HttpServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _http_server(
-    app: FastAPI, bound: socket.socket, shutdown_seconds: float, certificates: Certificates | None
+    app: FastAPI, bound: socket.socket, shutdown_seconds: float, certificates: ServedCertificates | None
 ) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
@@ -184,8 +190,11 @@ async def _http_server(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
-        **({} if certificates is None else certificates.for_uvicorn()),
+        **({} if certificates is None else certificates.files.for_uvicorn()),
     )
+    config.load()
+    if certificates is not None and config.ssl is not None:
+        certificates.serve_with(config.ssl)
     server = _HttpServer(config)
     task = asyncio.create_task(server.serve([bound]))
     await server.up.wait()

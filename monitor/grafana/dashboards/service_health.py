@@ -29,6 +29,7 @@ def service_health() -> dict[str, Any]:
             Row("What arrives", _ingest()),
             Row("What is kept", _store()),
             Row("What is scraped", _scrape()),
+            Row("Who is let in", [_certificate()]),
         ],
         alerts_of=INSTANCE,
     )
@@ -173,3 +174,15 @@ def _scrape() -> list[Any]:
             no_data=_NOT_SCRAPED,
         ),
     ]
+
+
+def _certificate() -> Any:
+    expires = metric("certificate_expires_timestamp_seconds", INSTANCE)
+    return lines(
+        "Certificate",
+        "Time until the certificate of the service expires. Renewing it takes no restart. Metric: "
+        "sparsity_monitor_certificate_expires_timestamp_seconds.",
+        "s",
+        Query(f"{expires} - time()", _INSTANCE),
+        no_data="The service has no certificate (--tls-certificate), or is not scraped.",
+    )
