@@ -35,6 +35,7 @@ from monitor.service.starts import check_start
 from monitor.service.store import Store
 from monitor.service.stored import Batch, Position, StoredItem
 from monitor.service.waiting import Waiting
+from monitor.wire.channel import STANDS_BY
 from monitor.wire.monitor_pb2 import Heartbeat, Item, Registration
 
 logger = logging.getLogger(__name__)
@@ -207,14 +208,31 @@ class Recorder:
         Raises:
             StoreInUseError: another service has it, and nobody asked to wait.
         """
+        while not (self._settings.standby and self._waits_for_another()):
+            try:
+                self._take(again=again)
+            except StoreInUseError:
+                if not self._settings.standby:
+                    raise
+                # Nobody had it, and another one was faster.
+            else:
+                return
+        logger.info("%s", self.stands_by)
+
+    def _waits_for_another(self) -> bool:
+        """Begin to wait if another service has the store, and return whether one has."""
+        waiting = Waiting(self._settings.store_url)
         try:
-            self._take(again=again)
-        except StoreInUseError as error:
-            if not self._settings.standby:
-                raise
-            logger.info("waiting until it is free: %s", error)
-            self._store, self._waiting = None, Waiting(self._settings.store_url)
-            self._say_who_has_it("another service")
+            holder = waiting.holder()
+        except StoreError:
+            waiting.close()
+            raise
+        if holder is None:
+            waiting.close()
+            return False
+        self._say_who_has_it(holder)
+        self._store, self._waiting = None, waiting
+        return True
 
     def _take(self, *, again: bool) -> None:
         store = Store(self._settings.store_url, again=again)
@@ -245,8 +263,8 @@ class Recorder:
                 self._waiting.close()
                 self._waiting = None
                 logger.warning("the store is free: this service has taken it over, and serves")
-        except StandingByError as error:
-            logger.warning("the connection to the database was lost: %s", error)
+        except StandingByError:
+            logger.warning("the connection to the database was lost, and the store with it")
         except StoreInUseError:
             # A third service was faster, and is named with the next look.
             pass
@@ -255,13 +273,13 @@ class Recorder:
 
     def _say_who_has_it(self, holder: str) -> None:
         self.stands_by = (
-            f"this service stands by: the store is served by {holder}. When that one ends, this one takes over; a "
+            f"{STANDS_BY}: the store is served by {holder}. When that one ends, this one takes over; a "
             "target that names both finds the one that serves"
         )
 
     def _say_trouble(self, trouble: str) -> None:
         if self._waiting is not None:
-            self.stands_by = f"this service stands by, and cannot see whether it is to serve: {trouble}"
+            self.stands_by = f"{STANDS_BY}, and cannot see whether it is to serve: {trouble}"
 
     def _tokens(self) -> list[Token]:
         if self._waiting is not None:

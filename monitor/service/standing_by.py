@@ -1,4 +1,4 @@
-"""While another service has the store: calls, requests and health checks are answered with that, and the store is watched.
+"""While another service has the store: calls, requests and health checks are answered with that.
 
 One that stands by shows nothing of the runs: what it would show is not their present.
 """
