@@ -40,10 +40,19 @@ def check_target(target: str) -> str:
     Raises:
         ConfigurationError: it cannot, or what the environment says to be let in with cannot be used there.
     """
-    targets = [_checked(each) for each in _split(target)]
+    targets = [_checked_of(each, target) for each in _split(target)]
     for each in targets:
         check_credentials(each)
     return ",".join(targets)
+
+
+def _checked_of(each: str, target: str) -> str:
+    try:
+        return _checked(each)
+    except ConfigurationError as error:
+        if each == target:
+            raise
+        raise ConfigurationError(f"target is {shown(target)}. One of these is wrong: {error}") from None
 
 
 def _split(target: str) -> list[str]:

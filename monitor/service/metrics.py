@@ -63,6 +63,7 @@ class LiveMetrics:
             _add_training_metrics(families, run)
         detailed = self._within_budget(families, with_groups, size)
         families.add("runs", {}, len(runs))
+        families.add("service_info", {"service_url": self._service_url}, 1)
         self._add_service(families, stands_by=False)
         return Scraped(families.with_series(), detailed)
 
@@ -77,7 +78,6 @@ class LiveMetrics:
         families.add("standing_by", {}, int(stands_by))
         build = {"version": __version__, "protocol_version": str(PROTOCOL_VERSION)}
         families.add("build_info", build, 1)
-        families.add("service_info", {"service_url": self._service_url}, 1)
 
     def _not_ended(self, runs: list[LiveRun], now: float, seconds: float) -> list[LiveRun]:
         """Leave out the runs that ended longer ago than this."""
