@@ -17,7 +17,7 @@ from monitor.version import __version__
 DEFAULT_TARGET, PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
 DEBUG_HELP = "Show where an error comes from, as Python does."
 VERSION_HELP = "Show the version."
-TARGET_HELP = "gRPC address of the service, host:port."
+TARGET_HELP = "gRPC address of the service, host:port; of several that take over from each other, all, between commas."
 SPOOLED_HELP = "Output directory of a run that used SparsityCallback."
 PATIENCE_HELP = "How long to try to reach the service."
 PUSH_HELP = "Deliver what a training run observed and could not send."

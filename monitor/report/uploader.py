@@ -23,13 +23,14 @@ import grpc
 
 from monitor.errors import ConfigurationError, DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
+from monitor.report.in_turn import InTurn
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
 from monitor.report.seldom import Seldom
 from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
-from monitor.wire import monitor_pb2_grpc
-from monitor.wire.channel import NO_ACCESS, failure, open_aio_channel
+from monitor.wire.channel import NO_ACCESS, failure
 from monitor.wire.credentials import call_metadata
+from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Uploader:
 
     Args:
         directory: the spool's.
-        target: gRPC address of the service.
+        target: gRPC address of the service; of several that take over from each other, all, between commas.
         linger_seconds: how long to go on trying when the service cannot be reached and no training process is alive.
         follow: wait for what a live training process has yet to observe.
         parent: the training process, if it started this one.
@@ -90,7 +91,7 @@ class Uploader:
         signals: Mapping[str, int] | None = None,
     ) -> None:
         self._directory = directory
-        self._target = target
+        self._services = InTurn(target, _CHANNEL_OPTIONS)
         self._linger_seconds = linger_seconds
         self._follow = follow
         self._parent = parent
@@ -152,7 +153,7 @@ class Uploader:
     async def _deliver_all(self, spool: Spool, watch: TrainerWatch) -> None:
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
         while True:
-            progressed = False
+            progressed, tried_all = False, True
             try:
                 waiting = [attempt.key for attempt in self._waiting(spool) if attempt.key not in self._refused]
                 if not waiting:
@@ -161,6 +162,7 @@ class Uploader:
                 if await self._is_done(delivery, spool, waiting[0]):
                     continue
                 progressed = delivery.progressed
+                tried_all = self._services.go_on(progressed=progressed)
             except DamagedSpoolError:
                 # The training process sets it aside; nobody mends it.
                 raise
@@ -174,7 +176,8 @@ class Uploader:
             pause = random.uniform(0, backoff)
             if self._has_given_up(give_up_at) or await self._is_succeeded_within(pause, spool):
                 return
-            backoff = min(2 * backoff, self._longest_backoff)
+            if tried_all:
+                backoff = min(2 * backoff, self._longest_backoff)
 
     def _has_given_up(self, at: float) -> bool:
         return time.monotonic() >= at
@@ -183,10 +186,10 @@ class Uploader:
         """Try to deliver an attempt, and return whether it is settled: delivered, or refused for good."""
         self._longest_backoff = _LAST_BACKOFF_SECONDS
         try:
-            metadata = call_metadata(self._target)
+            metadata = call_metadata(self._services.target)
             # Anew for each try: a channel goes on with the certificates that it was opened with, also expired ones.
-            async with open_aio_channel(self._target, _CHANNEL_OPTIONS) as channel:
-                await delivery.run(monitor_pb2_grpc.MonitorServiceStub(channel), metadata)
+            async with self._services.channel() as channel:
+                await delivery.run(MonitorServiceStub(channel), metadata)
         except (grpc.aio.AioRpcError, ConnectionResetError, TimeoutError, ConfigurationError) as error:
             problem = self._describe(error)
             # Without details: gRPC reports another address of the same host at each try.
@@ -220,15 +223,15 @@ class Uploader:
 
     def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError | TimeoutError | ConfigurationError) -> str:
         if isinstance(error, ConfigurationError):
-            return f"the service at {self._target} was not asked: {error}"
+            return f"the service at {self._services.target} was not asked: {error}"
         if isinstance(error, TimeoutError):
             return (
-                f"the service at {self._target} takes connections and does not acknowledge what it is sent. It may be "
-                "stopped, or something between here and there swallows the answers"
+                f"the service at {self._services.target} takes connections and does not acknowledge what it is sent. "
+                "It may be stopped, or something between here and there swallows the answers"
             )
         if isinstance(error, ConnectionResetError):
-            return f"the service at {self._target} closed the connection"
-        return failure(self._target, error)
+            return f"the service at {self._services.target} closed the connection"
+        return failure(self._services.target, error)
 
 
 async def _run(directory: Path, target: str, parent: int, last: AttemptKey, signals: Mapping[str, int]) -> list[str]:

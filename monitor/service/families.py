@@ -159,6 +159,11 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("series", _SERVICE, "Series of runs and groups that a scrape shows."),
     _gauge("series_budget", _SERVICE, "Series of runs and groups that are allowed before runs are rolled up."),
     _gauge("runs", _SERVICE, "Runs in the store."),
+    _gauge(
+        "standing_by",
+        _SERVICE,
+        "1 where this service shows no runs, because another one of its store does or may; see SCALE.md.",
+    ),
     _gauge("open_streams", _SERVICE, "Streams on which runs report at this moment."),
     _gauge(
         "certificate_expires_timestamp_seconds",

@@ -32,6 +32,7 @@ from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format,
 from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
+from monitor.service.standing_by import requests_standing_by
 from monitor.service.stored import START, StoredItem, after_step
 from monitor.service.views import observation_json, run_detail_json, run_json
 from monitor.version import __version__
@@ -113,15 +114,17 @@ def build_app(
         openapi_url="/api/openapi.json",
     )
     pages, sessions = Pages(settings, recorder), Sessions()
+    answer = _add_problems(app, pages)
     # What is added later comes first.
-    app.add_middleware(RequestsAtTheGate, gate=gate, sessions=sessions, answer=_add_problems(app, pages))
+    app.middleware("http")(requests_standing_by(recorder, answer))
+    app.add_middleware(RequestsAtTheGate, gate=gate, sessions=sessions, answer=answer)
     app.middleware("http")(_with_headers)
     app.add_middleware(HeadIsGet)
     add_login(app, gate, sessions, pages, encrypted=_is_encrypted(settings))
     _add_health(app, recorder, is_serving)
-    _add_metrics(app, exposition)
+    _add_metrics(app, recorder, exposition)
     _add_api(app, settings, recorder)
-    add_interface(app, settings, recorder, is_serving)
+    add_interface(app, settings, recorder, lambda: is_serving() and not recorder.stands_by)
     _add_pages(app, pages, recorder.live)
     return app
 
@@ -215,7 +218,7 @@ def _add_health(app: FastAPI, recorder: Recorder, is_serving: Callable[[], bool]
         return {"status": "ready"}
 
 
-def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
+def _add_metrics(app: FastAPI, recorder: Recorder, exposition: Exposition) -> None:
     one_at_a_time = asyncio.Lock()
 
     written: dict[str, dict[str, str]] = {"text/plain": {}, "application/openmetrics-text": {}}
@@ -229,7 +232,8 @@ def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
         if compressed:
             headers["Content-Encoding"] = "gzip"
         async with one_at_a_time:
-            text = await asyncio.to_thread(exposition.text, encode, content_type)
+            is_present = await recorder.is_present()
+            text = await asyncio.to_thread(exposition.text, encode, content_type, with_runs=is_present)
             if compressed:
                 # The fastest level: the names that repeat make up most of it.
                 text = await asyncio.to_thread(gzip.compress, text, compresslevel=1, mtime=0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import grpc
 import uvicorn
 from fastapi import FastAPI
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from monitor.service.access.calls import CallsAtTheGate
@@ -31,12 +31,10 @@ from monitor.service.metrics import LiveMetrics
 from monitor.service.readable import ReadableRequests
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
-from monitor.wire.monitor_pb2 import DESCRIPTOR
+from monitor.service.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
 from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 
 logger = logging.getLogger(__name__)
-
-SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
 
 # The service answers a request that is too large with what to do about it; gRPC refuses only much larger ones.
 _TRANSPORT_FACTOR = 4
@@ -103,12 +101,13 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
             http_address = _address_of(http_socket)
             service_url = settings.service_url or _browsed_at(http_address, "http" if certificates is None else "https")
             exposition = Exposition(instruments.registry, LiveMetrics(recorder.live, settings, service_url))
-            grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest, gate, certificates))
+            grpc_address = await stack.enter_async_context(_grpc_server(settings, recorder, ingest, gate, certificates))
             app = build_app(settings, recorder, exposition, lambda: ingest.serving, gate)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds, certificates))
             # Runs first at the end: /readyz answers 503, and streams end.
             stack.callback(ingest.stop)
-            await recorder.announce(grpc_address, http_address)
+            if not recorder.stands_by:
+                await recorder.announce(grpc_address, http_address)
             await stack.enter_async_context(gate.watching())
             if certificates is not None:
                 await stack.enter_async_context(certificates.watching())
@@ -120,10 +119,14 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
 @contextlib.asynccontextmanager
 async def _grpc_server(
-    settings: ServiceSettings, ingest: Ingest, gate: Gate, certificates: ServedCertificates | None
+    settings: ServiceSettings, recorder: Recorder, ingest: Ingest, gate: Gate, certificates: ServedCertificates | None
 ) -> AsyncIterator[str]:
     # Nothing is parsed of who is not let in.
-    interceptors = [CallsAtTheGate(gate, reflection=settings.reflection), ReadableRequests()]
+    interceptors = [
+        CallsAtTheGate(gate, reflection=settings.reflection),
+        CallsStandingBy(recorder),
+        ReadableRequests(),
+    ]
     server = grpc.aio.server(interceptors=interceptors, options=_grpc_options(settings))
     add_MonitorServiceServicer_to_server(ingest, server)
     health_service = health.aio.HealthServicer()
@@ -141,9 +144,10 @@ async def _grpc_server(
     except RuntimeError as error:
         raise _unavailable(settings.grpc_address, "--grpc-address", str(error)) from error
     await server.start()
-    await health_service.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+    await tell_health(recorder, health_service)
     try:
-        yield _joined(host, port)
+        async with watching(recorder, health_service) if settings.standby else contextlib.nullcontext():
+            yield _joined(host, port)
     finally:
         await health_service.enter_graceful_shutdown()
         await server.stop(settings.shutdown_seconds)

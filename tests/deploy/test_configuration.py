@@ -11,7 +11,9 @@ from tests.deploy.test_generated import DEPLOY
 from tests.grafana.binaries import binary, check
 
 
-@pytest.mark.parametrize("name", ["prometheus.yml", "prometheus.tls.yml", "prometheus.bare-metal.yml"])
+@pytest.mark.parametrize(
+    "name", ["prometheus.yml", "prometheus.tls.yml", "prometheus.bare-metal.yml", "prometheus.pair.yml"]
+)
 def test_prometheus_takes_its_configuration(name: str, tmp_path: Path) -> None:
     promtool = binary("promtool")
     text = (DEPLOY / "prometheus" / name).read_text("utf-8")

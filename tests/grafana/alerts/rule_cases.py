@@ -314,7 +314,14 @@ CASES = [
         "Prometheus gets no metrics from job sparsity-monitor. Runs continue and keep their observations on their own "
         "disks, but nobody sees them, and no alert about a run can fire.",
         {'up{job="sparsity-monitor", instance="s"}': "1x110 0x190"},
-        {"restarted": {'up{job="sparsity-monitor", instance="s"}': "1x118 0 1x180"}},
+        {
+            "restarted": {'up{job="sparsity-monitor", instance="s"}': "1x118 0 1x180"},
+            # It shows nothing of the runs, and is well.
+            "beside one that stands by": {
+                'up{job="sparsity-monitor", instance="t"}': always(1),
+                'sparsity_monitor_standing_by{job="sparsity-monitor", instance="t"}': always(1),
+            },
+        },
     ),
     Case(
         "RunLost",
