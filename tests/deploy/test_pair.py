@@ -12,7 +12,7 @@ from tests.deploy.rendering import render
 from tests.deploy.test_compose import SERVICES
 from tests.deploy.test_generated import DEPLOY
 from tests.deploy.test_helm import _comparable, only
-from tests.deploy.test_kubernetes import OF_THE_OPERATOR, _rendered
+from tests.deploy.test_kubernetes import OF_THE_OPERATOR, rendered_by_kustomize
 
 Manifest = dict[str, Any]
 CHANGED = {"NetworkPolicy", "ServiceMonitor"}
@@ -21,7 +21,7 @@ EGRESS = [{"ports": [{"port": 5432}, {"port": 53}, {"port": 53, "protocol": "UDP
 
 @pytest.fixture(scope="module")
 def kustomized() -> list[Manifest]:
-    return _rendered("kubernetes-pair")
+    return rendered_by_kustomize("kubernetes-pair")
 
 
 def test_two_wait_for_one_store_and_have_no_volume(kustomized: list[Manifest]) -> None:
@@ -47,7 +47,7 @@ def test_nothing_else_differs_from_a_single_service(kustomized: list[Manifest]) 
     def others(manifests: list[Manifest]) -> list[Manifest]:
         return [each for each in manifests if each["kind"] not in {*CHANGED, "StatefulSet", "Deployment"}]
 
-    assert others(kustomized) == others(_rendered("kubernetes"))
+    assert others(kustomized) == others(rendered_by_kustomize("kubernetes"))
 
 
 def test_chart_sends_what_kustomize_sends(kustomized: list[Manifest]) -> None:
