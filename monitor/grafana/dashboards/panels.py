@@ -236,14 +236,6 @@ def in_column(panel: Any, name: str, **properties: Any) -> Any:
     return panel.with_override(MatcherConfig(id_val="byName", options=name), values)
 
 
-def with_whole_ids(panel: Any) -> Any:
-    """Break the ids of runs into lines rather than cut their ends, where they differ; up to three fit in a low panel.
-
-    Names would not do: in long ones, the row grows so high that the rest of it is out of sight.
-    """
-    return in_column(panel, "run", custom_width=240, custom_cellOptions={"type": "auto", "wrapText": True})
-
-
 def in_series(panel: Any, **properties: Any) -> Any:
     """Set properties of all series of a panel."""
     values = [DynamicConfigValue(key, value) for key, value in properties.items()]

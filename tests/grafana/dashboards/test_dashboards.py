@@ -14,7 +14,9 @@ import pytest
 from monitor.grafana.addresses import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_UID
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards, links, states
+from monitor.grafana.dashboards.query import ONE_RUN
 from monitor.grafana.files.lint_exceptions import lint_exceptions
+from monitor.grafana.promql.metric import metric, told_apart
 from monitor.grafana.promql.ratios import RECORDED
 from monitor.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.service.families import FAMILIES
@@ -193,7 +195,7 @@ def test_empty_cells_say_nothing_about_the_table(board: Board, panel: Panel) -> 
         "properties": [{"id": "noValue", "value": "–"}],
     }
     for properties in ({each["id"]: each["value"] for each in column["properties"]} for column in of_columns):
-        if properties.get("custom.cellOptions", {}).get("type") == "color-background":
+        if "custom.cellOptions" in properties:
             results = {each["options"]["match"]: each["options"]["result"] for each in properties["mappings"]}
             assert {result["color"] for result in results.values()} == {"transparent"}
             assert set(results) == {"null+nan", "empty"}
@@ -374,15 +376,17 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap(board: Board) -> No
         taken |= cells
 
 
-def test_ids_of_runs_are_not_cut_in_the_table_of_one_run() -> None:
+def test_the_table_of_one_run_begins_with_what_tells_it_apart_and_has_room_for_it() -> None:
     (panel,) = (each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "What is measured")
-    wrapped = {
-        override["matcher"]["options"]
+    (target,) = panel["targets"]
+    assert target["expr"] == told_apart(metric("run_info", ONE_RUN))
+    widths = {
+        override["matcher"]["options"]: each["value"]
         for override in panel["fieldConfig"]["overrides"]
         for each in override["properties"]
-        if each["id"] == "custom.cellOptions" and each["value"].get("wrapText")
+        if each["id"] == "custom.width"
     }
-    assert wrapped == {"run"}
+    assert widths["name"] >= 280
 
 
 @pytest.mark.parametrize(
