@@ -33,6 +33,7 @@ _COLUMNS = (
     "measured as",
     "branch of",
     "planned steps",
+    "thinned",
 )
 
 
@@ -111,4 +112,11 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         measured_as(registration),
         f"{registration.parent.run_id} at step {registration.parent.step}" if registration.HasField("parent") else "",
         str(registration.planned_steps or ""),
+        _thinned(run),
     )
+
+
+def _thinned(run: RunSummary) -> str:
+    if not run.HasField("thinned"):
+        return ""
+    return f"up to step {run.thinned.until_step} at least 1 in {run.thinned.every} is left"

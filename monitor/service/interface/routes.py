@@ -264,9 +264,9 @@ async def _steps(
 
 def _written(run: LiveRun, steps: Range | None, curves: dict[str, Curve], form: str) -> tuple[bytes, str]:
     if form == "csv":
-        return tables.csv(curves), "text/csv; charset=utf-8"
+        return tables.csv(curves, run.thinned), "text/csv; charset=utf-8"
     if form == "arrow":
-        return tables.arrow(curves), tables.ARROW
+        return tables.arrow(curves, run.thinned), tables.ARROW
     described = HistoryV1Json(
         **_measured(run),
         weights=run.weights,

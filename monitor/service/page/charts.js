@@ -1,5 +1,7 @@
 // The curves of a run, one below the other on one axis of steps, so that a zoom is of all.
 
+import { bridges, gapsOf, interrupted } from "./gaps.js";
+
 const ROW_PIXELS = 190;
 // As many as a row has curves, each to be told from the others and from the ground of its theme.
 const LIGHT = ["#0b7285", "#c2560a", "#7048a8", "#2f7d32", "#b02a5b"];
@@ -32,20 +34,30 @@ export const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll(
 
 export const nameOf = (field) => plain(field.replace(/^overlap_o1:/, "in ").replace(/^metric:/, "").replaceAll("_", " "));
 
-function tracesOf(field, curve, index, place, thinned, unit) {
+function tracesOf(field, curve, index, place, bucketed, unit, gaps) {
   const { curves } = theme();
   const color = curves[index % curves.length];
-  const base = { ...place, x: curve.step, type: "scatter", mode: "lines", connectgaps: false };
+  const base = { ...place, type: "scatter", mode: "lines", connectgaps: false };
+  const drawn = (values) => interrupted(curve.step, values, gaps);
   const format = { ratio: ".6~%", weights: ",d", seconds: ".4~s", bytes: ",d" }[unit] ?? ".6~g";
   const line = {
-    ...base, y: curve.last, name: nameOf(field), line: { color, width: 1.6 },
+    ...base, ...drawn(curve.last), name: nameOf(field), line: { color, width: 1.6 },
     mode: curve.step.length > 1 ? "lines" : "markers", marker: { color },
     hovertemplate: `%{y:${format}}${SUFFIXES[unit] ?? ""}<extra>${nameOf(field)}</extra>`,
   };
-  if (!thinned) return [line];
+  const lines = [...dotsOf(curve.step, curve.last, gaps, { ...base, line: { color, width: 1.2, dash: "dot" } }), line];
+  if (!bucketed) return lines;
   // What lies between the steps that are shown: from the least to the greatest.
   const edge = { ...base, line: { width: 0 }, hoverinfo: "skip", showlegend: false };
-  return [{ ...edge, y: curve.min }, { ...edge, y: curve.max, fill: "tonexty", fillcolor: `${color}30` }, line];
+  return [
+    { ...edge, ...drawn(curve.min) }, { ...edge, ...drawn(curve.max), fill: "tonexty", fillcolor: `${color}30` }, ...lines,
+  ];
+}
+
+// The dots across gaps as a trace like `base`, if there are any.
+export function dotsOf(x, y, gaps, base) {
+  const dots = bridges(x, y, gaps);
+  return dots.x.length ? [{ ...base, ...dots, hoverinfo: "skip", showlegend: false }] : [];
 }
 
 function chanceOf(field, curves, place) {
@@ -93,8 +105,10 @@ export function baseLayout(colours) {
 
 // What plotly draws: `read` is an answer of /history, `marks` what is published (bands), where alerts fire (thresholds)
 // and where the run was resumed (attempts), `range` the steps shown or null.
+// Dots stand where observations are missing. Logs of the trainer are not thinned in the store.
 export function figure(read, marks, range) {
   const rows = rowsOf(read.curves, `${read.criterion}, ${read.visible_dtype}`);
+  const { never, thinned } = gapsOf(read, marks.attempts);
   const colours = theme();
   const narrow = innerWidth < 640;
   const heads = rows.map((row) => headOf(row, narrow));
@@ -127,8 +141,9 @@ export function figure(read, marks, range) {
       yanchor: "bottom", showarrow: false, font: { color: colours.quiet },
     });
     const place = { yaxis: `y${number}`, legend: `legend${number}`, showlegend: head.showlegend };
+    const gaps = row.fields[0].startsWith("metric:") ? never : [...thinned, ...never];
     row.fields.forEach((field, at) => {
-      traces.push(...tracesOf(field, read.curves[field], at, place, read.bucket_steps > 1, row.unit));
+      traces.push(...tracesOf(field, read.curves[field], at, place, read.bucket_steps > 1, row.unit, gaps));
       if (row.chance) traces.push(...chanceOf(field, read.curves, place));
     });
   });

@@ -2,6 +2,7 @@
 
 import * as address from "./address.js";
 import { figure, nameOf, rowsOf } from "./charts.js";
+import { gapsOf } from "./gaps.js";
 import { groupCurve, heatmap, layersOverSteps } from "./layers.js";
 import { follow } from "./live.js";
 import { followOver } from "./over.js";
@@ -11,6 +12,7 @@ import { keepTables, tableOf } from "./table.js";
 const FIELDS = [
   "cumulative_sparsity", "step_sparsity", "newly_changed", "reverted", "changed", "touched", "transient", "hidden",
   "relative_norm", "host_seconds", "device_seconds", "monitor_bytes",
+  "stride",
 ];
 const MOST_LOGGED = 12;
 const IMPORTANT = /^metric:(reward|kl|loss|grad_norm|learning_rate|entropy)$/;
@@ -166,7 +168,8 @@ async function refreshGroup() {
 }
 
 function drawGroup() {
-  return draw(group, groupCurve(answers.group, range()));
+  const { never, thinned } = gapsOf(history, run.attempts.slice(1));
+  return draw(group, groupCurve(answers.group, range(), [...thinned, ...never]));
 }
 
 // The same in other colours.
