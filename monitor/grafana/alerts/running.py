@@ -40,8 +40,8 @@ def _service_down(settings: AlertSettings) -> Alert:
             "Check whether the process is running and what it logged last; `/readyz` says whether its store answers.",
             "If the store's disk is full, free some space. Nothing that was not committed has been acknowledged.",
             "Restart it on the same store. Uploaders reconnect on their own and send what is missing.",
-            "Of two services on one store, one whose `sparsity_monitor_standing_by` is 0 goes on: nothing is unseen, but "
-            "nobody takes over from it until the other one is back.",
+            "Of two services on one store, one whose `sparsity_monitor_standing_by` is 0 goes on: nothing is unseen, "
+            "but nobody takes over from it until the other one is back.",
         ),
     )
 
