@@ -93,13 +93,15 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
         gate = Gate(recorder.tokens, settings.tokens_directory)
         await gate.open()
         check_network(settings, closed=gate.closed or settings.client_ca is not None)
-        ingest = Ingest(settings, recorder, instruments)
+        ingest, checks = Ingest(settings, recorder, instruments), health.aio.HealthServicer()
         async with contextlib.AsyncExitStack() as stack:
             http_socket = stack.enter_context(_bound(settings.http_address))
             http_address = _address_of(http_socket)
             service_url = settings.service_url or _browsed_at(http_address, "http" if certificates is None else "https")
             exposition = Exposition(instruments.registry, LiveMetrics(recorder.live, settings, service_url))
-            grpc_address = await stack.enter_async_context(_grpc_server(settings, recorder, ingest, gate, certificates))
+            grpc_address = await stack.enter_async_context(
+                _grpc_server(settings, recorder, ingest, checks, gate, certificates)
+            )
             app = build_app(settings, recorder, exposition, lambda: ingest.serving, gate)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds, certificates))
             # Runs first at the end: /readyz answers 503, and streams end.
@@ -108,6 +110,8 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
                 await recorder.announce(grpc_address, http_address)
             await stack.enter_async_context(gate.watching())
             await stack.enter_async_context(Retention(settings, recorder, instruments).running())
+            if settings.standby:
+                await stack.enter_async_context(watching(recorder, checks))
             yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
         await recorder.close()
@@ -115,7 +119,12 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
 @contextlib.asynccontextmanager
 async def _grpc_server(
-    settings: ServiceSettings, recorder: Recorder, ingest: Ingest, gate: Gate, certificates: Certificates | None
+    settings: ServiceSettings,
+    recorder: Recorder,
+    ingest: Ingest,
+    checks: health.aio.HealthServicer,
+    gate: Gate,
+    certificates: Certificates | None,
 ) -> AsyncIterator[str]:
     # Nothing is parsed of who is not let in.
     interceptors = [
@@ -125,8 +134,7 @@ async def _grpc_server(
     ]
     server = grpc.aio.server(interceptors=interceptors, options=_grpc_options(settings))
     add_MonitorServiceServicer_to_server(ingest, server)
-    health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if settings.reflection or not gate.closed:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     host, port = split_address(settings.grpc_address)
@@ -138,12 +146,11 @@ async def _grpc_server(
     except RuntimeError as error:
         raise _unavailable(settings.grpc_address, "--grpc-address", str(error)) from error
     await server.start()
-    await tell_health(recorder, health_service)
+    await tell_health(recorder, checks)
     try:
-        async with watching(recorder, health_service) if settings.standby else contextlib.nullcontext():
-            yield _joined(host, port)
+        yield _joined(host, port)
     finally:
-        await health_service.enter_graceful_shutdown()
+        await checks.enter_graceful_shutdown()
         await server.stop(settings.shutdown_seconds)
 
 
