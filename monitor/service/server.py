@@ -99,9 +99,8 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
             http_address = _address_of(http_socket)
             service_url = settings.service_url or _browsed_at(http_address, "http" if certificates is None else "https")
             exposition = Exposition(instruments.registry, LiveMetrics(recorder.live, settings, service_url))
-            grpc_address = await stack.enter_async_context(
-                _grpc_server(settings, recorder, ingest, checks, gate, certificates)
-            )
+            ours = _grpc_server(settings, recorder, ingest, gate, checks=checks, certificates=certificates)
+            grpc_address = await stack.enter_async_context(ours)
             app = build_app(settings, recorder, exposition, lambda: ingest.serving, gate)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds, certificates))
             # Runs first at the end: /readyz answers 503, and streams end.
@@ -122,8 +121,9 @@ async def _grpc_server(
     settings: ServiceSettings,
     recorder: Recorder,
     ingest: Ingest,
-    checks: health.aio.HealthServicer,
     gate: Gate,
+    *,
+    checks: health.aio.HealthServicer,
     certificates: Certificates | None,
 ) -> AsyncIterator[str]:
     # Nothing is parsed of who is not let in.

@@ -137,7 +137,7 @@ def test_of_two_that_start_at_once_one_serves_also_when_both_start_again(url: st
     for start in (1, 2):
         with ThreadPoolExecutor(2) as starts, ExitStack() as both_run:
             services = [service_in_thread(url, standby=True) for _ in range(2)]
-            clients = list(starts.map(lambda service: both_run.enter_context(service), services))
+            clients = list(starts.map(both_run.enter_context, services))
             serving = [client for client in clients if serves(client)]
             assert len(serving) == 1
             serving[0].register(registration())
