@@ -95,13 +95,14 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
         gate = Gate(recorder.tokens, settings.tokens_directory)
         await gate.open()
         check_network(settings, closed=gate.closed or settings.client_ca is not None)
-        ingest = Ingest(settings, recorder, instruments)
+        ingest, checks = Ingest(settings, recorder, instruments), health.aio.HealthServicer()
         async with contextlib.AsyncExitStack() as stack:
             http_socket = stack.enter_context(_bound(settings.http_address))
             http_address = _address_of(http_socket)
             service_url = settings.service_url or _browsed_at(http_address, "http" if certificates is None else "https")
             exposition = Exposition(instruments.registry, LiveMetrics(recorder.live, settings, service_url))
-            grpc_address = await stack.enter_async_context(_grpc_server(settings, recorder, ingest, gate, certificates))
+            ours = _grpc_server(settings, recorder, ingest, gate, checks=checks, certificates=certificates)
+            grpc_address = await stack.enter_async_context(ours)
             app = build_app(settings, recorder, exposition, lambda: ingest.serving, gate)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds, certificates))
             # Runs first at the end: /readyz answers 503, and streams end.
@@ -112,6 +113,8 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
             if certificates is not None:
                 await stack.enter_async_context(certificates.watching())
             await stack.enter_async_context(Retention(settings, recorder, instruments).running())
+            if settings.standby:
+                await stack.enter_async_context(watching(recorder, checks))
             yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
         await recorder.close()
@@ -119,7 +122,13 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
 @contextlib.asynccontextmanager
 async def _grpc_server(
-    settings: ServiceSettings, recorder: Recorder, ingest: Ingest, gate: Gate, certificates: ServedCertificates | None
+    settings: ServiceSettings,
+    recorder: Recorder,
+    ingest: Ingest,
+    gate: Gate,
+    *,
+    checks: health.aio.HealthServicer,
+    certificates: ServedCertificates | None,
 ) -> AsyncIterator[str]:
     # Nothing is parsed of who is not let in.
     interceptors = [
@@ -129,8 +138,7 @@ async def _grpc_server(
     ]
     server = grpc.aio.server(interceptors=interceptors, options=_grpc_options(settings))
     add_MonitorServiceServicer_to_server(ingest, server)
-    health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if settings.reflection or not gate.closed:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     host, port = split_address(settings.grpc_address)
@@ -144,12 +152,11 @@ async def _grpc_server(
     except RuntimeError as error:
         raise _unavailable(settings.grpc_address, "--grpc-address", str(error)) from error
     await server.start()
-    await tell_health(recorder, health_service)
+    await tell_health(recorder, checks)
     try:
-        async with watching(recorder, health_service) if settings.standby else contextlib.nullcontext():
-            yield _joined(host, port)
+        yield _joined(host, port)
     finally:
-        await health_service.enter_graceful_shutdown()
+        await checks.enter_graceful_shutdown()
         await server.stop(settings.shutdown_seconds)
 
 

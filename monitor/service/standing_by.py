@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -21,9 +22,12 @@ from monitor.service.handlers import Continue, Handler, prepared
 from monitor.service.recorder import Recorder
 from monitor.wire.monitor_pb2 import DESCRIPTOR
 
+logger = logging.getLogger(__name__)
+
 SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
 
 _LOOK_EVERY_SECONDS = 0.5
+_AGAIN_SECONDS = 10.0
 # What is the same whoever serves, or says itself that another does.
 _ANSWERED_ALWAYS = frozenset(
     {"/healthz", "/readyz", "/metrics", "/login", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"}
@@ -70,9 +74,16 @@ async def watching(recorder: Recorder, checks: health.aio.HealthServicer) -> Asy
     """Take the store as soon as it is free, and let health checks say whether it is, while the context is open."""
 
     async def watch() -> None:
+        pause = _LOOK_EVERY_SECONDS
         while True:
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
-            await recorder.keep()
+            await asyncio.sleep(pause)
+            pause = _LOOK_EVERY_SECONDS
+            try:
+                await recorder.keep()
+            except Exception:
+                # One that looks no more would never take over.
+                pause = _AGAIN_SECONDS
+                logger.exception("looking at the store failed, and is tried again in %g seconds", pause)
             await tell_health(recorder, checks)
 
     task = asyncio.create_task(watch())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -130,6 +131,18 @@ def test_one_that_ends_hands_over_and_one_that_stands_by_may_end(url: str) -> No
             assert second.send("run", [observed(3)])[-1].acknowledgement.sequence == 3
             assert steps(second, "run") == [1, 2, 3]
             assert second.metric("run_observations", run="run") == 3
+
+
+def test_of_two_that_start_at_once_one_serves_also_when_both_start_again(url: str) -> None:
+    for start in (1, 2):
+        with ThreadPoolExecutor(2) as starts, ExitStack() as both_run:
+            services = [service_in_thread(url, standby=True) for _ in range(2)]
+            clients = list(starts.map(both_run.enter_context, services))
+            serving = [client for client in clients if serves(client)]
+            assert len(serving) == 1
+            serving[0].register(registration())
+            serving[0].send("run", [observed(start)])
+            assert steps(serving[0], "run") == list(range(1, start + 1))
 
 
 def test_killed_under_load_the_other_takes_over_and_every_observation_is_there_once(

@@ -143,7 +143,7 @@ _SPARSITY = _curve("cumulative_sparsity", [*_CUMULATIVE])
 
 def _as_csv(name: str, values: list[float]) -> str:
     points = zip(_STEPS, _TIMES, values, strict=True)
-    rows = [f"{name},{step},{time},{value},{value},{value}\n" for step, time, value in points]
+    rows = [f"{name},{step},{time},{value},{value},{value},1\n" for step, time, value in points]
     return "".join([",".join(tables.COLUMNS) + "\n", *rows])
 
 
