@@ -25,6 +25,7 @@ from monitor.errors import ConfigurationError, DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.in_turn import InTurn
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
+from monitor.report.on_the_way import OnTheWay
 from monitor.report.seldom import Seldom
 from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
@@ -99,6 +100,7 @@ class Uploader:
         self._signals = signals or {}
         self._delivered: set[AttemptKey] = set()
         self._refused: set[AttemptKey] = set()
+        self._on_the_way: defaultdict[AttemptKey, OnTheWay] = defaultdict(OnTheWay)
         self._longest_backoff = _LAST_BACKOFF_SECONDS
         self._wakeup = asyncio.Event()
         self._warn_of_spool = Seldom(logger.warning)
@@ -158,8 +160,9 @@ class Uploader:
                 waiting = [attempt.key for attempt in self._waiting(spool) if attempt.key not in self._refused]
                 if not waiting:
                     return
-                delivery = Delivery(spool, waiting[0], watch, self._wakeup, follow=self._follow)
-                if await self._is_done(delivery, spool, waiting[0]):
+                key = waiting[0]
+                delivery = Delivery(spool, key, watch, self._wakeup, self._on_the_way[key], follow=self._follow)
+                if await self._is_done(delivery, spool, key):
                     continue
                 progressed = delivery.progressed
                 tried_all = self._services.go_on(progressed=progressed)
