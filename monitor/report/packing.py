@@ -10,6 +10,8 @@ from monitor.wire.monitor_pb2 import Item, Items, RegisterRunResponse, ReportReq
 # Upper bound on what a request adds to the items in it, and on what it adds to each.
 _ENVELOPE_BYTES = 16
 _BYTES_BESIDE_ITEM = 16
+# Of several items together: on a slow network, the answer to a request must not take much longer than to an item.
+_MOST_BYTES_TOGETHER = 1024 * 1024
 
 Row = tuple[int, bytes]
 """Sequence number and serialized Item."""
@@ -47,7 +49,7 @@ class Packing:
 
     def _end(self, rows: Sequence[Row], start: int) -> int:
         """Return where the request ends that begins with a row; it has that one in any case."""
-        room = self.max_item_bytes
+        room = min(self.max_item_bytes, _MOST_BYTES_TOGETHER)
         for index in range(start, min(start + self.max_items, len(rows))):
             room -= len(rows[index][1]) + _BYTES_BESIDE_ITEM
             if room < 0:

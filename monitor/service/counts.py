@@ -93,7 +93,7 @@ class Summation:
         arrays = arrays or Arrays.of(observation)
         at_tolerance = [exact_sum(counts) if counts.size else None for counts in arrays.changed_at]
         return Totals(
-            counts={name: exact_sum(counts) for name, counts in arrays.counts.items()},
+            counts=arrays.sums(),
             trained=self.trained(observation, arrays),
             changed_at=tuple(at_tolerance or [None] * len(self.registration.tolerances)),
             references=self._references(arrays),

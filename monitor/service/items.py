@@ -50,9 +50,7 @@ class ItemCheck:
         _check_when(observation.step, "observed_at", observation.observed_at)
         _check_counts("trained", arrays.trained, self._weights)
         trained = arrays.trained if arrays.trained.size else self._weights
-        for name, counts in arrays.counts.items():
-            # What is unmeasured is not among the trained weights; all else is counted there.
-            _check_counts(name, counts, self._weights if name == "unmeasured" else trained)
+        self._check_each_count(arrays, trained)
         self._check_measures(observation, arrays)
         _check_synchronisation(observation, arrays, self._weights)
         if arrays.changed_at:
@@ -66,6 +64,14 @@ class ItemCheck:
         ):
             _check_counts(f"intersection with {name!r}", counts, weights)
             self._check_amounts(f"expected_intersection with {name!r}", expected)
+
+    def _check_each_count(self, arrays: Arrays, trained: Counts) -> None:
+        # All at once, and only where that is not good enough, one by one.
+        if arrays.table is not None and arrays.table.shape[1] == len(trained) and (arrays.table <= trained).all():
+            return
+        for name, counts in arrays.counts.items():
+            # What is unmeasured is not among the trained weights; all else is counted there.
+            _check_counts(name, counts, self._weights if name == "unmeasured" else trained)
 
     def _check_measures(self, observation: Observation, arrays: Arrays) -> None:
         self._check_amounts("squared_norm", arrays.squared_norm)

@@ -7,14 +7,13 @@ from enum import StrEnum
 
 import numpy as np
 
-from monitor.service.arrays import Arrays, Counts, counts_of, exact_sum
+from monitor.service.arrays import NO_COUNTS, Arrays, Counts, counts_of, exact_sum
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 # Of one visible weight; the formulas are of 16-bit values alone.
 _VALUE_BYTES = 2
 _INDEX_BYTES = 4
 _SIXTEEN_BITS = ("bfloat16", "float16")
-_NOTHING = counts_of([])
 
 
 class Between(StrEnum):
@@ -75,11 +74,11 @@ class TransferSizes:
         else:
             previous = max(observation.step - observation.stride, 0)
             between, step = Between.OBSERVATIONS, observation.step
-            changed = arrays.counts.get("step_changed", _NOTHING)
+            changed = arrays.counts.get("step_changed", NO_COUNTS)
         if not changed.size:
             return None
         sparse = dense = None
-        if self._has_sixteen_bits and not arrays.counts.get("unmeasured", _NOTHING).any():
+        if self._has_sixteen_bits and not arrays.counts.get("unmeasured", NO_COUNTS).any():
             sparse, dense = self._sparse_bytes(changed), self._dense_bytes
         return Transfer(between, step, previous, exact_sum(changed), sparse, dense)
 
