@@ -12,6 +12,7 @@ import grpc
 from monitor.report.elsewhere import goes_on_elsewhere
 from monitor.report.locks import TrainerWatch
 from monitor.report.on_the_way import OnTheWay
+from monitor.report.packing import Packing
 from monitor.report.seldom import Seldom
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
 from monitor.terminal import printable
@@ -29,8 +30,6 @@ _BATCH = 64
 _REGISTER_TIMEOUT_SECONDS = 10.0
 # How long a service may leave what it was sent unacknowledged. One that is busy takes a second.
 _SILENCE_SECONDS = 60.0
-# Upper bound on what a request adds to the item in it.
-_ENVELOPE_BYTES = 16
 
 
 class Delivery:
@@ -89,12 +88,13 @@ class Delivery:
         arrived = self._on_the_way.up_to(self._known)
         self._on_the_way.begin_again(self._spool.find_known(self._key, self._known, arrived))
         self._spool.set_registered(self._key)
-        self._set_aside_oversized(response.max_request_bytes)
+        packing = Packing.of(response)
+        self._set_aside_oversized(packing)
         stream = stub.Report(metadata=metadata)
         receiver = asyncio.create_task(self._receive(stream))
         try:
             async with self._deadline:
-                await self._send(stream, receiver)
+                await self._send(stream, receiver, packing)
                 self._wait_for_answer()
                 await stream.done_writing()
                 await receiver
@@ -126,14 +126,15 @@ class Delivery:
             else:
                 return response
 
-    def _set_aside_oversized(self, max_bytes: int) -> None:
+    def _set_aside_oversized(self, packing: Packing) -> None:
         # gRPC would end the stream at such an item, each time anew, and nothing after it would arrive.
-        for sequence, size in self._spool.larger_than(self._key, max_bytes - _ENVELOPE_BYTES):
-            reason = f"it has {size} bytes, and the service takes at most {max_bytes}, its --max-request-bytes"
+        for sequence, size in self._spool.larger_than(self._key, packing.max_item_bytes):
+            most = packing.max_bytes
+            reason = f"it has {size} bytes, and the service takes at most {most}, its --max-request-bytes"
             self._tell_of_refusal("item %d of %s is never sent: %s", sequence, self._key, reason)
             self._spool.reject(self._key, sequence, reason)
 
-    async def _send(self, stream: ReportStream, receiver: asyncio.Task[None]) -> None:
+    async def _send(self, stream: ReportStream, receiver: asyncio.Task[None], packing: Packing) -> None:
         await stream.write(pb.ReportRequest(open=pb.Open(run_id=self._key.run_id, attempt=self._number)))
         last_heartbeat = 0.0
         while True:
@@ -143,7 +144,7 @@ class Delivery:
             if time.monotonic() - last_heartbeat >= HEARTBEAT_SECONDS:
                 last_heartbeat = time.monotonic()
                 await self._send_heartbeat(stream)
-            if await self._send_unsent(stream):
+            if await self._send_unsent(stream, packing):
                 continue
             if over and self._acknowledged >= self._sent:
                 # The last heartbeat is the one that stays: nothing unsent, and how much was dropped.
@@ -180,15 +181,15 @@ class Delivery:
         heartbeat.training_ended = not self._trains()
         await stream.write(pb.ReportRequest(heartbeat=heartbeat))
 
-    async def _send_unsent(self, stream: ReportStream) -> bool:
+    async def _send_unsent(self, stream: ReportStream, packing: Packing) -> bool:
         rows = self._spool.unsent(self._key, self._sent, _BATCH)
-        for sequence, item in rows:
+        for numbers, request in packing.requests(rows):
             if self._acknowledged >= self._sent:
                 self._wait_for_answer()
             # Before it is: the answer to the one before may come meanwhile, and must not end the waiting.
-            self._sent = sequence
-            self._on_the_way.send(sequence)
-            await stream.write(pb.ReportRequest(item=pb.Item.FromString(item)))
+            self._sent = numbers[-1]
+            self._on_the_way.send(numbers)
+            await stream.write(request)
         return bool(rows)
 
     async def _wait(self, receiver: asyncio.Task[None], seconds: float) -> None:

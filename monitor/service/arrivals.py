@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from monitor.wire.monitor_pb2 import ReportRequest
 
@@ -14,63 +15,78 @@ class Arrivals:
     """Groups what has already arrived, so that a sender that catches up costs few transactions."""
 
     def __init__(self, requests: AsyncIterator[ReportRequest], limit: int, stopping: asyncio.Future[None]) -> None:
-        """Read from `requests`, at most `limit` ahead, until they end or `stopping` is done."""
+        """Read from `requests`, about `limit` items ahead, until they end or `stopping` is done."""
         self._requests = requests
         self._limit = limit
         self._stopping = stopping
-        # None marks the end.
-        self._queue: asyncio.Queue[ReportRequest | None] = asyncio.Queue(limit)
+        self._ahead: deque[ReportRequest] = deque()
+        self._items_ahead = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        # Something is there, or nothing more will be.
+        self._arrived = asyncio.Event()
 
     async def __aenter__(self) -> Self:
+        self._stopping.add_done_callback(self._stop)
         self._reader = asyncio.create_task(self._read())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stopping.remove_done_callback(self._stop)
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def next(self) -> list[ReportRequest]:
         """Wait for one request, and return it with those that are there already; none when there are no more.
 
-        A request that opens a stream is the last of those it comes with.
+        Together they have `limit` items, and those besides that the last of them has. A request that opens a stream is
+        the last of those it comes with.
 
         Raises:
             Exception: what reading the requests raised.
         """
-        request = await self._wait()
+        await self._arrived.wait()
+        if self._stopping.done():
+            # What was read ahead may be dropped: it is not acknowledged, so the sender sends it again.
+            return []
+        batch = self._taken()
+        if not batch:
+            await self._reader
+        elif not self._ahead and not self._reader.done():
+            self._arrived.clear()
+        return batch
+
+    def _taken(self) -> list[ReportRequest]:
         batch: list[ReportRequest] = []
-        while request is not None:
+        room = self._limit
+        while self._ahead and room > 0:
+            request = self._ahead.popleft()
             batch.append(request)
-            if len(batch) == self._limit or self._queue.empty() or request.HasField("open"):
-                return batch
-            request = self._queue.get_nowait()
-        if batch:
-            self._queue.put_nowait(None)
+            room -= _weight(request)
+            self._items_ahead -= _weight(request)
+            if request.HasField("open"):
+                break
+        if self._items_ahead < self._limit:
+            self._room.set()
         return batch
 
     async def _read(self) -> None:
         try:
             async for request in self._requests:
-                await self._queue.put(request)
-        except Exception:
-            await self._queue.put(None)
-            raise
-        await self._queue.put(None)
-
-    async def _wait(self) -> ReportRequest | None:
-        if self._stopping.done():
-            # Requests in the queue may be dropped: they are not acknowledged, so the sender sends them again.
-            return None
-        waiting = asyncio.create_task(self._queue.get())
-        try:
-            either: tuple[asyncio.Future[Any], ...] = (waiting, self._stopping)
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                return None
+                self._ahead.append(request)
+                self._items_ahead += _weight(request)
+                self._arrived.set()
+                if self._items_ahead >= self._limit:
+                    self._room.clear()
+                    await self._room.wait()
         finally:
-            waiting.cancel()
-        if (request := waiting.result()) is None:
-            await self._reader
-        return request
+            self._arrived.set()
+
+    def _stop(self, _stopping: asyncio.Future[None]) -> None:
+        self._arrived.set()
+
+
+def _weight(request: ReportRequest) -> int:
+    return max(1, len(request.items.items))

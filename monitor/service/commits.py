@@ -12,9 +12,9 @@ from monitor.service.errors import StoreError, UnstorableItemError
 from monitor.service.instruments import Instruments
 from monitor.service.items import ItemCheck
 from monitor.service.live import LiveRuns, from_store
+from monitor.service.received import Received
 from monitor.service.store import Store
 from monitor.service.stored import Batch
-from monitor.wire.monitor_pb2 import Item
 
 _MOST_ITEMS = 1000
 """Of one transaction, besides the batch that goes beyond it: what is asked of the store meanwhile waits for it."""
@@ -138,26 +138,24 @@ class Commits:
         return anew
 
     def _bring_to_life(self, batch: Batch, new: set[int], now: float) -> None:
-        first = {item.sequence: item for item in reversed(batch.items)}
-        stored = [first[sequence] for sequence in sorted(new)]
-        observed = any(item.HasField("observation") for item in batch.items)
-        run_id, attempt = batch.run_id, batch.attempt
-        self._live.record(run_id, attempt, stored, observed=observed, heartbeat=batch.heartbeat, now=now)
+        stored = [received.item for received in batch.first_of(new)]
+        self._live.record(*batch.key, stored, observed=batch.brings_observation, heartbeat=batch.heartbeat, now=now)
 
     def _judged(self, brought: Brought) -> _Judged:
         batch = brought.batch
-        outcomes = [self._judge(brought.check, item) for item in batch.items]
-        good = [item for item, outcome in zip(batch.items, outcomes, strict=True) if outcome.rejected is None]
+        outcomes = [self._judge(brought.check, received) for received in batch.items]
+        good = [each for each, outcome in zip(batch.items, outcomes, strict=True) if outcome.rejected is None]
         return _Judged(brought, Batch(batch.run_id, batch.attempt, good, batch.heartbeat), outcomes)
 
-    def _judge(self, check: ItemCheck, item: Item) -> Outcome:
+    def _judge(self, check: ItemCheck, received: Received) -> Outcome:
+        item = received.item
         try:
-            check.check(item)
+            check.check(received)
         except UnstorableItemError as error:
             if error.limit:
                 self._instruments.limit_hits.labels(error.limit).inc()
             return Outcome(item.sequence, str(error))
-        for limit in check.trim(item.training_log) if item.HasField("training_log") else ():
+        for limit in check.trim(received):
             self._instruments.limit_hits.labels(limit).inc()
         return Outcome(item.sequence)
 

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from monitor.service.families import COUNTS
+import numpy as np
+
+from monitor.service.arrays import Amounts, Arrays, Counts, counts_of, exact_sum
 from monitor.service.transfer import Transfer, TransferSizes
 from monitor.wire.monitor_pb2 import Observation, Registration
 
@@ -56,7 +58,7 @@ class Totals:
         """Share of the trained weights that the transfer changes, 0 to 1; None where that is not known."""
         if self.transfer is None or not self.trained_weights:
             return None
-        return sum(self.transfer.changed) / self.trained_weights
+        return self.transfer.changed / self.trained_weights
 
     @property
     def trained_weights(self) -> int:
@@ -76,52 +78,56 @@ class Summation:
         self.registration = registration
         self._weights = tuple(group.weights for group in registration.groups)
         self._trained = tuple(group.weights - group.frozen_weights for group in registration.groups)
+        self._weights_array, self._trained_array = counts_of(self._weights), counts_of(self._trained)
+        self._has_frozen = self._trained != self._weights
         self._reference_weights = [sum(reference.weights) for reference in registration.references]
         self._sizes = TransferSizes(registration)
+        self._base_norm = _norm(np.array(registration.base_squared_norm, np.float64))
 
-    def totals(self, observation: Observation) -> Totals:
-        """Return an observation over all groups."""
-        arrays = {name: getattr(observation, name) for name in COUNTS}
-        at_tolerance = [sum(counts.weights) if counts.weights else None for counts in observation.changed_at]
-        squares = base_squares(observation, self.registration)
+    def totals(self, observation: Observation, arrays: Arrays | None = None) -> Totals:
+        """Return an observation over all groups.
+
+        Args:
+            arrays: of the observation, where they have been read.
+        """
+        arrays = arrays or Arrays.of(observation)
+        at_tolerance = [exact_sum(counts) if counts.size else None for counts in arrays.changed_at]
         return Totals(
-            counts={name: sum(array) for name, array in arrays.items() if array},
-            trained=self.trained(observation),
+            counts=arrays.sums(),
+            trained=self.trained(observation, arrays),
             changed_at=tuple(at_tolerance or [None] * len(self.registration.tolerances)),
-            references=self._references(observation),
-            update_norm=math.sqrt(sum(observation.squared_norm)) if observation.squared_norm else None,
-            update_max_abs=max(observation.max_abs, default=None),
-            base_norm=math.sqrt(sum(squares)) if squares else None,
-            transfer=self._sizes.transfer_of(observation),
+            references=self._references(arrays),
+            update_norm=_norm(arrays.squared_norm),
+            update_max_abs=float(arrays.max_abs.max()) if arrays.max_abs.size else None,
+            base_norm=_norm(arrays.base_squared_norm) if arrays.base_squared_norm.size else self._base_norm,
+            transfer=self._sizes.transfer_of(observation, arrays),
         )
 
-    def trained(self, observation: Observation) -> tuple[int, ...]:
+    def trained(self, observation: Observation, arrays: Arrays | None = None) -> tuple[int, ...]:
         """Return the weights of each group that are trained: they train, or did at some time before."""
         if observation.trained:
             return tuple(observation.trained)
         # Senders that do not say what trains now show it by more changes than the registration allows for.
-        if self._trained == self._weights or not (counted := _that_need_training(observation)):
+        if not self._has_frozen or not (counted := _that_need_training(arrays or Arrays.of(observation))):
             return self._trained
-        most = counted[0] if len(counted) == 1 else list(map(max, *counted))
-        return tuple(
-            trained if count <= trained else weights
-            for weights, trained, count in zip(self._weights, self._trained, most, strict=True)
-        )
+        fit = np.maximum.reduce(counted) <= self._trained_array
+        if fit.all():
+            return self._trained
+        return tuple(np.where(fit, self._trained_array, self._weights_array).tolist())
 
-    def _references(self, observation: Observation) -> tuple[ReferenceTotals, ...]:
-        totals = []
-        for index, weights in enumerate(self._reference_weights):
-            counts = observation.references[index] if observation.references else None
-            intersection = counts.intersection if counts else []
-            expected = counts.expected_intersection if counts else []
-            totals.append(
-                ReferenceTotals(
-                    weights=weights,
-                    intersection=sum(intersection) if intersection else None,
-                    expected_intersection=sum(expected) if expected else None,
-                )
+    def _references(self, arrays: Arrays) -> tuple[ReferenceTotals, ...]:
+        if not arrays.intersections:
+            return tuple(ReferenceTotals(weights, None, None) for weights in self._reference_weights)
+        return tuple(
+            ReferenceTotals(
+                weights=weights,
+                intersection=exact_sum(intersection) if intersection.size else None,
+                expected_intersection=sum(expected.tolist()) if expected.size else None,
             )
-        return tuple(totals)
+            for weights, intersection, expected in zip(
+                self._reference_weights, arrays.intersections, arrays.expected, strict=True
+            )
+        )
 
 
 def add_up(observation: Observation, registration: Registration) -> Totals:
@@ -134,9 +140,14 @@ def base_squares(observation: Observation, registration: Registration) -> Sequen
     return observation.base_squared_norm or registration.base_squared_norm
 
 
-def _that_need_training(observation: Observation) -> list[Sequence[int]]:
-    arrays = (observation.changed, observation.step_changed, observation.touched, observation.hidden)
-    return [array for array in arrays if array]
+def _norm(squares: Amounts) -> float | None:
+    # Added up by Python, as always: numpy adds in another order, and the last digit would be another.
+    return math.sqrt(sum(squares.tolist())) if squares.size else None
+
+
+def _that_need_training(arrays: Arrays) -> list[Counts]:
+    needing = (arrays.counts.get(name) for name in ("changed", "step_changed", "touched", "hidden"))
+    return [counts for counts in needing if counts is not None]
 
 
 def sparsity(changed: int | None, weights: int) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncIterator, Iterable
 
@@ -15,6 +14,7 @@ from monitor.service.arrivals import Arrivals
 from monitor.service.commits import Outcome
 from monitor.service.instruments import Instruments
 from monitor.service.live import LiveRun
+from monitor.service.received import Received, received_in
 from monitor.service.recorder import Attempt, Recorder
 from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
@@ -22,6 +22,7 @@ from monitor.service.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire.monitor_pb2 import (
     Acknowledgement,
+    Heartbeat,
     ListRunsRequest,
     ListRunsResponse,
     ReadHistoryRequest,
@@ -89,6 +90,7 @@ class Ingest(MonitorServiceServicer):
             protocol_version=PROTOCOL_VERSION,
             last_sequence=last,
             max_request_bytes=self._settings.max_request_bytes,
+            max_request_items=self._settings.max_batch_items,
         )
 
     async def Report(  # noqa: N802
@@ -154,23 +156,24 @@ class Ingest(MonitorServiceServicer):
         context: ServicerContext[ReportRequest, ReportResponse],
     ) -> None:
         """Store what a batch brings, then answer; a request out of turn ends the stream, after what came before it."""
-        in_turn = list(itertools.takewhile(_is_report, batch))
-        heartbeats = [request.heartbeat for request in in_turn if request.HasField("heartbeat")]
-        items = [request.item for request in in_turn if request.HasField("item")]
-        if in_turn:
+        items: list[Received] = []
+        heartbeats: list[Heartbeat] = []
+        problem: errors.ServiceError | None = None
+        for request in batch:
+            try:
+                items += received_in(request, self._settings.max_batch_items)
+            except errors.ServiceError as error:
+                problem = error
+                break
+            if request.HasField("heartbeat"):
+                heartbeats.append(request.heartbeat)
+        if items or heartbeats:
             outcomes = await self._recorder.record(attempt, items, heartbeats[-1] if heartbeats else None)
             self._instruments.heartbeats.inc(len(heartbeats))
             for response in answers(outcomes):
                 await context.write(response)
-        if len(in_turn) < len(batch):
-            given = batch[len(in_turn)].WhichOneof("kind") or "an empty request"
-            raise errors.RequestOrderError(
-                f"{given} came where an item or a heartbeat was expected; open another stream for another attempt"
-            )
-
-
-def _is_report(request: ReportRequest) -> bool:
-    return request.WhichOneof("kind") in ("item", "heartbeat")
+        if problem is not None:
+            raise problem
 
 
 def answers(outcomes: Iterable[Outcome]) -> Iterable[ReportResponse]:

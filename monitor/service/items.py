@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from operator import gt
 
 from monitor.limits import MAX_INTEGER, importance
+from monitor.service.arrays import Amounts, Arrays, Counts, counts_of
 from monitor.service.errors import UnstorableItemError, how_to_raise
-from monitor.service.families import COUNTS
+from monitor.service.received import Received
 from monitor.service.settings import ServiceSettings
-from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
+from monitor.wire.monitor_pb2 import Finish, Observation, Registration, TrainingLog
 
 
 class ItemCheck:
@@ -18,19 +17,20 @@ class ItemCheck:
 
     def __init__(self, registration: Registration, settings: ServiceSettings) -> None:
         self._settings = settings
-        self._weights = [group.weights for group in registration.groups]
-        self._references = [(reference.name, list(reference.weights)) for reference in registration.references]
+        self._weights = counts_of([group.weights for group in registration.groups])
+        self._references = [(reference.name, counts_of(reference.weights)) for reference in registration.references]
         self._tolerances = list(registration.tolerances)
 
-    def check(self, item: Item) -> None:
+    def check(self, received: Received) -> None:
         """Accept an item that can be stored.
 
         Raises:
             UnstorableItemError: it can never be stored.
         """
+        item = received.item
         if not 1 <= item.sequence <= MAX_INTEGER:
             raise UnstorableItemError(f"sequence {item.sequence} was given; numbers count up from 1 to {MAX_INTEGER}")
-        if (size := item.ByteSize()) > self._settings.max_request_bytes:
+        if (size := len(received.content)) > self._settings.max_request_bytes:
             raise UnstorableItemError(
                 f"the item has {size} bytes; this service allows {self._settings.max_request_bytes}. "
                 f"{how_to_raise('max_request_bytes')}",
@@ -38,7 +38,7 @@ class ItemCheck:
             )
         match item.WhichOneof("kind"):
             case "observation":
-                self._check_observation(item.observation)
+                self._check_observation(item.observation, received.arrays)
             case "training_log":
                 _check_when(item.training_log.step, "logged_at", item.training_log.logged_at)
             case "finish":
@@ -46,47 +46,62 @@ class ItemCheck:
             case _:
                 raise UnstorableItemError("the item is empty; expected an observation, a training log or a finish")
 
-    def _check_observation(self, observation: Observation) -> None:
+    def _check_observation(self, observation: Observation, arrays: Arrays) -> None:
         _check_when(observation.step, "observed_at", observation.observed_at)
-        _check_counts("trained", observation.trained, self._weights)
-        trained = list(observation.trained) or self._weights
-        for name in COUNTS:
-            # What is unmeasured is not among the trained weights; all else is counted there.
-            bounds = self._weights if name == "unmeasured" else trained
-            _check_counts(name, getattr(observation, name), bounds)
-        self._check_measures(observation)
-        _check_synchronisation(observation, self._weights)
-        if observation.changed_at:
-            _check_length("changed_at", len(observation.changed_at), len(self._tolerances), "tolerance")
-        for tolerance, counts in zip(self._tolerances, observation.changed_at, strict=False):
-            _check_counts(f"changed_at[{tolerance}]", counts.weights, self._weights)
-        if observation.references:
-            _check_length("references", len(observation.references), len(self._references), "reference")
-        for (name, weights), reference in zip(self._references, observation.references, strict=False):
-            _check_counts(f"intersection with {name!r}", reference.intersection, weights)
-            self._check_amounts(f"expected_intersection with {name!r}", reference.expected_intersection)
+        _check_counts("trained", arrays.trained, self._weights)
+        trained = arrays.trained if arrays.trained.size else self._weights
+        self._check_each_count(arrays, trained)
+        self._check_measures(observation, arrays)
+        _check_synchronisation(observation, arrays, self._weights)
+        if arrays.changed_at:
+            _check_length("changed_at", len(arrays.changed_at), len(self._tolerances), "tolerance")
+        for tolerance, counts in zip(self._tolerances, arrays.changed_at, strict=False):
+            _check_counts(f"changed_at[{tolerance}]", counts, self._weights)
+        if arrays.intersections:
+            _check_length("references", len(arrays.intersections), len(self._references), "reference")
+        for (name, weights), counts, expected in zip(
+            self._references, arrays.intersections, arrays.expected, strict=False
+        ):
+            _check_counts(f"intersection with {name!r}", counts, weights)
+            self._check_amounts(f"expected_intersection with {name!r}", expected)
 
-    def _check_measures(self, observation: Observation) -> None:
-        self._check_amounts("squared_norm", observation.squared_norm)
-        self._check_amounts("max_abs", observation.max_abs)
-        self._check_amounts("base_squared_norm", observation.base_squared_norm)
+    def _check_each_count(self, arrays: Arrays, trained: Counts) -> None:
+        # All at once, and only where that is not good enough, one by one.
+        if arrays.table is not None and arrays.table.shape[1] == len(trained) and (arrays.table <= trained).all():
+            return
+        for name, counts in arrays.counts.items():
+            # What is unmeasured is not among the trained weights; all else is counted there.
+            _check_counts(name, counts, self._weights if name == "unmeasured" else trained)
+
+    def _check_measures(self, observation: Observation, arrays: Arrays) -> None:
+        self._check_amounts("squared_norm", arrays.squared_norm)
+        self._check_amounts("max_abs", arrays.max_abs)
+        self._check_amounts("base_squared_norm", arrays.base_squared_norm)
         _check_amount("host_seconds", observation.host_seconds)
         _check_amount("device_seconds", observation.device_seconds)
 
-    def _check_amounts(self, name: str, values: Sequence[float]) -> None:
-        if not values:
+    def _check_amounts(self, name: str, values: Amounts) -> None:
+        if not values.size:
             return
         _check_length(name, len(values), len(self._weights), "group")
-        # The sum is finite only if each is: faster than to ask them all.
-        if not (math.isfinite(sum(values)) and min(values) >= 0):
-            for value in values:
+        # The least of them is NaN if any is, and then neither holds.
+        if not (values.min() >= 0 and values.max() < math.inf):
+            for value in values.tolist():
                 _check_amount(name, value)
 
-    def trim(self, log: TrainingLog) -> list[str]:
-        """Take out of the trainer's log what is beyond the limits, and return which limits those are.
+    def trim(self, received: Received) -> list[str]:
+        """Take out of the trainer's log, if it is one, what is beyond the limits, and return which limits those are.
 
         NaN and infinity stay: a loss that has become one is what the user needs to see.
         """
+        if not received.item.HasField("training_log"):
+            return []
+        limits = self._trim(received.item.training_log)
+        if limits:
+            received.changed()
+        return limits
+
+    def _trim(self, log: TrainingLog) -> list[str]:
         long = [name for name in log.metrics if len(name) > self._settings.max_label_length]
         for name in long:
             del log.metrics[name]
@@ -97,7 +112,7 @@ class ItemCheck:
         return ["max_label_length"] * bool(long) + ["max_training_metrics"] * bool(beyond)
 
 
-def _check_synchronisation(observation: Observation, weights: Sequence[int]) -> None:
+def _check_synchronisation(observation: Observation, arrays: Arrays, weights: Counts) -> None:
     if not observation.HasField("synchronisation"):
         return
     sync = observation.synchronisation
@@ -107,7 +122,7 @@ def _check_synchronisation(observation: Observation, weights: Sequence[int]) -> 
             f"{observation.step}; expected steps that rise, and none beyond the observation's"
         )
     # Not only of the trained weights: some of these may have been lost since.
-    _check_counts("synchronisation.changed", sync.changed, weights)
+    _check_counts("synchronisation.changed", arrays.synchronised, weights)
 
 
 def _check_finish(finish: Finish) -> None:
@@ -130,13 +145,13 @@ def _check_length(name: str, given: int, expected: int, unit: str) -> None:
         )
 
 
-def _check_counts(name: str, counts: Sequence[int], bounds: Sequence[int]) -> None:
-    if not counts:
+def _check_counts(name: str, counts: Counts, bounds: Counts) -> None:
+    if not counts.size:
         return
     _check_length(name, len(counts), len(bounds), "group")
-    above = list(map(gt, counts, bounds))
-    if any(above):
-        index = above.index(True)
+    above = counts > bounds
+    if above.any():
+        index = int(above.argmax())
         raise UnstorableItemError(
             f"{name} of group {index} is {counts[index]}; expected at most {bounds[index]}, all its weights"
         )

@@ -206,7 +206,7 @@ def _add_transfer(families: Families, labels: Labels, transfer: Transfer | None)
     if transfer is None:
         return
     labels = {**labels, "between": transfer.between.value}
-    families.add("run_sync_changed_weights", labels, sum(transfer.changed))
+    families.add("run_sync_changed_weights", labels, transfer.changed)
     families.add("run_sync_steps", labels, transfer.steps)
     families.add("run_sync_sparse_bytes", labels, transfer.sparse_bytes)
     families.add("run_sync_dense_bytes", labels, transfer.dense_bytes)

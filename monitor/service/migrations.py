@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, select, update
 from monitor.service.counts import Summation
 from monitor.service.curves.rows import rows_of
 from monitor.service.errors import StoreError, shortened
+from monitor.service.received import Received
 from monitor.service.schema import (
     SCHEMA_VERSION,
     attempts,
@@ -47,7 +48,7 @@ def _make_curves(connection: Connection) -> None:
         summation = Summation(Registration.FromString(attempt.registration))
         for page in _pages(connection, attempt.run_id, attempt.attempt):
             # One at a time: those of a large model take a megabyte each, and several once they are read.
-            found = (_item(row, attempt.run_id, attempt.attempt) for row in page)
+            found = (Received(_item(row, attempt.run_id, attempt.attempt)) for row in page)
             rows_of(attempt.run_id, attempt.attempt, found, summation).write(connection)
             done += len(page)
             if time.monotonic() - told_at > _TELL_SECONDS:

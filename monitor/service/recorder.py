@@ -29,6 +29,7 @@ from monitor.service.errors import (
 from monitor.service.instruments import Instruments
 from monitor.service.items import ItemCheck
 from monitor.service.live import LiveRuns, from_store
+from monitor.service.received import Received
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.service.starts import check_start
@@ -36,7 +37,7 @@ from monitor.service.store import Store
 from monitor.service.stored import Batch, Position, StoredItem
 from monitor.service.waiting import Waiting
 from monitor.wire.channel import STANDS_BY
-from monitor.wire.monitor_pb2 import Heartbeat, Item, Registration
+from monitor.wire.monitor_pb2 import Heartbeat, Registration
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Recorder:
             )
         return Attempt(run_id, attempt, ItemCheck(run.registrations[attempt], self._settings))
 
-    async def record(self, attempt: Attempt, batch: Sequence[Item], heartbeat: Heartbeat | None) -> list[Outcome]:
+    async def record(self, attempt: Attempt, batch: Sequence[Received], heartbeat: Heartbeat | None) -> list[Outcome]:
         """Record the items in one transaction, and return what became of each, in their order."""
         brought = self._commits.bring(Batch(attempt.run_id, attempt.number, batch, heartbeat), attempt.check)
         try:

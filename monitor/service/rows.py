@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from monitor.limits import MAX_INTEGER
+from monitor.service.received import Received
 from monitor.service.stored import Batch
 from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
 
@@ -24,9 +25,9 @@ def attempt_row(registration: Registration, now: float) -> dict[str, object]:
 
 
 def heard(batch: Batch, now: float) -> dict[str, object]:
-    """Return what is new of an attempt that a batch came of."""
-    row: dict[str, object] = {"heard_at": now}
-    if any(item.HasField("observation") for item in batch.items):
+    """Return what is new of an attempt that a batch came of, and which it is: `of_run`, `of_attempt`."""
+    row: dict[str, object] = {"of_run": batch.run_id, "of_attempt": batch.attempt, "heard_at": now}
+    if batch.brings_observation:
         row["observation_heard_at"] = now
     if batch.heartbeat is not None:
         row["unsent_items"] = min(batch.heartbeat.unsent_items, MAX_INTEGER)
@@ -34,8 +35,9 @@ def heard(batch: Batch, now: float) -> dict[str, object]:
     return row
 
 
-def item_row(run_id: str, attempt: int, item: Item) -> dict[str, object]:
+def item_row(run_id: str, attempt: int, received: Received) -> dict[str, object]:
     """Return the row of an item."""
+    item = received.item
     kind = cast(str, item.WhichOneof("kind"))
     content: Observation | TrainingLog | Finish = getattr(item, kind)
     return {
@@ -45,7 +47,7 @@ def item_row(run_id: str, attempt: int, item: Item) -> dict[str, object]:
         "kind": kind,
         "step": content.step,
         "time": occurred_at(item),
-        "item": item.SerializeToString(),
+        "item": received.content,
     }
 
 

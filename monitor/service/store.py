@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from sqlalchemy import Connection, delete, exists, func, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,10 +22,11 @@ from monitor.service.counts import Summation
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.groups import items_at, last_observations
-from monitor.service.curves.rows import rows_of
+from monitor.service.curves.rows import Rows, rows_of
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
+from monitor.service.received import Received
 from monitor.service.registration import check_agreement, when
 from monitor.service.remedies import remedy
 from monitor.service.rows import attempt_row, heard, item_row
@@ -209,32 +210,63 @@ class Store:
         Numbers that are stored already keep what they have. The attempts count as heard of at `now`.
         """
         with self._change() as connection:
-            new = [self._add(connection, batch, now) for batch in batches]
+            self._hear(connection, batches, now)
+            new = self._add_items(connection, batches)
+            index = Rows()
+            for batch, numbers in zip(batches, new, strict=True):
+                if numbers:
+                    summation = self._summation(connection, batch.run_id, batch.attempt)
+                    index += rows_of(batch.run_id, batch.attempt, batch.first_of(numbers), summation)
+            index.write(connection)
         for batch, numbers in zip(batches, new, strict=True):
             if numbers:
                 self._newest = (batch.run_id, batch.attempt, max(numbers))
         return new
 
-    def _add(self, connection: Connection, batch: Batch, now: float) -> set[int]:
-        run_id, attempt = batch.run_id, batch.attempt
-        of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
-        deleted = self._deleted.last.get((run_id, attempt))
-        if self.is_going(run_id):
-            raise _was_deleted(run_id)
-        if not connection.execute(update(attempts).where(*of_attempt).values(heard(batch, now))).rowcount:
-            if deleted is not None:
-                raise _was_deleted(run_id)
-            raise StoreError(
-                f"attempt {attempt} of run {run_id} was taken out of the store {self._shown_url} by another "
-                "program. Nothing of this was stored: restart the service, and the run registers again"
-            )
-        statement = self._insert(items).on_conflict_do_nothing().returning(items.c.sequence)
-        rows = [item_row(run_id, attempt, item) for item in batch.items if item.sequence > (deleted or 0)]
-        new = set(connection.execute(statement, rows).scalars()) if rows else set()
-        if new:
-            first = {item.sequence: item for item in reversed(batch.items)}
-            stored = [first[sequence] for sequence in sorted(new)]
-            rows_of(run_id, attempt, stored, self._summation(connection, run_id, attempt)).write(connection)
+    def _hear(self, connection: Connection, batches: Sequence[Batch], now: float) -> None:
+        """Note that attempts were heard of, all of which must be there."""
+        for batch in batches:
+            if self.is_going(batch.run_id):
+                raise _was_deleted(batch.run_id)
+        rows = [heard(batch, now) for batch in batches]
+        of_attempt = (attempts.c.run_id == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
+        # Together those of which the same is new.
+        for columns in {frozenset(row) for row in rows}:
+            alike = [row for row in rows if row.keys() == columns]
+            if connection.execute(update(attempts).where(*of_attempt), alike).rowcount < len(alike):
+                raise self._not_there(connection, batches)
+
+    def _not_there(self, connection: Connection, batches: Sequence[Batch]) -> StoreError:
+        """Return what is to be said of attempts of which one is not in the store."""
+        of_runs = attempts.c.run_id.in_({batch.run_id for batch in batches})
+        rows = connection.execute(select(attempts.c.run_id, attempts.c.attempt).where(of_runs))
+        there = {tuple(row) for row in rows}
+        run_id, attempt = next(batch.key for batch in batches if batch.key not in there)
+        if (run_id, attempt) in self._deleted.last:
+            return _was_deleted(run_id)
+        return StoreError(
+            f"attempt {attempt} of run {run_id} was taken out of the store {self._shown_url} by another program. "
+            "Nothing of this was stored: restart the service, and the run registers again"
+        )
+
+    def _add_items(self, connection: Connection, batches: Sequence[Batch]) -> list[set[int]]:
+        rows = [
+            item_row(*batch.key, received)
+            for batch in batches
+            for received in batch.items
+            if received.item.sequence > self._deleted.last.get(batch.key, 0)
+        ]
+        if not rows:
+            return [set() for _ in batches]
+        key = (items.c.run_id, items.c.attempt, items.c.sequence)
+        statement = self._insert(items).on_conflict_do_nothing().returning(*key)
+        stored = {tuple(row) for row in connection.execute(statement, rows)}
+        new = []
+        for batch in batches:
+            keys = stored & {(*batch.key, received.item.sequence) for received in batch.items}
+            # Where two batches bring the same, it is of the first.
+            stored -= keys
+            new.append({sequence for _run_id, _attempt, sequence in keys})
         return new
 
     def run_ids(self) -> list[str]:
@@ -303,7 +335,7 @@ class Store:
         connection.execute(insert(attempts), attempt_row(registration, now))
         if deleted is not None and deleted.finish is not None:
             # Otherwise a run that only asks what is still wanted of it would count as lost.
-            row = item_row(registration.run_id, registration.attempt, deleted.finish)
+            row = item_row(registration.run_id, registration.attempt, Received(deleted.finish))
             connection.execute(insert(items), row)
 
     def _touch(self) -> None:

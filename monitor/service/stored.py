@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from monitor.limits import MAX_INTEGER
+from monitor.service.received import Received
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Registration
 
 
@@ -32,8 +33,23 @@ class Batch:
 
     run_id: str
     attempt: int
-    items: Sequence[Item] = ()
+    items: Sequence[Received] = ()
     heartbeat: Heartbeat | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The run and the attempt."""
+        return self.run_id, self.attempt
+
+    @property
+    def brings_observation(self) -> bool:
+        """Whether any of the items is one."""
+        return any(received.item.HasField("observation") for received in self.items)
+
+    def first_of(self, sequences: Iterable[int]) -> list[Received]:
+        """Return the items with these numbers, in their order; of those that came twice, the first."""
+        first = {received.item.sequence: received for received in reversed(self.items)}
+        return [first[sequence] for sequence in sorted(sequences)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from operator import add, gt
 
+import numpy as np
+
+from monitor.service.arrays import NO_COUNTS, Arrays, Counts, counts_of, exact_sum
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 # Of one visible weight; the formulas are of 16-bit values alone.
@@ -28,7 +29,7 @@ class Transfer:
 
     Attributes:
         step, previous_step: of the later weights and of the earlier ones.
-        changed: visible weights that differ between the two, per group.
+        changed: visible weights that differ between the two, over all groups.
         sparse_bytes: what changed and where, in each group in the way that takes least; dense_bytes: every weight,
             frozen ones included. None where weights have not 16 bits, or some are unmeasured.
     """
@@ -36,7 +37,7 @@ class Transfer:
     between: Between
     step: int
     previous_step: int
-    changed: tuple[int, ...]
+    changed: int
     sparse_bytes: int | None
     dense_bytes: int | None
 
@@ -52,40 +53,44 @@ class TransferSizes:
     def __init__(self, registration: Registration) -> None:
         weights = [group.weights for group in registration.groups]
         self._has_sixteen_bits = registration.visible_dtype in _SIXTEEN_BITS
-        self._dense = [_VALUE_BYTES * each for each in weights]
-        self._mask = [-(-each // 8) for each in weights]
-        # Up to as many changes, indices and values take least.
-        self._most_for_indices = [
-            min(mask // _INDEX_BYTES, dense // (_INDEX_BYTES + _VALUE_BYTES))
-            for mask, dense in zip(self._mask, self._dense, strict=True)
-        ]
+        dense = [_VALUE_BYTES * each for each in weights]
+        mask = [-(-each // 8) for each in weights]
+        self._dense_bytes = sum(dense)
+        self._dense, self._mask = counts_of(dense), counts_of(mask)
+        # Up to as many changes, indices and values take least; up to as many, a mask takes less than all values.
+        both = list(zip(mask, dense, strict=True))
+        with_index = _INDEX_BYTES + _VALUE_BYTES
+        self._most_for_indices = counts_of([min(m // _INDEX_BYTES, d // with_index) for m, d in both])
+        self._most_for_mask = counts_of([(d - m) // _VALUE_BYTES for m, d in both])
 
-    def transfer_of(self, observation: Observation) -> Transfer | None:
+    def transfer_of(self, observation: Observation, arrays: Arrays) -> Transfer | None:
         """Return the transfer of the latest weight sync, or of one at each observation where none is told.
 
         None where nothing says what changed.
         """
         if observation.HasField("synchronisation"):
             sync = observation.synchronisation
-            between, step, previous, changed = Between.SYNCS, sync.step, sync.previous_step, sync.changed
+            between, step, previous, changed = Between.SYNCS, sync.step, sync.previous_step, arrays.synchronised
         else:
             previous = max(observation.step - observation.stride, 0)
-            between, step, changed = Between.OBSERVATIONS, observation.step, observation.step_changed
-        if not changed:
+            between, step = Between.OBSERVATIONS, observation.step
+            changed = arrays.counts.get("step_changed", NO_COUNTS)
+        if not changed.size:
             return None
         sparse = dense = None
-        if self._has_sixteen_bits and not any(observation.unmeasured):
-            sparse, dense = self._sparse_bytes(changed), sum(self._dense)
-        return Transfer(between, step, previous, tuple(changed), sparse, dense)
+        if self._has_sixteen_bits and not arrays.counts.get("unmeasured", NO_COUNTS).any():
+            sparse, dense = self._sparse_bytes(changed), self._dense_bytes
+        return Transfer(between, step, previous, exact_sum(changed), sparse, dense)
 
-    def _sparse_bytes(self, changed: Sequence[int]) -> int:
+    def _sparse_bytes(self, changed: Counts) -> int:
         """Return Σ min(6k, N/8 + 2k, 2N), of k changes: indices and values, a bit per weight and values, or all values.
 
         Source: arXiv 2602.03839.
         """
-        if not any(map(gt, changed, self._most_for_indices)):
+        fit = changed <= self._most_for_indices
+        if fit.all():
             # So it is wherever updates are sparse, and this is faster.
-            return (_INDEX_BYTES + _VALUE_BYTES) * sum(changed)
-        values = [_VALUE_BYTES * each for each in changed]
-        with_indices = [(_INDEX_BYTES + _VALUE_BYTES) * each for each in changed]
-        return sum(map(min, with_indices, map(add, self._mask, values), self._dense))
+            return (_INDEX_BYTES + _VALUE_BYTES) * exact_sum(changed)
+        # Chosen before they are multiplied: what is not chosen may be beyond 64 bits.
+        with_mask = np.where(changed <= self._most_for_mask, self._mask + _VALUE_BYTES * changed, self._dense)
+        return exact_sum(np.where(fit, (_INDEX_BYTES + _VALUE_BYTES) * changed, with_mask))

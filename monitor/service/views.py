@@ -135,7 +135,7 @@ def _transfer(totals: Totals) -> TransferJson | None:
         between=transfer.between.value,
         step=transfer.step,
         previous_step=transfer.previous_step,
-        changed=sum(transfer.changed),
+        changed=transfer.changed,
         changed_ratio=totals.changed_ratio,
         sparse_bytes=transfer.sparse_bytes,
         dense_bytes=transfer.dense_bytes,

@@ -16,14 +16,16 @@ class RegisterRunRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., registration: _Optional[_Union[Registration, _Mapping]] = ...) -> None: ...
 
 class RegisterRunResponse(_message.Message):
-    __slots__ = ("protocol_version", "last_sequence", "max_request_bytes")
+    __slots__ = ("protocol_version", "last_sequence", "max_request_bytes", "max_request_items")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_ITEMS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     last_sequence: int
     max_request_bytes: int
-    def __init__(self, protocol_version: _Optional[int] = ..., last_sequence: _Optional[int] = ..., max_request_bytes: _Optional[int] = ...) -> None: ...
+    max_request_items: int
+    def __init__(self, protocol_version: _Optional[int] = ..., last_sequence: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_request_items: _Optional[int] = ...) -> None: ...
 
 class Registration(_message.Message):
     __slots__ = ("run_id", "attempt", "name", "model", "base", "labels", "groups", "references", "criterion", "tolerances", "visible_dtype", "stored_dtypes", "library_versions", "resumed_from_step", "started_at", "parent", "planned_steps", "start", "base_squared_norm")
@@ -148,14 +150,16 @@ class Criterion(_message.Message):
     def __init__(self, bits: _Optional[_Union[Criterion.Bits, _Mapping]] = ..., atol: _Optional[_Union[Criterion.Atol, _Mapping]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("open", "item", "heartbeat")
+    __slots__ = ("open", "item", "heartbeat", "items")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     item: Item
     heartbeat: Heartbeat
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., item: _Optional[_Union[Item, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    items: Items
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., item: _Optional[_Union[Item, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., items: _Optional[_Union[Items, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("run_id", "attempt")
@@ -176,6 +180,12 @@ class Item(_message.Message):
     training_log: TrainingLog
     finish: Finish
     def __init__(self, sequence: _Optional[int] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., training_log: _Optional[_Union[TrainingLog, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+
+class Items(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, items: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Observation(_message.Message):
     __slots__ = ("step", "observed_at", "stride", "changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "changed_at", "references", "squared_norm", "max_abs", "host_seconds", "device_seconds", "monitor_bytes", "trained", "unmeasured", "synchronisation", "base_squared_norm", "verdict")

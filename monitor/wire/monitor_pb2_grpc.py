@@ -75,7 +75,7 @@ class MonitorServiceServicer(object):
     def Report(self, request_iterator, context):
         """Items in, acknowledgements out. The first request must be `open`.
         NOT_FOUND: the run or the attempt was never registered.
-        INVALID_ARGUMENT: a request that is no open, item or heartbeat, or that comes out of turn.
+        INVALID_ARGUMENT: a request that is no open, item or heartbeat, or that comes out of turn, or with too many items.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,6 +1,6 @@
 """What a service takes: observations per second, acknowledgements under load, and scrapes of many series meanwhile.
 
-    python -m tests.benchmarks.service [--seconds 10]
+    python -m tests.benchmarks.service [--seconds 10] [--what load catch-up scrapes open-runs memory]
 
 Runs of a model with 36 layers (255 groups) report to a real service over gRPC. The load is made on the same cores.
 """
@@ -15,15 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import httpx
 
+from monitor.report.packing import Packing
 from monitor.wire import monitor_pb2 as pb
-from tests.service.messages import observed, opening, registration
-from tests.service.running import Client, OpenStream, ServiceProcess
+from monitor.wire.channel import open_channel
+from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
+from tests.service.messages import heartbeat, observation, opening, registration
+from tests.service.running import COMMAND, Client, OpenStream, ServiceProcess
 
 RUNS = 50
 LAYERS = 36
@@ -31,54 +34,71 @@ MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 OUTSIDE = ("embed_tokens", "norm", "lm_head")
 CATCH_UP_ITEMS = 5000
 BATCH_ITEMS = 200
+ROUNDS = 20
+OPEN_RUNS = 1000
+HEARTBEAT_SECONDS = 5.0
 SCRAPED_SERIES = (50_000, 116_000)
+
+Start = Callable[[], AbstractContextManager[ServiceProcess]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each side is measured")
-    seconds = parser.parse_args().seconds
-    print(f"{os.cpu_count()} cores; one observation has {_observation(1).ByteSize()} bytes\n")
+    parser.add_argument("--what", choices=SIDES, nargs="+", default=["load", "catch-up", "scrapes"])
+    parser.add_argument("--besides", metavar="COMMAND", help="sparsity-monitor of another version, measured in turn")
+    arguments = parser.parse_args()
+    programs = [COMMAND] if arguments.besides is None else [arguments.besides, COMMAND]
+    print(f"{os.cpu_count()} cores; one observation has {len(_serialized(1))} bytes\n")
     print("| side | result | service, µs of a core per observation |\n|---|---|---|")
-    with _service() as service:
-        rate = _full_load(service, seconds)
-        _half_load(service, seconds, rate / 2)
-    with _service() as service:
-        _catch_up(service)
-    for series in SCRAPED_SERIES:
-        with _service() as service:
-            _scrapes(service.client, series, seconds)
+    for what in arguments.what:
+        for program in programs:
+            if len(programs) > 1:
+                _row(f"**{program}**", "")
+            SIDES[what](partial(_service, program), arguments.seconds)
 
 
 @contextmanager
-def _service() -> Iterator[ServiceProcess]:
+def _service(program: str) -> Iterator[ServiceProcess]:
     with tempfile.TemporaryDirectory() as directory:
-        service = ServiceProcess(Path(directory) / "store.db")
+        service = ServiceProcess(Path(directory) / "store.db", program=program)
         try:
             yield service
         finally:
             service.close()
 
 
+def _loads(start: Start, seconds: float) -> None:
+    with start() as service:
+        rate = _full_load(service, seconds)
+        _half_load(service, seconds, rate / 2)
+
+
 def _full_load(service: ServiceProcess, seconds: float) -> float:
     """Every run sends as fast as it is acknowledged. Returns observations per second."""
-    until = time.perf_counter() + seconds
-
-    def send(run_id: str) -> int:
-        sent = 0
-        while time.perf_counter() < until:
-            service.client.send(run_id, [_observation(sent + each) for each in range(1, BATCH_ITEMS + 1)])
-            sent += BATCH_ITEMS
-        return sent
-
     runs = _register(service.client, RUNS)
+    # Before the clock runs: what a load costs to make is not what it costs to take.
+    rows = [(sequence, _serialized(sequence)) for sequence in range(1, ROUNDS * BATCH_ITEMS + 1)]
     memory, processor, started = _megabytes(service), _processor_seconds(service), time.perf_counter()
+
+    def send(run: tuple[str, Packing]) -> int:
+        for sent in range(0, len(rows), BATCH_ITEMS):
+            if time.perf_counter() >= started + seconds:
+                return sent
+            _send(service.client, *run, rows[sent : sent + BATCH_ITEMS])
+        return len(rows)
+
     with ThreadPoolExecutor(len(runs)) as pool:
-        sent = sum(pool.map(send, runs))
+        sent = sum(pool.map(send, runs.items()))
     rate = sent / (time.perf_counter() - started)
     _row(f"{RUNS} runs at once", f"{rate:,.0f} observations/s", (_processor_seconds(service) - processor) / sent)
     _row(f"resident memory before and after these {sent:,}", f"{memory:.0f} and {_megabytes(service):.0f} MB")
     return rate
+
+
+def _send(client: Client, run_id: str, packing: Packing, rows: list[tuple[int, bytes]]) -> None:
+    """Send items as an uploader does, and wait until all are acknowledged."""
+    client.report([opening(run_id), *(request for _numbers, request in packing.requests(rows))])
 
 
 def _half_load(service: ServiceProcess, seconds: float, rate: float) -> None:
@@ -102,13 +122,20 @@ def _half_load(service: ServiceProcess, seconds: float, rate: float) -> None:
     _row(f"acknowledgement at {len(times) / seconds:,.0f} observations/s", _spread(times))
 
 
-def _catch_up(service: ServiceProcess) -> None:
-    (run,) = _register(service.client, 1)
-    items = [_observation(sequence) for sequence in range(1, CATCH_UP_ITEMS + 1)]
-    processor = _processor_seconds(service)
-    seconds = _seconds(lambda: service.client.send(run, items))
-    spent = (_processor_seconds(service) - processor) / len(items)
-    _row(f"one run catches up by {len(items):,}", f"{len(items) / seconds:,.0f} observations/s", spent)
+def _catch_up(start: Start, _seconds_given: float) -> None:
+    with start() as service:
+        ((run, packing),) = _register(service.client, 1).items()
+        rows = [(sequence, _serialized(sequence)) for sequence in range(1, CATCH_UP_ITEMS + 1)]
+        processor = _processor_seconds(service)
+        seconds = _seconds(lambda: _send(service.client, run, packing, rows))
+        spent = (_processor_seconds(service) - processor) / len(rows)
+        _row(f"one run catches up by {len(rows):,}", f"{len(rows) / seconds:,.0f} observations/s", spent)
+
+
+def _all_scrapes(start: Start, seconds: float) -> None:
+    for series in SCRAPED_SERIES:
+        with start() as service:
+            _scrapes(service.client, series, seconds)
 
 
 def _scrapes(client: Client, series: int, seconds: float) -> None:
@@ -129,12 +156,71 @@ def _scrapes(client: Client, series: int, seconds: float) -> None:
     _row("acknowledgement meanwhile", _spread(acknowledged))
 
 
+def _open_runs(start: Start, seconds: float) -> None:
+    """Runs that are connected, each for itself, and send heartbeats, and one of them that reports."""
+    with start() as service, ThreadPoolExecutor(OPEN_RUNS) as pool, ExitStack() as channels:
+        runs = _register(service.client, OPEN_RUNS)
+        over = threading.Event()
+        memory = _megabytes(service)
+
+        def stay(number: int) -> None:
+            address = service.client.listening.grpc_address
+            channel = channels.enter_context(open_channel(address, [("grpc.use_local_subchannel_pool", 1)]))
+            answers = MonitorServiceStub(channel).Report(_heartbeats(f"run-{number}", over))
+            assert list(answers) == []
+
+        staying = [pool.submit(stay, number) for number in range(1, OPEN_RUNS)]
+        while (service.client.metric("open_streams") or 0) < OPEN_RUNS - 1:
+            time.sleep(0.1)
+        _row(
+            f"{len(runs):,} open runs: resident memory before and after",
+            f"{memory:.0f} and {_megabytes(service):.0f} MB",
+        )
+        processor, started = _processor_seconds(service), time.perf_counter()
+        time.sleep(seconds)
+        spent = (_processor_seconds(service) - processor) / (time.perf_counter() - started)
+        _row("their heartbeats, one each in 5 s", f"{spent:.1%} of a core")
+        stream = OpenStream(service.client)
+        stream.send(opening("run-0"))
+        _row("acknowledgement beside them", _spread(_acknowledgements(stream, 1, seconds)))
+        stream.end()
+        over.set()
+        for each in staying:
+            each.result()
+
+
+def _heartbeats(run_id: str, over: threading.Event) -> Iterator[pb.ReportRequest]:
+    yield opening(run_id)
+    while True:
+        yield heartbeat()
+        if over.wait(HEARTBEAT_SECONDS):
+            return
+
+
+def _memory(start: Start, seconds: float) -> None:
+    """What the service holds while runs report and Prometheus scrapes, at ten times in between."""
+    with start() as service:
+        runs = _register(service.client, RUNS)
+        told, sent = time.perf_counter(), 0
+        until = told + seconds
+        with _Scraping(service.client, pause=5.0):
+            while (now := time.perf_counter()) < until:
+                if now >= told:
+                    told += seconds / 10
+                    _row(f"resident memory after {sent * len(runs):,} observations", f"{_megabytes(service):.0f} MB")
+                for run, packing in runs.items():
+                    _send(service.client, run, packing, [(n, _serialized(n)) for n in range(sent + 1, sent + 3)])
+                sent += 2
+        _row(f"resident memory after {sent * len(runs):,} observations", f"{_megabytes(service):.0f} MB")
+
+
 class _Scraping:
     """Scrapes one time after the other, beside the rest."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, pause: float = 0.0) -> None:
         self.times: list[float] = []
         self._client = client
+        self._pause = pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._scrape)
 
@@ -148,7 +234,7 @@ class _Scraping:
 
     def _scrape(self) -> None:
         address = f"http://{self._client.listening.http_address}/metrics"
-        while not self._stop.is_set():
+        while not self._stop.wait(self._pause):
             self.times.append(_seconds(lambda: httpx.get(address, timeout=60, trust_env=False)))
 
 
@@ -178,11 +264,9 @@ def _row(side: str, result: str, processor_seconds: float | None = None) -> None
     print(f"| {side} | {result} | {spent} |", flush=True)
 
 
-def _register(client: Client, count: int) -> list[str]:
+def _register(client: Client, count: int) -> dict[str, Packing]:
     runs = [f"run-{number}" for number in range(count)]
-    for run in runs:
-        client.register(_registration(run))
-    return runs
+    return {run: Packing.of(client.register(_registration(run))) for run in runs}
 
 
 def _registration(run: str) -> pb.Registration:
@@ -192,11 +276,23 @@ def _registration(run: str) -> pb.Registration:
 
 
 def _observation(sequence: int) -> pb.Item:
+    item = pb.Item(sequence=sequence)
+    item.observation.CopyFrom(_template())
+    item.observation.step = sequence
+    return item
+
+
+@cache
+def _template() -> pb.Observation:
     groups = LAYERS * len(MODULES) + len(OUTSIDE)
     counts = ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite")
     arrays = {name: [1_234_567] * groups for name in counts}
     norms = {"squared_norm": [1.5] * groups, "max_abs": [0.5] * groups}
-    return observed(sequence, references=[], changed_at=[], synchronisation=None, **arrays, **norms)
+    return observation(1, references=[], changed_at=[], synchronisation=None, **arrays, **norms)
+
+
+def _serialized(sequence: int) -> bytes:
+    return _observation(sequence).SerializeToString()
 
 
 def _series(client: Client) -> int:
@@ -211,6 +307,15 @@ def _processor_seconds(service: ServiceProcess) -> float:
 def _megabytes(service: ServiceProcess) -> float:
     status = Path(f"/proc/{service.process.pid}/status").read_text(encoding="utf-8")
     return int(status.split("VmRSS:")[1].split()[0]) / 1000
+
+
+SIDES: dict[str, Callable[[Start, float], None]] = {
+    "load": _loads,
+    "catch-up": _catch_up,
+    "scrapes": _all_scrapes,
+    "open-runs": _open_runs,
+    "memory": _memory,
+}
 
 
 if __name__ == "__main__":

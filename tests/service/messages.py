@@ -127,5 +127,10 @@ def stream_of(run_id: str, items: Iterable[pb.Item], attempt: int = 1) -> list[p
     return [opening(run_id, attempt), *(pb.ReportRequest(item=item) for item in items)]
 
 
+def together(items: Iterable[pb.Item]) -> pb.ReportRequest:
+    """One request that brings several items."""
+    return pb.ReportRequest(items=pb.Items(items=[item.SerializeToString() for item in items]))
+
+
 def heartbeat(unsent: int = 0, dropped: int = 0) -> pb.ReportRequest:
     return pb.ReportRequest(heartbeat=pb.Heartbeat(sent_at=1.7e9, unsent_items=unsent, dropped_items=dropped))

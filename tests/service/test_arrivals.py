@@ -7,7 +7,7 @@ import pytest
 
 from monitor.service.arrivals import Arrivals
 from monitor.wire import monitor_pb2 as pb
-from tests.service.messages import observed, opening
+from tests.service.messages import observed, opening, together
 
 
 def _item(sequence: int) -> pb.ReportRequest:
@@ -62,6 +62,27 @@ def test_no_more_is_read_ahead_than_one_batch() -> None:
         for _ in range(100):
             await asyncio.sleep(0)
         assert len(read) < 10
+
+    _with_arrivals(endless(), use)
+
+
+def test_items_that_come_together_count_as_so_many() -> None:
+    read = []
+
+    async def endless() -> AsyncIterator[pb.ReportRequest]:
+        sequence = 0
+        while True:
+            sequence += 1
+            read.append(sequence)
+            yield together([observed(sequence)] * 2)
+
+    async def use(arrivals: Arrivals, _stopping: asyncio.Future[None]) -> None:
+        for batches in range(1, 10):
+            # Two requests have the three items at which it stops.
+            assert len(await arrivals.next()) <= 2
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(read) <= 2 * batches + 3
 
     _with_arrivals(endless(), use)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from tests.service.messages import (
     register_request,
     registration,
     stream_of,
+    together,
 )
 from tests.service.running import Client, OpenStream
 
@@ -47,6 +49,7 @@ def test_registering_tells_the_version_and_the_limits(client: Client, run_id: st
     assert response.protocol_version == PROTOCOL_VERSION
     assert response.last_sequence == 0
     assert response.max_request_bytes == 8 * 1024 * 1024
+    assert response.max_request_items == 64
 
 
 def test_registering_again_tells_where_to_go_on(client: Client, run_id: str) -> None:
@@ -257,6 +260,38 @@ def test_bytes_that_are_no_request_end_their_stream_only(client: Client, run_id:
     code, _details = _refused(lambda: list(call(iter(garbage), timeout=30)))
     assert code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT)
     assert _answers(client.send(run_id, [observed(1)])) == [("acknowledgement", 1)]
+
+
+def test_items_that_come_together_are_answered_each_for_itself(client: Client, run_id: str) -> None:
+    client.register(registration(run_id))
+    items = [observed(1), observed(2, changed=[1]), pb.Item(sequence=3), logged(4, loss=0.5), observed(0, step=9)]
+    rest = [observed(5), observed(5, step=7), observed(4)]
+    responses = client.report([opening(run_id), together(items), heartbeat(unsent=3), together(rest)])
+    answered = _answers(responses)
+    assert [sequence for kind, sequence in answered if kind == "rejection"] == [2, 3, 0]
+    assert answered[-1] == ("acknowledgement", 5)
+    assert client.metric("run_unsent_items", run=run_id) == 3
+    history = {response.item.sequence: response.item for response in client.history(run_id)}
+    assert history == {1: items[0], 4: items[3], 5: rest[0]}
+    assert client.run(run_id).observations == 2
+
+
+@pytest.mark.parametrize(
+    ("stray", "named"),
+    [
+        (together([observed(sequence) for sequence in range(2, 67)]), "65 items .* takes 64 at a time"),
+        (pb.ReportRequest(items=pb.Items(items=[observed(2).SerializeToString(), b"\xff\xff"])), "an item .* is none"),
+    ],
+    ids=["too many", "garbage"],
+)
+def test_items_that_cannot_be_taken_end_the_stream_after_what_came_before(
+    client: Client, run_id: str, stray: pb.ReportRequest, named: str
+) -> None:
+    client.register(registration(run_id))
+    code, details = _refused(lambda: client.report([opening(run_id), together([observed(1)]), stray]))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert re.search(named, details)
+    assert [response.item.sequence for response in client.history(run_id)] == [1]
 
 
 def test_heartbeats_keep_a_run_alive_and_bring_its_counts(start: Callable[..., Client]) -> None:

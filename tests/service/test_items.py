@@ -6,6 +6,7 @@ import pytest
 
 from monitor.service.errors import UnstorableItemError
 from monitor.service.items import ItemCheck
+from monitor.service.received import Received
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
@@ -32,7 +33,7 @@ CHECK = ItemCheck(registration(), SETTINGS)
     ],
 )
 def test_what_fits_the_registration_is_accepted(item: pb.Item) -> None:
-    CHECK.check(item)
+    CHECK.check(Received(item))
 
 
 COUNTS = ["changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite", "unmeasured"]
@@ -41,13 +42,13 @@ COUNTS = ["changed", "newly_changed", "reverted", "step_changed", "touched", "hi
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_have_one_entry_per_group(name: str) -> None:
     with pytest.raises(UnstorableItemError, match=f"{name} has 2 entries; expected one per group .*, 3"):
-        CHECK.check(observed(1, **{name: [1, 1]}))
+        CHECK.check(Received(observed(1, **{name: [1, 1]})))
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_no_group_has_more_changed_weights_than_weights(name: str) -> None:
     with pytest.raises(UnstorableItemError, match=f"{name} of group 1 is 601; expected at most 600"):
-        CHECK.check(observed(1, **{name: [1, 601, 1]}))
+        CHECK.check(Received(observed(1, **{name: [1, 601, 1]})))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_no_group_has_more_changed_weights_than_weights(name: str) -> None:
 )
 def test_an_observation_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UnstorableItemError, match=message):
-        CHECK.check(observed(1, **changes))
+        CHECK.check(Received(observed(1, **changes)))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_an_observation_that_does_not_fit_is_refused(changes: dict[str, Any], me
 )
 def test_an_item_that_means_nothing_is_refused(item: pb.Item, message: str) -> None:
     with pytest.raises(UnstorableItemError, match=message):
-        CHECK.check(item)
+        CHECK.check(Received(item))
 
 
 @pytest.mark.parametrize(
@@ -115,10 +116,12 @@ def test_of_a_log_that_is_too_large_what_fits_is_kept(
     metrics: dict[str, float], kept: list[str], limits: list[str]
 ) -> None:
     item = logged(1, **metrics)
-    CHECK.check(item)
-    assert CHECK.trim(item.training_log) == limits
+    received = Received(item)
+    CHECK.check(received)
+    assert CHECK.trim(received) == limits
     assert sorted(item.training_log.metrics) == kept
     assert item.training_log.metrics[kept[0]] == metrics[kept[0]]
+    assert pb.Item.FromString(received.content) == item
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,6 @@ def test_of_a_log_that_is_too_large_what_fits_is_kept(
 )
 def test_what_is_too_large_is_refused_with_the_option_that_allows_it(item: pb.Item, limit: str) -> None:
     with pytest.raises(UnstorableItemError, match="this service allows") as refused:
-        CHECK.check(item)
+        CHECK.check(Received(item))
     assert refused.value.limit == limit
     assert f"--{limit.replace('_', '-')}" in str(refused.value)

@@ -18,7 +18,7 @@ from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration
 from tests.service.running import settings_for
-from tests.service.storing import store_busy
+from tests.service.storing import record, store_busy
 
 
 def _with_recorder(path: Path, use: Callable[[Recorder, Instruments], Awaitable[None]]) -> None:
@@ -42,14 +42,14 @@ def test_each_item_gets_its_outcome_and_is_counted(tmp_path: Path) -> None:
         await recorder.register(registration())
         attempt = recorder.open("run", 1)
         items = [observed(1), observed(2, changed=[1]), observed(3), logged(4, a=1, b=2)]
-        outcomes = await recorder.record(attempt, items, None)
+        outcomes = await record(recorder, attempt, items)
         assert [(outcome.sequence, outcome.rejected is None) for outcome in outcomes] == [
             (1, True),
             (2, False),
             (3, True),
             (4, True),
         ]
-        assert await recorder.record(attempt, [observed(3), observed(5)], None) == [Outcome(3), Outcome(5)]
+        assert await record(recorder, attempt, [observed(3), observed(5)]) == [Outcome(3), Outcome(5)]
         assert _counted(instruments, "items_stored_total") == 4
         assert _counted(instruments, "items_duplicate_total") == 1
         assert _counted(instruments, "items_rejected_total") == 1
@@ -71,7 +71,7 @@ def test_what_was_committed_is_shown_although_its_sender_went_away(tmp_path: Pat
 
         event.listen(Engine, "commit", wait_for_the_sender_to_go)
         try:
-            recording = asyncio.create_task(recorder.record(recorder.open("run", 1), [observed(1)], None))
+            recording = asyncio.create_task(record(recorder, recorder.open("run", 1), [observed(1)]))
             await asyncio.to_thread(storing.wait, 60)
             recording.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -98,7 +98,7 @@ def test_batches_that_wait_are_stored_together_and_each_is_answered_for_itself(t
         batches = [[observed(1), observed(2, changed=[1])], [observed(1)], [observed(1)], [], [observed(7)]]
         with store_busy(recorder):
             brought = [
-                asyncio.create_task(recorder.record(recorder.open(run, 1), batch, None))
+                asyncio.create_task(record(recorder, recorder.open(run, 1), batch))
                 for run, batch in zip(runs, batches, strict=True)
             ]
             await asyncio.sleep(0)
@@ -116,7 +116,7 @@ def test_batches_that_wait_are_stored_together_and_each_is_answered_for_itself(t
         assert steps == [1, 1, 0, 0, 0]
         assert _counted(instruments, "items_stored_total") == 2
         # What went wrong with one leaves nothing behind for the others.
-        assert await recorder.record(recorder.open("run-4", 1), [observed(7)], None) == [Outcome(7)]
+        assert await record(recorder, recorder.open("run-4", 1), [observed(7)]) == [Outcome(7)]
         assert _counted(instruments, "store_commit_seconds_count") == before + 6
 
     _with_recorder(tmp_path, use)
@@ -129,7 +129,7 @@ def test_what_the_store_did_not_take_is_not_shown(tmp_path: Path) -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as other:
             other.execute("DROP TABLE items")
         with pytest.raises(StoreError, match="Senders try again"):
-            await recorder.record(attempt, [observed(1)], None)
+            await record(recorder, attempt, [observed(1)])
         run = recorder.live.get("run")
         assert run is not None
         assert run.latest is None
@@ -149,7 +149,7 @@ def test_what_was_stored_although_the_store_said_otherwise_is_shown_once(
         with monkeypatch.context() as patched:
             patched.setattr("monitor.service.sqlite_file.held.HeldFile.confirm", _fail)
             with pytest.raises(StoreError):
-                await recorder.record(attempt, [observed(1)], None)
+                await record(recorder, attempt, [observed(1)])
         # Several that wait bring more of the run, together.
         await _record_together(recorder, {attempt: [observed(1), observed(2)], other: [observed(1)]}, attempt)
         assert _shown(recorder) == {"run": 3, "other": 1}
@@ -167,15 +167,15 @@ def test_what_was_stored_and_could_not_be_read_back_is_shown_when_it_is_sent_aga
         with monkeypatch.context() as patched:
             patched.setattr("monitor.service.sqlite_file.held.HeldFile.confirm", _fail)
             with pytest.raises(StoreError):
-                await recorder.record(attempt, [observed(1)], None)
+                await record(recorder, attempt, [observed(1)])
         with monkeypatch.context() as patched:
             patched.setattr("monitor.service.store.Store.run", _fail)
             with store_busy(recorder):
-                brought = [asyncio.create_task(recorder.record(each, [observed(2)], None)) for each in (attempt, other)]
+                brought = [asyncio.create_task(record(recorder, each, [observed(2)])) for each in (attempt, other)]
                 await asyncio.sleep(0)
             await asyncio.gather(*brought, return_exceptions=True)
         for each in (attempt, other):
-            assert await recorder.record(each, [observed(2)], None) == [Outcome(2)]
+            assert await record(recorder, each, [observed(2)]) == [Outcome(2)]
         assert _shown(recorder) == {"run": 2, "other": 1}
 
     _with_recorder(tmp_path, use)
@@ -187,8 +187,8 @@ def _fail(*_arguments: object) -> None:
 
 async def _record_together(recorder: Recorder, batches: dict[Attempt, list[pb.Item]], once_more: Attempt) -> None:
     with store_busy(recorder):
-        brought = [asyncio.create_task(recorder.record(attempt, batch, None)) for attempt, batch in batches.items()]
-        brought.append(asyncio.create_task(recorder.record(once_more, [observed(3)], None)))
+        brought = [asyncio.create_task(record(recorder, attempt, batch)) for attempt, batch in batches.items()]
+        brought.append(asyncio.create_task(record(recorder, once_more, [observed(3)])))
         await asyncio.sleep(0)
     await asyncio.gather(*brought)
 

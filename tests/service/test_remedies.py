@@ -20,7 +20,7 @@ from monitor.service.stored import START
 from tests.mounts import fill, read_only, small_disk
 from tests.service.messages import logged, observed, registration
 from tests.service.running import service_in_thread, settings_for
-from tests.service.storing import store_busy
+from tests.service.storing import record, store_busy
 
 _LARGE = {f"metric {n} {'x' * 200}": 1.0 for n in range(100)}
 
@@ -46,7 +46,7 @@ def test_on_a_full_disk_what_fits_is_stored_whoever_else_brings_too_much(tmp_pat
             await recorder.register(registration(run))
         large, small = recorder.open("large", 1), recorder.open("small", 1)
         batch = [logged(number, **_LARGE) for number in range(1, 200)]
-        brought = [recorder.record(large, batch, None), recorder.record(small, [observed(1)], None)]
+        brought = [record(recorder, large, batch), record(recorder, small, [observed(1)])]
         with store_busy(recorder):
             waiting = asyncio.gather(*brought, return_exceptions=True)
             await asyncio.sleep(0)
@@ -58,7 +58,7 @@ def test_on_a_full_disk_what_fits_is_stored_whoever_else_brings_too_much(tmp_pat
         assert [each.item.sequence for each in await recorder.history("small", START, 10)] == [1]
         shown = {run.run_id: run.observations for run in recorder.live.all()}
         assert shown == {"large": 0, "small": 1}
-        assert await recorder.record(large, batch[:2], None) == [Outcome(1), Outcome(2)]
+        assert await record(recorder, large, batch[:2]) == [Outcome(1), Outcome(2)]
 
     async def main(path: Path) -> None:
         recorder = Recorder(settings_for(path), Instruments())

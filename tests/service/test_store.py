@@ -15,8 +15,9 @@ from monitor.service.errors import (
     StoreError,
     TooManyRunsError,
 )
+from monitor.service.received import Received
 from monitor.service.store import Store
-from monitor.service.stored import START, Position, after_step
+from monitor.service.stored import START, Batch, Position, after_step
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.storing import add
@@ -53,6 +54,25 @@ def test_a_number_keeps_the_item_it_was_first_given(store: Store) -> None:
     assert add(store, "run", 1, [observed(1), observed(2)], None, NOW) == {1, 2}
     assert add(store, "run", 1, [observed(2, step=77), observed(3), observed(3, step=88)], None, NOW) == {3}
     assert _positions(store) == [(1, 1, 1), (2, 1, 2), (3, 1, 3)]
+
+
+def test_what_two_batches_bring_together_is_new_in_the_first(store: Store) -> None:
+    for run_id in ("run", "other"):
+        _register(store, run_id)
+    add(store, "run", 1, [observed(1)], None, NOW)
+    brought = [("run", [1, 2, 3]), ("other", [1, 3]), ("run", [3, 4]), ("other", [])]
+    batches = [Batch(run_id, 1, [Received(observed(number)) for number in numbers]) for run_id, numbers in brought]
+    assert store.add(batches, NOW + 1) == [{2, 3}, {1, 3}, {4}, set()]
+    assert [position.sequence for position in _positions(store)] == [1, 2, 3, 4]
+    assert [store.run(run_id).observations for run_id in ("run", "other")] == [4, 2]
+
+
+def test_where_one_attempt_is_not_there_nothing_of_the_others_is_stored(store: Store) -> None:
+    _register(store)
+    batches = [Batch("run", 1, [Received(observed(1))]), Batch("gone", 2, [Received(observed(1))])]
+    with pytest.raises(StoreError, match="attempt 2 of run gone was taken out of the store"):
+        store.add(batches, NOW)
+    assert _positions(store) == []
 
 
 def test_a_batch_is_stored_as_a_whole_or_not_at_all(store: Store) -> None:

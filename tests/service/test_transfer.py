@@ -4,22 +4,28 @@ import random
 
 import pytest
 
+from monitor.service.arrays import Arrays
 from monitor.service.counts import add_up
 from monitor.service.errors import InvalidRegistrationError, UnstorableItemError
 from monitor.service.items import ItemCheck
+from monitor.service.received import Received
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
-from monitor.service.transfer import Between, TransferSizes
+from monitor.service.transfer import Between, Transfer, TransferSizes
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import changed, observation, observed, registration
 from tests.service.running import Client
+
+
+def _transfer(described: pb.Registration, seen: pb.Observation) -> Transfer | None:
+    return TransferSizes(described).transfer_of(seen, Arrays.of(seen))
 
 
 def sparse_bytes(of_groups: list[tuple[int, int]]) -> int | None:
     """Of k changes of N weights in each group."""
     described = registration(groups=[pb.Group(module="m", weights=n) for _, n in of_groups])
     seen = pb.Observation(step=1, step_changed=[k for k, _ in of_groups])
-    transfer = TransferSizes(described).transfer_of(seen)
+    transfer = _transfer(described, seen)
     return None if transfer is None else transfer.sparse_bytes
 
 
@@ -43,9 +49,9 @@ def test_the_crossovers_are_where_the_panel_draws_them(changed: int, way: str) -
 
 def test_a_sync_is_between_the_weights_that_were_handed_over() -> None:
     sync = pb.Synchronisation(step=8, previous_step=4, changed=[0, 7, 5])
-    transfer = TransferSizes(registration()).transfer_of(observation(9, synchronisation=sync))
+    transfer = _transfer(registration(), observation(9, synchronisation=sync))
     assert transfer is not None
-    assert (transfer.between, transfer.step, transfer.steps, transfer.changed) == (Between.SYNCS, 8, 4, (0, 7, 5))
+    assert (transfer.between, transfer.step, transfer.steps, transfer.changed) == (Between.SYNCS, 8, 4, 12)
     assert transfer.sparse_bytes == 6 * 7 + 6 * 5
     # Frozen weights are handed over, too.
     assert transfer.dense_bytes == 2 * 2000
@@ -54,14 +60,14 @@ def test_a_sync_is_between_the_weights_that_were_handed_over() -> None:
 def test_without_a_sync_it_is_between_observations_and_called_so() -> None:
     """Of trainers that have none, and of senders from before they were told."""
     seen = changed(observation(9, stride=3), synchronisation=None)
-    transfer = TransferSizes(registration()).transfer_of(seen)
+    transfer = _transfer(registration(), seen)
     assert transfer is not None
     assert (transfer.between, transfer.step, transfer.steps) == (Between.OBSERVATIONS, 9, 3)
-    assert transfer.changed == (0, 6, 4)
+    assert transfer.changed == 10
 
 
 def test_what_says_nothing_of_changes_makes_no_transfer() -> None:
-    assert TransferSizes(registration()).transfer_of(pb.Observation(step=1, changed=[1, 2, 3])) is None
+    assert _transfer(registration(), pb.Observation(step=1, changed=[1, 2, 3])) is None
     assert add_up(pb.Observation(), registration()).changed_ratio is None
 
 
@@ -74,10 +80,10 @@ def test_what_says_nothing_of_changes_makes_no_transfer() -> None:
     ids=["32-bit values", "unmeasured weights"],
 )
 def test_bytes_that_cannot_be_known_are_not_told(described: pb.Registration, seen: pb.Observation) -> None:
-    transfer = TransferSizes(described).transfer_of(seen)
+    transfer = _transfer(described, seen)
     assert transfer is not None
     assert (transfer.sparse_bytes, transfer.dense_bytes) == (None, None)
-    assert sum(transfer.changed) == 12
+    assert transfer.changed == 12
 
 
 def test_the_changed_ratio_is_of_the_trained_weights() -> None:
@@ -112,7 +118,7 @@ def test_senders_that_do_not_know_the_base_have_no_relative_norm() -> None:
 )
 def test_what_contradicts_itself_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UnstorableItemError, match=message):
-        ItemCheck(registration(), ServiceSettings()).check(observed(1, **changes))
+        ItemCheck(registration(), ServiceSettings()).check(Received(observed(1, **changes)))
 
 
 def test_a_sync_of_weights_that_are_lost_since_is_stored() -> None:
@@ -120,7 +126,7 @@ def test_a_sync_of_weights_that_are_lost_since_is_stored() -> None:
     lost = observed(2, trained=[0, 0, 400], unmeasured=[0, 600, 0], synchronisation=sync)
     for name in ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden"):
         lost = changed(lost, observation=changed(lost.observation, **{name: [0, 0, 1]}))
-    ItemCheck(registration(), ServiceSettings()).check(lost)
+    ItemCheck(registration(), ServiceSettings()).check(Received(lost))
 
 
 @pytest.mark.parametrize("norm", [[1.0, 2.0], [1.0, 2.0, float("nan")], [1.0, 2.0, -1.0]])

@@ -12,8 +12,9 @@ from monitor.limits import MAX_INTEGER
 from monitor.service.counts import Summation, Totals, sparsity
 from monitor.service.curves.fields import AT_TOLERANCE, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 from monitor.service.curves.tables import COUNT_COLUMNS
+from monitor.service.received import Received
 from monitor.service.schema import curve_values, totals
-from monitor.wire.monitor_pb2 import Item, Observation, Registration
+from monitor.wire.monitor_pb2 import Observation, Registration
 
 Row = dict[str, object]
 
@@ -28,6 +29,11 @@ class Rows:
     totals: list[Row] = field(default_factory=list)
     values: list[Row] = field(default_factory=list)
 
+    def __iadd__(self, other: Rows) -> Rows:
+        self.totals += other.totals
+        self.values += other.values
+        return self
+
     def write(self, connection: Connection) -> None:
         """Write them. There must be none of the same items."""
         for table, rows in ((totals, self.totals), (curve_values, self.values)):
@@ -35,15 +41,17 @@ class Rows:
                 connection.execute(insert(table), rows)
 
 
-def rows_of(run_id: str, attempt: int, items: Iterable[Item], summation: Summation) -> Rows:
+def rows_of(run_id: str, attempt: int, items: Iterable[Received], summation: Summation) -> Rows:
     """Return what the index has of items of one attempt, each number once."""
     rows = Rows()
-    for item in items:
+    room = _MAX_KEY_BYTES - len(run_id.encode())
+    for received in items:
+        item = received.item
         key: Row = {"run_id": run_id, "attempt": attempt, "sequence": item.sequence}
         if item.HasField("observation"):
             observation = item.observation
             key |= {"step": observation.step, "time": observation.observed_at}
-            added = summation.totals(observation)
+            added = summation.totals(observation, received.arrays)
             rows.totals.append(key | _totals(observation, added))
             named = _of_observation(added, summation.registration)
         elif item.HasField("training_log"):
@@ -51,7 +59,6 @@ def rows_of(run_id: str, attempt: int, items: Iterable[Item], summation: Summati
             named = ((LOGGED + name, value) for name, value in item.training_log.metrics.items())
         else:
             continue
-        room = _MAX_KEY_BYTES - len(run_id.encode())
         rows.values.extend(
             key | {"name": name, "value": _storable(value)} for name, value in named if _is_storable(name, room)
         )

@@ -22,7 +22,7 @@ from monitor.service.store import Store
 from monitor.service.stored import Thinned
 from tests.service.messages import finished, observed, registration
 from tests.service.running import service_in_thread, settings_for
-from tests.service.storing import add
+from tests.service.storing import add, record
 
 NOW = 1.75e9
 
@@ -62,7 +62,7 @@ def test_while_a_run_that_goes_is_registered_again_others_are_acknowledged(tmp_p
         acknowledged = 0
         while not registering.done():
             acknowledged += 1
-            await recorder.record(attempt, [observed(acknowledged)], None)
+            await record(recorder, attempt, [observed(acknowledged)])
         assert registering.result() == 1001
         assert acknowledged > 1000 // 50
 

@@ -23,7 +23,7 @@ from monitor.service.stored import START, Thinned
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, observed, registration
 from tests.service.running import settings_for
-from tests.service.storing import add
+from tests.service.storing import add, record
 
 DAY = 24 * 3600.0
 NOW = time.time()
@@ -166,7 +166,7 @@ def test_one_that_is_resumed_while_it_is_thinned_is_thinned_when_it_has_ended_ag
         monkeypatch.setattr(Store, "thin_more", resumed_after_a_page)
         await care.retention.sweep()
         assert pages == 2
-        await care.recorder.record(care.recorder.open("run", 2), [finished(1, step=600)], None)
+        await record(care.recorder, care.recorder.open("run", 2), [finished(1, step=600)])
         while (run := care.recorder.live.get("run")) and run.observations > 100:
             await care.retention.sweep()
         assert run is not None
@@ -253,7 +253,7 @@ def test_what_a_sender_still_has_of_it_is_kept_from_there_on(tmp_path: Path) -> 
         assert care.runs == []
         assert await care.recorder.register(registration("run")) == 6
         attempt = care.recorder.open("run", 1)
-        outcomes = await care.recorder.record(attempt, [observed(5), observed(7)], pb.Heartbeat())
+        outcomes = await record(care.recorder, attempt, [observed(5), observed(7)], pb.Heartbeat())
         assert [(each.sequence, each.rejected) for each in outcomes] == [(5, None), (7, None)]
         run = care.recorder.live.get("run")
         assert run is not None
@@ -290,7 +290,7 @@ def test_acknowledgements_come_in_between(tmp_path: Path) -> None:
         acknowledged = 0
         while not sweeping.done():
             acknowledged += 1
-            await care.recorder.record(attempt, [observed(acknowledged)], None)
+            await record(care.recorder, attempt, [observed(acknowledged)])
         await sweeping
         assert care.runs == ["live"]
         # One at least for each of the transactions that took the items and rows of the run.
