@@ -83,19 +83,26 @@ def open_beside(url: str) -> Engine:
 
 
 def waiting_engine(url: str) -> Engine:
-    """Return what asks, of a store in a database server, who has it, whatever version of this program that is."""
+    """Return what asks, of a store in a database server, who has it, whatever version of this program that is.
+
+    Raises:
+        StoreError: there is no driver for it.
+    """
     arguments = {
         "connect_timeout": _WAIT_SECONDS,
         "tcp_user_timeout": _WAIT_SECONDS * 1000,
         "options": f"-c default_transaction_read_only=on -c statement_timeout={_WAIT_SECONDS * 1000}",
     }
-    return create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        pool_size=1,
-        max_overflow=0,
-        connect_args=arguments,
-    )
+    try:
+        return create_engine(
+            make_url(url).set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_size=1,
+            max_overflow=0,
+            connect_args=arguments,
+        )
+    except (ImportError, NoSuchModuleError) as error:
+        raise _no_driver(url, error) from error
 
 
 def holder(connection: Connection) -> str | None:
