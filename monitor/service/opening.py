@@ -194,6 +194,9 @@ def _prepare_again(connection: Connection, shown_url: str) -> None:
 def _prepare(connection: Connection, shown_url: str) -> None:
     is_file = connection.dialect.name == "sqlite"
     if is_file:
+        if not connection.exec_driver_sql("PRAGMA page_count").scalar_one():
+            # Of a file that is made now, free pages can be cut off later, see sqlite_file/room.py.
+            connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
         # Python's driver begins only before a change of rows, and tables are to be made all or none.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     tables = set(inspect(connection).get_table_names())
