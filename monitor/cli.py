@@ -197,9 +197,11 @@ def _add_doctor(app: "typer.Typer") -> None:
 
 
 def _add_store(app: "typer.Typer") -> None:
-    from monitor.service.care.commands import store_commands
+    from monitor.service.care.commands import backup, store_commands
 
     app.add_typer(store_commands, name="store")
+    # Where people look for it first.
+    app.command(epilog="Example: sparsity-monitor backup backups/")(backup)
 
 
 def _add_token(app: "typer.Typer") -> None:

@@ -26,8 +26,9 @@ def checked_service_url(url: str) -> str:
     """
     match = _URL.fullmatch(url)
     if match is None or int(match["port"] or 0) > 65535:
+        several = ". It is one address: of services that take over from each other, the one that serves"
         raise ConfigurationError(
             f"{url!r} was given; expected where browsers find the service, such as https://monitor.example or "
-            f"{DEFAULT_SERVICE_URL}: http or https, without a password, a query or a fragment"
+            f"{DEFAULT_SERVICE_URL}: http or https, without a password, a query or a fragment" + several * ("," in url)
         )
     return url.rstrip("/")

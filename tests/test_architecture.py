@@ -43,7 +43,7 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "loop": "errors verdict observe report training",
     "service": "errors limits served_metrics percent posix published service_url terminal thresholds version wire",
-    "grafana": "errors proxies published service_url terminal thresholds service.families",
+    "grafana": "errors proxies published served_metrics service_url terminal thresholds service.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
     "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
@@ -120,7 +120,7 @@ LIBRARIES = {
     "triton": "observe.kernels",
     "sqlite3": "report.spool_file service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
-    "grpc": "wire report.delivery report.uploader service commands cli",
+    "grpc": "wire report.delivery report.in_turn report.uploader service commands cli",
     "sqlalchemy": "service",
     "fastapi": "service",
     "grafana_api": "grafana.apply.client",

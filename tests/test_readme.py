@@ -16,6 +16,7 @@ DOCUMENTS = (
     "monitor/observe/MEASURED.md",
     "monitor/service/ACCESS.md",
     "monitor/service/METRICS.md",
+    "monitor/service/SCALE.md",
     "monitor/service/STORE.md",
     "tests/benchmarks/README.md",
     "monitor/service/page/runbook.md",

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.commands.bars import bar
-from monitor.notebook.interface import Json
+from monitor.notebook.interface import Json, what_went
 from monitor.percent import percent
 from monitor.terminal import printable
 
@@ -76,6 +76,7 @@ def summary(run: Json) -> list[str]:
         f"{sparsities}{of_trained(run, 'step_sparsity')} ({measured_as(run)})",
         f"{run['trained_weights']:,} of {run['weights']:,} weights are trained",
         *judged,
+        *what_went(run),
     ]
 
 

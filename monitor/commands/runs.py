@@ -1,4 +1,4 @@
-"""`sparsity-monitor runs`: list, show and watch the runs of a service; without a command the list over gRPC."""
+"""`sparsity-monitor runs`: list, show, watch and delete runs; without a command the list over gRPC."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from monitor.commands.training_side import DEFAULT_TARGET, JSON_HELP, TARGET_HELP
 from monitor.errors import SparsityMonitorError
+from monitor.service.care.commands import delete
 from monitor.service.run_state import RunState
 from monitor.service_url import DEFAULT_SERVICE_URL
 from monitor.terminal import printable, printable_lines
@@ -76,8 +77,8 @@ class _OrTarget(TyperGroup):
 runs_commands = typer.Typer(
     cls=_OrTarget,
     invoke_without_command=True,
-    help="List, show and watch the runs of a service. Without a command: list them over gRPC, with tabs between the "
-    "fields in a pipe.",
+    help="List, show, watch and delete the runs of a service. Without a command: list them over gRPC, with tabs "
+    "between the fields in a pipe.",
     epilog="Example: sparsity-monitor runs list --state running",
 )
 
@@ -162,6 +163,10 @@ def watch(
         from monitor.notebook.interface import Interface
 
         watch_run(Interface(service_url), run, every_seconds, as_json=as_json)
+
+
+# The same as `store delete`, beside the list that names what may go.
+runs_commands.command(epilog="Example: sparsity-monitor runs delete grpo-1 --dry-run")(delete)
 
 
 def print_json(value: Sequence[Any] | dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from monitor.version import __version__
 DEFAULT_TARGET, PATIENCE_SECONDS = "127.0.0.1:50051", 30.0
 DEBUG_HELP = "Show where an error comes from, as Python does."
 VERSION_HELP = "Show the version."
-TARGET_HELP = "gRPC address of the service, host:port."
+TARGET_HELP = "gRPC address of the service, host:port; of several that take over from each other, all, between commas."
 SPOOLED_HELP = "Output directory of a run that used SparsityCallback."
 PATIENCE_HELP = "How long to try to reach the service."
 PUSH_HELP = "Deliver what a training run observed and could not send."
@@ -92,7 +92,13 @@ def deliver(directory: Path, target: str, patience_seconds: float, run_id: str |
             count = push(directory, target, patience_seconds, run_id, tell)
     except SparsityMonitorError as error:
         sys.exit(printable_lines(str(error)))
-    print(json.dumps({"delivered": count, "target": target}) if as_json else f"delivered {count} items to {target}")
+    print(json.dumps({"delivered": count, "target": target}) if as_json else _delivered(count, target))
+
+
+def _delivered(count: int, target: str) -> str:
+    """Return what was delivered, for people."""
+    # That nothing was left says nothing of this target: it went to another, perhaps.
+    return f"delivered {count:,} item{'s' * (count != 1)} to {target}" if count else "nothing was left to deliver"
 
 
 @contextmanager

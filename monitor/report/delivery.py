@@ -11,6 +11,7 @@ import grpc
 
 from monitor.report.elsewhere import goes_on_elsewhere
 from monitor.report.locks import TrainerWatch
+from monitor.report.on_the_way import OnTheWay
 from monitor.report.packing import Packing
 from monitor.report.seldom import Seldom
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
@@ -36,10 +37,20 @@ class Delivery:
 
     Ends when everything that was observed is acknowledged and the attempt is over: the training process finished it or
     is gone. With `follow=False` it does not wait for a training process that is alive.
+
+    Args:
+        on_the_way: what was sent of the attempt so far, over whichever connection.
     """
 
     def __init__(
-        self, spool: Spool, key: AttemptKey, watch: TrainerWatch, wakeup: asyncio.Event, *, follow: bool
+        self,
+        spool: Spool,
+        key: AttemptKey,
+        watch: TrainerWatch,
+        wakeup: asyncio.Event,
+        on_the_way: OnTheWay,
+        *,
+        follow: bool,
     ) -> None:
         self._spool = spool
         self._key = key
@@ -47,6 +58,7 @@ class Delivery:
         self._number = key.attempt
         self._watch = watch
         self._wakeup = wakeup
+        self._on_the_way = on_the_way
         self._follow = follow
         self._sent = 0
         self._acknowledged = 0
@@ -73,6 +85,8 @@ class Delivery:
         # No acknowledgement of what is here: where the attempt is kept elsewhere now, that came from there. The service
         # knows what it has, and takes it for delivered.
         self._known = response.last_sequence
+        arrived = self._on_the_way.up_to(self._known)
+        self._on_the_way.begin_again(self._spool.find_known(self._key, self._known, arrived))
         self._spool.set_registered(self._key)
         packing = Packing.of(response)
         self._set_aside_oversized(packing)
@@ -169,11 +183,13 @@ class Delivery:
 
     async def _send_unsent(self, stream: ReportStream, packing: Packing) -> bool:
         rows = self._spool.unsent(self._key, self._sent, _BATCH)
-        for last, request in packing.requests(rows):
+        for numbers, request in packing.requests(rows):
             if self._acknowledged >= self._sent:
                 self._wait_for_answer()
             # Before it is: the answer to the one before may come meanwhile, and must not end the waiting.
-            self._sent = last
+            self._sent = numbers[-1]
+            for sequence in numbers:
+                self._on_the_way.send(sequence)
             await stream.write(request)
         return bool(rows)
 
@@ -192,11 +208,14 @@ class Delivery:
         async for response in stream:
             match response.WhichOneof("kind"):
                 case "acknowledgement":
-                    self._spool.acknowledge(self._key, response.acknowledgement.sequence)
-                    self._take_answer(response.acknowledgement.sequence)
+                    sequence = response.acknowledgement.sequence
+                    self._spool.acknowledge(self._key, sequence, self._on_the_way.up_to(sequence))
+                    self._on_the_way.arrive(sequence)
+                    self._take_answer(sequence)
                 case "rejection":
                     sequence, reason = response.rejection.sequence, printable(response.rejection.reason)
                     self._tell_of_refusal("the service refuses item %d of %s: %s", sequence, self._key, reason)
+                    self._on_the_way.reject(sequence)
                     self._spool.reject(self._key, sequence, reason)
                     self._take_answer(sequence)
             self._wakeup.set()

@@ -39,12 +39,12 @@ class Packing:
         """Size of the largest item that a request can bring."""
         return self.max_bytes - _ENVELOPE_BYTES
 
-    def requests(self, rows: Sequence[Row]) -> Iterator[tuple[int, ReportRequest]]:
-        """Yield requests that bring items in their order, each with the number of the last item in it."""
+    def requests(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], ReportRequest]]:
+        """Yield requests that bring items in their order, each with the numbers of those in it."""
         start = 0
         while start < len(rows):
             end = self._end(rows, start)
-            yield rows[end - 1][0], _request(rows[start:end])
+            yield [sequence for sequence, _item in rows[start:end]], _request(rows[start:end])
             start = end
 
     def _end(self, rows: Sequence[Row], start: int) -> int:

@@ -76,7 +76,8 @@ class SpooledAttempt:
         finished: a Finish item was appended.
         registered: the service accepted the attempt.
         dropped: items that the service will never have: left out because the spool was full, never appended because the
-            disk was slow, or refused by the service.
+            disk was slow, or refused by the service. Of what is left out on its way, this counts what has not arrived
+            yet; and what was on its way from an uploader that was killed, for good.
         last_sequence: highest sequence number that was appended.
         unsent: items that are not acknowledged.
         problem: why the uploader cannot deliver; empty if it can.
@@ -278,12 +279,46 @@ class Spool(SpoolFile):
             (key.run_id, key.attempt, size),
         )
 
-    def acknowledge(self, key: AttemptKey, sequence: int) -> None:
-        """Remove the items up to a sequence number: the service has them."""
-        self._change(
-            "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ?",
-            (key.run_id, key.attempt, sequence),
+    def acknowledge(self, key: AttemptKey, sequence: int, sent: Sequence[int] = ()) -> None:
+        """Remove the items up to a sequence number: the service has them.
+
+        Args:
+            sent: the numbers of those that were sent. One that was left out meanwhile is not dropped after all.
+        """
+        with self._transaction() as connection:
+            self._take_back(key, sent)
+            connection.execute(
+                "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ?",
+                (key.run_id, key.attempt, sequence),
+            )
+
+    def find_known(self, key: AttemptKey, last: int, sent: Sequence[int]) -> list[int]:
+        """Return the numbers of the items up to `last`, which the service has, and remove none.
+
+        Args:
+            sent: see `acknowledge`.
+        """
+        with self._transaction() as connection:
+            self._take_back(key, sent)
+            rows = connection.execute(
+                "SELECT sequence FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ? ORDER BY sequence",
+                (key.run_id, key.attempt, last),
+            )
+            return [sequence for (sequence,) in rows]
+
+    def _take_back(self, key: AttemptKey, arrived: Sequence[int]) -> None:
+        """Count no item as dropped that was left out and has arrived. All that is here between them was sent, too."""
+        if not arrived:
+            return
+        ((here,),) = self._connection.execute(
+            "SELECT COUNT(*) FROM items WHERE run_id = ? AND attempt = ? AND sequence BETWEEN ? AND ?",
+            (key.run_id, key.attempt, arrived[0], arrived[-1]),
         )
+        if here < len(arrived):
+            self._connection.execute(
+                "UPDATE attempts SET dropped = MAX(0, dropped - ?) WHERE run_id = ? AND attempt = ?",
+                (len(arrived) - here, key.run_id, key.attempt),
+            )
 
     def reject(self, key: AttemptKey, sequence: int, reason: str) -> None:
         """Set an item aside that the service will never take. It stays in the file, for inspection."""

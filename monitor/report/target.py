@@ -8,7 +8,7 @@ from ipaddress import IPv6Address
 from urllib.parse import quote
 
 from monitor.errors import ConfigurationError, shown
-from monitor.wire.addresses import ENCRYPTED
+from monitor.wire.addresses import ENCRYPTED, each_of, is_encrypted
 from monitor.wire.credentials import check_credentials
 
 _EXPECTED = 'expected the gRPC address of the service as host:port, such as "localhost:50051"'
@@ -27,24 +27,49 @@ _LONGEST_PATH = 103
 def check_target(target: str) -> str:
     """Return `target`, if it can name a service: host:port, grpcs://host:port or a target with a scheme of gRPC's.
 
-    With grpcs:// the connection is encrypted; without, a token goes to this machine alone.
+    With grpcs:// the connection is encrypted; without, a token goes to this machine alone. Of services that take over
+    from each other, all are named, between commas.
 
     >>> check_target("monitor.example:50051")
     'monitor.example:50051'
     >>> check_target("dns:///monitor.example:50051")
     'dns:///monitor.example:50051'
+    >>> check_target("host-a:50051,host-b:50051")
+    'host-a:50051,host-b:50051'
 
     Raises:
         ConfigurationError: it cannot, or what the environment says to be let in with cannot be used there.
     """
-    target = _checked(target)
-    check_credentials(target)
-    return target
+    targets = [_checked_of(each, target) for each in _split(target)]
+    for each in targets:
+        check_credentials(each)
+    return ",".join(targets)
+
+
+def _checked_of(each: str, target: str) -> str:
+    try:
+        return _checked(each)
+    except ConfigurationError as error:
+        if each == target:
+            raise
+        raise ConfigurationError(f"target is {shown(target)}. One of these is wrong: {error}") from None
+
+
+def _split(target: str) -> list[str]:
+    if not isinstance(target, str):
+        raise ConfigurationError(f"target is {shown(target)}; {_EXPECTED}, in quotes.")
+    targets = each_of(target)
+    if len(targets) > 1 and not all(targets):
+        raise ConfigurationError(f"target is {shown(target)}. An address is missing beside a comma.")
+    if len({is_encrypted(each) for each in targets}) > 1:
+        raise ConfigurationError(
+            f"target is {shown(target)}. Some connections would be encrypted and others not: write {ENCRYPTED} before "
+            "each address, or before none."
+        )
+    return targets
 
 
 def _checked(target: str) -> str:
-    if not isinstance(target, str):
-        raise ConfigurationError(f"target is {shown(target)}; {_EXPECTED}, in quotes.")
     if _WITHOUT_PORT.fullmatch(target):
         return target
     if socket_file := _SOCKET_FILE.fullmatch(target):

@@ -23,13 +23,15 @@ import grpc
 
 from monitor.errors import ConfigurationError, DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
+from monitor.report.in_turn import InTurn
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
+from monitor.report.on_the_way import OnTheWay
 from monitor.report.seldom import Seldom
 from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
-from monitor.wire import monitor_pb2_grpc
-from monitor.wire.channel import NO_ACCESS, failure, open_aio_channel
+from monitor.wire.channel import NO_ACCESS, failure
 from monitor.wire.credentials import call_metadata
+from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +50,6 @@ _AFTER_SIGTERM_SECONDS = 20.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Reconnects soon after the service is back; by default gRPC waits up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 10_000),
 )
 # While the service does not take the token: it writes a line for each try, and a new token comes from a person.
 _NO_ACCESS_BACKOFF_SECONDS = 60.0
@@ -71,7 +70,7 @@ class Uploader:
 
     Args:
         directory: the spool's.
-        target: gRPC address of the service.
+        target: gRPC address of the service; of several that take over from each other, all, between commas.
         linger_seconds: how long to go on trying when the service cannot be reached and no training process is alive.
         follow: wait for what a live training process has yet to observe.
         parent: the training process, if it started this one.
@@ -93,7 +92,7 @@ class Uploader:
         signals: Mapping[str, int] | None = None,
     ) -> None:
         self._directory = directory
-        self._target = target
+        self._services = InTurn(target, _CHANNEL_OPTIONS)
         self._linger_seconds = linger_seconds
         self._follow = follow
         self._parent = parent
@@ -101,6 +100,7 @@ class Uploader:
         self._signals = signals or {}
         self._delivered: set[AttemptKey] = set()
         self._refused: set[AttemptKey] = set()
+        self._on_the_way: defaultdict[AttemptKey, OnTheWay] = defaultdict(OnTheWay)
         self._longest_backoff = _LAST_BACKOFF_SECONDS
         self._wakeup = asyncio.Event()
         self._warn_of_spool = Seldom(logger.warning)
@@ -128,8 +128,7 @@ class Uploader:
                 return [f"the uploader of {self._directory} that began before this one does not end; look after it"]
             # No bound: only the training process drops items; recording its end here must not.
             with closing(Spool(self._directory, max_bytes=None)) as spool:
-                async with open_aio_channel(self._target, _CHANNEL_OPTIONS) as channel:
-                    await self._deliver_all(spool, watch, monitor_pb2_grpc.MonitorServiceStub(channel))
+                await self._deliver_all(spool, watch)
                 return [
                     f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
                     for a in self._waiting(spool)
@@ -153,18 +152,20 @@ class Uploader:
             attempts = attempts[: 1 + [attempt.key for attempt in attempts].index(self._last)]
         return [a for a in attempts if a.key not in self._delivered and (a.unsent or not a.finished)]
 
-    async def _deliver_all(self, spool: Spool, watch: TrainerWatch, stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
+    async def _deliver_all(self, spool: Spool, watch: TrainerWatch) -> None:
         backoff, give_up_at = _FIRST_BACKOFF_SECONDS, time.monotonic() + self._linger_seconds
         while True:
-            progressed = False
+            progressed, tried_all = False, True
             try:
                 waiting = [attempt.key for attempt in self._waiting(spool) if attempt.key not in self._refused]
                 if not waiting:
                     return
-                delivery = Delivery(spool, waiting[0], watch, self._wakeup, follow=self._follow)
-                if await self._is_done(delivery, spool, waiting[0], stub):
+                key = waiting[0]
+                delivery = Delivery(spool, key, watch, self._wakeup, self._on_the_way[key], follow=self._follow)
+                if await self._is_done(delivery, spool, key):
                     continue
                 progressed = delivery.progressed
+                tried_all = self._services.go_on(progressed=progressed)
             except DamagedSpoolError:
                 # The training process sets it aside; nobody mends it.
                 raise
@@ -178,18 +179,20 @@ class Uploader:
             pause = random.uniform(0, backoff)
             if self._has_given_up(give_up_at) or await self._is_succeeded_within(pause, spool):
                 return
-            backoff = min(2 * backoff, self._longest_backoff)
+            if tried_all:
+                backoff = min(2 * backoff, self._longest_backoff)
 
     def _has_given_up(self, at: float) -> bool:
         return time.monotonic() >= at
 
-    async def _is_done(
-        self, delivery: Delivery, spool: Spool, key: AttemptKey, stub: monitor_pb2_grpc.MonitorServiceStub
-    ) -> bool:
+    async def _is_done(self, delivery: Delivery, spool: Spool, key: AttemptKey) -> bool:
         """Try to deliver an attempt, and return whether it is settled: delivered, or refused for good."""
         self._longest_backoff = _LAST_BACKOFF_SECONDS
         try:
-            await delivery.run(stub, call_metadata(self._target))
+            metadata = call_metadata(self._services.target)
+            # Anew for each try: a channel goes on with the certificates that it was opened with, also expired ones.
+            async with self._services.channel() as channel:
+                await delivery.run(MonitorServiceStub(channel), metadata)
         except (grpc.aio.AioRpcError, ConnectionResetError, TimeoutError, ConfigurationError) as error:
             problem = self._describe(error)
             # Without details: gRPC reports another address of the same host at each try.
@@ -223,15 +226,15 @@ class Uploader:
 
     def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError | TimeoutError | ConfigurationError) -> str:
         if isinstance(error, ConfigurationError):
-            return f"the service at {self._target} was not asked: {error}"
+            return f"the service at {self._services.target} was not asked: {error}"
         if isinstance(error, TimeoutError):
             return (
-                f"the service at {self._target} takes connections and does not acknowledge what it is sent. It may be "
-                "stopped, or something between here and there swallows the answers"
+                f"the service at {self._services.target} takes connections and does not acknowledge what it is sent. "
+                "It may be stopped, or something between here and there swallows the answers"
             )
         if isinstance(error, ConnectionResetError):
-            return f"the service at {self._target} closed the connection"
-        return failure(self._target, error)
+            return f"the service at {self._services.target} closed the connection"
+        return failure(self._services.target, error)
 
 
 async def _run(directory: Path, target: str, parent: int, last: AttemptKey, signals: Mapping[str, int]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -47,9 +47,13 @@ class _Judged:
 
 
 class Commits:
-    """Stores batches, then brings the live state up to date. `outcomes` belongs to the store's thread."""
+    """Stores batches, then brings the live state up to date. `outcomes` belongs to the store's thread.
 
-    def __init__(self, store: Store, live: LiveRuns, instruments: Instruments) -> None:
+    Args:
+        store: returns the store that is to be written to.
+    """
+
+    def __init__(self, store: Callable[[], Store], live: LiveRuns, instruments: Instruments) -> None:
         self._store = store
         self._live = live
         self._instruments = instruments
@@ -113,7 +117,7 @@ class Commits:
         run_ids = {each.good.run_id for each in judged}
         try:
             with self._instruments.store_commits.time():
-                new = self._store.add([each.good for each in judged], now)
+                new = self._store().add([each.good for each in judged], now)
             anew = self._read_anew(run_ids)
             for each, numbers in zip(judged, new, strict=True):
                 self._bring_to_life(each.good, set() if each.good.run_id in anew else numbers, now)
@@ -129,7 +133,7 @@ class Commits:
         """Take from the store the runs of which the live state may lack something, and return which they are."""
         anew = {run_id for run_id in run_ids if run_id in self._uncertain or self._live.get(run_id) is None}
         for run_id in anew:
-            self._live.put(from_store(self._store.run(run_id)))
+            self._live.put(from_store(self._store().run(run_id)))
         self._uncertain -= anew
         return anew
 

@@ -47,6 +47,14 @@ class StoreInUseError(StoreError):
     """Another process serves the store."""
 
 
+class LostStoreError(StoreError):
+    """The connection that held the lock on the store is gone, and another service may have had the store since."""
+
+
+class StandingByError(StoreError):
+    """Another service has the store, and this one waits for it. Nothing is wrong."""
+
+
 class ForeignStoreError(StoreError):
     """What is there belongs to another program, or is no store at all. It was left as it is."""
 

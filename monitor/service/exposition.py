@@ -45,14 +45,15 @@ class Exposition:
         self._runs = runs
         self._groups: dict[str, _Groups] = {}
 
-    def text(self, encode: Encode, form: str) -> bytes:
+    def text(self, encode: Encode, form: str, *, with_runs: bool = True) -> bytes:
         """Return everything.
 
         Args:
             encode: as prometheus-client chooses it for a format.
             form: tells formats apart.
+            with_runs: False where another service may be showing the runs.
         """
-        scraped = self._runs.scraped(self._size)
+        scraped = self._runs.scraped(self._size) if with_runs else self._runs.scraped_without_runs()
         together: dict[bytes, list[bytes]] = {}
         for run in scraped.detailed:
             for head, lines in self._lines(run, encode, form).items():

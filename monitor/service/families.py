@@ -159,7 +159,17 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("series", _SERVICE, "Series of runs and groups that a scrape shows."),
     _gauge("series_budget", _SERVICE, "Series of runs and groups that are allowed before runs are rolled up."),
     _gauge("runs", _SERVICE, "Runs in the store."),
+    _gauge(
+        "standing_by",
+        _SERVICE,
+        "1 where this service shows no runs, because another one of its store does or may; see SCALE.md.",
+    ),
     _gauge("open_streams", _SERVICE, "Streams on which runs report at this moment."),
+    _gauge(
+        "certificate_expires_timestamp_seconds",
+        _SERVICE,
+        "When the certificate of the service expires, or the first of those between it and who signed it.",
+    ),
     _counter("items_stored_total", "Items that were stored."),
     _counter("items_duplicate_total", "Items that were sent again although they were stored."),
     _counter("items_rejected_total", "Items that can never be stored."),

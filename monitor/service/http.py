@@ -23,7 +23,8 @@ from monitor.service.access.sessions import Sessions
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
 from monitor.service.exposition import Exposition
-from monitor.service.interface.models import ProblemJson
+from monitor.service.interface.examples import add_examples
+from monitor.service.interface.models import PROBLEM, ProblemJson
 from monitor.service.interface.routes import PREFIX, add_interface
 from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun, LiveRuns
@@ -31,9 +32,20 @@ from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format,
 from monitor.service.page import Pages
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
+from monitor.service.standing_by import requests_standing_by
 from monitor.service.stored import START, StoredItem, after_step
 from monitor.service.views import observation_json, run_detail_json, run_json
+from monitor.version import __version__
 
+_DESCRIPTION = """What training runs report of how sparse their weight updates are, to be read by programs.
+
+`/api/v1` goes on as it is; the addresses below `/api` alone are older, and have less. Cumulative sparsity is measured
+against the base, step sparsity against the previous observation; both by the `criterion` and in the `visible_dtype`
+beside them. Times are in seconds since 1970-01-01 UTC.
+
+Where the service asks for a token, send one that has the scope read: `Authorization: Bearer TOKEN`. What cannot be
+answered below `/api/v1` is a problem as in RFC 9457, whose `detail` says why and what to do.
+"""
 _HISTORY_PAGE_ITEMS = 256
 _READY_WITHIN_SECONDS = 5
 _MOST_COMPARED = 20
@@ -71,6 +83,15 @@ _DRAWING = {
 }
 
 
+class _Application(FastAPI):
+    """Describes itself with examples."""
+
+    def openapi(self) -> dict[str, Any]:
+        description = super().openapi()
+        add_examples(description, PREFIX)
+        return description
+
+
 def build_app(
     settings: ServiceSettings,
     recorder: Recorder,
@@ -84,17 +105,26 @@ def build_app(
         is_serving: whether the service takes what runs report, and is not stopping.
     """
     # The interactive documentation loads scripts from elsewhere; the schema itself is served.
-    app = FastAPI(title="sparsity-monitor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app = _Application(
+        title="sparsity-monitor",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
     pages, sessions = Pages(settings, recorder), Sessions()
+    answer = _add_problems(app, pages)
     # What is added later comes first.
-    app.add_middleware(RequestsAtTheGate, gate=gate, sessions=sessions, answer=_add_problems(app, pages))
+    app.middleware("http")(requests_standing_by(recorder, answer))
+    app.add_middleware(RequestsAtTheGate, gate=gate, sessions=sessions, answer=answer)
     app.middleware("http")(_with_headers)
     app.add_middleware(HeadIsGet)
     add_login(app, gate, sessions, pages, encrypted=_is_encrypted(settings))
     _add_health(app, recorder, is_serving)
-    _add_metrics(app, exposition)
+    _add_metrics(app, recorder, exposition)
     _add_api(app, settings, recorder)
-    add_interface(app, settings, recorder, is_serving)
+    add_interface(app, settings, recorder, lambda: is_serving() and not recorder.stands_by)
     _add_pages(app, pages, recorder.live)
     return app
 
@@ -133,6 +163,10 @@ def _add_problems(app: FastAPI, pages: Pages) -> Answer:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         return answer(request, 422, jsonable_encoder(error.errors()))
 
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return answer(request, 500, "the service failed at this; its log says where", _HEADERS)
+
     @app.exception_handler(StoreError)
     async def failed(request: Request, error: StoreError) -> Response:
         return answer(request, 503, str(error))
@@ -144,7 +178,7 @@ def _problem(request: Request, status: int, detail: Any, headers: Mapping[str, s
     problem = ProblemJson(
         title=HTTPStatus(status).phrase, status=status, detail=_in_words(detail), instance=request.url.path
     )
-    return Response(problem.model_dump_json(), status, headers, media_type="application/problem+json")
+    return Response(problem.model_dump_json(), status, headers, media_type=PROBLEM)
 
 
 def _explained(request: Request, error: StarletteHTTPException) -> str:
@@ -184,7 +218,7 @@ def _add_health(app: FastAPI, recorder: Recorder, is_serving: Callable[[], bool]
         return {"status": "ready"}
 
 
-def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
+def _add_metrics(app: FastAPI, recorder: Recorder, exposition: Exposition) -> None:
     one_at_a_time = asyncio.Lock()
 
     written: dict[str, dict[str, str]] = {"text/plain": {}, "application/openmetrics-text": {}}
@@ -198,7 +232,8 @@ def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
         if compressed:
             headers["Content-Encoding"] = "gzip"
         async with one_at_a_time:
-            text = await asyncio.to_thread(exposition.text, encode, content_type)
+            is_present = await recorder.is_present()
+            text = await asyncio.to_thread(exposition.text, encode, content_type, with_runs=is_present)
             if compressed:
                 # The fastest level: the names that repeat make up most of it.
                 text = await asyncio.to_thread(gzip.compress, text, compresslevel=1, mtime=0)
@@ -276,7 +311,8 @@ def _add_pages(app: FastAPI, pages: Pages, live: LiveRuns) -> None:
     def compare(run: Annotated[Sequence[str], Query()] = ()) -> Response:
         ids = list(dict.fromkeys(run))
         if not 2 <= len(ids) <= _MOST_COMPARED:
-            raise HTTPException(422, f"{len(ids)} runs were given; tick 2 to {_MOST_COMPARED} of those at /")
+            given = "1 run was" if len(ids) == 1 else f"{len(ids)} runs were"
+            raise HTTPException(422, f"{given} given; tick 2 to {_MOST_COMPARED} of those at /")
         unknown = [each for each in ids if live.get(each) is None]
         if unknown:
             raise HTTPException(404, _no_run(unknown[0]))

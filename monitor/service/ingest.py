@@ -33,6 +33,7 @@ from monitor.wire.monitor_pb2 import (
     ReportRequest,
     ReportResponse,
     RunSummary,
+    Thinned,
 )
 from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer
 
@@ -214,4 +215,11 @@ def _summary(run: LiveRun, now: float, settings: ServiceSettings) -> RunSummary:
         last_step=run.step,
         last_observed_at=run.latest.observation.observed_at if run.latest else 0,
         observations=run.observations,
+        thinned=_thinned(run),
     )
+
+
+def _thinned(run: LiveRun) -> Thinned | None:
+    if (found := run.thinned) is None:
+        return None
+    return Thinned(every=found.every, until_step=found.until_step, removed=found.removed)

@@ -31,10 +31,18 @@ class Instruments:
             self.runs_deleted.labels(why)
         for why in ("age", "size", "thinned"):
             self.items_removed.labels(why)
+        self._certificate: Gauge | None = None
         streams = family("open_streams")
         self.open_streams = Gauge(streams.name, streams.help, registry=self.registry)
         commits = family("store_commit_seconds")
         self.store_commits = Histogram(commits.name, commits.help, registry=self.registry, buckets=COMMIT_SECONDS)
+
+    def certificate_expires(self, at: float) -> None:
+        """Show when the service's certificate expires, in seconds since 1970 UTC; without one there is no series."""
+        if self._certificate is None:
+            expires = family("certificate_expires_timestamp_seconds")
+            self._certificate = Gauge(expires.name, expires.help, registry=self.registry)
+        self._certificate.set(at)
 
     def _counter(self, name: str) -> Counter:
         counted = family(name)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import grpc
 from rich.console import Console
 from rich.text import Text
 
 from monitor.service.labels import measured_as
 from monitor.service.page import when
 from monitor.terminal import printable
+from monitor.wire.addresses import each_of
 from monitor.wire.channel import open_channel
 from monitor.wire.credentials import call_metadata
 from monitor.wire.monitor_pb2 import ListRunsRequest, RunSummary
@@ -31,24 +33,42 @@ _COLUMNS = (
     "measured as",
     "branch of",
     "planned steps",
+    "thinned",
 )
 
 
 def print_runs(target: str) -> None:
-    """Print the runs that the service at `target` knows.
+    """Print the runs that the service at `target` knows; of several, the first that answers.
 
     Raises:
         grpc.RpcError: it does not answer.
     """
-    with open_channel(target, [("grpc.max_receive_message_length", -1)]) as channel:
-        stub = MonitorServiceStub(channel)
-        runs = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS, metadata=call_metadata(target)).runs
+    runs = _first_answer(target)
     if not sys.stdout.isatty():
         print_rows(runs)
     elif runs:
         print_paragraphs(runs, Console(highlight=False))
     else:
         print(f"{target} knows no run yet")
+
+
+def _first_answer(target: str) -> Sequence[RunSummary]:
+    *others, last = each_of(target)
+    for each in others:
+        try:
+            return _runs(each)
+        except grpc.RpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise
+    return _runs(last)
+
+
+def _runs(target: str) -> Sequence[RunSummary]:
+    with open_channel(target, [("grpc.max_receive_message_length", -1)]) as channel:
+        stub = MonitorServiceStub(channel)
+        response = stub.ListRuns(ListRunsRequest(), timeout=_TIMEOUT_SECONDS, metadata=call_metadata(target))
+        runs: Sequence[RunSummary] = response.runs
+        return runs
 
 
 def print_rows(runs: Sequence[RunSummary]) -> None:
@@ -92,4 +112,11 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         measured_as(registration),
         f"{registration.parent.run_id} at step {registration.parent.step}" if registration.HasField("parent") else "",
         str(registration.planned_steps or ""),
+        _thinned(run),
     )
+
+
+def _thinned(run: RunSummary) -> str:
+    if not run.HasField("thinned"):
+        return ""
+    return f"up to step {run.thinned.until_step} at least 1 in {run.thinned.every} is left"

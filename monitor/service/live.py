@@ -170,6 +170,10 @@ class LiveRuns:
     """The runs by id. Methods that change it belong to the store's thread."""
 
     def __init__(self, stored: Iterable[StoredRun]) -> None:
+        self.replace(stored)
+
+    def replace(self, stored: Iterable[StoredRun]) -> None:
+        """Know of all runs what the store knows, and nothing else."""
         self._runs: Mapping[str, LiveRun] = {run.run_id: run for run in map(from_store, stored)}
 
     def get(self, run_id: str) -> LiveRun | None:

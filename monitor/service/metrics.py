@@ -63,11 +63,21 @@ class LiveMetrics:
             _add_training_metrics(families, run)
         detailed = self._within_budget(families, with_groups, size)
         families.add("runs", {}, len(runs))
+        families.add("service_info", {"service_url": self._service_url}, 1)
+        self._add_service(families, stands_by=False)
+        return Scraped(families.with_series(), detailed)
+
+    def scraped_without_runs(self) -> Scraped:
+        """Return what is shown where another service has the store: nothing of the runs, lest they be counted twice."""
+        families = Families()
+        self._add_service(families, stands_by=True)
+        return Scraped(families.with_series(), [])
+
+    def _add_service(self, families: Families, *, stands_by: bool) -> None:
         families.add("series_budget", {}, self._settings.series_budget)
+        families.add("standing_by", {}, int(stands_by))
         build = {"version": __version__, "protocol_version": str(PROTOCOL_VERSION)}
         families.add("build_info", build, 1)
-        families.add("service_info", {"service_url": self._service_url}, 1)
-        return Scraped(families.with_series(), detailed)
 
     def _not_ended(self, runs: list[LiveRun], now: float, seconds: float) -> list[LiveRun]:
         """Leave out the runs that ended longer ago than this."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from monitor.service.errors import MissingStoreError, StoreError, StoreInUseError, StoreVersionError
+from monitor.service.errors import LostStoreError, MissingStoreError, StoreError, StoreInUseError, StoreVersionError
 from monitor.service.migrations import migrate
 from monitor.service.remedies import remedy
 from monitor.service.schema import SCHEMA_VERSION, metadata, schema_version
@@ -41,10 +41,14 @@ _HOLDER = """
 """
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, *, again: bool = False) -> Engine:
     """Connect to the store at `url` and make its tables where they are missing.
 
+    Args:
+        again: it was there already, so that no tables mean that what was acknowledged is gone.
+
     Raises:
+        MissingStoreError: it was there and is not any more.
         StoreError: it cannot be opened.
         StoreInUseError: another service has it. Of a file, its owner tells; see sqlite_file/owner.py.
         ForeignStoreError: it belongs to another program.
@@ -54,7 +58,7 @@ def open_engine(url: str) -> Engine:
         engine = _engine(make_url(url))
     except (ImportError, NoSuchModuleError) as error:
         raise _no_driver(url, error) from error
-    return _looked_at(engine, url, _prepare)
+    return _looked_at(engine, url, _prepare_again if again else _prepare)
 
 
 def open_to_read(url: str) -> Engine:
@@ -76,6 +80,32 @@ def open_beside(url: str) -> Engine:
         StoreError: see `open_to_read`.
     """
     return _open_beside(url, _second_engine)
+
+
+def waiting_engine(url: str) -> Engine:
+    """Return what asks, of a store in a database server, who has it, whatever version of this program that is."""
+    arguments = {
+        "connect_timeout": _WAIT_SECONDS,
+        "tcp_user_timeout": _WAIT_SECONDS * 1000,
+        "options": f"-c default_transaction_read_only=on -c statement_timeout={_WAIT_SECONDS * 1000}",
+    }
+    return create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=1,
+        max_overflow=0,
+        connect_args=arguments,
+    )
+
+
+def holder(connection: Connection) -> str | None:
+    """Return which service has the store, in words; None where none has it."""
+    found = connection.exec_driver_sql(_HOLDER).first()
+    return None if found is None else _described(found)
+
+
+def _described(holder: Sequence[object]) -> str:
+    return f"{holder[0]} (connected from {holder[1] or 'there'} since {holder[2]})"
 
 
 def _open_beside(url: str, engine_of: Callable[[URL, Path | None], Engine]) -> Engine:
@@ -145,6 +175,15 @@ def first_line(error: SQLAlchemyError) -> str:
     return str(cause).strip().split("\n", maxsplit=1)[0]
 
 
+def _prepare_again(connection: Connection, shown_url: str) -> None:
+    if not inspect(connection).has_table(schema_version.name):
+        raise MissingStoreError(
+            f"the store {shown_url} does not exist any more: its database is there, and its tables are not. Nothing is "
+            "acknowledged; bring it back, or restart the service to begin anew"
+        )
+    _prepare(connection, shown_url)
+
+
 def _prepare(connection: Connection, shown_url: str) -> None:
     is_file = connection.dialect.name == "sqlite"
     if is_file:
@@ -189,7 +228,7 @@ def _engine(url: URL) -> Engine:
             "tcp_user_timeout": _WAIT_SECONDS * 1000,
             "application_name": f"sparsity-monitor, process {os.getpid()} on {socket.gethostname()}"[:_MAX_NAME],
             "options": f"-c statement_timeout={_WAIT_SECONDS * 1000} "
-            "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+            "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
         }
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
@@ -198,7 +237,9 @@ def _engine(url: URL) -> Engine:
             max_overflow=0,
             connect_args=arguments,
         )
-        event.listen(engine, "connect", _lock_database)
+        lock = _Lock()
+        event.listen(engine, "do_connect", lock.before)
+        event.listen(engine, "connect", lock.take)
         return engine
     engine = create_engine(
         url.set(drivername="sqlite"), pool_size=1, max_overflow=0, connect_args={"timeout": _WAIT_SECONDS}
@@ -229,8 +270,39 @@ def _reading_engine(url: URL, path: Path | None) -> Engine:
     return engine
 
 
-def _lock_database(connection: Any, _record: object) -> None:
-    """Take the lock that belongs to the store: whoever has the connection that writes has it, and only so long."""
+class _Lock:
+    """The lock that belongs to the store: whoever has the connection that writes has it, and only so long.
+
+    It is taken once. After the connection was lost, another service may have had the store, so that nothing that is
+    known of it holds any more: there is no second connection.
+    """
+
+    def __init__(self) -> None:
+        self._taken = False
+
+    def before(self, *_of_connection: object) -> None:
+        """Refuse another connection.
+
+        Raises:
+            LostStoreError: there was one.
+        """
+        if self._taken:
+            raise LostStoreError(
+                "the connection to the database was lost, and with it the lock on the store. Nothing of this was "
+                "stored; senders try again by themselves"
+            )
+
+    def take(self, connection: Any, _record: object) -> None:
+        """Take the lock.
+
+        Raises:
+            StoreInUseError: another service has it.
+        """
+        _lock_database(connection)
+        self._taken = True
+
+
+def _lock_database(connection: Any) -> None:
     from psycopg.errors import LockNotAvailable
 
     cursor = connection.cursor()
@@ -242,11 +314,12 @@ def _lock_database(connection: Any, _record: object) -> None:
     except LockNotAvailable as error:
         connection.rollback()
         cursor.execute(_HOLDER)
-        holder = cursor.fetchone() or ("another service", None, None)
+        found = cursor.fetchone()
+        who = "another service" if found is None else _described(found)
         connection.close()
         raise StoreInUseError(
-            f"the store in this database is served already, by {holder[0]} (connected from {holder[1] or 'there'} "
-            f"since {holder[2]}). Report to that service, stop it, or give another place with --store-url"
+            f"the store in this database is served already, by {who}. Report to that service, stop it, have this one "
+            "take over when that ends with --standby, or give another place with --store-url"
         ) from error
     finally:
         cursor.close()

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import grpc
 import uvicorn
 from fastapi import FastAPI
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from monitor.service.access.calls import CallsAtTheGate
 from monitor.service.access.gate import Gate
 from monitor.service.access.network import check_network
-from monitor.service.access.tls import Certificates, certificates_of
+from monitor.service.access.renewal import ServedCertificates
+from monitor.service.access.tls import certificates_of
 from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
 from monitor.service.exposition import Exposition
@@ -30,12 +31,10 @@ from monitor.service.metrics import LiveMetrics
 from monitor.service.readable import ReadableRequests
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
-from monitor.wire.monitor_pb2 import DESCRIPTOR
+from monitor.service.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
 from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 
 logger = logging.getLogger(__name__)
-
-SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
 
 # The service answers a request that is too large with what to do about it; gRPC refuses only much larger ones.
 _TRANSPORT_FACTOR = 4
@@ -88,27 +87,34 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
     Leaving it ends open streams after what they are storing, refuses new ones, and closes the store.
     """
-    certificates = certificates_of(settings)
     instruments = Instruments()
+    files = certificates_of(settings)
+    certificates = None if files is None else ServedCertificates(files, instruments.certificate_expires)
     recorder = Recorder(settings, instruments)
     try:
         gate = Gate(recorder.tokens, settings.tokens_directory)
         await gate.open()
         check_network(settings, closed=gate.closed or settings.client_ca is not None)
-        ingest = Ingest(settings, recorder, instruments)
+        ingest, checks = Ingest(settings, recorder, instruments), health.aio.HealthServicer()
         async with contextlib.AsyncExitStack() as stack:
             http_socket = stack.enter_context(_bound(settings.http_address))
             http_address = _address_of(http_socket)
             service_url = settings.service_url or _browsed_at(http_address, "http" if certificates is None else "https")
             exposition = Exposition(instruments.registry, LiveMetrics(recorder.live, settings, service_url))
-            grpc_address = await stack.enter_async_context(_grpc_server(settings, ingest, gate, certificates))
+            ours = _grpc_server(settings, recorder, ingest, gate, checks=checks, certificates=certificates)
+            grpc_address = await stack.enter_async_context(ours)
             app = build_app(settings, recorder, exposition, lambda: ingest.serving, gate)
             await stack.enter_async_context(_http_server(app, http_socket, settings.shutdown_seconds, certificates))
             # Runs first at the end: /readyz answers 503, and streams end.
             stack.callback(ingest.stop)
-            await recorder.announce(grpc_address, http_address)
+            if not recorder.stands_by:
+                await recorder.announce(grpc_address, http_address)
             await stack.enter_async_context(gate.watching())
+            if certificates is not None:
+                await stack.enter_async_context(certificates.watching())
             await stack.enter_async_context(Retention(settings, recorder, instruments).running())
+            if settings.standby:
+                await stack.enter_async_context(watching(recorder, checks))
             yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
         await recorder.close()
@@ -116,30 +122,41 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
 
 @contextlib.asynccontextmanager
 async def _grpc_server(
-    settings: ServiceSettings, ingest: Ingest, gate: Gate, certificates: Certificates | None
+    settings: ServiceSettings,
+    recorder: Recorder,
+    ingest: Ingest,
+    gate: Gate,
+    *,
+    checks: health.aio.HealthServicer,
+    certificates: ServedCertificates | None,
 ) -> AsyncIterator[str]:
     # Nothing is parsed of who is not let in.
-    interceptors = [CallsAtTheGate(gate, reflection=settings.reflection), ReadableRequests()]
+    interceptors = [
+        CallsAtTheGate(gate, reflection=settings.reflection),
+        CallsStandingBy(recorder),
+        ReadableRequests(),
+    ]
     server = grpc.aio.server(interceptors=interceptors, options=_grpc_options(settings))
     add_MonitorServiceServicer_to_server(ingest, server)
-    health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if settings.reflection or not gate.closed:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     host, port = split_address(settings.grpc_address)
+    # The server asks it for new ones while it listens, and does not keep it alive.
+    credentials = None if certificates is None else certificates.for_grpc()
     try:
-        if certificates is None:
+        if credentials is None:
             port = server.add_insecure_port(_joined(host, port))
         else:
-            port = server.add_secure_port(_joined(host, port), certificates.for_grpc())
+            port = server.add_secure_port(_joined(host, port), credentials)
     except RuntimeError as error:
         raise _unavailable(settings.grpc_address, "--grpc-address", str(error)) from error
     await server.start()
-    await health_service.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+    await tell_health(recorder, checks)
     try:
         yield _joined(host, port)
     finally:
-        await health_service.enter_graceful_shutdown()
+        await checks.enter_graceful_shutdown()
         await server.stop(settings.shutdown_seconds)
 
 
@@ -174,7 +191,7 @@ class _HttpServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _http_server(
-    app: FastAPI, bound: socket.socket, shutdown_seconds: float, certificates: Certificates | None
+    app: FastAPI, bound: socket.socket, shutdown_seconds: float, certificates: ServedCertificates | None
 ) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
@@ -184,8 +201,11 @@ async def _http_server(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
-        **({} if certificates is None else certificates.for_uvicorn()),
+        **({} if certificates is None else certificates.files.for_uvicorn()),
     )
+    config.load()
+    if certificates is not None and config.ssl is not None:
+        certificates.serve_with(config.ssl)
     server = _HttpServer(config)
     task = asyncio.create_task(server.serve([bound]))
     await server.up.wait()

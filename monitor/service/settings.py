@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from monitor.limits import Limits
 from monitor.service_url import checked_service_url
@@ -61,6 +61,12 @@ class ServiceSettings(BaseModel):
     store_url: str = Field(
         "sqlite:///sparsity-monitor.db",
         description="Where observations are kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
+    )
+
+    standby: bool = Field(
+        False,
+        description="Where another service has the store, wait for it instead of giving up, and serve as soon as it "
+        "ends. Of a pair, give it to both. For a store in PostgreSQL",
     )
 
     tls_certificate: Path | None = Field(
@@ -172,6 +178,17 @@ class ServiceSettings(BaseModel):
                 "four before an absolute one) or postgresql://USER:PASSWORD@HOST/DATABASE"
             )
         return url
+
+    @field_validator("standby")
+    @classmethod
+    def _can_be_waited_for(cls, standby: bool, info: ValidationInfo) -> bool:
+        url = info.data.get("store_url", "")
+        if standby and url.startswith("sqlite"):
+            raise ValueError(
+                f"the store {url} is a file, which goes where its machine goes; two services that take over from each "
+                "other keep it in PostgreSQL: give --store-url postgresql://USER:PASSWORD@HOST/DATABASE to both"
+            )
+        return standby
 
 
 LIMITS = tuple(name for name in ServiceSettings.model_fields if name.startswith("max_") and name != "max_batch_items")

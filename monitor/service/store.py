@@ -50,8 +50,11 @@ class Store:
         StoreError: the database failed; nothing of the call is stored.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, again: bool = False) -> None:
         """Open the store.
+
+        Args:
+            again: one that was there, and is not to be made anew.
 
         Raises:
             StoreError: it cannot be opened, another service has it, or it belongs to another program.
@@ -61,7 +64,7 @@ class Store:
         self._newest: Key | None = None
         self._summations: dict[tuple[str, int], Summation] = {}
         try:
-            self._engine = open_engine(url)
+            self._engine = open_engine(url, again=again)
         except StoreError:
             self._held.close()
             raise
@@ -85,6 +88,20 @@ class Store:
                 logger.error("at the end: %s", error)  # noqa: TRY400 - its words are for people
         self._engine.dispose()
         self._held.close()
+
+    def is_held(self) -> bool:
+        """Return whether the store is this one's still. One that is not can only be closed and opened anew.
+
+        A file stays; what becomes of it is told when it is written. Of a database server, the connection counts.
+        """
+        if self._engine.dialect.name == "sqlite":
+            return True
+        try:
+            # The server is asked whether it is there before a connection is used again.
+            with self._engine.connect():
+                return True
+        except (SQLAlchemyError, StoreError):
+            return False
 
     def announce(self, grpc_address: str, http_address: str) -> None:
         """Let others who want the store know where it is served."""

@@ -1,4 +1,4 @@
-"""What a target says: whether the connection is encrypted, and which hosts it names. Imports no gRPC."""
+"""What a target says: which services and hosts it names, and whether the connection is encrypted. Imports no gRPC."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from monitor.proxies import is_loopback
 ENCRYPTED = "grpcs://"
 """Before host:port, in a target: the connection is encrypted, and the service shows a certificate."""
 
+# In what these name, a comma is no separator, or is gRPC's own.
+_NO_LIST = ("ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
 _LOCAL_SCHEMES = ("unix:", "unix-abstract:", "vsock:")
 _ADDRESS_SCHEME = re.compile(r"dns:(?://[^/]*/)?|ipv4:|ipv6:|grpcs://")
+
+
+def each_of(target: str) -> list[str]:
+    """Return the targets that a list names, of which one is to be dialled at a time: one service has the store.
+
+    >>> each_of("grpcs://host-a:50051,grpcs://host-b:50051"), each_of("ipv4:192.0.2.1:50051,192.0.2.2:50051")
+    (['grpcs://host-a:50051', 'grpcs://host-b:50051'], ['ipv4:192.0.2.1:50051,192.0.2.2:50051'])
+    """
+    return [target] if target.startswith(_NO_LIST) else target.split(",")
 
 
 def is_encrypted(target: str) -> bool:

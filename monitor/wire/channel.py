@@ -30,6 +30,9 @@ _HOW_TO_BE_LET_IN = (
     f"Write a token that it takes into the file that {TOKEN_FILE} names, which is read anew at each try, or set {TOKEN}"
 )
 
+STANDS_BY = "this service stands by"
+"""What a service begins its answer with that takes nothing while another one has the store."""
+
 NO_ACCESS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 """What a service answers that wants another token, or one that may do more. It may take the next one."""
 
@@ -68,6 +71,8 @@ def failure(target: str, error: grpc.RpcError) -> str:
         return f"the service at {target} does not take this training now: {details}"
     if code in NO_ACCESS:
         return f"the service at {target} does not let this in: {details.rstrip('.')}. {_HOW_TO_BE_LET_IN}"
+    if code is grpc.StatusCode.UNAVAILABLE and details.startswith(STANDS_BY):
+        return f"the service at {target} takes nothing now: {details}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = "it does not answer. It may be stopped, or busy with something else"
     elif code is not grpc.StatusCode.UNAVAILABLE:

@@ -365,7 +365,7 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunSummary, _Mapping]]] = ...) -> None: ...
 
 class RunSummary(_message.Message):
-    __slots__ = ("registration", "state", "reason", "last_step", "last_observed_at", "observations", "exact_state")
+    __slots__ = ("registration", "state", "reason", "last_step", "last_observed_at", "observations", "exact_state", "thinned")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[RunSummary.State]
@@ -391,6 +391,7 @@ class RunSummary(_message.Message):
     LAST_OBSERVED_AT_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     EXACT_STATE_FIELD_NUMBER: _ClassVar[int]
+    THINNED_FIELD_NUMBER: _ClassVar[int]
     registration: Registration
     state: RunSummary.State
     reason: str
@@ -398,7 +399,18 @@ class RunSummary(_message.Message):
     last_observed_at: float
     observations: int
     exact_state: RunSummary.State
-    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., state: _Optional[_Union[RunSummary.State, str]] = ..., reason: _Optional[str] = ..., last_step: _Optional[int] = ..., last_observed_at: _Optional[float] = ..., observations: _Optional[int] = ..., exact_state: _Optional[_Union[RunSummary.State, str]] = ...) -> None: ...
+    thinned: Thinned
+    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., state: _Optional[_Union[RunSummary.State, str]] = ..., reason: _Optional[str] = ..., last_step: _Optional[int] = ..., last_observed_at: _Optional[float] = ..., observations: _Optional[int] = ..., exact_state: _Optional[_Union[RunSummary.State, str]] = ..., thinned: _Optional[_Union[Thinned, _Mapping]] = ...) -> None: ...
+
+class Thinned(_message.Message):
+    __slots__ = ("every", "until_step", "removed")
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_STEP_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    every: int
+    until_step: int
+    removed: int
+    def __init__(self, every: _Optional[int] = ..., until_step: _Optional[int] = ..., removed: _Optional[int] = ...) -> None: ...
 
 class ReadHistoryRequest(_message.Message):
     __slots__ = ("run_id", "after_step")

@@ -98,7 +98,7 @@ def _full_load(service: ServiceProcess, seconds: float) -> float:
 
 def _send(client: Client, run_id: str, packing: Packing, rows: list[tuple[int, bytes]]) -> None:
     """Send items as an uploader does, and wait until all are acknowledged."""
-    client.report([opening(run_id), *(request for _last, request in packing.requests(rows))])
+    client.report([opening(run_id), *(request for _numbers, request in packing.requests(rows))])
 
 
 def _half_load(service: ServiceProcess, seconds: float, rate: float) -> None:

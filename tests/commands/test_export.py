@@ -32,7 +32,7 @@ def _rows(text: str) -> list[dict[str, str]]:
 def test_every_point_is_there_with_how_it_is_counted(service: Client, url: str) -> None:
     done = command("export", "my grpo", "--service-url", url, "--field", "changed", "--field", "metric:loss")
     assert (done.returncode, done.stderr) == (0, "")
-    same = {"run": "grpo-1", "criterion": "bits", "visible_dtype": "bfloat16"}
+    same = {"run": "grpo-1", "criterion": "bits", "visible_dtype": "bfloat16", "one_left_in": "1"}
     steps = range(1, 21)
     assert _rows(done.stdout) == [
         same

@@ -30,6 +30,11 @@ def test_programs_learn_how_much_was_delivered(before: str, tmp_path: Path) -> N
     assert done.stderr == ""
 
 
+def test_nobody_is_told_that_an_empty_spool_was_delivered_to_where_nothing_is(tmp_path: Path) -> None:
+    Spool(tmp_path / "sparsity_monitor").close()
+    assert command_after(WITHOUT_TYPER, "push", str(tmp_path)).stdout == "nothing was left to deliver\n"
+
+
 def test_in_a_terminal_it_shows_how_much_is_left(start: Callable[[], Client], tmp_path: Path) -> None:
     _spooled(tmp_path, "pushed", 2)
     target = start().listening.grpc_address

@@ -128,3 +128,31 @@ def test_tokens_are_those_that_the_service_looks_for_and_prometheus_has_only_its
     assert SERVICES["service"]["environment"]["SPARSITY_MONITOR_TOKENS_DIRECTORY"] == "/run/secrets"
     assert SERVICES["prometheus"]["secrets"] == [Scope.METRICS]
     assert {name for name, service in SERVICES.items() if "secrets" in service} == {"service", "prometheus"}
+
+
+def test_a_certificate_changes_nothing_but_what_is_encrypted() -> None:
+    encrypted = yaml.safe_load((DEPLOY / "compose.tls.yaml").read_text("utf-8"))
+    service, prometheus = encrypted["services"]["service"], encrypted["services"]["prometheus"]
+    assert set(encrypted["services"]) == {"service", "prometheus"}
+    (mount,) = service["volumes"]
+    source, target, mode = mount.split(":")
+    assert mode == "ro"
+    given = service["environment"]
+    assert (given["SPARSITY_MONITOR_TLS_CERTIFICATE"], given["SPARSITY_MONITOR_TLS_KEY"]) == (
+        f"{target}/tls.crt",
+        f"{target}/tls.key",
+    )
+    assert given["SPARSITY_MONITOR_SERVICE_URL"].startswith("${SERVICE_URL:-https://")
+    # Prometheus has no use for the key.
+    assert prometheus["secrets"] == ["ca"]
+    assert encrypted["secrets"] == {"ca": {"file": f"{source}/ca.crt"}}
+    (configuration,) = prometheus["volumes"]
+    plain, tls = (
+        yaml.safe_load((DEPLOY / path).read_text("utf-8"))
+        for path in ("prometheus/prometheus.yml", configuration.partition(":")[0])
+    )
+    assert any(each.endswith(configuration.partition(":")[2]) for each in SERVICES["prometheus"]["volumes"])
+    (job,) = tls["scrape_configs"]
+    assert job.pop("scheme") == "https"
+    assert job.pop("tls_config")["ca_file"] == "/run/secrets/ca"
+    assert tls == plain

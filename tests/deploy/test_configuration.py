@@ -11,13 +11,16 @@ from tests.deploy.test_generated import DEPLOY
 from tests.grafana.binaries import binary, check
 
 
-@pytest.mark.parametrize("name", ["prometheus.yml", "prometheus.bare-metal.yml"])
+@pytest.mark.parametrize(
+    "name", ["prometheus.yml", "prometheus.tls.yml", "prometheus.bare-metal.yml", "prometheus.pair.yml"]
+)
 def test_prometheus_takes_its_configuration(name: str, tmp_path: Path) -> None:
     promtool = binary("promtool")
     text = (DEPLOY / "prometheus" / name).read_text("utf-8")
     # Where the rules are in the container; here they are beside it, so that they are checked as well.
     text = text.replace("/etc/prometheus/rules", str(DEPLOY / "prometheus/rules"))
-    (tmp_path / "metrics").write_text("a token")
+    for secret in ("metrics", "ca"):
+        (tmp_path / secret).write_text("a secret")
     (tmp_path / name).write_text(text.replace("/run/secrets", str(tmp_path)))
     assert "1 rule files found" in check(promtool, "check", "config", tmp_path / name)
 

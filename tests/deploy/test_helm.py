@@ -11,7 +11,7 @@ import yaml
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.version import __version__
 from tests.deploy.rendering import CHART, lint, refusals, render
-from tests.deploy.test_kubernetes import MANIFESTS, OF_THE_OPERATOR
+from tests.deploy.test_kubernetes import MANIFESTS, OF_THE_OPERATOR, rendered_by_kustomize
 
 Manifest = dict[str, Any]
 
@@ -132,6 +132,30 @@ def test_values_reach_their_places() -> None:
     assert {each["metadata"]["labels"].get("board") for each in release if each["kind"] == "ConfigMap"} == {"yes"}
 
 
+def test_a_certificate_is_mounted_probed_and_scraped_as_kustomize_does_it() -> None:
+    release = render({"tls": {"secretName": "sparsity-monitor-tls"}})
+    for manifest in release:
+        if manifest["kind"] not in OF_THE_OPERATOR:
+            kubernetes_validate.validate(manifest, "1.29", strict=True)
+    rendered = {each["kind"]: each for each in rendered_by_kustomize("kubernetes-tls")}
+    for kind in ("StatefulSet", "ServiceMonitor"):
+        chart, kustomize = (_comparable(each["spec"]) for each in (only(release, kind), rendered[kind]))
+        assert _sorted(chart) == _sorted(kustomize), kind
+
+
+def _sorted(spec: Any) -> Any:
+    """Named entries by their names: kustomize puts those of a patch first."""
+    if isinstance(spec, list):
+        return sorted(map(_sorted, spec), key=lambda each: str(each.get("name")) if isinstance(each, dict) else "")
+    return {name: _sorted(each) for name, each in spec.items()} if isinstance(spec, dict) else spec
+
+
+def test_a_certificate_of_a_known_signer_needs_no_authority_and_may_have_another_name() -> None:
+    release = render({"tls": {"secretName": "public", "serverName": "monitor.example", "caKey": ""}}, name="other")
+    (endpoint,) = only(release, "ServiceMonitor")["spec"]["endpoints"]
+    assert (endpoint["scheme"], endpoint["tlsConfig"]) == ("https", {"serverName": "monitor.example"})
+
+
 def test_what_a_cluster_has_no_use_for_is_left_out() -> None:
     off = {"enabled": False}
     parts = ("networkPolicy", "serviceMonitor", "prometheusRule", "grafanaDashboards")
@@ -149,6 +173,7 @@ REFUSED: list[tuple[Manifest, str]] = [
     ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     ({"image": {"repository": ""}}, "repository"),
     ({"tokens": {"secretName": ""}}, "secretName"),
+    ({"tls": {"secret": "mine"}}, "tls"),
 ]
 
 

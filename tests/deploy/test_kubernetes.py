@@ -45,7 +45,7 @@ def test_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def _rendered(directory: str) -> list[dict[str, Any]]:
+def rendered_by_kustomize(directory: str) -> list[dict[str, Any]]:
     """What `kubectl apply --kustomize` would send, without the namespace that all of it gets."""
     kubectl = shutil.which("kubectl") or pytest.skip("kubectl is not installed")
     text = check(kubectl, "kustomize", DEPLOY / directory)
@@ -53,17 +53,36 @@ def _rendered(directory: str) -> list[dict[str, Any]]:
 
 
 def test_everything_is_put_into_the_namespace() -> None:
-    rendered = _rendered("kubernetes")
+    rendered = rendered_by_kustomize("kubernetes")
     assert len(rendered) == len(MANIFESTS)
     assert {each["metadata"].get("namespace") for each in rendered if each["kind"] != "Namespace"} == {NAME}
 
 
 def test_kube_prometheus_stack_finds_what_has_the_label_of_its_release() -> None:
-    plain, labelled = _rendered("kubernetes"), _rendered("kube-prometheus-stack")
+    plain, labelled = rendered_by_kustomize("kubernetes"), rendered_by_kustomize("kube-prometheus-stack")
     release = {each["kind"]: each["metadata"]["labels"].pop("release", None) for each in labelled}
     assert {kind for kind, name in release.items() if name} == OF_THE_OPERATOR
     # And nothing else is different.
     assert labelled == plain
+
+
+def test_a_certificate_is_mounted_where_the_service_reads_it_and_probes_and_prometheus_go_by_https() -> None:
+    rendered = {each["kind"]: each for each in rendered_by_kustomize("kubernetes-tls")}
+    kubernetes_validate.validate(rendered["StatefulSet"], "1.29", strict=True)
+    pod = rendered["StatefulSet"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "tls"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    assert given["SPARSITY_MONITOR_TLS_CERTIFICATE"] == f"{mount['mountPath']}/tls.crt"
+    assert given["SPARSITY_MONITOR_TLS_KEY"] == f"{mount['mountPath']}/tls.key"
+    assert given["SPARSITY_MONITOR_TOKENS_DIRECTORY"]
+    for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+        assert container[probe]["httpGet"]["path"]
+    (endpoint,) = rendered["ServiceMonitor"]["spec"]["endpoints"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "tls"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["ca"]["secret"]["name"] == volume["secret"]["secretName"]
 
 
 def test_selectors_and_ports_meet() -> None:

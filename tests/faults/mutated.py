@@ -6,8 +6,10 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import grpc
-from hypothesis import HealthCheck, given, settings
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from schemathesis.generation import GenerationMode
 
 from tests.service.messages import finished, logged, observed, register_request, registration, stream_of
 from tests.service.running import Client
@@ -50,8 +52,12 @@ def _mutated(draw: st.DrawFn, message: bytes) -> bytes:
     return bytes(mutated)
 
 
-def send_mutated(client: Client, examples: int) -> None:
-    """Send so many of each kind, and raise if the service answers one of them with an error of its own."""
+def send_mutated(client: Client, examples: int, beginning: int = 0) -> None:
+    """Send so many of each kind, and raise if the service answers one of them with an error of its own.
+
+    Args:
+        beginning: what they are made from; the same number makes the same ones.
+    """
     client.register(registration("mutated"))
     register = client.channel.unary_unary(f"{_SERVICE}/RegisterRun")
     report = client.channel.stream_stream(f"{_SERVICE}/Report")
@@ -59,15 +65,16 @@ def send_mutated(client: Client, examples: int) -> None:
         max_examples=examples,
         deadline=None,
         database=None,
-        derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
 
+    @seed(beginning)
     @limited
     @given(_mutated(_REGISTER))
     def registrations(message: bytes) -> None:
         _call(lambda: register(message, timeout=60))
 
+    @seed(beginning)
     @limited
     @given(st.data())
     def streams(data: st.DataObject) -> None:
@@ -75,6 +82,7 @@ def send_mutated(client: Client, examples: int) -> None:
         sent = [*_STREAM[:which], data.draw(_mutated(_STREAM[which])), *_STREAM[which + 1 :]]
         _call(lambda: list(report(iter(sent), timeout=60)))
 
+    @seed(beginning)
     @limited
     @given(st.sampled_from(_PATHS), st.text(max_size=40), st.text(max_size=20))
     def requests(path: str, first: str, second: str) -> None:
@@ -83,6 +91,21 @@ def send_mutated(client: Client, examples: int) -> None:
 
     for each in (registrations, streams, requests):
         each()
+
+
+def send_described(client: Client, examples: int, beginning: int = 0) -> None:
+    """Send so many requests, by schemathesis, to each address that the interface describes, right and wrong ones."""
+    description = schemathesis.openapi.from_url(f"{client.http.base_url}/api/openapi.json")
+    for found in description.get_all_operations():
+        operation = found.ok()
+
+        @seed(beginning)
+        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(operation.as_strategy(GenerationMode.POSITIVE) | operation.as_strategy(GenerationMode.NEGATIVE))
+        def requests(case: schemathesis.Case) -> None:
+            case.call_and_validate()
+
+        requests()
 
 
 def _call(call: Callable[[], object]) -> None:

@@ -40,17 +40,17 @@ def test_requests_bring_everything_in_order_within_what_the_service_takes(max_it
     items = [finished(sequence, reason="x" * size) for sequence, size in enumerate(sizes, 1)]
     rows = [(item.sequence, item.SerializeToString(deterministic=True)) for item in items]
     packed = list(packing.requests(rows))
-    assert _brought([request for _last, request in packed]) == [item for _sequence, item in rows]
-    assert all(request.ByteSize() <= max_bytes for _last, request in packed)
-    counts = [max(1, len(request.items.items)) for _last, request in packed]
+    assert _brought([request for _numbers, request in packed]) == [item for _sequence, item in rows]
+    assert all(request.ByteSize() <= max_bytes for _numbers, request in packed)
+    counts = [max(1, len(request.items.items)) for _numbers, request in packed]
     assert max(counts) <= max_items
-    # Each is told by its last item: the sender waits for an answer to that one.
-    assert [last for last, _request in packed] == [sum(counts[: index + 1]) for index in range(len(counts))]
+    assert [len(numbers) for numbers, _request in packed] == counts
+    assert [number for numbers, _request in packed for number in numbers] == [sequence for sequence, _item in rows]
 
 
 def test_as_many_items_as_fit_go_together() -> None:
     rows = [(sequence, observed(sequence).SerializeToString()) for sequence in range(1, 131)]
-    together = [len(request.items.items) for _last, request in Packing(2**23, 64).requests(rows)]
+    together = [len(request.items.items) for _numbers, request in Packing(2**23, 64).requests(rows)]
     assert together == [64, 64, 2]
 
 

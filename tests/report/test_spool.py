@@ -245,3 +245,31 @@ def test_a_spool_that_is_gone_is_not_said_to_be_a_fault_of_the_disk(
     for use in (spool.check_in_place, lambda: spool.append(KEY, [(1, b"a")])):
         with pytest.raises(SpoolError, match=f"cannot keep observations in .*out': {gone} or moved away while it was"):
             use()
+
+
+def _full(tmp_path: Path, items: int) -> tuple[Spool, int]:
+    """A spool that has left items out, and how many."""
+    spool = Spool(tmp_path, max_bytes=100_000)
+    spool.begin(KEY, b"registration")
+    for sequence in range(1, items + 1):
+        spool.append(KEY, [(sequence, bytes(10_000))])
+    return spool, spool.attempt(KEY).dropped
+
+
+def test_what_was_left_out_on_its_way_and_arrived_is_not_dropped(tmp_path: Path) -> None:
+    spool, dropped = _full(tmp_path, 20)
+    assert dropped > 9
+    spool.acknowledge(KEY, 9, sent=range(1, 10))
+    kept = [sequence for sequence, _ in spool.unsent(KEY, 0, 99)]
+    assert spool.attempt(KEY).dropped == 11 - len(kept)
+    # Of what comes after it, nothing was sent.
+    spool.acknowledge(KEY, 20, sent=kept)
+    assert spool.attempt(KEY).dropped == 11 - len(kept)
+
+
+def test_what_the_service_has_when_it_is_reached_again_is_not_dropped_and_stays(tmp_path: Path) -> None:
+    spool, _ = _full(tmp_path, 20)
+    here = [sequence for sequence, _ in spool.unsent(KEY, 0, 99)]
+    assert spool.find_known(KEY, 9, sent=range(1, 10)) == [sequence for sequence in here if sequence <= 9]
+    assert [sequence for sequence, _ in spool.unsent(KEY, 0, 99)] == here
+    assert spool.attempt(KEY).dropped == 11 - len([sequence for sequence in here if sequence > 9])

@@ -12,6 +12,7 @@ import pytest
 
 from monitor import SparsityCallback
 from monitor.errors import ConfigurationError
+from monitor.report.in_turn import InTurn
 from monitor.report.reporter import Reporter
 from monitor.report.target import check_target
 from monitor.wire.channel import failure, open_channel
@@ -93,6 +94,10 @@ def test_a_relative_socket_is_the_same_one_after_a_change_of_directory(
         ("unix://run/monitor.sock", "unix:// comes an absolute path"),
         (f"unix:/{'x' * 200}", "the path of a socket has at most 103 bytes"),
         ("unix-abstract:a b", "Take the spaces out"),
+        ("host-a:50051,", "An address is missing beside a comma"),
+        ("host-a:50051, host-b:50051", "Take the spaces out"),
+        ("host-a:50051,host-b", "as in 'host-b:50051'"),
+        ("grpcs://host-a:50051,host-b:50051", "write grpcs:// before each"),
     ],
 )
 def test_a_target_that_cannot_work_is_answered_with_what_to_do(target: str, what_to_do: str) -> None:
@@ -171,3 +176,26 @@ def test_the_http_port_instead_of_the_other_is_recognised(client: Client) -> Non
     with open_channel(target) as channel, pytest.raises(grpc.RpcError) as failed:
         MonitorServiceStub(channel).ListRuns(ListRunsRequest(), timeout=60)
     assert "speaks HTTP and no gRPC: give the service's gRPC address" in failure(target, failed.value)
+
+
+@pytest.mark.parametrize("target", ["host-a:50051,host-b:50051", "grpcs://host-a:50051,grpcs://[::1]:50051"])
+def test_several_services_are_named_between_commas(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSITY_MONITOR_TARGET", target)
+    assert SparsityCallback().settings.target == target
+
+
+def test_a_token_goes_unencrypted_to_none_of_several_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSITY_MONITOR_TOKEN", "secret")
+    with pytest.raises(ConfigurationError, match=r"the token for monitor.example:50051 would go .* unencrypted"):
+        check_target("127.0.0.1:50051,monitor.example:50051")
+
+
+def _order(target: str, *progressed: bool) -> list[tuple[str, bool]]:
+    services = InTurn(target, ())
+    return [(services.target, services.go_on(progressed=each)) for each in progressed]
+
+
+def test_services_are_dialled_in_turn_and_the_pause_grows_when_all_have_failed() -> None:
+    tried = _order("a:1,b:1", False, False, False, True, False, False)
+    assert tried == [("a:1", False), ("b:1", True), ("a:1", False), ("b:1", False), ("a:1", True), ("b:1", False)]
+    assert _order("a:1", False, True) == [("a:1", True), ("a:1", True)]

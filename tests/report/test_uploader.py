@@ -92,7 +92,7 @@ def test_push_delivers_what_a_live_training_has_observed_and_leaves_it_alive(
         eventually(lambda: spooled(reporter).last_sequence == observed.step)
         command = [COMMAND, "push", str(directory), "--target", client.listening.grpc_address]
         pushed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        assert pushed.stdout.startswith(f"delivered {observations} items"), pushed.stderr
+        assert pushed.stdout.startswith(f"delivered {observations} item"), pushed.stderr
     assert steps(client, reporter.key.run_id) == [1, 2, 3]
     assert client.metric("run_state", run=reporter.key.run_id, state="running") == 1
     reporter.close(timeout=0)

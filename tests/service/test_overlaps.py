@@ -88,7 +88,7 @@ def test_runs_that_count_differently_are_warned_of_and_runs_of_one_name_are_told
     ("query", "status", "said"),
     [
         ("", 422, "0 runs were given; tick 2 to 20"),
-        ("?run=run&run=run", 422, "1 runs were given"),
+        ("?run=run&run=run", 422, "1 run was given"),
         ("?" + "&".join(f"run={number}" for number in range(21)), 422, "21 runs were given"),
         ("?run=none&run=neither", 404, "is not in this store"),
     ],

@@ -10,7 +10,7 @@ from monitor.commands.doctor.finding import Finding, are_fine, print_as_json, pr
 from monitor.commands.doctor.pages import told_by_pages
 from monitor.commands.doctor.place import place
 from monitor.commands.doctor.way import way_to
-from monitor.wire.addresses import addresses
+from monitor.wire.addresses import addresses, each_of
 
 _PORT_OF_PAGES = 8765
 
@@ -35,7 +35,7 @@ def _findings(target: str, directory: Path | None, service_url: str | None) -> I
 
 
 def _usual_url(target: str) -> str | None:
-    found = addresses(target)
+    found = addresses(each_of(target)[0])
     if not found:
         return None
     host = found[0][0]

@@ -66,7 +66,8 @@ def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Find
         yield Finding("spool", "fail", str(error), to_do)
         return
     findings = [finding for attempt in attempts for finding in _attempt(attempt, directory, target)]
-    yield from findings or [Finding("spool", "ok", f"{len(attempts)} attempts, all of them delivered")]
+    several = "1 attempt, delivered" if len(attempts) == 1 else f"{len(attempts)} attempts, all of them delivered"
+    yield from findings or [Finding("spool", "ok", several)]
 
 
 def _attempt(attempt: SpooledAttempt, directory: Path, target: str) -> Iterator[Finding]:

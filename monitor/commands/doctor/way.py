@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import grpc
 
-from monitor.commands.doctor.finding import Finding
+from monitor.commands.doctor.finding import Finding, are_fine
 from monitor.errors import ConfigurationError
 from monitor.report.target import check_target
 from monitor.wire import PROTOCOL_VERSION
-from monitor.wire.addresses import addresses
-from monitor.wire.channel import NO_ACCESS, failure, open_channel, proxy_of
+from monitor.wire.addresses import addresses, each_of
+from monitor.wire.channel import NO_ACCESS, STANDS_BY, failure, open_channel, proxy_of
 from monitor.wire.credentials import call_metadata
 from monitor.wire.monitor_pb2 import ListRunsRequest, RegisterRunRequest
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
@@ -32,6 +32,27 @@ def way_to(target: str) -> Iterator[Finding]:
         yield Finding("target", "fail", str(error))
         return
     yield Finding("target", "ok", target)
+    targets = each_of(target)
+    yield from _way_to(target) if len(targets) == 1 else _ways_to(targets)
+
+
+def _ways_to(targets: Sequence[str]) -> Iterator[Finding]:
+    """Go the way to each of several services, of which one has to take what is reported."""
+    ways = [list(_way_to(target)) for target in targets]
+    one_serves = any(are_fine(way) for way in ways)
+    for target, way in zip(targets, ways, strict=True):
+        for each in way:
+            named = replace(each, found=f"{target}: {each.found}")
+            yield _of_the_others(named) if one_serves and each.state == "fail" else named
+
+
+def _of_the_others(finding: Finding) -> Finding:
+    if STANDS_BY in finding.found:
+        return replace(finding, state="ok", to_do="")
+    return replace(finding, state="warn", to_do=f"{finding.to_do} Until then, nobody takes over.".lstrip())
+
+
+def _way_to(target: str) -> Iterator[Finding]:
     if variable := proxy_of(target):
         yield _proxied(variable)
     elif found := addresses(target):
@@ -104,11 +125,13 @@ def _protocol(target: str) -> Finding:
                 return Finding("protocol", "fail", failure(target, error), _to_do(error))
             known = "and a token that only reports"
         else:
-            known = f"with {len(runs)} runs"
+            known = "with 1 run" if len(runs) == 1 else f"with {len(runs)} runs"
     return Finding("protocol", "ok", f"sparsity-monitor, protocol version {PROTOCOL_VERSION}, {known}")
 
 
 def _to_do(error: grpc.RpcError) -> str:
     if error.code() in NO_ACCESS or error.code() is grpc.StatusCode.FAILED_PRECONDITION:
         return ""
+    if str(error.details()).startswith(STANDS_BY):
+        return "Name the service that has the store, too: HOST-A:PORT,HOST-B:PORT finds the one that serves."
     return "Give the gRPC address of the service, by default port 50051, and see what its log says."

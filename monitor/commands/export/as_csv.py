@@ -1,4 +1,4 @@
-"""Curves as CSV: a row for each point, each with how the run counts what changed."""
+"""Curves as CSV: a row for each point, each with how the run counts what changed, and how many of its like are left."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import BinaryIO
 
 from monitor.commands.export.series import Series
 from monitor.notebook.interface import Json
+from monitor.service.curves.fields import LOGGED
 
-COLUMNS = ("run", "criterion", "visible_dtype", "field", "unit", "step", "time", "value")
+COLUMNS = ("run", "criterion", "visible_dtype", "field", "unit", "step", "time", "value", "one_left_in")
 _COUNTED = ("weights", "bytes", "steps")
 
 
@@ -19,7 +20,17 @@ def write_csv(file: BinaryIO, run: Json, series: Iterable[Series]) -> None:
     _write(file, [COLUMNS])
     for each in series:
         named = (run["run_id"], run["criterion"], run["visible_dtype"], each.field, each.unit)
-        _write(file, ((*named, step, time, _shown(value, each.unit)) for step, time, value in each.points))
+        rows = ((*named, step, time, _shown(value, each.unit)) for step, time, value in each.points)
+        _write(file, ((*row, one_left_in(run, each.field, row[5])) for row in rows))
+
+
+def one_left_in(run: Json, field: str, step: int) -> int:
+    """Return in how many observations around a step one is left, at least: 1, unless they were thinned there."""
+    thinned = run.get("thinned")
+    # What the trainer logged stays.
+    if thinned is None or field.startswith(LOGGED) or step > thinned["until_step"]:
+        return 1
+    return int(thinned["every"])
 
 
 def _write(file: BinaryIO, rows: Iterable[Iterable[object]]) -> None:

@@ -21,6 +21,7 @@ def running_alerts(settings: AlertSettings) -> list[Alert]:
         _dropped(settings),
         _expensive(settings),
         _series_budget(settings),
+        _certificate(settings),
     ]
 
 
@@ -40,6 +41,8 @@ def _service_down(settings: AlertSettings) -> Alert:
             "Check whether the process is running and what it logged last; `/readyz` says whether its store answers.",
             "If the store's disk is full, free some space. Nothing that was not committed has been acknowledged.",
             "Restart it on the same store. Uploaders reconnect on their own and send what is missing.",
+            "Of two services on one store, one whose `sparsity_monitor_standing_by` is 0 goes on: nothing is unseen, "
+            "but nobody takes over from it until the other one is back.",
         ),
     )
 
@@ -157,5 +160,26 @@ def _series_budget(settings: AlertSettings) -> Alert:
             "Raise `--series-budget` if Prometheus has the memory for it: a few kilobytes per series.",
             "Lower `--finished-grace-seconds`, so that finished runs leave the scrape sooner.",
             "The stored history is complete; the service's own page and API show it by layer.",
+        ),
+    )
+
+
+def _certificate(settings: AlertSettings) -> Alert:
+    return Alert(
+        name="CertificateExpiresSoon",
+        severity="warning",
+        expr=lambda _: f"{metric('certificate_expires_timestamp_seconds')} - time() < {settings.certificate_seconds}",
+        hold_seconds=settings.hold_seconds,
+        panel=(SERVICE_UID, "Certificate"),
+        summary="The certificate of the sparsity-monitor service expires soon",
+        description="The certificate of {{ .Labels.instance }} expires in {{ .Value | humanizeDuration }}. From then "
+        "on no training delivers, nobody reads the pages, and Prometheus cannot scrape over TLS.",
+        meaning="What was to renew it, such as cert-manager or certbot, has not, or the new one cannot be used: "
+        "the service goes on with the one that it read last.",
+        actions=(
+            "Read the service's log: it says why a new certificate is not used.",
+            "Replace the files of `--tls-certificate` and `--tls-key`. The service reads them anew every ten seconds, "
+            "without a restart.",
+            "Trainings keep what they observe on their own disks meanwhile, and deliver it afterwards.",
         ),
     )

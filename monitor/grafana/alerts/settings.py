@@ -138,6 +138,11 @@ class AlertSettings(BaseModel):
         86400, ge=1, description="A lost run that nobody resumes is old news after a day, and must not alert for ever."
     )
     down_seconds: int = Field(120, ge=0, description="Restarting the service takes seconds and loses nothing.")
+    certificate_seconds: int = Field(
+        1209600,
+        ge=1,
+        description="Renewing programs begin about a month before the end: two weeks are left to find out why not.",
+    )
 
     @field_validator("service_url")
     @classmethod

@@ -14,6 +14,7 @@ from monitor.grafana.dashboards.panels import (
     NOT_REPORTED,
     NOTHING_TO_JUDGE,
     TEXT,
+    in_column,
     in_series,
     number,
     rows,
@@ -24,7 +25,7 @@ from monitor.grafana.dashboards.run_cost import cost_panels, training_panels
 from monitor.grafana.dashboards.run_overlap import overlap_panels
 from monitor.grafana.dashboards.run_sync import norm_panels, sync_panels
 from monitor.grafana.dashboards.run_updates import moving_panels, sparsity_panels, where_panels
-from monitor.grafana.promql.metric import metric
+from monitor.grafana.promql.metric import metric, told_apart
 from monitor.grafana.promql.ratios import (
     CUMULATIVE_SPARSITY,
     HIDDEN,
@@ -34,6 +35,8 @@ from monitor.grafana.promql.ratios import (
     WHOLE_MODEL_CUMULATIVE_SPARSITY,
     Level,
 )
+
+_NAME_WIDTH = 280
 
 
 def run(settings: AlertSettings) -> dict[str, Any]:
@@ -176,8 +179,9 @@ def _measured_as() -> Any:
         "What counts as changed, in which dtype, against which weights: no number on this dashboard means anything "
         "without it. The user's labels follow. Metric: sparsity_monitor_run_info.",
         TEXT,
-        Query(metric("run_info", ONE_RUN), table=True),
+        # Of the ids of two runs, the beginnings may be all that there is room for.
+        Query(told_apart(metric("run_info", ONE_RUN)), table=True),
         height=4,
         no_data=NOT_REPORTED,
     )
-    return said_by_runs(panel)
+    return said_by_runs(in_column(panel, "name", custom_width=_NAME_WIDTH))

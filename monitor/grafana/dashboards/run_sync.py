@@ -32,8 +32,8 @@ _WHAT = (
     "where no sync of the trainer is known, or none is observed."
 )
 _NOT_ASKED = (
-    "Not asked: trainers of TRL with vLLM are by SparsityCallback(…).attach(trainer); elsewhere, call served() of the "
-    "watch or of the callback with the engine's fingerprints."
+    "No engine was asked, or nothing of what it serves could be compared. SparsityCallback(…).attach(trainer) asks the "
+    "vLLM of TRL's trainers; elsewhere, give the engine's fingerprints to served() of the watch or of the callback."
 )
 _CHOSEN = {**ONE_RUN, **GROUPS}
 _CROSSOVERS = {"above: bitmask takes less": "blue", "above: dense takes less": "red"}
@@ -43,6 +43,8 @@ _WAYS = {
     "as a bitmask": "blue",
     **{f"sparse, between {ends}": "green" for ends in ("syncs", "observations")},
 }
+_DIFFERING = {"not served as trained": "red", "compared": "text"}
+_STEPS_OF = {"served": "green", "trained": "text"}
 
 
 def sync_panels() -> list[Any]:
@@ -102,31 +104,36 @@ def _steps() -> Any:
 
 
 def _served() -> Any:
-    return lines(
+    differing, compared = _DIFFERING
+    panel = lines(
         "Groups not served as trained",
         "Groups of weights in which the engine that generates differs from what trains, as the training asked it last: "
-        "0 where it serves the weights that it was to. Metrics: sparsity_monitor_run_served_differing_groups, "
-        "sparsity_monitor_run_served_groups.",
+        "0 where it serves the weights that it was to. Dashed: how many were compared. Metrics: "
+        "sparsity_monitor_run_served_differing_groups, sparsity_monitor_run_served_groups.",
         "none",
-        Query(metric("run_served_groups", ONE_RUN), "compared"),
-        Query(differing_groups(ONE_RUN), "not served as trained"),
-        width=12,
-        no_data=_NOT_ASKED,
-    ).axis_soft_min(0)
-
-
-def _served_step() -> Any:
-    return lines(
-        "Step that is served",
-        "Optimizer step whose weights the engine was last found to serve, all of them, and that of the latest "
-        "observation. Between two syncs and two questions, the one is behind the other. Metrics: "
-        "sparsity_monitor_run_served_step, sparsity_monitor_run_step, sparsity_monitor_run_served_groups (if asked).",
-        "none",
-        Query(metric("run_step", ONE_RUN) + " and " + metric("run_served_groups", ONE_RUN), "trained"),
-        Query(metric("run_served_step", ONE_RUN), "served"),
+        Query(differing_groups(ONE_RUN), differing),
+        Query(metric("run_served_groups", ONE_RUN), compared),
         width=12,
         no_data=_NOT_ASKED,
     )
+    return dashed(coloured_series(panel, _DIFFERING), f"^{compared}$").axis_soft_min(0)
+
+
+def _served_step() -> Any:
+    served, trained = _STEPS_OF
+    panel = lines(
+        "Step that is served",
+        "Optimizer step whose weights the engine was last found to serve, all of them; none until it once serves those "
+        "of a step. Dashed: that of the latest observation. Between two syncs and two questions, the one is behind the "
+        "other. Metrics: sparsity_monitor_run_served_step, sparsity_monitor_run_step, "
+        "sparsity_monitor_run_served_groups (if asked).",
+        "none",
+        Query(metric("run_served_step", ONE_RUN), served),
+        Query(metric("run_step", ONE_RUN) + " and " + metric("run_served_groups", ONE_RUN), trained),
+        width=12,
+        no_data=_NOT_ASKED,
+    )
+    return dashed(coloured_series(panel, _STEPS_OF), f"^{trained}$")
 
 
 def norm_panels() -> list[Any]:

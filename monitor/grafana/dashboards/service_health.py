@@ -29,6 +29,7 @@ def service_health() -> dict[str, Any]:
             Row("What arrives", _ingest()),
             Row("What is kept", _store()),
             Row("What is scraped", _scrape()),
+            Row("Who is let in", [_certificate()]),
         ],
         alerts_of=INSTANCE,
     )
@@ -128,6 +129,7 @@ def _store() -> list[Any]:
             "s",
             Query(f"histogram_quantile(0.5, rate({buckets}[{RATE}]))", f"median {_INSTANCE}"),
             Query(f"histogram_quantile(0.99, rate({buckets}[{RATE}]))", f"99 % {_INSTANCE}"),
+            width=8,
             no_data=_NOT_SCRAPED,
         ),
         lines(
@@ -137,6 +139,16 @@ def _store() -> list[Any]:
             PER_SECOND,
             Query(f"rate({metric('store_commit_seconds', INSTANCE, suffix='_count')}[{RATE}])", f"commits {_INSTANCE}"),
             Query(_per_second("store_errors_total"), f"failures {_INSTANCE}"),
+            width=8,
+            no_data=_NOT_SCRAPED,
+        ),
+        lines(
+            "Removed by retention",
+            "Stored items that retention removed, per second: with their run, for its age or for the size of the "
+            "store, or of the observations of old runs that are thinned. Metric: sparsity_monitor_items_removed_total.",
+            PER_SECOND,
+            Query(_per_second("items_removed_total"), f"{{{{why}}}} {_INSTANCE}"),
+            width=8,
             no_data=_NOT_SCRAPED,
         ),
     ]
@@ -162,3 +174,15 @@ def _scrape() -> list[Any]:
             no_data=_NOT_SCRAPED,
         ),
     ]
+
+
+def _certificate() -> Any:
+    expires = metric("certificate_expires_timestamp_seconds", INSTANCE)
+    return lines(
+        "Certificate",
+        "Time until the certificate of the service expires. Renewing it takes no restart. Metric: "
+        "sparsity_monitor_certificate_expires_timestamp_seconds.",
+        "s",
+        Query(f"{expires} - time()", _INSTANCE),
+        no_data="The service has no certificate (--tls-certificate), or is not scraped.",
+    )

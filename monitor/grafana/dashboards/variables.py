@@ -7,6 +7,7 @@ from grafana_foundation_sdk.models.dashboard import VariableHide, VariableOption
 
 from monitor.grafana.dashboards.query import DATASOURCE, JOB, ONE_RUN, SOME_RUNS
 from monitor.grafana.promql.metric import Matchers, metric, told_apart, with_name
+from monitor.served_metrics import NAMES
 
 _EVERYTHING = VariableOption(selected=True, text="All", value="$__all")
 _STARTED = with_name(metric("run_started_timestamp_seconds", JOB), JOB)
@@ -68,7 +69,9 @@ def reference(of: Matchers = ONE_RUN) -> QueryVariable:
 def training_metric(of: Matchers = ONE_RUN) -> QueryVariable:
     """What the trainer logs; loss and reward to begin with."""
     chosen = VariableOption(selected=True, text=["loss", "reward"], value=["loss", "reward"])
-    logged = f"group by (metric) ({metric('run_training_metric', of)})"
+    # What an engine serves is sent as if the trainer logged it, and has panels of its own.
+    by_trainer = metric("run_training_metric", {**of, "metric": f'!~"{"|".join(NAMES)}"'})
+    logged = f"group by (metric) ({by_trainer})"
     # The panel repeats for what is chosen. With nothing to choose from, Grafana would call it "All".
     nothing = f'label_replace(vector(1), "metric", "{_NOTHING}", "", "")'
     variable = _several("metric", "Training metric", f"query_result({logged} or on () {nothing})")

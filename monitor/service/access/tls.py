@@ -5,12 +5,40 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
+from monitor.service.access.expiry import expiry_of
 from monitor.service.errors import AccessSettingsError
 from monitor.service.settings import ServiceSettings
+
+
+class Contents(NamedTuple):
+    """What the files hold, in PEM format."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Certificates that can be used.
+
+    Attributes:
+        context: what a connection by HTTP is encrypted with.
+        expires_at: when the first of the service's own expires, in seconds since 1970 UTC; None where it is not known.
+    """
+
+    contents: Contents
+    context: ssl.SSLContext
+    expires_at: float | None
+
+    def for_grpc(self) -> grpc.ServerCertificateConfiguration:
+        """Return what a connection by gRPC is encrypted with."""
+        pairs = [(self.contents.key, self.contents.certificate)]
+        return grpc.ssl_server_certificate_configuration(pairs, self.contents.client_ca)
 
 
 @dataclass(frozen=True)
@@ -26,12 +54,6 @@ class Certificates:
     key: Path
     client_ca: Path | None
 
-    def for_grpc(self) -> grpc.ServerCredentials:
-        """Return what a gRPC server listens with."""
-        roots = None if self.client_ca is None else self.client_ca.read_bytes()
-        pairs = [(self.key.read_bytes(), self.certificate.read_bytes())]
-        return grpc.ssl_server_credentials(pairs, roots, require_client_auth=roots is not None)
-
     def for_uvicorn(self) -> dict[str, Any]:
         """Return the arguments of uvicorn's configuration."""
         given: dict[str, Any] = {"ssl_certfile": self.certificate, "ssl_keyfile": self.key}
@@ -39,12 +61,47 @@ class Certificates:
             given |= {"ssl_ca_certs": str(self.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
         return given
 
+    def contents(self) -> Contents:
+        """Return what the files hold now.
+
+        Raises:
+            AccessSettingsError: they cannot be read.
+        """
+        try:
+            client_ca = None if self.client_ca is None else self.client_ca.read_bytes()
+            return Contents(self.certificate.read_bytes(), self.key.read_bytes(), client_ca)
+        except OSError as error:
+            raise _unusable(str(error.filename), error) from error
+
+    def load(self) -> Loaded:
+        """Read the files.
+
+        Raises:
+            AccessSettingsError: they cannot be used.
+        """
+        contents = self.contents()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        names = f"--tls-certificate {self.certificate} and --tls-key {self.key}"
+        try:
+            # Otherwise the library would ask for a password in the terminal.
+            context.load_cert_chain(self.certificate, self.key, password=lambda: "")
+            expires_at = expiry_of(contents.certificate)
+            names = f"--client-ca {self.client_ca}"
+            if self.client_ca is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(self.client_ca)
+        except (OSError, ValueError) as error:
+            raise _unusable(names, error) from error
+        if self.contents() != contents:
+            raise AccessSettingsError(f"{names} were replaced while they were read. Try again")
+        return Loaded(contents, context, expires_at)
+
 
 def certificates_of(settings: ServiceSettings) -> Certificates | None:
     """Return the certificates that the settings name, None where connections are not encrypted.
 
     Raises:
-        AccessSettingsError: they cannot be used.
+        AccessSettingsError: one is missing.
     """
     certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.client_ca
     if certificate is None and key is None and client_ca is None:
@@ -55,21 +112,12 @@ def certificates_of(settings: ServiceSettings) -> Certificates | None:
             f"{given} was given without what belongs to it: a service with certificates needs --tls-certificate and "
             "--tls-key, both files in PEM format"
         )
-    _check(certificate, key, client_ca)
     return Certificates(certificate, key, client_ca)
 
 
-def _check(certificate: Path, key: Path, client_ca: Path | None) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    names = f"--tls-certificate {certificate} and --tls-key {key}"
-    try:
-        # Otherwise the library would ask for a password in the terminal.
-        context.load_cert_chain(certificate, key, password=lambda: "")
-        names = f"--client-ca {client_ca}"
-        if client_ca is not None:
-            context.load_verify_locations(client_ca)
-    except OSError as error:
-        raise AccessSettingsError(
-            f"{names} cannot be used: {error.strerror or error}. Expected files in PEM format that this user can read, "
-            "and a key that belongs to the certificate and has no password"
-        ) from error
+def _unusable(names: str, error: OSError | ValueError) -> AccessSettingsError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return AccessSettingsError(
+        f"{names} cannot be used: {reason}. Expected files in PEM format that this user can read, and a key that "
+        "belongs to the certificate and has no password"
+    )

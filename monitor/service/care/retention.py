@@ -16,7 +16,7 @@ from monitor.service.care.clock import ClockWatch, since_boot
 from monitor.service.care.deletion import Removed
 from monitor.service.care.sizes import RunSizes
 from monitor.service.care.thinning import Progress, Thinning
-from monitor.service.errors import StoreError
+from monitor.service.errors import StandingByError, StoreError
 from monitor.service.instruments import Instruments
 from monitor.service.live import LiveRun, from_store
 from monitor.service.recorder import Recorder
@@ -91,6 +91,9 @@ class Retention:
         while True:
             try:
                 await self.sweep()
+            except StandingByError:
+                # Whoever has the store removes what is to go.
+                pass
             except StoreError as error:
                 logger.warning("nothing is removed for now: %s", error)
             except Exception:

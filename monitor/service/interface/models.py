@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +13,9 @@ from monitor.service.api import GroupJson, Number, RunDetailJson, RunJson, Thinn
 
 class _Json(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+PROBLEM = "application/problem+json"
 
 
 class ProblemJson(_Json):
@@ -136,15 +141,60 @@ class ComparisonJson(_Json):
     runs: list[ComparedRunJson]
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {
-        "description": description,
-        "content": {"application/problem+json": {"schema": ProblemJson.model_json_schema()}},
-    }
+def problem(
+    status: int, description: str, detail: str, headers: Mapping[str, str] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """Return how a status is described, with the problem that goes with it.
+
+    Args:
+        description: when it is answered.
+        detail: what an answer says.
+        headers: names of those that go with it → what they say.
+    """
+    example = ProblemJson(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance="/api/v1/runs/grpo-20261127-a1b2/history",
+    )
+    shown = {"schema": ProblemJson.model_json_schema(), "example": example.model_dump(mode="json")}
+    described: dict[str, Any] = {"description": description, "content": {PROBLEM: shown}}
+    if headers:
+        described["headers"] = {
+            name: {"description": says, "schema": {"type": "string"}} for name, says in headers.items()
+        }
+    return {status: described}
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    404: _problem("No such run."),
-    422: _problem("A parameter cannot be understood; the detail says which, and why."),
-    503: _problem("The store does not answer; try again."),
+    **problem(
+        401,
+        "The service asks for a token, and none, or one that is not good, was given.",
+        "no token was given, and this needs one with the scope read",
+        {"WWW-Authenticate": "That a bearer token is wanted."},
+    ),
+    **problem(403, "The token lacks the scope read.", "the token 'trainer' has the scope write, and this needs read"),
+    **problem(
+        404,
+        "There is no such run, or it has nothing of what was asked for.",
+        "run 'grpo-20261127-a1b2' is not in this store; /api/v1/runs names those that are",
+    ),
+    **problem(
+        422,
+        "A parameter cannot be understood; the detail says which, and why.",
+        "query points: Input should be greater than or equal to 1, 0 was given",
+    ),
+    **problem(
+        429,
+        "Too many tokens that are not good came from this host lately.",
+        "the token that was given is not known here. There were many such calls from 10.0.0.7: a token that was made "
+        "just now is known in some seconds",
+        {"Retry-After": "Seconds to wait."},
+    ),
+    **problem(
+        500,
+        "The service failed where it should not; its log says where.",
+        "the service failed at this; its log says where",
+    ),
+    **problem(503, "The store does not answer; try again.", "the store does not answer: try again"),
 }

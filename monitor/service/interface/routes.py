@@ -16,7 +16,7 @@ from monitor.limits import MAX_INTEGER
 from monitor.service.api import ReferenceJson, VerdictJson
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import shortened
-from monitor.service.interface import tables
+from monitor.service.interface import examples, tables
 from monitor.service.interface.describe import (
     GROUP_FIELDS,
     PATTERN,
@@ -38,6 +38,7 @@ from monitor.service.interface.models import (
     HistoryV1Json,
     RunsPageJson,
     RunV1Json,
+    problem,
 )
 from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun
@@ -54,17 +55,22 @@ _Points = Annotated[int, Query(ge=1, le=10_000, description="How many buckets of
 _GroupPoints = Annotated[int, Query(ge=1, le=1_000, description="How many observations at most.")]
 _FromStep = Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="By default the first step there is.")]
 _ToStep = Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="By default the last step there is.")]
-_RunId = Annotated[str, Path(description="A run's id, as in its page's address.", examples=["grpo-20261127-a1b2"])]
+_RunId = Annotated[str, Path(description="A run's id, as in its page's address.", examples=[examples.RUN_ID])]
 # Described to programs, and checked by hand: to say what was expected in better words.
 _Label = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[^=]*=", "examples": ["algorithm=GRPO"]})]
 _Group = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[^/]*/", "examples": ["07/self_attn.q_proj"]})]
-_GroupField = Annotated[str, WithJsonSchema({"type": "string", "enum": list(GROUP_FIELDS)})]
+_GroupField = Annotated[
+    str,
+    Query(description="Which quantity, of each group."),
+    WithJsonSchema({"type": "string", "enum": list(GROUP_FIELDS)}),
+]
 _Field = Annotated[str, WithJsonSchema({"type": "string", "pattern": PATTERN, "examples": ["metric:loss"]})]
 _Fields = Annotated[
     Sequence[_Field],
     Query(description="Names of curves, as `fields` of the run has them; give it several times for several."),
 ]
 _IfNoneMatch = Annotated[str, Header(description="The ETag of an earlier answer: 304 if nothing is new.")]
+_ETAG = {"ETag": {"description": "Give it as If-None-Match the next time.", "schema": {"type": "string"}}}
 _DEFAULT_FIELDS = ("cumulative_sparsity", "step_sparsity")
 
 
@@ -104,7 +110,7 @@ def _add_runs(router: APIRouter, settings: ServiceSettings, recorder: Recorder, 
         ] = (),
         search: Annotated[str, Query(description="Only runs with this in their name, id, model or labels.")] = "",
         after: Annotated[str | None, Query(description="The run that the page before ended with.")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        limit: Annotated[int, Query(ge=1, le=1000, description="How many runs at most.")] = 100,
     ) -> RunsPageJson:
         """List runs, the most recently registered first."""
         now = time.time()
@@ -169,8 +175,19 @@ def _add_curves(router: APIRouter, recorder: Recorder, find: Callable[[str], Liv
         "/runs/{run_id}/history",
         response_model=HistoryV1Json,
         responses={
-            200: {"content": {"text/csv": {}, tables.ARROW: {}}},
-            304: {"description": "Nothing is new since the answer with the ETag that was given."},
+            200: {
+                "content": {
+                    "text/csv": {"schema": {"type": "string"}, "example": examples.CSV},
+                    tables.ARROW: {"schema": {"type": "string", "format": "binary"}},
+                },
+                "headers": _ETAG,
+            },
+            304: {"description": "Nothing is new since the answer with the ETag that was given.", "headers": _ETAG},
+            **problem(
+                406,
+                "The service has no pyarrow to write Arrow with.",
+                "format: this service writes Arrow where pyarrow is installed beside it; ask for csv, or json",
+            ),
         },
     )
     async def history(
@@ -247,9 +264,9 @@ async def _steps(
 
 def _written(run: LiveRun, steps: Range | None, curves: dict[str, Curve], form: str) -> tuple[bytes, str]:
     if form == "csv":
-        return tables.csv(curves), "text/csv; charset=utf-8"
+        return tables.csv(curves, run.thinned), "text/csv; charset=utf-8"
     if form == "arrow":
-        return tables.arrow(curves), tables.ARROW
+        return tables.arrow(curves, run.thinned), tables.ARROW
     described = HistoryV1Json(
         **_measured(run),
         weights=run.weights,

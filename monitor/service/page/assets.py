@@ -17,6 +17,7 @@ _MODULES = (
     "address.js",
     "charts.js",
     "compare.js",
+    "gaps.js",
     "layers.js",
     "live.js",
     "over.js",

@@ -1,5 +1,7 @@
 // The curves of a run, one below the other on one axis of steps, so that a zoom is of all.
 
+import { bridges, gapsOf, interrupted } from "./gaps.js";
+
 const ROW_PIXELS = 190;
 // As many as a row has curves, each to be told from the others and from the ground of its theme.
 const LIGHT = ["#0b7285", "#c2560a", "#7048a8", "#2f7d32", "#b02a5b"];
@@ -32,20 +34,30 @@ export const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll(
 
 export const nameOf = (field) => plain(field.replace(/^overlap_o1:/, "in ").replace(/^metric:/, "").replaceAll("_", " "));
 
-function tracesOf(field, curve, index, place, thinned, unit) {
+function tracesOf(field, curve, index, place, bucketed, unit, gaps) {
   const { curves } = theme();
   const color = curves[index % curves.length];
-  const base = { ...place, x: curve.step, type: "scatter", mode: "lines", connectgaps: false };
+  const base = { ...place, type: "scatter", mode: "lines", connectgaps: false };
+  const drawn = (values) => interrupted(curve.step, values, gaps);
   const format = { ratio: ".6~%", weights: ",d", seconds: ".4~s", bytes: ",d" }[unit] ?? ".6~g";
   const line = {
-    ...base, y: curve.last, name: nameOf(field), line: { color, width: 1.6 },
+    ...base, ...drawn(curve.last), name: nameOf(field), line: { color, width: 1.6 },
     mode: curve.step.length > 1 ? "lines" : "markers", marker: { color },
     hovertemplate: `%{y:${format}}${SUFFIXES[unit] ?? ""}<extra>${nameOf(field)}</extra>`,
   };
-  if (!thinned) return [line];
+  const lines = [...dotsOf(curve.step, curve.last, gaps, { ...base, line: { color, width: 1.2, dash: "dot" } }), line];
+  if (!bucketed) return lines;
   // What lies between the steps that are shown: from the least to the greatest.
   const edge = { ...base, line: { width: 0 }, hoverinfo: "skip", showlegend: false };
-  return [{ ...edge, y: curve.min }, { ...edge, y: curve.max, fill: "tonexty", fillcolor: `${color}30` }, line];
+  return [
+    { ...edge, ...drawn(curve.min) }, { ...edge, ...drawn(curve.max), fill: "tonexty", fillcolor: `${color}30` }, ...lines,
+  ];
+}
+
+// The dots across gaps as a trace like `base`, if there are any.
+export function dotsOf(x, y, gaps, base) {
+  const dots = bridges(x, y, gaps);
+  return dots.x.length ? [{ ...base, ...dots, hoverinfo: "skip", showlegend: false }] : [];
 }
 
 function chanceOf(field, curves, place) {
@@ -59,6 +71,18 @@ function chanceOf(field, curves, place) {
     ...place, x: seen.step, y, name, type: "scatter", mode: "lines", line: { dash: "dot", color: "#868e96", width: 1.4 },
     hovertemplate: `%{y:.6~%}<extra>${name}</extra>`,
   }];
+}
+
+const [LEGEND_LINE, LEGEND_EDGE] = [19, 14];
+
+// What stands above a chart: title and legend beside each other, or one below the other where there is no room.
+function headOf(row, narrow) {
+  const showlegend = row.fields.length > 1 || Boolean(row.chance);
+  if (!narrow) return { title: plain(row.title), showlegend, legend: 0, pixels: 26 };
+  const lines = row.fields.length * (row.chance ? 2 : 1);
+  const legend = showlegend ? lines * LEGEND_LINE + LEGEND_EDGE : 0;
+  const [title, broken] = [plain(row.title), plain(row.title).replace(" (", "<br>(")];
+  return { title: broken, showlegend, legend, pixels: legend + (broken === title ? 26 : 42) };
 }
 
 export function theme() {
@@ -81,12 +105,15 @@ export function baseLayout(colours) {
 
 // What plotly draws: `read` is an answer of /history, `marks` what is published (bands), where alerts fire (thresholds)
 // and where the run was resumed (attempts), `range` the steps shown or null.
+// Dots stand where observations are missing. Logs of the trainer are not thinned in the store.
 export function figure(read, marks, range) {
   const rows = rowsOf(read.curves, `${read.criterion}, ${read.visible_dtype}`);
+  const { never, thinned } = gapsOf(read, marks.attempts);
   const colours = theme();
-  // Where title and legend have no room beside each other, the legend stands in the chart.
   const narrow = innerWidth < 640;
-  const height = rows.length * ROW_PIXELS + 78;
+  const heads = rows.map((row) => headOf(row, narrow));
+  const inside = heads.reduce((sum, head) => sum + ROW_PIXELS - 26 + head.pixels, 0);
+  const height = inside + 78;
   const traces = [];
   const bottom = rows.length > 1 ? `y${rows.length}` : "y";
   const layout = {
@@ -94,22 +121,29 @@ export function figure(read, marks, range) {
     xaxis: { title: { text: "optimizer step" }, gridcolor: colours.line, zeroline: false, anchor: bottom },
   };
   if (range) layout.xaxis.range = range;
+  let top = 1;
   rows.forEach((row, index) => {
     const number = index ? index + 1 : "";
-    const top = 1 - index / rows.length;
-    const upper = top - 26 / (height - 78);
+    const head = heads[index];
+    const upper = top - head.pixels / inside;
+    top = upper - (ROW_PIXELS - 26) / inside;
     layout[`yaxis${number}`] = {
-      domain: [top - 1 / rows.length + 14 / (height - 78), upper], gridcolor: colours.line, zeroline: false,
+      domain: [Math.max(0, top + 14 / inside), upper], gridcolor: colours.line, zeroline: false,
       tickformat: TICKS[row.unit] ?? ".4~g", ticksuffix: SUFFIXES[row.unit] ?? "", fixedrange: true, nticks: 5,
+      // What it costs: little is to look like little, and no tick is to say the same as the next.
+      ...(row.unit in SUFFIXES ? { rangemode: "tozero" } : {}),
     };
-    layout[`legend${number}`] = { orientation: "h", x: 1, xanchor: "right", y: upper, yanchor: narrow ? "top" : "bottom", bgcolor: "rgba(0,0,0,0)" };
+    layout[`legend${number}`] = {
+      orientation: narrow ? "v" : "h", x: narrow ? 0 : 1, xanchor: narrow ? "left" : "right", y: upper, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)",
+    };
     layout.annotations.push({
-      text: plain(row.title), x: 0, xref: "paper", xanchor: "left", y: upper, yref: "paper", yanchor: "bottom",
-      showarrow: false, font: { color: colours.quiet },
+      text: head.title, x: 0, xref: "paper", xanchor: "left", align: "left", y: upper + head.legend / inside, yref: "paper",
+      yanchor: "bottom", showarrow: false, font: { color: colours.quiet },
     });
-    const place = { yaxis: `y${number}`, legend: `legend${number}`, showlegend: row.fields.length > 1 || Boolean(row.chance) };
+    const place = { yaxis: `y${number}`, legend: `legend${number}`, showlegend: head.showlegend };
+    const gaps = row.fields[0].startsWith("metric:") ? never : [...thinned, ...never];
     row.fields.forEach((field, at) => {
-      traces.push(...tracesOf(field, read.curves[field], at, place, read.bucket_steps > 1, row.unit));
+      traces.push(...tracesOf(field, read.curves[field], at, place, read.bucket_steps > 1, row.unit, gaps));
       if (row.chance) traces.push(...chanceOf(field, read.curves, place));
     });
   });

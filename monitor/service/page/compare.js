@@ -44,7 +44,7 @@ async function refresh() {
 function draw(read, shown) {
   const names = new Map(runs.map((run) => [run.run_id, run.name]));
   const lines = read.runs.filter((run) => run.curve).map((run) => ({
-    run: run.run_id, name: names.get(run.run_id), x: along(run, shown.axis), y: run.curve.last, unit: run.curve.unit,
+    run: run.run_id, name: `${names.get(run.run_id)}${run.thinned ? " (thinned)" : ""}`, x: along(run, shown.axis), y: run.curve.last, unit: run.curve.unit,
   }));
   const base = lines.find((line) => line.run === shown.minus);
   drawn = base ? lines.filter((line) => line !== base).map((line) => difference(line, base)) : lines;

@@ -1,6 +1,7 @@
 // Layers × modules at one step as a heatmap, and the curve of one group.
 
-import { baseLayout, plain, theme } from "./charts.js";
+import { baseLayout, dotsOf, plain, theme } from "./charts.js";
+import { interrupted } from "./gaps.js";
 
 const unique = (values) => [...new Set(values)];
 
@@ -61,14 +62,19 @@ function everyNth(labels) {
   return { tickvals: shown, ticktext: shown.map((at) => plain(labels[at])) };
 }
 
-export function groupCurve(read, range) {
+// `gaps`: where observations are missing between those that are shown.
+export function groupCurve(read, range, gaps) {
   const colours = theme();
   const steps = range ? { range } : {};
+  const color = colours.curves[0];
   return {
-    traces: read.groups.map((group) => ({
-      type: "scatter", mode: read.step.length > 1 ? "lines" : "markers", x: read.step, y: group.values,
-      line: { color: colours.curves[0], width: 1.6 }, hovertemplate: "%{y:.6~%}<extra></extra>",
-    })),
+    traces: read.groups.flatMap((group) => [
+      {
+        type: "scatter", mode: read.step.length > 1 ? "lines" : "markers", ...interrupted(read.step, group.values, gaps),
+        line: { color, width: 1.6 }, hovertemplate: "%{y:.6~%}<extra></extra>", connectgaps: false, showlegend: false,
+      },
+      ...dotsOf(read.step, group.values, gaps, { type: "scatter", mode: "lines", line: { color, width: 1.2, dash: "dot" } }),
+    ]),
     layout: {
       ...baseLayout(colours), height: 240, hovermode: "x", dragmode: "zoom",
       xaxis: { title: { text: "optimizer step" }, gridcolor: colours.line, zeroline: false, ...steps },

@@ -2,6 +2,7 @@
 
 import * as address from "./address.js";
 import { figure, nameOf, rowsOf } from "./charts.js";
+import { gapsOf } from "./gaps.js";
 import { groupCurve, heatmap, layersOverSteps } from "./layers.js";
 import { follow } from "./live.js";
 import { followOver } from "./over.js";
@@ -11,6 +12,7 @@ import { keepTables, tableOf } from "./table.js";
 const FIELDS = [
   "cumulative_sparsity", "step_sparsity", "newly_changed", "reverted", "changed", "touched", "transient", "hidden",
   "relative_norm", "host_seconds", "device_seconds", "monitor_bytes",
+  "stride",
 ];
 const MOST_LOGGED = 12;
 const IMPORTANT = /^metric:(reward|kl|loss|grad_norm|learning_rate|entropy)$/;
@@ -64,7 +66,7 @@ async function refresh() {
   if (next === null || mine !== asked) return;
   history = next;
   drawCurves();
-  await Promise.all([refreshLayers(), refreshOver(), refreshGroup()]);
+  if (!byId("drawn").hidden) await Promise.all([refreshLayers(), refreshOver(), refreshGroup()]);
   // Not before all of it is drawn: what failed is to be read again.
   if (mine === asked) tag = read.headers.get("ETag") ?? "";
 }
@@ -83,9 +85,22 @@ function historyQuery() {
 function drawCurves() {
   // The first attempt starts, the others resume.
   const marks = { bands, thresholds, attempts: run.attempts.slice(1) };
-  const { traces, layout } = figure(history, marks, range());
-  Plotly.react(curves, traces, layout, CONFIG);
+  const empty = !rowsOf(history.curves, measured(history)).length;
+  byId("no-curves").textContent = range() ? "No observation in these steps." : "No observation yet: the curves begin with the first one.";
+  byId("no-curves").hidden = !empty;
+  byId("drawn").hidden = empty;
+  if (empty) return;
+  draw(curves, figure(history, marks, range()));
   fillCurves();
+}
+
+// A chart is made when it is first drawn: made out of sight, it would be 700 pixels wide, whatever room there is.
+function draw(chart, { traces, layout }) {
+  const made = Boolean(chart.on);
+  const drawn = Plotly.react(chart, traces, layout, CONFIG);
+  if (!made && chart === layers) chart.on("plotly_click", ({ points }) => choose(cells.groupAt(points[0].x, points[0].y)));
+  else if (!made) chart.on("plotly_relayout", zoomed);
+  return drawn;
 }
 
 async function refreshLayers() {
@@ -116,7 +131,7 @@ async function drawLayers(wanted) {
 
 function drawCells() {
   cells = heatmap(answers.layers);
-  return Plotly.react(layers, cells.traces, cells.layout, CONFIG);
+  return draw(layers, cells);
 }
 
 function offer(groups) {
@@ -138,8 +153,7 @@ const refreshOver = followOver(
 );
 
 function drawOver() {
-  const { traces, layout } = layersOverSteps(answers.over, range(), layered.selectedOptions[0].textContent);
-  return Plotly.react(over, traces, layout, CONFIG);
+  return draw(over, layersOverSteps(answers.over, range(), layered.selectedOptions[0].textContent));
 }
 
 async function refreshGroup() {
@@ -154,8 +168,8 @@ async function refreshGroup() {
 }
 
 function drawGroup() {
-  const { traces, layout } = groupCurve(answers.group, range());
-  return Plotly.react(group, traces, layout, CONFIG);
+  const { never, thinned } = gapsOf(history, run.attempts.slice(1));
+  return draw(group, groupCurve(answers.group, range(), [...thinned, ...never]));
 }
 
 // The same in other colours.
@@ -242,7 +256,4 @@ for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media)
 addEventListener("hashchange", reread);
 
 charts.hidden = false;
-for (const chart of [curves, layers, over, group]) await Plotly.newPlot(chart, [], {}, CONFIG);
-for (const chart of [curves, over, group]) chart.on("plotly_relayout", zoomed);
-layers.on("plotly_click", ({ points }) => choose(cells.groupAt(points[0].x, points[0].y)));
 follow(`${api}/events`, refresh, say);

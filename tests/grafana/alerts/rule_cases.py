@@ -150,6 +150,7 @@ _LIKE_SGD = {**_HIDDEN, run("run_hidden_weights"): always(9_998_000), run("run_c
 _DROPPED = {run("run_dropped_items"): "0x110 5x190"}
 _EXPENSIVE = {run("run_host_seconds"): always(0.6)}
 _DIFFERING = run("run_served_differing_groups")
+_CERTIFICATE = 'sparsity_monitor_certificate_expires_timestamp_seconds{job="sparsity-monitor", instance="s"}'
 _SERVED_STALE = {_DIFFERING: "0x100 4x200"}
 _NAN = {run("run_non_finite_weights"): "0x119 3x190"}
 
@@ -313,7 +314,14 @@ CASES = [
         "Prometheus gets no metrics from job sparsity-monitor. Runs continue and keep their observations on their own "
         "disks, but nobody sees them, and no alert about a run can fire.",
         {'up{job="sparsity-monitor", instance="s"}': "1x110 0x190"},
-        {"restarted": {'up{job="sparsity-monitor", instance="s"}': "1x118 0 1x180"}},
+        {
+            "restarted": {'up{job="sparsity-monitor", instance="s"}': "1x118 0 1x180"},
+            # It shows nothing of the runs, and is well.
+            "beside one that stands by": {
+                'up{job="sparsity-monitor", instance="t"}': always(1),
+                'sparsity_monitor_standing_by{job="sparsity-monitor", instance="t"}': always(1),
+            },
+        },
     ),
     Case(
         "RunLost",
@@ -392,5 +400,18 @@ CASES = [
         "Totals per run are complete.",
         {'sparsity_monitor_rolled_up_runs{job="sparsity-monitor", instance="s"}': always(2)},
         {"for a moment": {'sparsity_monitor_rolled_up_runs{job="sparsity-monitor", instance="s"}': "0x117 2x190"}},
+    ),
+    Case(
+        "CertificateExpiresSoon",
+        "warning",
+        {"job": "sparsity-monitor", "instance": "s"},
+        "The certificate of the sparsity-monitor service expires soon",
+        "The certificate of s expires in 10d 0h 0m 0s. From then on no training delivers, nobody reads the pages, and "
+        "Prometheus cannot scrape over TLS.",
+        {_CERTIFICATE: always(7200 + 10 * 86400)},
+        {
+            "fresh": {_CERTIFICATE: always(7200 + 15 * 86400)},
+            "renewed at once": {_CERTIFICATE: f"{7200 + 15 * 86400}x117 {7200 + 10 * 86400} {7200 + 90 * 86400}x180"},
+        },
     ),
 ]

@@ -8,7 +8,11 @@ from monitor.grafana.dashboards.compare import compare
 from tests.grafana.alerts.rule_cases import HEALTHY, Series, always, run
 from tests.grafana.promql.evaluated import returns
 
-(MATRIX,) = [each for each in compare()["panels"] if each["title"] == "Cumulative density, module × run"]
+MATRIX, CHANGED_RATIO = [
+    each
+    for each in compare()["panels"]
+    if each["title"] in {"Cumulative density, module × run", "Changed ratio per weight sync"}
+]
 
 
 def _groups(changed: int) -> Series:
@@ -24,3 +28,19 @@ def test_runs_of_one_name_have_columns_of_their_own(tmp_path: Path) -> None:
         for run_id, density in (("r", 0.5), ("r2", 0.75))
     ]
     returns(MATRIX["targets"][0]["expr"], {**_groups(50), **other}, samples, tmp_path)
+
+
+def test_runs_keep_their_order_and_so_their_colours_where_they_differ_in_what_is_compared(tmp_path: Path) -> None:
+    syncs = {run("run_sync_changed_weights", between="syncs"): always(8)}
+    other = {
+        key.replace('run="r"', 'run="r2"'): values
+        for key, values in {**HEALTHY, run("run_sync_changed_weights", between="observations"): always(80)}.items()
+    }
+    # Sorted by its labels, of which the first is to tell the run.
+    labels = [f'{{id="{each}", span="{span}"}}' for each, span in (("r", "syncs"), ("r2", "observations"))]
+    returns(
+        f"group by (between, id, span) ({CHANGED_RATIO['targets'][0]['expr']})",
+        {**syncs, **other},
+        [{"labels": each, "value": 1} for each in labels],
+        tmp_path,
+    )

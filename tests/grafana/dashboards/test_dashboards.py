@@ -14,7 +14,9 @@ import pytest
 from monitor.grafana.addresses import COMPARE_UID, FLEET_UID, RUN_UID, SERVICE_UID
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.dashboards import all_dashboards, links, states
+from monitor.grafana.dashboards.query import ONE_RUN
 from monitor.grafana.files.lint_exceptions import lint_exceptions
+from monitor.grafana.promql.metric import metric, told_apart
 from monitor.grafana.promql.ratios import RECORDED
 from monitor.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
 from monitor.service.families import FAMILIES
@@ -372,6 +374,41 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap(board: Board) -> No
         cells = {(place["x"] + column, place["y"] + line) for column in range(place["w"]) for line in range(place["h"])}
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def test_the_table_of_one_run_begins_with_what_tells_it_apart_and_has_room_for_it() -> None:
+    (panel,) = (each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == "What is measured")
+    (target,) = panel["targets"]
+    assert target["expr"] == told_apart(metric("run_info", ONE_RUN))
+    widths = {
+        override["matcher"]["options"]: each["value"]
+        for override in panel["fieldConfig"]["overrides"]
+        for each in override["properties"]
+        if each["id"] == "custom.width"
+    }
+    assert widths["name"] >= 280
+
+
+@pytest.mark.parametrize(
+    ("title", "alarming", "compared_with"),
+    [("Groups not served as trained", "not served as trained", "compared"), ("Step that is served", None, "trained")],
+)
+def test_what_is_served_is_told_from_what_it_is_compared_with(
+    title: str, alarming: str | None, compared_with: str
+) -> None:
+    (panel,) = (each for each in panels(DASHBOARDS["sparsity-monitor / Run"]) if each["title"] == title)
+    overrides = panel["fieldConfig"]["overrides"]
+    colours = {
+        each["matcher"]["options"]: value["value"]["fixedColor"]
+        for each in overrides
+        for value in each["properties"]
+        if value["id"] == "color"
+    }
+    dashed = [e["matcher"]["options"] for e in overrides for v in e["properties"] if v["id"] == "custom.lineStyle"]
+    assert set(colours) == {target["legendFormat"] for target in panel["targets"]}
+    assert [name for name, colour in colours.items() if colour == "red"] == ([alarming] if alarming else [])
+    assert colours[compared_with] == "text"
+    assert dashed == [f"/^{compared_with}$/"]
 
 
 @pytest.mark.parametrize("board", BOARDS)

@@ -13,6 +13,7 @@ from monitor.grafana.dashboards import variables
 from monitor.grafana.dashboards.board import board
 from monitor.grafana.dashboards.query import JOB, SOME_RUNS
 from monitor.grafana.promql.metric import known_runs, metric, shown, shown_in_rows, told_apart
+from monitor.served_metrics import NAMES
 from tests.end_to_end.panel_queries import offered
 from tests.grafana.alerts.rule_cases import RUN, Series, always
 from tests.grafana.dashboards.nasty_names import NASTY_NAMES
@@ -104,6 +105,16 @@ def test_there_is_always_a_training_metric_to_choose(tmp_path: Path) -> None:
     logged: Series = {f"sparsity_monitor_run_training_metric{{{RUN}, {labels}}}": always(3)}
     returns(query, logged, [{"labels": f"{{{labels}}}", "value": 1}], tmp_path)
     assert offered(variable["regex"], '{metric="a "b""} 1 1700000000000') == ('a "b"', 'a "b"')
+
+
+def test_what_an_engine_serves_is_not_shown_as_a_training_metric(tmp_path: Path) -> None:
+    """It has panels of its own, with names for people."""
+    query = _variable(variables.training_metric(SOME_RUNS))["query"].removeprefix("query_result(").removesuffix(")")
+    logged: Series = {
+        f'sparsity_monitor_run_training_metric{{{RUN}, metric="{name}"}}': always(3)
+        for name in (*NAMES, "served_groups_of_mine")
+    }
+    returns(query, logged, [{"labels": '{metric="served_groups_of_mine"}', "value": 1}], tmp_path)
 
 
 def test_the_newest_run_is_offered_first() -> None:

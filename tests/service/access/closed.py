@@ -75,19 +75,23 @@ class Certificates(NamedTuple):
 
 
 def make_certificates(directory: Path) -> Certificates:
-    """Make them with openssl, for this machine."""
-    ca, ca_key = directory / "ca.pem", directory / "ca.key"
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
-    _openssl(*new, "-days", "2", "-subj", "/CN=a company", "-keyout", ca_key, "-out", ca)
-    signed = {}
-    for name in ("service", "client"):
-        certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
-        names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "basicConstraints=CA:FALSE"]
-        signer = ["-CA", ca, "-CAkey", ca_key]
-        _openssl(*new, "-days", "2", "-subj", f"/CN={name}", *names, *signer, "-keyout", key, "-out", certificate)
-        signed[name] = (certificate, key)
-    return Certificates(ca, *signed["service"], *signed["client"])
+    """Make them with openssl, for this machine, valid for two days."""
+    directory.mkdir(exist_ok=True)
+    ca = directory / "ca.pem"
+    _new(2, "a company", ca)
+    service, client = (sign(ca, directory / f"{name}.pem") for name in ("service", "client"))
+    return Certificates(ca, service, service.with_suffix(".key"), client, client.with_suffix(".key"))
 
 
-def _openssl(*command: str | Path) -> None:
+def sign(ca: Path, certificate: Path, days: int = 2) -> Path:
+    """Make a certificate that `ca` signs, and its key beside it, and return it."""
+    names = ("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "basicConstraints=CA:FALSE")
+    _new(days, certificate.stem, certificate, *names, "-CA", ca, "-CAkey", ca.with_suffix(".key"))
+    return certificate
+
+
+def _new(days: int, name: str, certificate: Path, *options: str | Path) -> None:
+    kind = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", str(days))
+    files = ("-keyout", certificate.with_suffix(".key"), "-out", certificate)
+    command = ("openssl", *kind, "-subj", f"/CN={name}", *options, *files)
     subprocess.run(command, check=True, capture_output=True, timeout=60)

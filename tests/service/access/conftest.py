@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from monitor.environment import CREDENTIALS, variable
-from monitor.service.access import gate
+from monitor.service.access import gate, renewal
 from monitor.wire.credentials import INSECURE_NETWORK
 from tests.service.access.closed import Certificates, Closed, closed_service, make_certificates
 
@@ -20,9 +20,10 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _soon() -> Iterator[None]:
-    """Services look for new and revoked tokens twenty times as often, so that tests need not wait for it."""
+    """Services look for new tokens and certificates far more often, so that tests need not wait for it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(gate, "_REFRESH_SECONDS", 0.1)
+        patched.setattr(renewal, "_LOOK_SECONDS", 0.1)
         yield
 
 

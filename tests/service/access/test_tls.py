@@ -111,4 +111,10 @@ def test_certificates_that_do_not_fit_are_refused_in_words(
     for each in given:
         settings |= known[each]
     with pytest.raises(AccessSettingsError, match=words):
-        certificates_of(ServiceSettings(**settings))
+        _load(ServiceSettings(**settings))
+
+
+def _load(settings: ServiceSettings) -> None:
+    files = certificates_of(settings)
+    assert files is not None
+    files.load()

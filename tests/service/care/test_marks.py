@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
+from monitor.commands import run_tables
 from monitor.commands.export.export import export
 from monitor.notebook.from_service import ServiceSource
 from monitor.notebook.interface import Interface
+from monitor.service import listing
 from monitor.service.care.by_hand import delete_runs, thin_runs
 from monitor.service.store import Store
 from monitor.service.stored import Thinned
@@ -69,6 +72,8 @@ def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path, capsys: pytest.
     url = _filled(tmp_path)
     with service_in_thread(url) as client:
         whole = client.http.get("/api/v1/runs/run").json()
+        assert not client.run("run").HasField("thinned")
+        assert not [line for line in run_tables.summary(whole) if "thinned" in line]
         page = client.http.get("/runs/run").text
     assert (whole["thinned"], whole["deleted_at"]) == (None, None)
     assert "thinned" not in page
@@ -79,6 +84,14 @@ def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path, capsys: pytest.
         assert client.http.get("/api/v1/runs/run/history").json()["thinned"] == said
         assert client.http.get("/api/v1/runs/run/groups/history").json()["thinned"] == said
         assert client.http.get("/api/v1/compare?run=run&run=run").status_code == 200
+        summary = client.run("run").thinned
+        assert (summary.every, summary.until_step, summary.removed) == (11, 1000, 908)
+        text = client.http.get("/api/v1/runs/run/history?format=csv&fields=changed").text
+        assert {line.rsplit(",", 1)[1] for line in text.splitlines()} == {"one_left_in", "11"}
+        shown = run_tables.summary(client.http.get("/api/v1/runs/run").json())
+        assert shown[-1].startswith("The observations of this run were thinned")
+        listing.print_rows([client.run("run")])
+        assert capsys.readouterr().out.endswith("\tup to step 1000 at least 1 in 11 is left\n")
         page = " ".join(client.http.get("/runs/run").text.split())
         assert "up to step 1 000 at least 1 observation in 11 is left; 908 were removed from the store" in page
         source = ServiceSource(str(client.http.base_url), "run")
@@ -87,6 +100,8 @@ def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path, capsys: pytest.
         assert len(source.observations()["step"]) == 92
         export(Interface(str(client.http.base_url)), "run", tmp_path / "run.csv", None, ["changed"])
         assert capsys.readouterr().err == f"{remark}\n"
+        rows = list(csv.DictReader((tmp_path / "run.csv").read_text().splitlines()))
+        assert [row["one_left_in"] for row in rows] == ["11"] * 92
 
 
 def test_a_reader_is_told_what_was_deleted_of_a_run_that_came_again(tmp_path: Path) -> None:

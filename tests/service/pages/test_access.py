@@ -53,6 +53,27 @@ def test_axe_finds_nothing_and_a_phone_shows_all_of_the_width(path: str, page: P
     assert found.violations_count == 0, f"phone: {found.generate_report()}"
 
 
+def test_a_phone_shows_charts_in_its_width_with_titles_and_legends_beside_nothing(page: Page, service: Client) -> None:
+    """Opened on a phone: what is made for a wide window and then made narrow is laid out again."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    opened(page, service, "/runs/grpo#group=00%2Fmlp")
+    until(page, PAGES["/runs/grpo#group=00%2Fmlp"])
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    boxes = page.evaluate(
+        "['.infolayer > [class^=legend]', '.annotation-text-g', '.plot']"
+        ".flatMap(each => [...document.querySelectorAll(`#curves ${each}`)])"
+        ".map(each => [each.classList[0], each.getBoundingClientRect()]).map(([name, b]) => "
+        "({ name, left: b.left, right: b.right, top: b.top, bottom: b.bottom }))"
+    )
+    above = [box for box in boxes if box["name"].startswith("legend")]
+    assert above
+    for box in above:
+        assert 0 <= box["left"] < box["right"] <= 390
+        for other in boxes:
+            apart = other["top"] >= box["bottom"] or other["bottom"] <= box["top"]
+            assert other is box or apart or other["right"] <= box["left"] or other["left"] >= box["right"], (box, other)
+
+
 def test_axe_finds_nothing_in_the_runbook(page: Page, service: Client) -> None:
     page.goto(f"http://{service.listening.http_address}/runbook")
     for theme in THEMES:

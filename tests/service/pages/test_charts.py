@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
 
-from tests.service.messages import logged, observed, registration
+from monitor.service.care.by_hand import thin_runs
+from tests.service.messages import finished, logged, observed, registration
 from tests.service.pages.browsing import in_a_browser, opened, until
 from tests.service.running import Client, service_in_thread
 
@@ -51,6 +53,22 @@ def test_charts_carry_the_numbers_of_the_interface_and_go_on_with_the_run(page: 
     service.send("live", [observed(41, step=21, changed=[0, 300, 200])])
     until(page, "document.getElementById('curves').data.find(t => t.name === 'cumulative sparsity').y.at(-1) === .5")
     until(page, "document.querySelector('[data-now=summary]').textContent.includes('50.00 %')")
+
+
+def test_a_run_without_observations_has_a_sentence_and_no_empty_charts(page: Page, service: Client) -> None:
+    service.register(registration("waiting"))
+    opened(page, service, "/runs/waiting")
+    assert page.locator("#no-curves").inner_text() == "No observation yet: the curves begin with the first one."
+    assert page.locator(".js-plotly-plot:visible").count() == 0
+    service.send("waiting", [observed(1)])
+    until(page, "document.getElementById('layers').data?.[0].z.length > 0")
+    assert not page.locator("#no-curves").is_visible()
+    # Not made while it was out of sight, in a width of its own.
+    room, taken = (
+        page.evaluate(f"document.querySelector('{each}').getBoundingClientRect().width")
+        for each in ("main", "#curves svg")
+    )
+    assert room - 60 < taken < room
 
 
 def test_a_link_shows_what_its_sender_saw(page: Page, service: Client) -> None:
@@ -146,3 +164,50 @@ def test_steps_that_a_pointer_is_dragged_over_are_those_of_all_charts(page: Page
     assert "from=" in page.url
     page.get_by_role("button", name="All steps").press("Enter")
     until(page, "document.getElementById('over').data[0].x.length === 20")
+
+
+def drawn(page: Page, chart: str, dash: str | None) -> list[list[float | None]]:
+    """Steps of the first trace of a chart with such a line."""
+    wanted = "undefined" if dash is None else f"'{dash}'"
+    return page.evaluate(  # type: ignore[no-any-return]
+        f"document.getElementById('{chart}').data.filter(t => t.line?.dash === {wanted}).map(t => t.x)"
+    )
+
+
+def test_no_line_is_drawn_where_observations_never_came(page: Page, service: Client) -> None:
+    service.register(registration("gap"))
+    steps = [1, 2, 3, 7, 8]
+    items = [observed(2 * step - 1, step=step) for step in steps]
+    items += [logged(2 * step, step=step, loss=1 / step) for step in range(1, 9)]
+    service.send("gap", sorted(items, key=lambda each: each.sequence))
+    # Resumed from a step between two observations, which is none.
+    service.register(registration("gap", attempt=2, resumed_from_step=10))
+    service.send("gap", [observed(1, step=12, stride=2), observed(2, step=13)], attempt=2)
+    opened(page, service, "/runs/gap#group=00%2Fmlp")
+    steps_shown, values = shown(page, "curves", "cumulative sparsity")
+    assert [step for step, value in zip(steps_shown, values, strict=True) if value is not None] == [*steps, 12, 13]
+    assert [step for step, value in zip(steps_shown, values, strict=True) if value is None] == [5]
+    assert [3, 7, 7] in drawn(page, "curves", "dot")
+    # All logs are there.
+    assert shown(page, "curves", "loss")[0] == list(range(1, 9))
+    until(page, "document.getElementById('group').data?.length === 2")
+    assert drawn(page, "group", "dot") == [[3, 7, 7]]
+
+
+def test_what_retention_thinned_is_dotted_and_what_came_after_is_a_line(page: Page, tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with service_in_thread(store) as client:
+        client.register(registration("thin"))
+        client.send("thin", [*(observed(step) for step in range(1, 41)), finished(41, step=40)])
+    thin_runs(f"sqlite:///{store}", ["thin"], keep=12)
+    with service_in_thread(store) as client:
+        client.register(registration("thin", attempt=2, resumed_from_step=40))
+        client.send("thin", [observed(1, step=41), observed(2, step=42)], attempt=2)
+        opened(page, client, "/runs/thin")
+        steps, values = shown(page, "curves", "cumulative sparsity")
+        known = [step for step, value in zip(steps, values, strict=True) if value is not None]
+        assert known[-3:] == [40, 41, 42]
+        assert len(known) < 20
+        assert values[-3:].count(None) == 0
+        dots = drawn(page, "curves", "dot")[0]
+        assert (dots[0], dots[-1]) == (1, 40)

@@ -1,0 +1,101 @@
+"""While another service has the store: calls, requests and health checks are answered with that.
+
+One that stands by shows nothing of the runs: what it would show is not their present.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import grpc
+from fastapi import Request, Response
+from grpc.aio import ServerInterceptor, ServicerContext
+from grpc_health.v1 import health, health_pb2
+
+from monitor.service.access.requests import Answer
+from monitor.service.handlers import Continue, Handler, prepared
+from monitor.service.recorder import Recorder
+from monitor.wire.monitor_pb2 import DESCRIPTOR
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
+
+_LOOK_EVERY_SECONDS = 0.5
+_AGAIN_SECONDS = 10.0
+# What is the same whoever serves, or says itself that another does.
+_ANSWERED_ALWAYS = frozenset(
+    {"/healthz", "/readyz", "/metrics", "/login", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"}
+)
+
+
+class CallsStandingBy(ServerInterceptor):
+    """Answers calls with who has the store, while it is another service."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    async def intercept_service(
+        self, continuation: Continue, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Return what answers the call."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not str(handler_call_details.method).startswith(f"/{SERVICE_NAME}/"):
+            return handler
+
+        async def prepare(request: Any, context: ServicerContext[Any, Any]) -> Any:
+            if self._recorder.stands_by:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, self._recorder.stands_by)
+            return request
+
+        return prepared(handler, handler.request_deserializer, prepare)
+
+
+def requests_standing_by(
+    recorder: Recorder, answer: Answer
+) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """Return a middleware that does the same for requests over HTTP."""
+
+    async def pass_or_say(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        if recorder.stands_by and request.url.path not in _ANSWERED_ALWAYS:
+            return answer(request, HTTPStatus.SERVICE_UNAVAILABLE, recorder.stands_by, {"Retry-After": "1"})
+        return await go_on(request)
+
+    return pass_or_say
+
+
+@contextlib.asynccontextmanager
+async def watching(recorder: Recorder, checks: health.aio.HealthServicer) -> AsyncIterator[None]:
+    """Take the store as soon as it is free, and let health checks say whether it is, while the context is open."""
+
+    async def watch() -> None:
+        pause = _LOOK_EVERY_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            pause = _LOOK_EVERY_SECONDS
+            try:
+                await recorder.keep()
+            except Exception:
+                # One that looks no more would never take over.
+                pause = _AGAIN_SECONDS
+                logger.exception("looking at the store failed, and is tried again in %g seconds", pause)
+            await tell_health(recorder, checks)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def tell_health(recorder: Recorder, checks: health.aio.HealthServicer) -> None:
+    """Let health checks say whether this service serves."""
+    response = health_pb2.HealthCheckResponse
+    for name in ("", SERVICE_NAME):
+        await checks.set(name, response.NOT_SERVING if recorder.stands_by else response.SERVING)
