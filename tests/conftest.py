@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -12,6 +13,10 @@ from tests.processes import Processes
 
 # What is imported stays: looking for garbage in between takes a seventh of the time.
 gc.disable()
+
+# Images of containers often forbid it; then each of hundreds of processes would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Of a shell's background job SIGINT is ignored, and so it would be in every process that a test ends with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

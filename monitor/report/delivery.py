@@ -188,8 +188,7 @@ class Delivery:
                 self._wait_for_answer()
             # Before it is: the answer to the one before may come meanwhile, and must not end the waiting.
             self._sent = numbers[-1]
-            for sequence in numbers:
-                self._on_the_way.send(sequence)
+            self._on_the_way.send(numbers)
             await stream.write(request)
         return bool(rows)
 

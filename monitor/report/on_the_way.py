@@ -13,10 +13,10 @@ class OnTheWay:
     def __init__(self) -> None:
         self._sent: deque[int] = deque()
 
-    def send(self, sequence: int) -> None:
-        """Note an item, unless it is sent again."""
-        if not self._sent or sequence > self._sent[-1]:
-            self._sent.append(sequence)
+    def send(self, sequences: Iterable[int]) -> None:
+        """Note items, in order, unless they are sent again."""
+        last = self._sent[-1] if self._sent else 0
+        self._sent.extend(sequence for sequence in sequences if sequence > last)
 
     def reject(self, sequence: int) -> None:
         """Forget an item that the service refused."""

@@ -40,7 +40,7 @@ class Packing:
         return self.max_bytes - _ENVELOPE_BYTES
 
     def requests(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], ReportRequest]]:
-        """Yield requests that bring items in their order, each with the numbers of those in it."""
+        """Yield requests that bring items in their order, each with the numbers of the items in it."""
         start = 0
         while start < len(rows):
             end = self._end(rows, start)

@@ -83,19 +83,26 @@ def open_beside(url: str) -> Engine:
 
 
 def waiting_engine(url: str) -> Engine:
-    """Return what asks, of a store in a database server, who has it, whatever version of this program that is."""
+    """Return what asks, of a store in a database server, who has it, whatever version of this program that is.
+
+    Raises:
+        StoreError: there is no driver for it.
+    """
     arguments = {
         "connect_timeout": _WAIT_SECONDS,
         "tcp_user_timeout": _WAIT_SECONDS * 1000,
         "options": f"-c default_transaction_read_only=on -c statement_timeout={_WAIT_SECONDS * 1000}",
     }
-    return create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        pool_size=1,
-        max_overflow=0,
-        connect_args=arguments,
-    )
+    try:
+        return create_engine(
+            make_url(url).set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_size=1,
+            max_overflow=0,
+            connect_args=arguments,
+        )
+    except (ImportError, NoSuchModuleError) as error:
+        raise _no_driver(url, error) from error
 
 
 def holder(connection: Connection) -> str | None:
@@ -187,6 +194,9 @@ def _prepare_again(connection: Connection, shown_url: str) -> None:
 def _prepare(connection: Connection, shown_url: str) -> None:
     is_file = connection.dialect.name == "sqlite"
     if is_file:
+        if not connection.exec_driver_sql("PRAGMA page_count").scalar_one():
+            # Of a file that is made now, free pages can be cut off later, see sqlite_file/room.py.
+            connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
         # Python's driver begins only before a change of rows, and tables are to be made all or none.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     tables = set(inspect(connection).get_table_names())

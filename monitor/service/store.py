@@ -32,6 +32,7 @@ from monitor.service.remedies import remedy
 from monitor.service.rows import attempt_row, heard, item_row
 from monitor.service.schema import attempts, curve_values, deleted_attempts, items, schema_version, thinned_runs, totals
 from monitor.service.settings import hide_password
+from monitor.service.sqlite_file import room
 from monitor.service.sqlite_file.held import Held, HeldByServer, HeldFile
 from monitor.service.sqlite_file.place import Key
 from monitor.service.stored import Batch, Position, StoredItem, StoredRun
@@ -59,7 +60,7 @@ class Store:
         Raises:
             StoreError: it cannot be opened, another service has it, or it belongs to another program.
         """
-        self._shown_url = hide_password(url)
+        self._url, self._shown_url = url, hide_password(url)
         self._held = _held(url)
         self._newest: Key | None = None
         self._summations: dict[tuple[str, int], Summation] = {}
@@ -198,6 +199,24 @@ class Store:
             return None
         with self._transaction() as connection:
             return sizes.pages(connection)[0]
+
+    def give_back(self) -> bool:
+        """Cut some of what is free off the end of a SQLite file; return whether anything was, and there may be more."""
+        if self._engine.dialect.name != "sqlite":
+            return False
+        self._held.hold(self._newest)
+        with self._transaction() as connection:
+            given = room.give_back(connection)
+        self._held.confirm(given.bytes if given.pages else None)
+        return bool(given.pages)
+
+    def compact(self) -> None:
+        """Write a SQLite file anew without what is free in it. It takes long: not while it is served."""
+        path = file_of(self._url)
+        if path is not None:
+            self._held.hold(self._newest)
+            room.compact(self._engine, path)
+            self._held.confirm(path.stat().st_size)
 
     def bytes_of(self, run_id: str) -> int:
         """Return about how much a run takes in a database server."""

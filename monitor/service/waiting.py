@@ -10,9 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.service.access import table as tokens_table
 from monitor.service.access.tokens import Token
-from monitor.service.errors import StoreError
-from monitor.service.opening import first_line, holder, waiting_engine
-from monitor.service.settings import hide_password
+from monitor.service.opening import cannot_open, first_line, holder, waiting_engine
 
 T = TypeVar("T")
 
@@ -25,7 +23,7 @@ class Waiting:
     """
 
     def __init__(self, url: str) -> None:
-        self._shown_url = hide_password(url)
+        self._url = url
         self._engine = waiting_engine(url)
 
     def holder(self) -> str | None:
@@ -45,4 +43,4 @@ class Waiting:
             with self._engine.connect() as connection:
                 return what(connection)
         except SQLAlchemyError as error:
-            raise StoreError(f"the database {self._shown_url} does not answer: {first_line(error)}") from error
+            raise cannot_open(self._url, first_line(error)) from error

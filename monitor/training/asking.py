@@ -59,6 +59,13 @@ class AskedEngine:
     @classmethod
     def of(cls, trainer: Trainer | None, args: TrainingArguments, every: int, *, strict: bool) -> AskedEngine:
         """Return that of a training that begins."""
+        if every and args.process_index == 0 and _generates_meanwhile(args):
+            logger.warning(
+                "sparsity-monitor: whether vLLM serves the weights that train is not looked at, because an "
+                "asynchronous trainer generates all the time and with weights that are some steps old on purpose: no "
+                "step is known whose weights vLLM is to serve. To see it, ask vLLM after a weight sync and give the "
+                "callback's served() what it answers, with that step."
+            )
         if not getattr(args, "use_vllm", False) or not every:
             return cls()
         if trainer is None:
@@ -170,3 +177,8 @@ class AskedEngine:
             return json.dumps(self._engine.answer(_PATIENCE_SECONDS))
         except Exception as error:  # noqa: BLE001 - raised on all processes
             return json.dumps(f"{error}" or type(error).__name__)
+
+
+def _generates_meanwhile(args: TrainingArguments) -> bool:
+    """Return whether these are the arguments of TRL's asynchronous trainers, which have a server and no choice."""
+    return hasattr(args, "vllm_server_base_url") and not hasattr(args, "use_vllm")

@@ -7,6 +7,7 @@ As read in trl 1.16: the trainers hold a VLLMGeneration as `vllm_generation`, on
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from monitor.observe.served.worker import WorkerExtension, fingerprint_of_worker
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 _EXTENSION = f"{WorkerExtension.__module__}.{WorkerExtension.__name__}"
 # For a server that does not answer at all; what it works at takes about as long as loading the weights from memory.
@@ -88,6 +91,7 @@ class EngineServed(Engine):
         self.generating = (client, ("generate", "chat"))
         self._found: list[dict[str, int]] | Exception = []
         self._thread: threading.Thread | None = None
+        self._looked = False
 
     def ask(self, question: Question) -> None:
         """Ask in a thread, since it answers while the training goes on."""
@@ -121,9 +125,33 @@ class EngineServed(Engine):
                     f"VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls {_EXTENSION}, where sparsity-monitor is "
                     "installed beside vLLM, too."
                 )
-            self._found = response.json()["results"]
+            self._found = results = response.json()["results"]
+            self._look_for_others(len(results))
         except Exception as error:  # noqa: BLE001 - raised by `answer`
             self._found = error
+
+    def _look_for_others(self, answered: int) -> None:
+        """Say once where the server has more ranks than those that answered."""
+        if self._looked:
+            return
+        self._looked = True
+        client, _ = self.generating
+        try:
+            with type(client.session)() as session:
+                session.headers.update(client.session.headers)
+                response = session.get(
+                    f"{client.base_url}/get_world_size", timeout=(_CONNECT_SECONDS, _CONNECT_SECONDS)
+                )
+            ranks = int(response.json()["world_size"])
+        except Exception:  # noqa: BLE001 - servers that do not tell are taken to have answered whole
+            return
+        if ranks > answered:
+            logger.warning(
+                "sparsity-monitor: of the %d ranks of the vLLM server, %d are asked whether they serve the weights "
+                "that train. With data parallelism its first engine alone answers: nothing is known of the others.",
+                ranks,
+                answered,
+            )
 
 
 def _unanswered(error: Exception) -> SparsityMonitorError:

@@ -88,6 +88,7 @@ def test_runs_are_listed_for_programs(client: Client, run_id: str) -> None:
         "measured as": "bits, bfloat16",
         "branch of": "",
         "planned steps": "",
+        "thinned": "",
     }
 
 

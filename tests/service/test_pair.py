@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ from monitor.report.reporter import Reporter
 from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
 from monitor.service.errors import AccessSettingsError, LostStoreError, StoreError
+from monitor.service.instruments import Instruments
 from monitor.service.listing import print_runs
+from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
 from monitor.service.stored import START
@@ -31,7 +34,7 @@ from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, steps
 from tests.service.messages import observed, opening, registration
 from tests.service.postgresql import Cluster, running_cluster
-from tests.service.running import Client, OpenStream, ServiceProcess, service_in_thread
+from tests.service.running import Client, OpenStream, ServiceProcess, service_in_thread, settings_for
 from tests.service.storing import add
 
 pytestmark = pytest.mark.xdist_group("postgresql")
@@ -134,15 +137,15 @@ def test_one_that_ends_hands_over_and_one_that_stands_by_may_end(url: str) -> No
 
 
 def test_of_two_that_start_at_once_one_serves_also_when_both_start_again(url: str) -> None:
+    settings = settings_for(url, standby=True)
     for start in (1, 2):
-        with ThreadPoolExecutor(2) as starts, ExitStack() as both_run:
-            services = [service_in_thread(url, standby=True) for _ in range(2)]
-            clients = list(starts.map(both_run.enter_context, services))
-            serving = [client for client in clients if serves(client)]
-            assert len(serving) == 1
-            serving[0].register(registration())
-            serving[0].send("run", [observed(start)])
-            assert steps(serving[0], "run") == list(range(1, start + 1))
+        with ThreadPoolExecutor(2) as starts:
+            recorders = list(starts.map(lambda _: Recorder(settings, Instruments()), range(2)))
+        (serving,) = [each for each in recorders if not each.stands_by]
+        assert [run.registration.attempt for run in serving.live.all()] == [1][: start - 1]
+        asyncio.run(serving.register(registration()))
+        for each in recorders:
+            asyncio.run(each.close())
 
 
 def test_killed_under_load_the_other_takes_over_and_every_observation_is_there_once(

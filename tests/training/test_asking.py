@@ -138,6 +138,32 @@ def test_a_server_is_asked_by_the_trainers_client(
     assert "the engine serves the weights of step 1, not those of step 2" in message
 
 
+def test_engines_of_a_server_that_do_not_answer_are_told_of_once(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    LLM(str(model))
+    trainer = trainer_of("grpo", model, tmp_path, vllm_mode="server")
+    callback = SparsityCallback(None, strict=True).attach(trainer, served_every=1)
+    with vllm_stand_in.served(engines=3):
+        trainer.vllm_generation.vllm_client.base_url = vllm_stand_in.Client.base_url
+        trainer.train()
+    assert reported(callback, "served_differing_groups") == [(0, 0), (1, 0), (2, 0)]
+    (message,) = said(caplog)
+    assert "of the 6 ranks of the vLLM server, 2 are asked" in message
+
+
+@pytest.mark.parametrize(("every", "told"), [(10, 1), (0, 0)])
+def test_an_asynchronous_trainer_is_not_asked_and_says_why(
+    every: int, told: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainers = pytest.importorskip("trl.experimental.async_grpo", reason="trl has no asynchronous trainer")
+    arguments = trainers.AsyncGRPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    asking.AskedEngine.of(None, arguments, every, strict=False)
+    messages = [each for each in caplog.messages if "generates all the time" in each]
+    assert len(messages) == told
+    assert all("served()" in each for each in messages)
+
+
 def test_a_server_that_cannot_tell_is_named_once(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     LLM(str(model))
     trainer = trainer_of("grpo", model, tmp_path, vllm_mode="server")

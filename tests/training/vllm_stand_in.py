@@ -147,17 +147,24 @@ class Client:
 
 
 @contextmanager
-def served(status: int = 200, waits_for: threading.Event | None = None) -> Iterator[None]:
-    """A server that answers POST /collective_rpc."""
+def served(status: int = 200, waits_for: threading.Event | None = None, engines: int = 1) -> Iterator[None]:
+    """A server that answers POST /collective_rpc, the first of its engines alone, and says how many ranks all have."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/get_world_size"
+            self._send(200, {"world_size": RANKS * engines})
+
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.path == "/collective_rpc"
             if waits_for is not None:
                 waits_for.wait()
             results = LLM.made.collective_rpc(asked["method"], args=tuple(asked["args"]))
-            text = json.dumps({"results": results} if status == 200 else {"error": "no such method"}).encode()
+            self._send(status, {"results": results} if status == 200 else {"error": "no such method"})
+
+        def _send(self, status: int, answer: dict[str, Any]) -> None:
+            text = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()

@@ -11,6 +11,7 @@ from monitor.service.care.facts import RunFacts, read
 from monitor.service.care.thinning import Progress
 from monitor.service.errors import StoreError, StoreInUseError, shortened
 from monitor.service.live import from_store
+from monitor.service.opening import file_of
 from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings, hide_password
 from monitor.service.store import Store
@@ -57,6 +58,22 @@ def thin_runs(url: str, run_ids: Sequence[str], keep: int) -> list[int]:
             while progress.after is not None:
                 progress = store.thin_more(plan, progress)
         return [store.run(run_id).observations for run_id in run_ids]
+
+
+def compact(url: str) -> tuple[int, int]:
+    """Write the file of a store anew without what is free in it; return how many bytes it had, and has.
+
+    Raises:
+        StoreInUseError: a service has the store.
+        StoreError: it is in a database server, or it failed.
+    """
+    if (path := file_of(url)) is None:
+        raise StoreError("the store is in PostgreSQL, which uses again what was freed; VACUUM FULL there gives it back")
+    read(url)
+    before = path.stat().st_size
+    with _for_changes(url, []) as store:
+        store.compact()
+    return before, path.stat().st_size
 
 
 @contextmanager

@@ -79,6 +79,8 @@ def info(store_url: StoreUrl = DEFAULT_URL, *, as_json: Json = False) -> None:
         if found.used_bytes is not None and found.file_bytes is not None:
             free = _size(found.file_bytes - found.used_bytes)
             print(f"the file has {_size(found.file_bytes)}; {free} of it are free, and used before it grows")
+            if found.file_bytes - found.used_bytes > found.file_bytes // 2:
+                print("`sparsity-monitor store compact` gives back what is free, while no service serves it")
 
 
 @store_commands.command(epilog="Example: sparsity-monitor store delete grpo-1 --dry-run")
@@ -128,6 +130,22 @@ def thin(
         for run, count in zip(going, left, strict=True):
             about = "would keep at most" if dry_run else "keeps"
             print(f"{printable(run.run_id)} {about} {count} of {_number(run.observations, 'observation')}")
+
+
+@store_commands.command(epilog="Example: sparsity-monitor store compact --store-url sqlite:///sparsity-monitor.db")
+def compact(store_url: StoreUrl = DEFAULT_URL, *, as_json: Json = False) -> None:
+    """Give back what is free in the file of a store that no service is serving.
+
+    A new store does so by itself when runs go; one that an earlier version made does from then on.
+    """
+    from monitor.service.care.by_hand import compact as compact_store
+
+    with explained():
+        before, after = compact_store(checked(store_url))
+        if as_json:
+            print_json({"bytes_before": before, "bytes": after})
+            return
+        print(f"the file had {_size(before)} and has {_size(after)}")
 
 
 def checked(store_url: str) -> str:

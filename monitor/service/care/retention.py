@@ -86,6 +86,8 @@ class Retention:
             await self._thin(run)
         if self._settings.retain_gigabytes is not None:
             await self._make_room(int(self._settings.retain_gigabytes * 1e9))
+        while await self._gently(lambda store: store.give_back()):
+            pass
 
     async def _run(self) -> None:
         while True:
@@ -95,7 +97,7 @@ class Retention:
                 # Whoever has the store removes what is to go.
                 pass
             except StoreError as error:
-                logger.warning("nothing is removed for now: %s", error)
+                logger.warning("nothing is removed for now, and it is tried again in %g s: %s", _EVERY_SECONDS, error)
             except Exception:
                 logger.exception("retention failed, and is tried again in %g seconds", _EVERY_SECONDS)
             await asyncio.sleep(_EVERY_SECONDS)

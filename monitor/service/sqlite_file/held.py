@@ -28,8 +28,8 @@ class Held(Protocol):
     def hold(self, newest: Key | None) -> None:
         """Before a change: make sure that it goes where the next process will look."""
 
-    def confirm(self) -> None:
-        """After a change: make sure that it did."""
+    def confirm(self, shrinks_to: int | None = None) -> None:
+        """After a change: make sure that it did. `shrinks_to`: bytes that a file is to have, which gave some back."""
 
     def save(self) -> None:
         """At the end: leave what would be lost with the process where a person finds it."""
@@ -72,10 +72,10 @@ class HeldFile(Held):
             self._stay()
             self._place.check_contents(newest)
 
-    def confirm(self) -> None:
+    def confirm(self, shrinks_to: int | None = None) -> None:
         with self._explained():
             self._stay()
-            self._place.wrote()
+            self._place.wrote(shrinks_to)
 
     def save(self) -> None:
         with self._explained():
@@ -125,7 +125,7 @@ class HeldByServer(Held):
     def hold(self, newest: Key | None) -> None:
         """Nothing can be elsewhere."""
 
-    def confirm(self) -> None:
+    def confirm(self, shrinks_to: int | None = None) -> None:
         """Nothing can be elsewhere."""
 
     def save(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import sqlite3
 import stat
@@ -42,6 +43,7 @@ class Place:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._damaged = ""
+        self._shrinks_to = math.inf
 
     def remember(self) -> None:
         """Take what the names lead to now for what is open. To be called when the database has been written to."""
@@ -52,10 +54,18 @@ class Place:
         self._beside = {path: _identity(path) for path in self._names_beside()}
         self.wrote()
 
-    def wrote(self) -> None:
-        """Remember the database as this process left it: whoever else writes to it is found out."""
+    def wrote(self, shrinks_to: int | None = None) -> None:
+        """Remember the database as this process left it: whoever else writes to it is found out.
+
+        Args:
+            shrinks_to: bytes that it has after this, once what is in its log is in it: perhaps by another process.
+        """
         found = self._path.stat()
         self._left = (found.st_size, found.st_mtime_ns)
+        if shrinks_to is not None:
+            self._shrinks_to = shrinks_to
+        if found.st_size <= self._shrinks_to:
+            self._shrinks_to = math.inf
 
     def hold(self, engine: Engine) -> bool:
         """Make sure that the names lead to what is open; write it under its name again where nothing is there.
@@ -85,7 +95,7 @@ class Place:
         found = self._path.stat()
         if (found.st_size, found.st_mtime_ns) == self._left:
             return
-        if found.st_size < self._left[0]:
+        if found.st_size < min(self._left[0], self._shrinks_to):
             raise self._lost()
         self.check_sound(newest)
         self._left = (found.st_size, found.st_mtime_ns)

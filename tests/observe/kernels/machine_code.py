@@ -1,4 +1,4 @@
-"""The kernel for GPUs in machine code, which needs no GPU: compiled in processes of their own, and taken apart."""
+"""The kernel for GPUs in machine code, which needs no GPU: compiled in a process of its own, and taken apart."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from monitor.observe.kernels import kinds
 
-_PROCESSES = 2
 _TYPES = {
     **dict.fromkeys(("tiles", "table", "integers", "largest"), "*i64"),
     **{"limits": "*i32", "limit": "i32", "squares": "*fp64", "table_columns": "i32", "count_columns": "i32"},
@@ -87,30 +85,24 @@ class MachineCode:
 def compiled(
     requests: Sequence[tuple[Target, Variant]], *, with_loop: Callable[[Variant], bool] = lambda _: True
 ) -> list[MachineCode]:
-    """Compile each, with nothing from a cache. NVIDIA's disassembler is as slow as the compiler: ask for few loops."""
+    """Compile each. NVIDIA's disassembler is as slow as the compiler: ask for few loops.
+
+    What was compiled is kept in the environment that runs the tests: Triton knows it by the kernel, by the compilers
+    and by all of its settings, and compiles what differs in any of these.
+    """
     # Not in this process, which may have the kernel interpreted.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-
-    def compile_some(start: int) -> list[dict[str, Any]]:
-        with tempfile.TemporaryDirectory() as cache:
-            some = requests[start::_PROCESSES]
-            asked = json.dumps([(asdict(target), asdict(variant), with_loop(variant)) for target, variant in some])
-            result = subprocess.run(
-                [sys.executable, "-m", __name__],
-                input=asked,
-                env=environment | {"TRITON_CACHE_DIR": cache},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        if result.returncode:
-            raise RuntimeError(f"the kernel did not compile:\n{result.stderr}")
-        found: list[dict[str, Any]] = json.loads(result.stdout)
-        return found
-
-    with ThreadPoolExecutor(_PROCESSES) as threads:
-        parts = list(threads.map(compile_some, range(_PROCESSES)))
-    each = [parts[i % _PROCESSES][i // _PROCESSES] for i in range(len(requests))]
+    result = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps([(asdict(target), asdict(variant), with_loop(variant)) for target, variant in requests]),
+        env=environment | {"TRITON_CACHE_DIR": str(Path(sys.prefix) / "triton")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise RuntimeError(f"the kernel did not compile:\n{result.stderr}")
+    each: list[dict[str, Any]] = json.loads(result.stdout)
     # JSON knows no tuples.
     return [MachineCode(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()}) for one in each]
 
