@@ -18,7 +18,7 @@ from tests.service.running import ServiceProcess
 # One worker builds the wheel, and has the service that the training reports to.
 pytestmark = pytest.mark.xdist_group("installed")
 
-ONLY_TRAINING_NEEDS = {"torch", "numpy", "safetensors", "transformers", "trl", "accelerate", "datasets"}
+ONLY_TRAINING_NEEDS = {"torch", "safetensors", "transformers", "trl", "accelerate", "datasets"}
 _TRAIN = """
 import sys
 import torch
