@@ -104,7 +104,7 @@ def _send(client: Client, run_id: str, packing: Packing, rows: list[tuple[int, b
 def _half_load(service: ServiceProcess, seconds: float, rate: float) -> None:
     """Every run sends at its times, whether or not the one before is acknowledged soon."""
     pause = RUNS / rate
-    started = time.perf_counter()
+    processor, started = _processor_seconds(service), time.perf_counter()
 
     def exchange(number: int) -> list[float]:
         stream = OpenStream(service.client)
@@ -119,7 +119,8 @@ def _half_load(service: ServiceProcess, seconds: float, rate: float) -> None:
 
     with ThreadPoolExecutor(RUNS) as pool:
         times = [each for some in pool.map(exchange, range(RUNS)) for each in some]
-    _row(f"acknowledgement at {len(times) / seconds:,.0f} observations/s", _spread(times))
+    spent = (_processor_seconds(service) - processor) / len(times)
+    _row(f"acknowledgement at {len(times) / seconds:,.0f} observations/s", _spread(times), spent)
 
 
 def _catch_up(start: Start, _seconds_given: float) -> None:
