@@ -1,4 +1,4 @@
-"""What of an attempt was sent: where an item leaves the full spool on its way, it is lost only if it does not arrive."""
+"""What of an attempt was sent: an item that leaves the full spool on its way is lost only if it does not arrive."""
 
 from __future__ import annotations
 
