@@ -29,7 +29,7 @@ def full_disk_of_spool(directory: Path, times: int) -> Outcome:
 
 def full_disk_of_store(directory: Path, times: int) -> Outcome:
     """The disk of the store is full, and has room again: nothing is acknowledged meanwhile."""
-    with small_disk(directory / "disk", "2m") as disk, running(disk / "store.db") as service:
+    with small_disk(directory / "disk", "16m") as disk, running(disk / "store.db") as service:
         training = Training(directory, service.client.listening.grpc_address)
         for _ in range(times):
             training.wait_until_some_arrived(service.client)
