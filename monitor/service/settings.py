@@ -169,6 +169,12 @@ class ServiceSettings(BaseModel):
             parsed = make_url(url)
         except ArgumentError:
             parsed = None
+        except ValueError:
+            raise ValueError(
+                f"{hide_password(url)!r} was given; expected one port. Name several servers of one database as in "
+                "'postgresql://USER:PASSWORD@/DATABASE?host=FIRST:5432&host=SECOND:5432&target_session_attrs=read-write'"
+                ": the service writes to the one that can be written"
+            ) from None
         kind = parsed.get_backend_name() if parsed is not None else ""
         database = (parsed.database if parsed is not None else "") or ":memory:"
         no_file = kind == "sqlite" and database.startswith((":memory:", "file:"))

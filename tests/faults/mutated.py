@@ -52,12 +52,15 @@ def _mutated(draw: st.DrawFn, message: bytes) -> bytes:
     return bytes(mutated)
 
 
-def send_mutated(client: Client, examples: int, beginning: int = 0) -> None:
+def send_mutated(client: Client, examples: int, beginning: int = 0) -> int:
     """Send so many of each kind, and raise if the service answers one of them with an error of its own.
+
+    Returns how many were sent.
 
     Args:
         beginning: what they are made from; the same number makes the same ones.
     """
+    sent = 0
     client.register(registration("mutated"))
     register = client.channel.unary_unary(f"{_SERVICE}/RegisterRun")
     report = client.channel.stream_stream(f"{_SERVICE}/Report")
@@ -72,29 +75,40 @@ def send_mutated(client: Client, examples: int, beginning: int = 0) -> None:
     @limited
     @given(_mutated(_REGISTER))
     def registrations(message: bytes) -> None:
+        nonlocal sent
+        sent += 1
         _call(lambda: register(message, timeout=60))
 
     @seed(beginning)
     @limited
     @given(st.data())
     def streams(data: st.DataObject) -> None:
+        nonlocal sent
+        sent += 1
         which = data.draw(st.integers(0, len(_STREAM) - 1))
-        sent = [*_STREAM[:which], data.draw(_mutated(_STREAM[which])), *_STREAM[which + 1 :]]
-        _call(lambda: list(report(iter(sent), timeout=60)))
+        messages = [*_STREAM[:which], data.draw(_mutated(_STREAM[which])), *_STREAM[which + 1 :]]
+        _call(lambda: list(report(iter(messages), timeout=60)))
 
     @seed(beginning)
     @limited
     @given(st.sampled_from(_PATHS), st.text(max_size=40), st.text(max_size=20))
     def requests(path: str, first: str, second: str) -> None:
+        nonlocal sent
+        sent += 1
         answer = client.http.get(path.format(*(quote(each, safe="") for each in (first, second))))
         assert answer.status_code < 500, answer.text
 
     for each in (registrations, streams, requests):
         each()
+    return sent
 
 
-def send_described(client: Client, examples: int, beginning: int = 0) -> None:
-    """Send so many requests, by schemathesis, to each address that the interface describes, right and wrong ones."""
+def send_described(client: Client, examples: int, beginning: int = 0) -> int:
+    """Send so many requests, by schemathesis, to each address that the interface describes, right and wrong ones.
+
+    Returns how many were sent.
+    """
+    sent = 0
     description = schemathesis.openapi.from_url(f"{client.http.base_url}/api/openapi.json")
     for found in description.get_all_operations():
         operation = found.ok()
@@ -103,9 +117,12 @@ def send_described(client: Client, examples: int, beginning: int = 0) -> None:
         @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(GenerationMode.POSITIVE) | operation.as_strategy(GenerationMode.NEGATIVE))
         def requests(case: schemathesis.Case) -> None:
+            nonlocal sent
+            sent += 1
             case.call_and_validate()
 
         requests()
+    return sent
 
 
 def _call(call: Callable[[], object]) -> None:

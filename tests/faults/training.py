@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from monitor.report.reporter import Reporter
+from monitor.report.spool import DEFAULT_MAX_BYTES
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, spooled
 from tests.service.running import Client
@@ -16,6 +20,7 @@ from tests.service.running import Client
 MOST_STEP_SECONDS = 5.0
 # An uploader pauses for up to 15 seconds, and so does gRPC.
 ARRIVAL_SECONDS = 180.0
+_MEASURED_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -24,22 +29,31 @@ class Outcome:
 
     Attributes:
         observations: how many arrived, each once.
-        worst_step_seconds: the longest time that handing one over took the training thread.
+        worst_hand_over: the longest time that handing one over took the training thread, in seconds.
+        step_sound, step_broken: the median of a step with its observation, in seconds, while all was well and while
+            something was broken; of the same training, in turns. None where that was not measured.
+        left_out: how many a full spool left out, each of them counted.
     """
 
     observations: int
-    worst_step_seconds: float
+    worst_hand_over: float = 0.0
+    step_sound: float | None = None
+    step_broken: float | None = None
+    left_out: int = 0
 
 
 class Training:
     """Observes a small model, and reports to `target`."""
 
-    def __init__(self, directory: Path, target: str) -> None:
-        self.worst_step_seconds = 0.0
+    def __init__(self, directory: Path, target: str, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._worst_hand_over = 0.0
+        self._steps_sound: list[float] = []
+        self._steps_broken: list[float] = []
+        self._is_broken = False
         self._model = ObservedModel()
         self._changed: list[tuple[int, list[int]]] = []
         self._log = _Log()
-        self.reporter = Reporter(self._model.registration(), directory / "spool", target)
+        self.reporter = Reporter(self._model.registration(), directory / "spool", target, max_bytes=max_bytes)
 
     @property
     def run_id(self) -> str:
@@ -52,11 +66,32 @@ class Training:
     def train(self, steps: int = 5) -> None:
         """Take steps, and hand their observations over."""
         for _ in range(steps):
-            observation = self._model.train_and_observe()
-            self._changed.append((observation.step, observation.changed.tolist()))
-            started = time.perf_counter()
-            self.reporter.report(observation)
-            self.worst_step_seconds = max(self.worst_step_seconds, time.perf_counter() - started)
+            self._step()
+
+    def _step(self) -> float:
+        started = time.perf_counter()
+        observation = self._model.train_and_observe()
+        self._changed.append((observation.step, observation.changed.tolist()))
+        handed_over = time.perf_counter()
+        self.reporter.report(observation)
+        ended = time.perf_counter()
+        self._worst_hand_over = max(self._worst_hand_over, ended - handed_over)
+        return ended - started
+
+    def _train_and_measure(self) -> None:
+        # Without those after a pause, which are slower whatever is broken.
+        taken = [self._step() for _ in range(_MEASURED_STEPS)][_MEASURED_STEPS // 4 :]
+        (self._steps_broken if self._is_broken else self._steps_sound).extend(taken)
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        """Something is broken meanwhile: train first."""
+        self._is_broken = True
+        try:
+            self._train_and_measure()
+            yield
+        finally:
+            self._is_broken = False
 
     def wait_until_known(self, problem: str) -> None:
         """Wait until the uploader has noticed a problem, of which these are words."""
@@ -72,10 +107,14 @@ class Training:
 
         eventually(is_told, ARRIVAL_SECONDS)
 
+    def wait_until_committed(self) -> None:
+        """Wait until all that was observed is in the spool's file."""
+        eventually(lambda: spooled(self.reporter).last_sequence == self.steps, ARRIVAL_SECONDS)
+
     def wait_until_some_arrived(self, client: Client) -> None:
         """Train, and wait until a part of it is with the service."""
         before = self.steps
-        self.train()
+        self._train_and_measure()
         eventually(lambda: (client.metric("run_step", run=self.run_id) or 0) > before, ARRIVAL_SECONDS)
 
     def end(self) -> None:
@@ -86,16 +125,38 @@ class Training:
 
     def assert_whole(self, client: Client) -> Outcome:
         """Every observation is with the service, once, with its counts, and no step was held up."""
+        outcome = self.assert_accounted(client)
+        assert outcome.left_out == 0
+        assert outcome.observations == len(self._changed)
+        return outcome
+
+    def assert_accounted(self, client: Client) -> Outcome:
+        """Every observation is with the service, once, with its counts, or is one of those that count as dropped."""
         eventually(lambda: client.is_over(self.run_id), ARRIVAL_SECONDS)
         history = client.history(self.run_id)
         observed = [each.item.observation for each in history if each.item.HasField("observation")]
-        assert [(each.step, list(each.changed)) for each in observed] == self._changed
-        numbers = sorted(each.item.sequence for each in history)
-        assert numbers == [*range(1, len(self._changed) + 2)]
-        assert client.metric("run_dropped_items", run=self.run_id) == 0
-        assert spooled(self.reporter).dropped == 0
-        assert self.worst_step_seconds < MOST_STEP_SECONDS
-        return Outcome(len(self._changed), self.worst_step_seconds)
+        expected = dict(self._changed)
+        assert all(list(each.changed) == expected[each.step] for each in observed)
+        numbers = [each.item.sequence for each in history]
+        # All observations, and the end.
+        assert len(set(numbers)) == len(numbers) == len(observed) + 1
+        assert max(numbers) == len(expected) + 1
+        dropped = len(expected) - len(observed)
+        assert spooled(self.reporter).dropped == dropped
+        # The last heartbeat comes after the end.
+        eventually(lambda: client.metric("run_dropped_items", run=self.run_id) == dropped, ARRIVAL_SECONDS)
+        assert self._worst_hand_over < MOST_STEP_SECONDS
+        return Outcome(
+            len(observed),
+            self._worst_hand_over,
+            _median(self._steps_sound),
+            _median(self._steps_broken),
+            left_out=dropped,
+        )
+
+
+def _median(seconds: list[float]) -> float | None:
+    return statistics.median(seconds) if seconds else None
 
 
 class _Log(logging.Handler):

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.eventually import eventually
+
 _OPTIONS = "-c listen_addresses= -c fsync=off -c unix_socket_directories={0}"
 
 
@@ -41,15 +43,56 @@ class Cluster:
 
     def new_database(self) -> str:
         """Make an empty database, and return its URL."""
+        return f"postgresql://monitor@/{self.new_database_name()}?host={self._directory}"
+
+    def new_database_name(self) -> str:
+        """Make an empty database, and return its name."""
         name = next(self._databases)
-        self._run("createdb", "-h", str(self._directory), "-U", "monitor", name)
-        return f"postgresql://monitor@/{name}?host={self._directory}"
+        self._run("createdb", "-h", self.host, "-U", "monitor", name)
+        return name
+
+    @property
+    def host(self) -> str:
+        """The directory of its socket."""
+        return str(self._directory)
+
+    @contextmanager
+    def another(self) -> Iterator[Cluster]:
+        """A second server, which is not made yet."""
+        directory = self._directory.with_name("another")
+        directory.mkdir()
+        if self._account:
+            shutil.chown(directory, self._account["user"], self._account["group"])
+        another = Cluster(self._binaries, directory)
+        try:
+            yield another
+        finally:
+            another.stop()
+
+    def follow(self, main: Cluster) -> None:
+        """Become a replica of another server: what that one commits from now on is here, too."""
+        shutil.rmtree(self._data, ignore_errors=True)
+        self._run("pg_basebackup", "-h", main.host, "-U", "monitor", "-D", self._data, "-R", "-c", "fast", "--no-sync")
+        # Its own replica is yet to come.
+        with (self._directory / "data" / "postgresql.auto.conf").open("a") as file:
+            file.write("synchronous_standby_names = ''\n")
+        self.start()
+        main._ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        main._ask("SELECT pg_reload_conf()")
+        eventually(lambda: main._ask("SELECT sync_state FROM pg_stat_replication") == "sync")
+
+    def promote(self) -> None:
+        """Become the one that is written to."""
+        self._run("pg_ctl", "-D", self._data, "-w", "promote")
+
+    def _ask(self, query: str) -> str:
+        return self._run("psql", "-h", self.host, "-U", "monitor", "-d", "postgres", "-A", "-t", "-c", query).strip()
 
     @property
     def _data(self) -> str:
         return str(self._directory / "data")
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, program: str, *arguments: str) -> str:
         # Not through pipes: the server would inherit them, and reading would never end.
         with (self._directory.parent / f"{self._directory.name}.out").open("w+") as output:
             command = [str(self._binaries / program), *arguments]
@@ -57,7 +100,9 @@ class Cluster:
                 command, cwd=self._directory, stdout=output, stderr=output, check=False, timeout=60, **self._account
             )
             output.seek(0)
-            assert done.returncode == 0, output.read()
+            written = output.read()
+            assert done.returncode == 0, written
+            return written
 
 
 @contextmanager

@@ -116,3 +116,12 @@ def test_an_unknown_setting_is_named() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in ServiceSettings.model_fields.items() if not field.description] == []
+
+
+def test_several_servers_of_one_database_are_named_in_a_way_that_is_told() -> None:
+    """As libpq writes them, they are no URL that SQLAlchemy reads."""
+    with pytest.raises(ValidationError, match="host=FIRST:5432&host=SECOND:5432&target_session_attrs") as error:
+        ServiceSettings(store_url="postgresql://me:s3cret@one:5432,two:5432/db")
+    assert "s3cret" not in str(error.value)
+    url = "postgresql://me:s3cret@/db?host=one:5432&host=two:5432&target_session_attrs=read-write"
+    assert ServiceSettings(store_url=url).store_url == url

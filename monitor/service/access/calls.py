@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from monitor.service.access.gate import Gate
 from monitor.service.access.scopes import Scope, scope_of_call
 from monitor.service.errors import MissingScopeError, NoAccessError
 from monitor.service.handlers import Continue, Handler, prepared
+
+logger = logging.getLogger(__name__)
 
 
 class CallsAtTheGate(ServerInterceptor):
@@ -59,7 +62,12 @@ async def _while_good(
 ) -> AsyncIterator[Any]:
     """Yield requests while the token is good: a stream lasts as long as a training does."""
     async for request in requests:
-        gate.check(digest, scope)
+        try:
+            gate.check(digest, scope)
+        except NoAccessError as error:
+            # Not a failed attempt: whoever holds a token that was good does not count as guessing.
+            logger.warning("refused: a stream that was open is ended: %s", error)
+            raise
         yield request
 
 
