@@ -87,8 +87,8 @@ def compiled(
 ) -> list[MachineCode]:
     """Compile each. NVIDIA's disassembler is as slow as the compiler: ask for few loops.
 
-    What was compiled is kept in the environment that runs the tests: Triton knows it by the kernel, by the compilers and
-    by all of its settings, and compiles what differs in any of these.
+    What was compiled is kept in the environment that runs the tests: Triton knows it by the kernel, by the compilers
+    and by all of its settings, and compiles what differs in any of these.
     """
     # Not in this process, which may have the kernel interpreted.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
