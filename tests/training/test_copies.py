@@ -6,8 +6,6 @@ import copy
 import logging
 import os
 import pickle
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -250,55 +248,25 @@ def test_a_forked_child_leaves_the_run_alone(model: Path, tmp_path: Path) -> Non
     assert _reported(given.directory) == [FINISHED_RUN]
 
 
+# Started for each training: what it needs of the callback comes with the data.
 _WORKERS = """
-import multiprocessing, sys
-from pathlib import Path
-from transformers import Trainer, TrainingArguments
+import multiprocessing
 from monitor import SparsityCallback
-from tests.tiny import common_arguments, plain_trainer, token_data
-
-
-class Data(list):
-    # What a data set or a collator that belongs to a trainer brings along into its workers.
-    callback = None
-
-    def __getitem__(self, index):
-        return super().__getitem__(index)
-
-    def __reduce__(self):
-        return (make, (list(self), self.callback))
-
-
-def make(rows, callback):
-    data = Data(rows)
-    data.callback = callback
-    return data
-
-
-if __name__ == "__main__":
-    model, output, method = sys.argv[1:]
-    multiprocessing.set_start_method(method)
-    arguments = common_arguments(Path(output), max_steps=3, gradient_accumulation_steps=1, dataloader_num_workers=1)
-    trainer = plain_trainer(Path(model), arguments, [])
-    callback = SparsityCallback(None, strict=True, on_dense=lambda *_, **__: None).attach(trainer)
-    trainer.train_dataset = make(token_data(), callback)
-    trainer.train()
+from tests.tiny import token_data
+from tests.training.trained import RowsOfATrainer, trainer
+multiprocessing.set_start_method({method!r})
+made = trainer(max_steps=3, dataloader_num_workers=1)
+callback = SparsityCallback(None, strict=True, on_dense=lambda *_, **__: None).attach(made)
+made.train_dataset = RowsOfATrainer(token_data(), callback)
+made.train()
 """
 
 
+@pytest.mark.xdist_group("training processes")
 @pytest.mark.parametrize("start_method", ["fork", "forkserver"])
 def test_workers_of_a_data_loader_that_get_the_callback_leave_the_run_alone(
-    start_method: str, model: Path, tmp_path: Path
+    start_method: str, processes: Processes, model: Path, tmp_path: Path
 ) -> None:
-    script = tmp_path / "training.py"
-    script.write_text(_WORKERS)
-    done = subprocess.run(
-        [sys.executable, script, model, tmp_path, start_method],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    ended = processes.run(_WORKERS.format(method=start_method), MODEL=str(model), OUTPUT=str(tmp_path))
+    assert ended.status == 0, ended.written[-4000:]
     assert _reported(tmp_path / "sparsity_monitor") == [FINISHED_RUN]

@@ -63,6 +63,17 @@ class Rows:
         return {"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}
 
 
+class RowsOfATrainer(list[dict[str, list[int]]]):
+    """Rows that bring a callback along into workers, as a data set or a collator that belongs to a trainer does."""
+
+    def __init__(self, rows: list[dict[str, list[int]]], callback: SparsityCallback) -> None:
+        super().__init__(rows)
+        self.callback = callback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (list(self), self.callback)
+
+
 def fails(error: BaseException) -> Callable[[], None]:
     """A function that raises it."""
 
