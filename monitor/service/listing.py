@@ -80,7 +80,7 @@ def print_rows(runs: Sequence[RunSummary]) -> None:
 def print_paragraphs(runs: Sequence[RunSummary], console: Console) -> None:
     """Print a paragraph for each run: what it is called, how it stands, what it measures."""
     for run in runs:
-        run_id, name, model, state, reason, attempt, step, observations, last, measured, parent, of = map(
+        run_id, name, model, state, reason, attempt, step, observations, last, measured, parent, of, thinned = map(
             printable, _row(run)
         )
         title = Text(name or run_id, style="bold", overflow="fold")
@@ -91,6 +91,7 @@ def print_paragraphs(runs: Sequence[RunSummary], console: Console) -> None:
         lines = [f"{state} at step {step}{planned} · {seen} {last}{again}" if run.observations else f"{state}{again}"]
         lines += [f"reason: {reason}"] * bool(reason)
         lines += [f"branch of {parent}"] * bool(parent)
+        lines += [f"thinned: {thinned}"] * bool(thinned)
         lines += [" · ".join(filter(None, [model, measured]))]
         for line in lines:
             for part in Text(line).wrap(console, console.width - len(_INDENT), overflow="fold"):

@@ -93,7 +93,7 @@ def test_a_command_line_that_is_mistyped_is_a_usage_error_that_says_what_there_i
     target = service.listening.grpc_address
     for arguments, said in (
         (["show"], "Missing argument 'run'"),
-        (["lst"], "No such command 'lst'; there are list, show, watch, or give HOST:PORT."),
+        (["lst"], "No such command 'lst'; there are list, show, watch, delete, or give HOST:PORT."),
         # Whose runs would be listed otherwise?
         ([target, "list"], f"'{target}' is no command, and nothing follows an address"),
         (["list", "--state", "asleep"], "'asleep' is not one of 'running', 'stalled'"),

@@ -224,7 +224,7 @@ def test_a_training_environment_can_push(client: Client, run_id: str, tmp_path: 
 _IMPORTED = """
 import sys
 import monitor.service.server, monitor.cli
-unwanted = ("torch", "transformers", "numpy", "monitor.observe", "monitor.report", "monitor.callback")
+unwanted = ("torch", "transformers", "monitor.observe", "monitor.report", "monitor.callback")
 print([name for name in unwanted if name in sys.modules])
 """
 

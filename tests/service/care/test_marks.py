@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from monitor.commands import run_tables
 from monitor.commands.export.export import export
@@ -92,6 +93,8 @@ def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path, capsys: pytest.
         assert shown[-1].startswith("The observations of this run were thinned")
         listing.print_rows([client.run("run")])
         assert capsys.readouterr().out.endswith("\tup to step 1000 at least 1 in 11 is left\n")
+        listing.print_paragraphs([client.run("run")], Console(width=80))
+        assert "  thinned: up to step 1000 at least 1 in 11 is left\n" in capsys.readouterr().out
         page = " ".join(client.http.get("/runs/run").text.split())
         assert "up to step 1 000 at least 1 observation in 11 is left; 908 were removed from the store" in page
         source = ServiceSource(str(client.http.base_url), "run")

@@ -22,7 +22,7 @@ from monitor.service.stored import START, StoredItem
 from tests.mounts import fill, small_disk
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import service_in_thread, settings_for
-from tests.service.storing import add
+from tests.service.storing import add, record
 
 DAY = 24 * 3600.0
 _LARGE = {f"metric {n} {'x' * 200}": 1.0 for n in range(50)}
@@ -149,12 +149,12 @@ def test_retention_makes_room_on_a_disk_that_became_full(tmp_path: Path) -> None
             for run_id in ("old", "new"):
                 await recorder.register(registration(run_id))
             old, new = recorder.open("old", 1), recorder.open("new", 1)
-            await recorder.record(old, [*(logged(number, **_LARGE) for number in range(1, 200)), finished(200)], None)
+            await record(recorder, old, [*(logged(number, **_LARGE) for number in range(1, 200)), finished(200)])
             fill(path.parent)
             with pytest.raises(StoreError, match="its disk is full: make room there"):
-                await recorder.record(new, [logged(number, **_LARGE) for number in range(1, 500)], None)
+                await record(recorder, new, [logged(number, **_LARGE) for number in range(1, 500)])
             await Retention(settings, recorder, instruments).sweep()
-            await recorder.record(new, [logged(number, **_LARGE) for number in range(1, 50)], None)
+            await record(recorder, new, [logged(number, **_LARGE) for number in range(1, 50)])
             assert [run.run_id for run in recorder.live.all()] == ["new"]
         finally:
             await recorder.close()

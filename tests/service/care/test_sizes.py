@@ -26,8 +26,8 @@ def _large(sequence: int, groups: int) -> pb.Item:
     # Numbers that no compression makes small.
     counts = [(sequence * 7919 + group * 104729) % 1_000_003 for group in range(groups)]
     item = pb.Item(sequence=sequence, observation=observation(sequence))
-    item.observation.ClearField("references")
-    item.observation.ClearField("changed_at")
+    for name in ("references", "changed_at", "squared_norm", "max_abs", "synchronisation"):
+        item.observation.ClearField(name)
     for name in ("changed", "newly_changed", "reverted", "step_changed", "touched", "hidden", "non_finite"):
         item.observation.ClearField(name)
         getattr(item.observation, name).extend(counts)
