@@ -59,7 +59,6 @@ TABLES = (
     Table("support table", ROOT / "tests" / "matrix" / "README.md", support.as_markdown()),
     Table("metrics", ROOT / "monitor" / "service" / "METRICS.md", families.as_markdown()),
     Table("identities", ROOT / "monitor" / "training" / "RUNS.md", identities.as_markdown()),
-    Table("runs", ROOT / "README.md", identities.as_markdown()),
     Table("endings", ROOT / "monitor" / "training" / "RUNS.md", endings.as_markdown()),
 )
 
