@@ -48,6 +48,8 @@ _LOOK_SECONDS = 1.0
 # Slurm, Kubernetes and torchrun kill what is left 30 seconds after it.
 _AFTER_SIGTERM_SECONDS = 20.0
 _CHANNEL_OPTIONS = (
+    # What a channel knows, and when it is to dial again, is not left to the next one.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
@@ -190,7 +192,8 @@ class Uploader:
         self._longest_backoff = _LAST_BACKOFF_SECONDS
         try:
             metadata = call_metadata(self._services.target)
-            # Anew for each try: a channel goes on with the certificates that it was opened with, also expired ones.
+            # Anew for each try: a channel goes on with the certificates that it was opened with, also expired ones, and
+            # pauses by itself between connections, for up to two minutes, in which each try fails without one.
             async with self._services.channel() as channel:
                 await delivery.run(MonitorServiceStub(channel), metadata)
         except (grpc.aio.AioRpcError, ConnectionResetError, TimeoutError, ConfigurationError) as error:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import grpc
@@ -47,6 +51,37 @@ def silent() -> Iterator[str]:
         server.start()
         yield f"127.0.0.1:{port}"
         server.stop(None).wait()
+
+
+class _Resetting:
+    """Listens, and breaks each connection at once."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._break)
+        self._thread.start()
+
+    def _break(self) -> None:
+        # Until it is shut down.
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def resetting() -> Iterator[_Resetting]:
+    with closing(_Resetting()) as listener:
+        yield listener
 
 
 @pytest.fixture
@@ -93,3 +128,14 @@ def test_pauses_are_chosen_at_random_up_to_a_bound_that_doubles_and_the_trouble_
     asyncio.run(Uploader(left.directory, NOWHERE).run())
     assert bounds == [(0, bound) for bound in (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)]
     assert len([message for message in caplog.messages if "cannot reach the service" in message]) == 1
+
+
+def test_each_try_dials_however_many_failed_before(
+    left: Reporter, resetting: _Resetting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC by itself would soon pause for two minutes, and a service that is back would wait for as long."""
+    tries = iter(range(10))
+    monkeypatch.setattr(uploader.random, "uniform", lambda *_: 0.0)
+    monkeypatch.setattr(Uploader, "_has_given_up", lambda _, __: next(tries, None) is None)
+    asyncio.run(Uploader(left.directory, resetting.address).run())
+    assert resetting.connections == 11
