@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-
-import pytest
-from playwright.sync_api import sync_playwright
-
 from tests.eventually import eventually
 from tests.service.access.closed import Closed
 from tests.service.messages import observed, register_request, registration, stream_of
+from tests.service.pages.browsing import browsing, chromium, in_a_browser
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.xdist_group("browser")]
+pytestmark = in_a_browser
 
 
 def test_a_person_logs_in_and_sees_the_run_live(closed: Closed) -> None:
@@ -20,9 +15,8 @@ def test_a_person_logs_in_and_sees_the_run_live(closed: Closed) -> None:
     stub.RegisterRun(register_request(registration("live")), timeout=60, metadata=metadata)
     list(stub.Report(iter(stream_of("live", [observed(1, step=1)])), timeout=60, metadata=metadata))
     wrong: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
+    with chromium() as browser, browsing(browser) as context:
+        page = context.new_page()
         page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         address = f"http://{closed.client.listening.http_address}/runs/live"
@@ -32,5 +26,4 @@ def test_a_person_logs_in_and_sees_the_run_live(closed: Closed) -> None:
         page.get_by_role("button").click()
         page.wait_for_url(address)
         eventually(lambda: bool(page.evaluate("document.getElementById('live').textContent === 'live'")))
-        browser.close()
     assert wrong == []

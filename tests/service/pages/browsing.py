@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.eventually import eventually
 from tests.service.running import Client
@@ -13,6 +15,30 @@ from tests.service.running import Client
 CHROMIUM = shutil.which("chromium")
 in_a_browser = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.xdist_group("browser")]
 """Marks of a test: all of them go to one process, which starts the browser once."""
+
+
+# That a browser starts, or a page is loaded, late on a busy machine is no failure.
+_PATIENCE_MILLISECONDS = 180_000
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=_PATIENCE_MILLISECONDS
+        )
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def browsing(browser: Browser) -> Iterator[BrowserContext]:
+    """Pages that share what they have loaded."""
+    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    context.set_default_timeout(_PATIENCE_MILLISECONDS)
+    yield context
+    context.close()
 
 
 def until(page: Page, expression: str) -> None:

@@ -3,25 +3,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.service.pages.browsing import CHROMIUM
+from tests.service.pages.browsing import browsing, chromium
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """What keeps plotly.js from being loaded for each test."""
-    context = browser.new_context(viewport={"width": 1000, "height": 900})
-    yield context
-    context.close()
+    with browsing(browser) as context:
+        yield context
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
-from tests.service.pages.browsing import CHROMIUM, opened
+from tests.service.pages.browsing import chromium, opened
 from tests.service.running import Client, service_in_thread
 
 LAYERS, MODULES, WEIGHTS = 12, ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"), 100_000
@@ -58,11 +58,9 @@ def main() -> None:
         shots = [Shot(page, SIGHTS[sight], directory / f"{page}-{sight}.png", whole=True) for page, sight in every]
     with tempfile.TemporaryDirectory() as scratch, service_in_thread(Path(scratch) / "store.db") as client:
         _fill(client)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        with chromium() as browser:
             for shot in shots:
                 _shoot(browser, client, shot)
-            browser.close()
 
 
 def _shoot(browser: Browser, client: Client, shot: Shot) -> None:
