@@ -32,6 +32,7 @@ SERVICE_ALONE = (
     "client_ca",
     "tokens_directory",
     "insecure_network",
+    "standby",
     "reflection",
 )
 

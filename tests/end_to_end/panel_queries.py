@@ -21,6 +21,8 @@ _OF_GRAFANA = {"__rate_interval": "4s", "__range": f"{_SHOWN_SECONDS}s"}
 
 # Shown only to runs that change most of their weights from one sync to the next, and to those that ask their engine.
 _OF_SOME_RUNS = {"above: dense takes less", "compared", "not served as trained", "trained", "served"}
+# The service here has no certificate.
+_OF_SOME_SERVICES = {"Certificate"}
 
 
 def boards() -> dict[str, dict[str, Any]]:
@@ -34,6 +36,7 @@ def without_data(prometheus: Prometheus, board: dict[str, Any], variables: Mappi
     return [
         f"{panel['title']}: {target['expr']}"
         for panel in board["panels"]
+        if panel["title"] not in _OF_SOME_SERVICES
         for target in panel.get("targets", [])
         if target["legendFormat"] not in _OF_SOME_RUNS and not _has_data(prometheus, target, variables)
     ]
