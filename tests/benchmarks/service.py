@@ -8,6 +8,9 @@ Runs of a model with 36 layers (255 groups) report to a real service over gRPC. 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import bisect
+import math
 import os
 import statistics
 import tempfile
@@ -18,12 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from monitor.report.packing import Packing
 from monitor.wire import monitor_pb2 as pb
-from monitor.wire.channel import open_channel
+from monitor.wire.channel import open_aio_channel, open_channel
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 from tests.service.messages import heartbeat, observation, opening, registration
 from tests.service.running import COMMAND, Client, OpenStream, ServiceProcess
@@ -102,25 +106,58 @@ def _send(client: Client, run_id: str, packing: Packing, rows: list[tuple[int, b
 
 
 def _half_load(service: ServiceProcess, seconds: float, rate: float) -> None:
-    """Every run sends at its times, whether or not the one before is acknowledged soon."""
-    pause = RUNS / rate
-    processor, started = _processor_seconds(service), time.perf_counter()
-
-    def exchange(number: int) -> list[float]:
-        stream = OpenStream(service.client)
-        stream.send(opening(f"run-{number}"))
-        times: list[float] = []
-        while (due := started + (len(times) + number / RUNS) * pause) < started + seconds:
-            time.sleep(max(0.0, due - time.perf_counter()))
-            stream.exchange(pb.ReportRequest(item=_observation(10**6 + len(times))))
-            times.append(time.perf_counter() - due)
-        stream.end()
-        return times
-
-    with ThreadPoolExecutor(RUNS) as pool:
-        times = [each for some in pool.map(exchange, range(RUNS)) for each in some]
+    """Every run sends at its times, whether or not what it sent before is acknowledged, as uploaders do."""
+    runs = _register(service.client, RUNS)
+    processor = _processor_seconds(service)
+    times = asyncio.run(_reported(service.client, runs, seconds, RUNS / rate))
     spent = (_processor_seconds(service) - processor) / len(times)
     _row(f"acknowledgement at {len(times) / seconds:,.0f} observations/s", _spread(times), spent)
+
+
+async def _reported(client: Client, runs: dict[str, Packing], seconds: float, pause: float) -> list[float]:
+    """Return how long after it was made each observation was acknowledged."""
+    started = time.perf_counter()
+    reporting = [
+        _reported_by(client, run, packing, started + seconds, pause, first=started + number * pause / len(runs))
+        for number, (run, packing) in enumerate(runs.items())
+    ]
+    return [each for some in await asyncio.gather(*reporting) for each in some]
+
+
+async def _reported_by(
+    client: Client, run: str, packing: Packing, until: float, pause: float, first: float
+) -> list[float]:
+    made = _times_between(first, until, pause)
+    before = 10**6
+    acknowledged: list[float] = []
+
+    async def read(stream: Any) -> None:
+        async for response in stream:
+            now = time.perf_counter()
+            acknowledged.extend(
+                now - made[number] for number in range(len(acknowledged), response.acknowledgement.sequence - before)
+            )
+
+    address = client.listening.grpc_address
+    async with open_aio_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stream = MonitorServiceStub(channel).Report()
+        reader = asyncio.create_task(read(stream))
+        await stream.write(opening(run))
+        sent = 0
+        while sent < len(made):
+            await asyncio.sleep(made[sent] - time.perf_counter())
+            due = bisect.bisect(made, time.perf_counter())
+            rows = [(number, _serialized(number)) for number in range(before + sent + 1, before + due + 1)]
+            for _numbers, request in packing.requests(rows):
+                await stream.write(request)
+            sent = due
+        await stream.done_writing()
+        await reader
+    return acknowledged
+
+
+def _times_between(first: float, until: float, pause: float) -> list[float]:
+    return [first + number * pause for number in range(math.ceil((until - first) / pause))]
 
 
 def _catch_up(start: Start, _seconds_given: float) -> None:
