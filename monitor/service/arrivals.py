@@ -25,6 +25,7 @@ class Arrivals:
         self._room.set()
         # Something is there, or nothing more will be.
         self._arrived = asyncio.Event()
+        self._failed = False
 
     async def __aenter__(self) -> Self:
         self._stopping.add_done_callback(self._stop)
@@ -48,7 +49,7 @@ class Arrivals:
             Exception: what reading the requests raised.
         """
         await self._arrived.wait()
-        if self._stopping.done():
+        if self._stopping.done() or self._failed:
             # What was read ahead may be dropped: it is not acknowledged, so the sender sends it again.
             return []
         batch = self._taken()
@@ -57,6 +58,12 @@ class Arrivals:
         elif not self._ahead and not self._reader.done():
             self._arrived.clear()
         return batch
+
+    def end_if_failed(self, storing: asyncio.Future[None]) -> None:
+        """Wait for nothing more where something that came could not be stored."""
+        if not storing.cancelled() and storing.exception() is not None:
+            self._failed = True
+            self._arrived.set()
 
     def _taken(self) -> list[ReportRequest]:
         batch: list[ReportRequest] = []
