@@ -11,6 +11,7 @@ from grpc.aio import ServicerContext
 
 from monitor.service import errors
 from monitor.service.arrivals import Arrivals
+from monitor.service.budget import Budget
 from monitor.service.commits import Outcome
 from monitor.service.instruments import Instruments
 from monitor.service.live import LiveRun
@@ -39,6 +40,9 @@ from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer
 
 HISTORY_PAGE_ITEMS = 64
 
+# Of requests that have come and are not yet answered, of all streams. What is made of them takes a few times as much.
+_MOST_BYTES = 32 * 1024 * 1024
+
 # Readers before these states were told apart know no name for them.
 _KNOWN_TO_ALL = {RunState.STOPPED: RunState.FINISHED, RunState.PREEMPTED: RunState.FAILED}
 _STATUS = (
@@ -66,6 +70,7 @@ class Ingest(MonitorServiceServicer):
         self._settings = settings
         self._recorder = recorder
         self._instruments = instruments
+        self._budget = Budget(_MOST_BYTES)
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -99,8 +104,9 @@ class Ingest(MonitorServiceServicer):
         limit = self._settings.max_batch_items
         try:
             with self._instruments.open_streams.track_inprogress():
-                async with Arrivals(requests, limit, self._stopping) as arrivals:
+                async with Arrivals(requests, limit, self._budget, self._stopping) as arrivals:
                     attempt = self._opened(await arrivals.next())
+                    arrivals.answered()
                     await self._store_all(attempt, arrivals, context)
             if not self.serving:
                 raise errors.StoppingError("the service is stopping; connect again and send what is not acknowledged")
@@ -157,7 +163,7 @@ class Ingest(MonitorServiceServicer):
         try:
             while batch := await arrivals.next():
                 before = storing
-                storing = asyncio.create_task(self._store(attempt, batch, before, context))
+                storing = asyncio.create_task(self._store(attempt, batch, arrivals, before, context))
                 storing.add_done_callback(arrivals.end_if_failed)
                 await before
             await storing
@@ -173,6 +179,7 @@ class Ingest(MonitorServiceServicer):
         self,
         attempt: Attempt,
         batch: list[ReportRequest],
+        arrivals: Arrivals,
         before: asyncio.Future[None],
         context: ServicerContext[ReportRequest, ReportResponse],
     ) -> None:
@@ -188,6 +195,7 @@ class Ingest(MonitorServiceServicer):
             self._instruments.heartbeats.inc(len(heartbeats))
             for response in answers(outcomes):
                 await context.write(response)
+        arrivals.answered()
         if problem is not None:
             raise problem
 

@@ -1,6 +1,6 @@
 """What a service takes: observations per second, acknowledgements under load, and scrapes of many series meanwhile.
 
-    python -m tests.benchmarks.service [--seconds 10] [--what load catch-up scrapes open-runs memory]
+    python -m tests.benchmarks.service [--seconds 10] [--what load catch-up fleet scrapes open-runs memory]
 
 Runs of a model with 36 layers (255 groups) report to a real service over gRPC. The load is made on the same cores.
 """
@@ -37,6 +37,9 @@ LAYERS = 36
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 OUTSIDE = ("embed_tokens", "norm", "lm_head")
 CATCH_UP_ITEMS = 5000
+FLEET_RUNS = 300
+FLEET_ITEMS = 384
+FLEET_CHANNELS = 8
 BATCH_ITEMS = 200
 ROUNDS = 20
 OPEN_RUNS = 1000
@@ -168,6 +171,36 @@ def _catch_up(start: Start, _seconds_given: float) -> None:
         seconds = _seconds(lambda: _send(service.client, run, packing, rows))
         spent = (_processor_seconds(service) - processor) / len(rows)
         _row(f"one run catches up by {len(rows):,}", f"{len(rows) / seconds:,.0f} observations/s", spent)
+
+
+def _fleet(start: Start, _seconds_given: float) -> None:
+    """As after an outage: every run has a spool that is to be delivered."""
+    with start() as service, ExitStack() as channels:
+        address = service.client.listening.grpc_address
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        stubs = [
+            MonitorServiceStub(channels.enter_context(open_channel(address, options))) for _ in range(FLEET_CHANNELS)
+        ]
+        runs = _register(service.client, FLEET_RUNS)
+        rows = [(sequence, _serialized(sequence)) for sequence in range(1, FLEET_ITEMS + 1)]
+
+        def catch_up(number: int, run: str, packing: Packing) -> int:
+            requests = (opening(run), *(request for _numbers, request in packing.requests(rows)))
+            answers = stubs[number % len(stubs)].Report(iter(requests), timeout=600)
+            return [answer.acknowledgement.sequence for answer in answers][-1]
+
+        def all_catch_up() -> None:
+            with ThreadPoolExecutor(FLEET_RUNS) as pool:
+                assert set(pool.map(catch_up, range(FLEET_RUNS), runs, runs.values())) == {FLEET_ITEMS}
+
+        processor = _processor_seconds(service)
+        seconds, items = _seconds(all_catch_up), FLEET_RUNS * FLEET_ITEMS
+        spent = (_processor_seconds(service) - processor) / items
+        _row(f"{FLEET_RUNS} runs catch up by {FLEET_ITEMS} each", f"{items / seconds:,.0f} observations/s", spent)
+        _row(
+            "resident memory at most, and after them",
+            f"{_megabytes(service, 'VmHWM'):.0f} and {_megabytes(service):.0f} MB",
+        )
 
 
 def _all_scrapes(start: Start, seconds: float) -> None:
@@ -342,14 +375,15 @@ def _processor_seconds(service: ServiceProcess) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _megabytes(service: ServiceProcess) -> float:
+def _megabytes(service: ServiceProcess, which: str = "VmRSS") -> float:
     status = Path(f"/proc/{service.process.pid}/status").read_text(encoding="utf-8")
-    return int(status.split("VmRSS:")[1].split()[0]) / 1000
+    return int(status.split(f"{which}:")[1].split()[0]) / 1000
 
 
 SIDES: dict[str, Callable[[Start, float], None]] = {
     "load": _loads,
     "catch-up": _catch_up,
+    "fleet": _fleet,
     "scrapes": _all_scrapes,
     "open-runs": _open_runs,
     "memory": _memory,

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -219,6 +220,27 @@ def test_what_comes_meanwhile_waits_to_be_stored_and_is_not_acknowledged_behind_
     assert _answers(responses)[-1] == ("acknowledgement", 4)
     assert [entry.item.sequence for entry in client.history("run")] == [1, 2, 3, 4]
     assert client.metric("run_observations") == 4
+
+
+def test_many_that_catch_up_at_once_take_turns(start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.service.ingest._MOST_BYTES", 4 * observed(1).ByteSize())
+    client = start(max_batch_items=4)
+    runs = [f"run-{number}" for number in range(12)]
+    for run in runs:
+        client.register(registration(run))
+
+    def catch_up(run: str) -> int:
+        gone = OpenStream(client)
+        gone.send(opening(run), *(pb.ReportRequest(item=observed(number)) for number in range(1, 20)))
+        gone.cancel()
+        items = [observed(number) for number in range(1, 51)]
+        return _answers(
+            client.report([*stream_of(run, items[:3]), together(items[3:7]), *stream_of(run, items[7:])[1:]])
+        )[-1][1]
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        assert list(pool.map(catch_up, runs)) == [50] * len(runs)
+    assert client.metric("items_stored_total") == 50 * len(runs)
 
 
 def test_an_item_over_the_limit_is_rejected_and_the_stream_goes_on(start: Callable[..., Client]) -> None:
