@@ -44,7 +44,7 @@ class Packing:
         start = 0
         while start < len(rows):
             end = self._end(rows, start)
-            yield [sequence for sequence, _item in rows[start:end]], _request(rows[start:end])
+            yield [sequence for sequence, _item in rows[start:end]], self._request(rows[start:end])
             start = end
 
     def _end(self, rows: Sequence[Row], start: int) -> int:
@@ -56,8 +56,8 @@ class Packing:
                 return max(index, start + 1)
         return min(start + self.max_items, len(rows))
 
-
-def _request(rows: Sequence[Row]) -> ReportRequest:
-    if len(rows) == 1:
-        return ReportRequest(item=Item.FromString(rows[0][1]))
-    return ReportRequest(items=Items(items=[item for _sequence, item in rows]))
+    def _request(self, rows: Sequence[Row]) -> ReportRequest:
+        if self.max_items == 1:
+            return ReportRequest(item=Item.FromString(rows[0][1]))
+        # Also one alone: as bytes, it is read by the service only, and stored as it is.
+        return ReportRequest(items=Items(items=[item for _sequence, item in rows]))

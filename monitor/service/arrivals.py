@@ -8,16 +8,27 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
+from monitor.service.budget import Budget
 from monitor.wire.monitor_pb2 import ReportRequest
 
 
 class Arrivals:
     """Groups what has already arrived, so that a sender that catches up costs few transactions."""
 
-    def __init__(self, requests: AsyncIterator[ReportRequest], limit: int, stopping: asyncio.Future[None]) -> None:
-        """Read from `requests`, about `limit` items ahead, until they end or `stopping` is done."""
+    def __init__(
+        self, requests: AsyncIterator[ReportRequest], limit: int, budget: Budget, stopping: asyncio.Future[None]
+    ) -> None:
+        """Read from `requests`, about `limit` items ahead, until they end or `stopping` is done.
+
+        Args:
+            budget: what comes takes room of it, until it is `answered`.
+        """
         self._requests = requests
         self._limit = limit
+        self._budget = budget
+        # Bytes of what was read ahead, and of each batch that is not answered.
+        self._sizes_ahead: deque[int] = deque()
+        self._sizes: deque[int] = deque()
         self._stopping = stopping
         self._ahead: deque[ReportRequest] = deque()
         self._items_ahead = 0
@@ -25,6 +36,7 @@ class Arrivals:
         self._room.set()
         # Something is there, or nothing more will be.
         self._arrived = asyncio.Event()
+        self._failed = False
 
     async def __aenter__(self) -> Self:
         self._stopping.add_done_callback(self._stop)
@@ -37,6 +49,7 @@ class Arrivals:
         self._stopping.remove_done_callback(self._stop)
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
+        self._budget.give_back(sum(self._sizes) + sum(self._sizes_ahead))
 
     async def next(self) -> list[ReportRequest]:
         """Wait for one request, and return it with those that are there already; none when there are no more.
@@ -48,7 +61,7 @@ class Arrivals:
             Exception: what reading the requests raised.
         """
         await self._arrived.wait()
-        if self._stopping.done():
+        if self._stopping.done() or self._failed:
             # What was read ahead may be dropped: it is not acknowledged, so the sender sends it again.
             return []
         batch = self._taken()
@@ -57,6 +70,16 @@ class Arrivals:
         elif not self._ahead and not self._reader.done():
             self._arrived.clear()
         return batch
+
+    def answered(self) -> None:
+        """Make room for other requests than those of the oldest batch that was returned, once for each."""
+        self._budget.give_back(self._sizes.popleft())
+
+    def end_if_failed(self, storing: asyncio.Future[None]) -> None:
+        """Wait for nothing more where something that came could not be stored."""
+        if not storing.cancelled() and storing.exception() is not None:
+            self._failed = True
+            self._arrived.set()
 
     def _taken(self) -> list[ReportRequest]:
         batch: list[ReportRequest] = []
@@ -68,6 +91,8 @@ class Arrivals:
             self._items_ahead -= _weight(request)
             if request.HasField("open"):
                 break
+        if batch:
+            self._sizes.append(sum(self._sizes_ahead.popleft() for _ in batch))
         if self._items_ahead < self._limit:
             self._room.set()
         return batch
@@ -75,6 +100,9 @@ class Arrivals:
     async def _read(self) -> None:
         try:
             async for request in self._requests:
+                size = request.ByteSize()
+                await self._budget.take(size)
+                self._sizes_ahead.append(size)
                 self._ahead.append(request)
                 self._items_ahead += _weight(request)
                 self._arrived.set()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from monitor.service.errors import StoreError, UnstorableItemError
+from monitor.service.errors import StandingByError, StoreError, UnstorableItemError
 from monitor.service.instruments import Instruments
 from monitor.service.items import ItemCheck
 from monitor.service.live import LiveRuns, from_store
@@ -29,88 +32,124 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Brought:
-    """A batch that waits to be stored, and what its items have to fit."""
+class _Brought:
+    """A batch that waits to be stored, what its items have to fit, and who waits for it."""
 
     batch: Batch
     check: ItemCheck
-    outcomes: Future[list[Outcome]] = field(default_factory=Future)
+    outcomes: asyncio.Future[list[Outcome]]
+
+
+_Results: TypeAlias = "list[tuple[_Brought, list[Outcome] | Exception]]"
+"""What became of each of some batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
     """A batch without the items that can never be stored."""
 
-    brought: Brought
+    brought: _Brought
     good: Batch
     outcomes: list[Outcome]
 
 
 class Commits:
-    """Stores batches, then brings the live state up to date. `outcomes` belongs to the store's thread.
+    """Stores batches, then brings the live state up to date.
+
+    The asyncio loop and the store's thread meet once for each transaction, however many streams wait for it.
 
     Args:
-        store: returns the store that is to be written to.
+        in_thread: has something done in the store's thread, after all that it was given before.
+        store: returns the store that is to be written to. Called in that thread.
     """
 
-    def __init__(self, store: Callable[[], Store], live: LiveRuns, instruments: Instruments) -> None:
+    def __init__(
+        self,
+        in_thread: Callable[[Callable[[], _Results]], Awaitable[_Results]],
+        store: Callable[[], Store],
+        live: LiveRuns,
+        instruments: Instruments,
+    ) -> None:
+        self._in_thread = in_thread
         self._store = store
         self._live = live
         self._instruments = instruments
         self._lock = threading.Lock()
-        self._waiting: list[Brought] = []
+        self._waiting: deque[_Brought] = deque()
+        self._writer: asyncio.Task[None] | None = None
         self._uncertain: set[str] = set()
 
-    def bring(self, batch: Batch, check: ItemCheck) -> Brought:
-        """Have a batch stored with the next transaction that somebody waits for."""
-        brought = Brought(batch, check)
-        with self._lock:
-            self._waiting.append(brought)
-        return brought
-
-    def withdraw(self, brought: Brought) -> None:
-        """Leave a batch unstored that nobody waits for any more, unless it is on its way."""
-        with self._lock:
-            if brought in self._waiting:
-                self._waiting.remove(brought)
-                brought.outcomes.cancel()
-
-    def outcomes(self, brought: Brought) -> list[Outcome]:
-        """Wait until a batch is stored, and return what became of its items, in their order.
+    async def add(self, batch: Batch, check: ItemCheck) -> list[Outcome]:
+        """Have a batch stored, and return what became of its items, in their order.
 
         Raises:
             StoreError: the store failed; nothing of this batch is recorded.
         """
-        while not brought.outcomes.done():
-            self._record(self._next())
-        return brought.outcomes.result()
-
-    def _next(self) -> list[Brought]:
-        """Take the batches that wait longest, each run's in their order."""
-        taken: list[Brought] = []
+        brought = _Brought(batch, check, asyncio.get_running_loop().create_future())
         with self._lock:
-            while self._waiting and sum(len(each.batch.items) for each in taken) < _MOST_ITEMS:
-                taken.append(self._waiting.pop(0))
+            self._waiting.append(brought)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        try:
+            return await brought.outcomes
+        except asyncio.CancelledError:
+            self._withdraw(brought)
+            raise
+
+    def _withdraw(self, brought: _Brought) -> None:
+        """Leave a batch unstored that nobody waits for any more, unless it is on its way."""
+        with self._lock:
+            if brought in self._waiting:
+                self._waiting.remove(brought)
+
+    async def _write(self) -> None:
+        while self._waiting:
+            try:
+                results = await self._in_thread(self._stored_next)
+            except Exception as error:  # noqa: BLE001 - each that waits for it raises it
+                results = [(brought, error) for brought in self._take(math.inf)]
+            for brought, result in results:
+                self._tell(brought, result)
+        self._writer = None
+
+    def _tell(self, brought: _Brought, result: list[Outcome] | Exception) -> None:
+        if isinstance(result, StoreError) and not isinstance(result, StandingByError):
+            self._instruments.store_errors.inc()
+        if brought.outcomes.done():
+            # Its sender went away.
+            return
+        if isinstance(result, Exception):
+            brought.outcomes.set_exception(result)
+        else:
+            brought.outcomes.set_result(result)
+
+    def _take(self, most: float) -> list[_Brought]:
+        """Take the batches that wait longest, each run's in their order, with `most` items and those of the last."""
+        taken: list[_Brought] = []
+        items = 0
+        with self._lock:
+            while self._waiting and items < most:
+                taken.append(self._waiting.popleft())
+                items += len(taken[-1].batch.items)
         return taken
 
-    def _record(self, together: Sequence[Brought]) -> None:
+    def _stored_next(self) -> _Results:
+        """Store what waits now, and return what became of each batch."""
+        together = self._take(_MOST_ITEMS)
         try:
-            self._store_or_part([self._judged(brought) for brought in together])
+            return self._stored_or_parts([self._judged(brought) for brought in together])
         except Exception as error:  # noqa: BLE001 - each that waits for it raises it
-            for brought in together:
-                if not brought.outcomes.done():
-                    brought.outcomes.set_exception(error)
+            return [(brought, error) for brought in together]
 
-    def _store_or_part(self, judged: Sequence[_Judged]) -> None:
+    def _stored_or_parts(self, judged: Sequence[_Judged]) -> _Results:
         try:
             self._store_all(judged)
         except StoreError as error:
             if len(judged) == 1:
-                judged[0].brought.outcomes.set_exception(error)
-                return
+                return [(judged[0].brought, error)]
             # It may be the trouble of one of them.
-            for each in judged:
-                self._store_or_part([each])
+            return [result for each in judged for result in self._stored_or_parts([each])]
+        return [(each.brought, each.outcomes) for each in judged]
 
     def _store_all(self, judged: Sequence[_Judged]) -> None:
         now = time.time()
@@ -127,7 +166,6 @@ class Commits:
             raise
         for each, numbers in zip(judged, new, strict=True):
             self._count(each, numbers)
-            each.brought.outcomes.set_result(each.outcomes)
 
     def _read_anew(self, run_ids: set[str]) -> set[str]:
         """Take from the store the runs of which the live state may lack something, and return which they are."""
@@ -141,7 +179,7 @@ class Commits:
         stored = [received.item for received in batch.first_of(new)]
         self._live.record(*batch.key, stored, observed=batch.brings_observation, heartbeat=batch.heartbeat, now=now)
 
-    def _judged(self, brought: Brought) -> _Judged:
+    def _judged(self, brought: _Brought) -> _Judged:
         batch = brought.batch
         outcomes = [self._judge(brought.check, received) for received in batch.items]
         good = [each for each, outcome in zip(batch.items, outcomes, strict=True) if outcome.rejected is None]

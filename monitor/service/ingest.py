@@ -11,6 +11,7 @@ from grpc.aio import ServicerContext
 
 from monitor.service import errors
 from monitor.service.arrivals import Arrivals
+from monitor.service.budget import Budget
 from monitor.service.commits import Outcome
 from monitor.service.instruments import Instruments
 from monitor.service.live import LiveRun
@@ -39,6 +40,9 @@ from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer
 
 HISTORY_PAGE_ITEMS = 64
 
+# Of requests that have come and are not yet answered, of all streams. What is made of them takes a few times as much.
+_MOST_BYTES = 32 * 1024 * 1024
+
 # Readers before these states were told apart know no name for them.
 _KNOWN_TO_ALL = {RunState.STOPPED: RunState.FINISHED, RunState.PREEMPTED: RunState.FAILED}
 _STATUS = (
@@ -66,6 +70,7 @@ class Ingest(MonitorServiceServicer):
         self._settings = settings
         self._recorder = recorder
         self._instruments = instruments
+        self._budget = Budget(_MOST_BYTES)
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -99,10 +104,10 @@ class Ingest(MonitorServiceServicer):
         limit = self._settings.max_batch_items
         try:
             with self._instruments.open_streams.track_inprogress():
-                async with Arrivals(requests, limit, self._stopping) as arrivals:
+                async with Arrivals(requests, limit, self._budget, self._stopping) as arrivals:
                     attempt = self._opened(await arrivals.next())
-                    while batch := await arrivals.next():
-                        await self._store(attempt, batch, context)
+                    arrivals.answered()
+                    await self._store_all(attempt, arrivals, context)
             if not self.serving:
                 raise errors.StoppingError("the service is stopping; connect again and send what is not acknowledged")
         except errors.ServiceError as error:
@@ -149,31 +154,63 @@ class Ingest(MonitorServiceServicer):
             raise errors.RequestOrderError("the first request of a stream must be `open`; say whose items follow")
         return self._recorder.open(first[0].open.run_id, first[0].open.attempt)
 
+    async def _store_all(
+        self, attempt: Attempt, arrivals: Arrivals, context: ServicerContext[ReportRequest, ReportResponse]
+    ) -> None:
+        """Store what arrives. While one batch is being written, the next one waits already to be."""
+        storing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        storing.set_result(None)
+        try:
+            while batch := await arrivals.next():
+                before = storing
+                storing = asyncio.create_task(self._store(attempt, batch, arrivals, before, context))
+                storing.add_done_callback(arrivals.end_if_failed)
+                await before
+            await storing
+        except errors.ServiceError:
+            # What came before a request that cannot be read is answered.
+            await storing
+            raise
+        finally:
+            storing.cancel()
+            await asyncio.gather(storing, return_exceptions=True)
+
     async def _store(
         self,
         attempt: Attempt,
         batch: list[ReportRequest],
+        arrivals: Arrivals,
+        before: asyncio.Future[None],
         context: ServicerContext[ReportRequest, ReportResponse],
     ) -> None:
-        """Store what a batch brings, then answer; a request out of turn ends the stream, after what came before it."""
+        """Store what a batch brings, then answer; a request out of turn ends the stream, after what came before it.
+
+        Args:
+            before: done when what came before is stored and answered. If that failed, nothing of this is answered.
+        """
+        items, heartbeats, problem = self._read(batch)
+        if items or heartbeats:
+            outcomes = await self._recorder.record(attempt, items, heartbeats[-1] if heartbeats else None)
+            await before
+            self._instruments.heartbeats.inc(len(heartbeats))
+            for response in answers(outcomes):
+                await context.write(response)
+        arrivals.answered()
+        if problem is not None:
+            raise problem
+
+    def _read(self, batch: list[ReportRequest]) -> tuple[list[Received], list[Heartbeat], errors.ServiceError | None]:
+        """Return what the requests bring, up to one that is out of turn, and what is to be said of that."""
         items: list[Received] = []
         heartbeats: list[Heartbeat] = []
-        problem: errors.ServiceError | None = None
         for request in batch:
             try:
                 items += received_in(request, self._settings.max_batch_items)
             except errors.ServiceError as error:
-                problem = error
-                break
+                return items, heartbeats, error
             if request.HasField("heartbeat"):
                 heartbeats.append(request.heartbeat)
-        if items or heartbeats:
-            outcomes = await self._recorder.record(attempt, items, heartbeats[-1] if heartbeats else None)
-            self._instruments.heartbeats.inc(len(heartbeats))
-            for response in answers(outcomes):
-                await context.write(response)
-        if problem is not None:
-            raise problem
+        return items, heartbeats, None
 
 
 def answers(outcomes: Iterable[Outcome]) -> Iterable[ReportResponse]:

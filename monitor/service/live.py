@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 from itertools import count
+from typing import Any
 
 from monitor.served_metrics import NAMES
 from monitor.service.counts import Totals, add_up, total_weights
@@ -133,18 +134,21 @@ class LiveRun:
 
     def with_item(self, item: StoredItem) -> LiveRun:
         """Return the run with one more item, which was not stored before."""
+        return replace(self, version=_next_version(), **self._changed_by(item))
+
+    def _changed_by(self, item: StoredItem) -> dict[str, Any]:
         position = item.position
         if item.item.HasField("finish") and position.attempt == self.registration.attempt:
-            return replace(self, finish=item.item.finish, pauses=Pauses())
+            return {"finish": item.item.finish, "pauses": Pauses()}
         if self.supersedes(position):
-            return self
+            return {}
         if item.item.HasField("observation"):
             newer = self.latest is None or position > self.latest.position
             latest = _live_observation(item, self.registrations) if newer else self.latest
-            return replace(self, latest=latest, observations=self.observations + 1, pauses=self._pauses_with(item))
+            return {"latest": latest, "observations": self.observations + 1, "pauses": self._pauses_with(item)}
         if item.item.HasField("training_log"):
-            return replace(self, training_metrics=_newest(self.training_metrics, [item]))
-        return self
+            return {"training_metrics": _newest(self.training_metrics, [item])}
+        return {}
 
     def _pauses_with(self, item: StoredItem) -> Pauses:
         if item.position.attempt != self.registration.attempt or self.finish is not None:
@@ -155,15 +159,14 @@ class LiveRun:
         """Return the run with a sign of life of one attempt; only that of the latest one counts."""
         if attempt != self.registration.attempt:
             return self
-        run = replace(self, heard_at=now, observation_heard_at=now if observed else self.observation_heard_at)
-        if heartbeat is None:
-            return run
-        return replace(
-            run,
-            unsent_items=heartbeat.unsent_items,
-            dropped_items=heartbeat.dropped_items,
-            training_ended=heartbeat.training_ended,
-        )
+        changed: dict[str, Any] = {"heard_at": now}
+        if observed:
+            changed["observation_heard_at"] = now
+        if heartbeat is not None:
+            changed["unsent_items"] = heartbeat.unsent_items
+            changed["dropped_items"] = heartbeat.dropped_items
+            changed["training_ended"] = heartbeat.training_ended
+        return replace(self, **changed)
 
 
 class LiveRuns:
@@ -174,7 +177,7 @@ class LiveRuns:
 
     def replace(self, stored: Iterable[StoredRun]) -> None:
         """Know of all runs what the store knows, and nothing else."""
-        self._runs: Mapping[str, LiveRun] = {run.run_id: run for run in map(from_store, stored)}
+        self._runs = {run.run_id: run for run in map(from_store, stored)}
 
     def get(self, run_id: str) -> LiveRun | None:
         """Return the run as it stands now, None if there is no such run."""
@@ -186,7 +189,11 @@ class LiveRuns:
 
     def put(self, run: LiveRun) -> None:
         """Replace one run."""
-        self._runs = {**self._runs, run.run_id: run}
+        if run.run_id in self._runs:
+            # Whoever goes through the runs meanwhile finds as many.
+            self._runs[run.run_id] = run
+        else:
+            self._runs = {**self._runs, run.run_id: run}
 
     def forget(self, run_id: str) -> None:
         """Leave out a run that was deleted."""
@@ -211,7 +218,7 @@ class LiveRuns:
         run = self._runs[run_id].heard(attempt, now, observed=observed, heartbeat=heartbeat)
         for item in stored:
             run = run.with_item(StoredItem(position_of(item, attempt), item))
-        self.put(replace(run, version=_next_version()) if stored else run)
+        self.put(run)
 
 
 def position_of(item: Item, attempt: int) -> Position:

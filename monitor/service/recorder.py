@@ -81,7 +81,7 @@ class Recorder:
         self.stands_by = ""
         self._store: Store | None = None
         self._waiting: Waiting | None = None
-        self._commits = Commits(self._opened, self.live, instruments)
+        self._commits = Commits(self._store_in_thread, self._opened, self.live, instruments)
         self._take_or_wait(again=False)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
@@ -112,12 +112,7 @@ class Recorder:
 
     async def record(self, attempt: Attempt, batch: Sequence[Received], heartbeat: Heartbeat | None) -> list[Outcome]:
         """Record the items in one transaction, and return what became of each, in their order."""
-        brought = self._commits.bring(Batch(attempt.run_id, attempt.number, batch, heartbeat), attempt.check)
-        try:
-            return await self._in_thread(lambda: self._commits.outcomes(brought))
-        except BaseException:
-            self._commits.withdraw(brought)
-            raise
+        return await self._commits.add(Batch(attempt.run_id, attempt.number, batch, heartbeat), attempt.check)
 
     async def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
         """Return at most `limit` items behind `after`, see `Store.history`."""
@@ -185,13 +180,16 @@ class Recorder:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._with_store, call)
+            return await self._store_in_thread(call)
         except StandingByError:
             # Nothing failed.
             raise
         except StoreError:
             self._instruments.store_errors.inc()
             raise
+
+    async def _store_in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._with_store, call)
 
     def _with_store(self, call: Callable[[], T]) -> T:
         if not self._opened().is_held():

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from monitor.limits import MAX_INTEGER
 from monitor.service.received import Received
-from monitor.service.stored import Batch
 from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
 
 
@@ -22,17 +20,6 @@ def attempt_row(registration: Registration, now: float) -> dict[str, object]:
         "unsent_items": 0,
         "dropped_items": 0,
     }
-
-
-def heard(batch: Batch, now: float) -> dict[str, object]:
-    """Return what is new of an attempt that a batch came of, and which it is: `of_run`, `of_attempt`."""
-    row: dict[str, object] = {"of_run": batch.run_id, "of_attempt": batch.attempt, "heard_at": now}
-    if batch.brings_observation:
-        row["observation_heard_at"] = now
-    if batch.heartbeat is not None:
-        row["unsent_items"] = min(batch.heartbeat.unsent_items, MAX_INTEGER)
-        row["dropped_items"] = min(batch.heartbeat.dropped_items, MAX_INTEGER)
-    return row
 
 
 def item_row(run_id: str, attempt: int, received: Received) -> dict[str, object]:

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 # The service answers a request that is too large with what to do about it; gRPC refuses only much larger ones.
 _TRANSPORT_FACTOR = 4
 
+_AHEAD_BYTES = 256 * 1024
+
 _ALL_INTERFACES = ("0.0.0.0", "::")
 
 
@@ -163,6 +165,9 @@ async def _grpc_server(
 def _grpc_options(settings: ServiceSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", _TRANSPORT_FACTOR * settings.max_request_bytes),
+        # Of each stream that sends more than is taken, so much waits here and the rest at its sender.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", _AHEAD_BYTES),
         # Otherwise a second service could bind the same port, and receive half of the streams.
         ("grpc.so_reuseport", 0),
         # Detects dead senders, and keeps idle streams open through proxies and NAT.

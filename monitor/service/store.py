@@ -10,7 +10,7 @@ from functools import partial
 from sqlalchemy import Connection, bindparam, delete, exists, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from monitor.service import history
 from monitor.service.access import table as tokens_table
@@ -25,11 +25,12 @@ from monitor.service.curves.groups import items_at, last_observations
 from monitor.service.curves.rows import Rows, rows_of
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
+from monitor.service.heard import Heard, heard_row
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.received import Received
 from monitor.service.registration import check_agreement, when
 from monitor.service.remedies import remedy
-from monitor.service.rows import attempt_row, heard, item_row
+from monitor.service.rows import attempt_row, item_row
 from monitor.service.schema import attempts, curve_values, deleted_attempts, items, schema_version, thinned_runs, totals
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file import room
@@ -64,6 +65,7 @@ class Store:
         self._held = _held(url)
         self._newest: Key | None = None
         self._summations: dict[tuple[str, int], Summation] = {}
+        self._heard = Heard()
         try:
             self._engine = open_engine(url, again=again)
         except StoreError:
@@ -162,6 +164,7 @@ class Store:
         """Take a run out of the store. It counts as gone from now on; `delete_more` makes it so."""
         # First of all: what is stored of it from now on would go with the rest.
         self._deleted.under_way.add(run_id)
+        self._heard.forget(run_id)
         with self._clearing() as connection:
             deletion.begin(connection, run_id, now)
 
@@ -226,10 +229,26 @@ class Store:
     def add(self, batches: Sequence[Batch], now: float) -> list[set[int]]:
         """Store the items that are new, of all batches together, and return their sequence numbers, batch by batch.
 
-        Numbers that are stored already keep what they have. The attempts count as heard of at `now`.
+        Numbers that are stored already keep what they have. The attempts count as heard of at `now`, or not long
+        before.
         """
+        for batch in batches:
+            if self.is_going(batch.run_id):
+                raise _was_deleted(batch.run_id)
+        to_hear = self._heard.due(batches, now)
+        try:
+            new = self._add(batches, to_hear, now)
+        except _AttemptMissingError:
+            raise self._missing(batches) from None
+        self._heard.wrote(to_hear, now)
+        for batch, numbers in zip(batches, new, strict=True):
+            if numbers:
+                self._newest = (batch.run_id, batch.attempt, max(numbers))
+        return new
+
+    def _add(self, batches: Sequence[Batch], to_hear: Sequence[Batch], now: float) -> list[set[int]]:
         with self._change() as connection:
-            self._hear(connection, batches, now)
+            _hear(connection, to_hear, now)
             new = self._add_items(connection, batches)
             index = Rows()
             for batch, numbers in zip(batches, new, strict=True):
@@ -237,30 +256,21 @@ class Store:
                     summation = self._summation(connection, batch.run_id, batch.attempt)
                     index += rows_of(batch.run_id, batch.attempt, batch.first_of(numbers), summation)
             index.write(connection)
-        for batch, numbers in zip(batches, new, strict=True):
-            if numbers:
-                self._newest = (batch.run_id, batch.attempt, max(numbers))
         return new
 
-    def _hear(self, connection: Connection, batches: Sequence[Batch], now: float) -> None:
-        """Note that attempts were heard of, all of which must be there."""
-        for batch in batches:
-            if self.is_going(batch.run_id):
-                raise _was_deleted(batch.run_id)
-        rows = [heard(batch, now) for batch in batches]
-        of_attempt = (attempts.c.run_id == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
-        # Together those of which the same is new.
-        for columns in {frozenset(row) for row in rows}:
-            alike = [row for row in rows if row.keys() == columns]
-            if connection.execute(update(attempts).where(*of_attempt), alike).rowcount < len(alike):
-                raise self._not_there(connection, batches)
-
-    def _not_there(self, connection: Connection, batches: Sequence[Batch]) -> StoreError:
+    def _missing(self, batches: Sequence[Batch]) -> StoreError:
         """Return what is to be said of attempts of which one is not in the store."""
         of_runs = attempts.c.run_id.in_({batch.run_id for batch in batches})
-        rows = connection.execute(select(attempts.c.run_id, attempts.c.attempt).where(of_runs))
+        with self._transaction() as connection:
+            rows = connection.execute(select(attempts.c.run_id, attempts.c.attempt).where(of_runs)).all()
         there = {tuple(row) for row in rows}
-        run_id, attempt = next(batch.key for batch in batches if batch.key not in there)
+        missing = [batch.key for batch in batches if batch.key not in there]
+        if not missing:
+            return StoreError(
+                f"the store {self._shown_url} is changed by another program. Nothing of this was stored; senders try "
+                "again by themselves"
+            )
+        run_id, attempt = missing[0]
         if (run_id, attempt) in self._deleted.last:
             return _was_deleted(run_id)
         return StoreError(
@@ -279,7 +289,11 @@ class Store:
             return [set() for _ in batches]
         key = (items.c.run_id, items.c.attempt, items.c.sequence)
         statement = self._insert(items).on_conflict_do_nothing().returning(*key)
-        stored = {tuple(row) for row in connection.execute(statement, rows)}
+        try:
+            stored = {tuple(row) for row in connection.execute(statement, rows)}
+        except IntegrityError as error:
+            # All that they refer to.
+            raise _AttemptMissingError from error
         new = []
         for batch in batches:
             keys = stored & {(*batch.key, received.item.sequence) for received in batch.items}
@@ -433,6 +447,21 @@ class Store:
             raise TooManyRunsError(
                 f"{runs} runs are stored, and this service allows {max_runs}. {how_to_raise('max_runs')}", "max_runs"
             )
+
+
+class _AttemptMissingError(Exception):
+    """Something came of an attempt that is not in the store."""
+
+
+def _hear(connection: Connection, batches: Sequence[Batch], now: float) -> None:
+    """Note that attempts were heard of."""
+    rows = [heard_row(batch, now) for batch in batches]
+    of_attempt = (attempts.c.run_id == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
+    # Together those of which the same is new.
+    for columns in {frozenset(row) for row in rows}:
+        alike = [row for row in rows if row.keys() == columns]
+        if connection.execute(update(attempts).where(*of_attempt), alike).rowcount < len(alike):
+            raise _AttemptMissingError
 
 
 def _held(url: str) -> Held:

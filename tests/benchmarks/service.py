@@ -1,6 +1,6 @@
 """What a service takes: observations per second, acknowledgements under load, and scrapes of many series meanwhile.
 
-    python -m tests.benchmarks.service [--seconds 10] [--what load catch-up scrapes open-runs memory]
+    python -m tests.benchmarks.service [--seconds 10] [--what load catch-up fleet scrapes open-runs memory]
 
 Runs of a model with 36 layers (255 groups) report to a real service over gRPC. The load is made on the same cores.
 """
@@ -8,6 +8,9 @@ Runs of a model with 36 layers (255 groups) report to a real service over gRPC. 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import bisect
+import math
 import os
 import statistics
 import tempfile
@@ -18,12 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from monitor.report.packing import Packing
 from monitor.wire import monitor_pb2 as pb
-from monitor.wire.channel import open_channel
+from monitor.wire.channel import open_aio_channel, open_channel
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 from tests.service.messages import heartbeat, observation, opening, registration
 from tests.service.running import COMMAND, Client, OpenStream, ServiceProcess
@@ -33,6 +37,9 @@ LAYERS = 36
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 OUTSIDE = ("embed_tokens", "norm", "lm_head")
 CATCH_UP_ITEMS = 5000
+FLEET_RUNS = 300
+FLEET_ITEMS = 384
+FLEET_CHANNELS = 8
 BATCH_ITEMS = 200
 ROUNDS = 20
 OPEN_RUNS = 1000
@@ -102,25 +109,58 @@ def _send(client: Client, run_id: str, packing: Packing, rows: list[tuple[int, b
 
 
 def _half_load(service: ServiceProcess, seconds: float, rate: float) -> None:
-    """Every run sends at its times, whether or not the one before is acknowledged soon."""
-    pause = RUNS / rate
-    processor, started = _processor_seconds(service), time.perf_counter()
-
-    def exchange(number: int) -> list[float]:
-        stream = OpenStream(service.client)
-        stream.send(opening(f"run-{number}"))
-        times: list[float] = []
-        while (due := started + (len(times) + number / RUNS) * pause) < started + seconds:
-            time.sleep(max(0.0, due - time.perf_counter()))
-            stream.exchange(pb.ReportRequest(item=_observation(10**6 + len(times))))
-            times.append(time.perf_counter() - due)
-        stream.end()
-        return times
-
-    with ThreadPoolExecutor(RUNS) as pool:
-        times = [each for some in pool.map(exchange, range(RUNS)) for each in some]
+    """Every run sends at its times, whether or not what it sent before is acknowledged, as uploaders do."""
+    runs = _register(service.client, RUNS)
+    processor = _processor_seconds(service)
+    times = asyncio.run(_reported(service.client, runs, seconds, RUNS / rate))
     spent = (_processor_seconds(service) - processor) / len(times)
     _row(f"acknowledgement at {len(times) / seconds:,.0f} observations/s", _spread(times), spent)
+
+
+async def _reported(client: Client, runs: dict[str, Packing], seconds: float, pause: float) -> list[float]:
+    """Return how long after it was made each observation was acknowledged."""
+    started = time.perf_counter()
+    reporting = [
+        _reported_by(client, run, packing, started + seconds, pause, first=started + number * pause / len(runs))
+        for number, (run, packing) in enumerate(runs.items())
+    ]
+    return [each for some in await asyncio.gather(*reporting) for each in some]
+
+
+async def _reported_by(
+    client: Client, run: str, packing: Packing, until: float, pause: float, first: float
+) -> list[float]:
+    made = _times_between(first, until, pause)
+    before = 10**6
+    acknowledged: list[float] = []
+
+    async def read(stream: Any) -> None:
+        async for response in stream:
+            now = time.perf_counter()
+            acknowledged.extend(
+                now - made[number] for number in range(len(acknowledged), response.acknowledgement.sequence - before)
+            )
+
+    address = client.listening.grpc_address
+    async with open_aio_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stream = MonitorServiceStub(channel).Report()
+        reader = asyncio.create_task(read(stream))
+        await stream.write(opening(run))
+        sent = 0
+        while sent < len(made):
+            await asyncio.sleep(made[sent] - time.perf_counter())
+            due = bisect.bisect(made, time.perf_counter())
+            rows = [(number, _serialized(number)) for number in range(before + sent + 1, before + due + 1)]
+            for _numbers, request in packing.requests(rows):
+                await stream.write(request)
+            sent = due
+        await stream.done_writing()
+        await reader
+    return acknowledged
+
+
+def _times_between(first: float, until: float, pause: float) -> list[float]:
+    return [first + number * pause for number in range(math.ceil((until - first) / pause))]
 
 
 def _catch_up(start: Start, _seconds_given: float) -> None:
@@ -131,6 +171,36 @@ def _catch_up(start: Start, _seconds_given: float) -> None:
         seconds = _seconds(lambda: _send(service.client, run, packing, rows))
         spent = (_processor_seconds(service) - processor) / len(rows)
         _row(f"one run catches up by {len(rows):,}", f"{len(rows) / seconds:,.0f} observations/s", spent)
+
+
+def _fleet(start: Start, _seconds_given: float) -> None:
+    """As after an outage: every run has a spool that is to be delivered."""
+    with start() as service, ExitStack() as channels:
+        address = service.client.listening.grpc_address
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        stubs = [
+            MonitorServiceStub(channels.enter_context(open_channel(address, options))) for _ in range(FLEET_CHANNELS)
+        ]
+        runs = _register(service.client, FLEET_RUNS)
+        rows = [(sequence, _serialized(sequence)) for sequence in range(1, FLEET_ITEMS + 1)]
+
+        def catch_up(number: int, run: str, packing: Packing) -> int:
+            requests = (opening(run), *(request for _numbers, request in packing.requests(rows)))
+            answers = stubs[number % len(stubs)].Report(iter(requests), timeout=600)
+            return [answer.acknowledgement.sequence for answer in answers][-1]
+
+        def all_catch_up() -> None:
+            with ThreadPoolExecutor(FLEET_RUNS) as pool:
+                assert set(pool.map(catch_up, range(FLEET_RUNS), runs, runs.values())) == {FLEET_ITEMS}
+
+        processor = _processor_seconds(service)
+        seconds, items = _seconds(all_catch_up), FLEET_RUNS * FLEET_ITEMS
+        spent = (_processor_seconds(service) - processor) / items
+        _row(f"{FLEET_RUNS} runs catch up by {FLEET_ITEMS} each", f"{items / seconds:,.0f} observations/s", spent)
+        _row(
+            "resident memory at most, and after them",
+            f"{_megabytes(service, 'VmHWM'):.0f} and {_megabytes(service):.0f} MB",
+        )
 
 
 def _all_scrapes(start: Start, seconds: float) -> None:
@@ -305,14 +375,15 @@ def _processor_seconds(service: ServiceProcess) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _megabytes(service: ServiceProcess) -> float:
+def _megabytes(service: ServiceProcess, which: str = "VmRSS") -> float:
     status = Path(f"/proc/{service.process.pid}/status").read_text(encoding="utf-8")
-    return int(status.split("VmRSS:")[1].split()[0]) / 1000
+    return int(status.split(f"{which}:")[1].split()[0]) / 1000
 
 
 SIDES: dict[str, Callable[[Start, float], None]] = {
     "load": _loads,
     "catch-up": _catch_up,
+    "fleet": _fleet,
     "scrapes": _all_scrapes,
     "open-runs": _open_runs,
     "memory": _memory,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 import pytest
 
 from monitor.service.arrivals import Arrivals
+from monitor.service.budget import Budget
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import observed, opening, together
 
@@ -23,11 +24,15 @@ def _with_arrivals(
     requests: AsyncIterator[pb.ReportRequest],
     use: Callable[[Arrivals, asyncio.Future[None]], Awaitable[None]],
     limit: int = 3,
+    most_bytes: int = 10**6,
 ) -> None:
     async def main() -> None:
         stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        async with Arrivals(requests, limit, stopping) as arrivals:
+        budget = Budget(most_bytes)
+        async with Arrivals(requests, limit, budget, stopping) as arrivals:
             await use(arrivals, stopping)
+        # All of it is there again: nothing else would be let in.
+        await budget.take(most_bytes)
 
     asyncio.run(asyncio.wait_for(main(), timeout=60))
 
@@ -85,6 +90,32 @@ def test_items_that_come_together_count_as_so_many() -> None:
             assert len(read) <= 2 * batches + 3
 
     _with_arrivals(endless(), use)
+
+
+def test_no_more_is_read_than_there_is_room_for_until_what_came_is_answered() -> None:
+    read = []
+    item = _item(1)
+
+    async def many() -> AsyncIterator[pb.ReportRequest]:
+        for sequence in range(1, 100):
+            read.append(sequence)
+            yield item
+
+    async def use(arrivals: Arrivals, _stopping: asyncio.Future[None]) -> None:
+        async def have_read(count: int) -> bool:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            return len(read) == count
+
+        # Four fit, and one waits for room.
+        assert await have_read(5)
+        assert len(await arrivals.next()) == 4
+        assert await have_read(5)
+        arrivals.answered()
+        assert await have_read(9)
+        assert len(await arrivals.next()) == 4
+
+    _with_arrivals(many(), use, limit=50, most_bytes=4 * item.ByteSize())
 
 
 def test_opening_ends_a_batch() -> None:

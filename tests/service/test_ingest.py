@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from monitor.service.commits import Outcome
+from monitor.service.commits import Commits, Outcome
+from monitor.service.errors import StoreError
 from monitor.service.ingest import answers
+from monitor.service.items import ItemCheck
+from monitor.service.sqlite_file.held import HeldFile
+from monitor.service.stored import Batch
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
@@ -179,6 +186,61 @@ def test_a_sender_that_catches_up_costs_few_transactions(start: Callable[..., Cl
     assert commits is not None
     # Nine, if each takes as many as it may.
     assert commits <= 40
+
+
+def test_what_comes_meanwhile_waits_to_be_stored_and_is_not_acknowledged_behind_what_failed(
+    start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start(max_batch_items=2)
+    client.register(registration("run"))
+    brought: list[Batch] = []
+    writing, second_brought, add, confirm = threading.Event(), threading.Event(), Commits.add, HeldFile.confirm
+
+    async def noting(self: Commits, batch: Batch, check: ItemCheck) -> list[Outcome]:
+        brought.append(batch)
+        if len(brought) == 2:
+            assert await asyncio.to_thread(writing.wait, 60)
+            second_brought.set()
+        return await add(self, batch, check)
+
+    def failing_once(self: HeldFile, shrinks_to: int | None = None) -> None:
+        if brought and not writing.is_set():
+            writing.set()
+            assert second_brought.wait(60)
+            raise StoreError("the store is out of reach")
+        confirm(self, shrinks_to)
+
+    monkeypatch.setattr(Commits, "add", noting)
+    monkeypatch.setattr(HeldFile, "confirm", failing_once)
+    requests = [together([observed(1), observed(2)]), together([observed(3), observed(4)])]
+    code, details = _refused(lambda: client.report([opening("run"), *requests]))
+    assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "the store is out of reach")
+    assert [len(batch.items) for batch in brought] == [2, 2]
+    responses = client.report([opening("run"), *requests])
+    assert _answers(responses)[-1] == ("acknowledgement", 4)
+    assert [entry.item.sequence for entry in client.history("run")] == [1, 2, 3, 4]
+    assert client.metric("run_observations") == 4
+
+
+def test_many_that_catch_up_at_once_take_turns(start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.service.ingest._MOST_BYTES", 4 * observed(1).ByteSize())
+    client = start(max_batch_items=4)
+    runs = [f"run-{number}" for number in range(12)]
+    for run in runs:
+        client.register(registration(run))
+
+    def catch_up(run: str) -> int:
+        gone = OpenStream(client)
+        gone.send(opening(run), *(pb.ReportRequest(item=observed(number)) for number in range(1, 20)))
+        gone.cancel()
+        items = [observed(number) for number in range(1, 51)]
+        return _answers(
+            client.report([*stream_of(run, items[:3]), together(items[3:7]), *stream_of(run, items[7:])[1:]])
+        )[-1][1]
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        assert list(pool.map(catch_up, runs)) == [50] * len(runs)
+    assert client.metric("items_stored_total") == 50 * len(runs)
 
 
 def test_an_item_over_the_limit_is_rejected_and_the_stream_goes_on(start: Callable[..., Client]) -> None:

@@ -182,6 +182,38 @@ def test_a_sign_of_life_is_kept_for_its_attempt(store: Store) -> None:
     assert store.run("run").unsent_items == 0
 
 
+def test_signs_of_life_that_come_all_the_time_are_kept_once_a_second(store: Store) -> None:
+    _register(store)
+    kept = []
+    for sequence, (now, item) in enumerate(
+        [(10, logged), (10.25, logged), (10.5, observed), (10.75, observed), (11.5, observed), (11.75, logged)], start=1
+    ):
+        assert add(store, "run", 1, [item(sequence)], None, NOW + now) == {sequence}
+        run = store.run("run")
+        kept.append((run.heard_at - NOW, run.observation_heard_at and run.observation_heard_at - NOW))
+    assert kept == [(10, None), (10, None), (10.5, 10.5), (10.5, 10.5), (11.5, 11.5), (11.5, 11.5)]
+    # Its counts are never old, and a clock that was set back counts.
+    add(store, "run", 1, [], pb.Heartbeat(unsent_items=3), NOW + 12)
+    assert (store.run("run").heard_at, store.run("run").unsent_items) == (NOW + 12, 3)
+    add(store, "run", 1, [logged(7)], None, NOW - 50)
+    assert store.run("run").heard_at == NOW - 50
+
+
+def test_an_attempt_that_was_taken_out_is_missed_by_what_comes_right_after_others(store: Store) -> None:
+    _register(store)
+    _register(store, "other")
+    for run_id in ("run", "other"):
+        add(store, run_id, 1, [observed(1)], None, NOW)
+    with store._engine.begin() as another:
+        for table in ("totals", "curve_values", "items", "attempts"):
+            another.exec_driver_sql(f"DELETE FROM {table} WHERE run_id = 'run'")
+    batches = [Batch(run_id, 1, [Received(observed(2))]) for run_id in ("other", "run")]
+    with pytest.raises(StoreError, match=r"attempt 1 of run run was taken out of the store .* by another program"):
+        store.add(batches, NOW + 0.1)
+    assert store.run("other").observations == 1
+    assert store.add(batches[:1], NOW + 0.2) == [{2}]
+
+
 def test_absurd_counts_of_a_heartbeat_do_no_harm(store: Store) -> None:
     _register(store)
     add(store, "run", 1, [], pb.Heartbeat(unsent_items=2**64 - 1), NOW)
