@@ -76,13 +76,17 @@ class Started:
 
 
 class Nursery:
-    """Has imported what the command needs, and becomes it."""
+    """Has imported what the command needs, and becomes it.
 
-    def __init__(self) -> None:
+    Args:
+        needed: the modules that it imports.
+    """
+
+    def __init__(self, *needed: str) -> None:
         self._asking, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Two tests' threads may ask at once.
         self._lock = threading.Lock()
-        command = [sys.executable, "-m", __name__, str(its.fileno())]
+        command = [sys.executable, "-m", __name__, str(its.fileno()), *needed]
         with its:
             self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[its.fileno()])
 
@@ -103,9 +107,9 @@ class Nursery:
             os.close(descriptor)
         return Started(self, pid, stdout, stderr)
 
-    def run(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, arguments: Sequence[str], **start: Any) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""
-        started = self.start(arguments, env)
+        started = self.start(arguments, **start)
         written, said = started.communicate(timeout=120)
         return subprocess.CompletedProcess(list(arguments), started.wait(), written, said)
 
@@ -141,7 +145,8 @@ if __name__ == "__main__":
     # Under the name that the installed program has it from.
     from sparsity_monitor.cli import main
 
-    importlib.import_module("monitor.service.server")
+    for module in sys.argv[2:]:
+        importlib.import_module(module)
     gc.enable()
     # What is imported is not looked through at the end of each child.
     gc.collect()

@@ -30,7 +30,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Client]]:
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     """Forks processes that are the command."""
-    with Nursery() as nursery:
+    with Nursery("monitor.service.server") as nursery:
         yield nursery
 
 
