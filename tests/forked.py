@@ -54,12 +54,13 @@ class Started:
             with self.stdout, self.stderr, ThreadPoolExecutor(1) as beside:
                 said = beside.submit(self.stderr.read)
                 self._written = self.stdout.read(), said.result()
-            self.wait()
             killing.cancel()
+            killing.join()
+            self.wait(timeout)
         return self._written
 
     def send_signal(self, number: int) -> None:
-        if self.poll() is None:
+        if self.returncode is None:
             signal.pidfd_send_signal(self._end, number)
 
     def terminate(self) -> None:
@@ -84,7 +85,7 @@ class Nursery:
 
     def __init__(self, *needed: str) -> None:
         self._asking, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Two tests' threads may ask at once.
+        # A test's threads may ask at once.
         self._lock = threading.Lock()
         command = [sys.executable, "-m", __name__, str(its.fileno()), *needed]
         with its:
@@ -99,7 +100,11 @@ class Nursery:
 
     def start(self, arguments: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Started:
         """Start the command with these arguments."""
-        asked = {"arguments": list(arguments), "environment": dict(env or os.environ), "directory": str(cwd)}
+        asked = {
+            "arguments": list(arguments),
+            "environment": dict(os.environ if env is None else env),
+            "directory": str(cwd),
+        }
         stdout, its_stdout = os.pipe()
         stderr, its_stderr = os.pipe()
         pid = self._ask(asked, [its_stdout, its_stderr])
