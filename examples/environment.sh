@@ -37,9 +37,11 @@ ensure_environment() {
     if [[ ! -f $installed || pyproject.toml -nt $installed || examples/constraints.txt -nt $installed ]]; then
         echo "Installing into $PWD/.venv: this takes a few minutes the first time."
         # torch first, and by its exact version: the one that tests and examples are measured with.
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" \
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "torch==2.13.0"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$1]" \
             --constraint examples/constraints.txt
+        # On all cores; pip would on one. What does not compile is for other Pythons.
+        .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
         touch "$installed"
     fi
 }

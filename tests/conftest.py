@@ -31,9 +31,16 @@ os.environ.update(
     TRL_EXPERIMENTAL_SILENCE="1",
     CI="1",
 )
-# Before the Triton kernel is imported, by whichever test or doctest is first: without a GPU it is interpreted. Without
-# torch, only the service's tests can run; see tests/floors.
-if find_spec("torch"):
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the Triton kernel interpreted where there is no GPU, before any test or doctest imports it.
+
+    Without torch, only the service's tests can run; see tests/floors. Who only hands tests to others needs none.
+    """
+    only_distributes = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if only_distributes or not find_spec("torch"):
+        return
     import torch
 
     if not torch.cuda.is_available():

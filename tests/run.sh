@@ -41,11 +41,19 @@ install_system_packages
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy
+# The types beside the tests: they are checked on one core.
+types=$(mktemp)
+trap 'kill "$checking" 2>/dev/null || true; rm -f "$types"' EXIT
+.venv/bin/mypy >"$types" 2>&1 &
+checking=$!
 # Threads that wait do not spin: services, trainers and browsers share the cores.
 export OMP_WAIT_POLICY=passive
 # Twice as many as there are cores, for tests wait for processes; four at most. Tests of one group share what takes long
 # to start.
 cores=$(nproc)
-exec .venv/bin/python -m pytest --numprocesses "$((cores < 2 ? 2 : 4))" --dist loadgroup \
-    --doctest-modules monitor tests "$@"
+status=0
+.venv/bin/python -m pytest --numprocesses "$((cores < 2 ? 2 : 4))" --dist loadgroup \
+    --doctest-modules monitor tests "$@" || status=$?
+wait "$checking" || status=$((status ? status : $?))
+sed "s/^/mypy: /" "$types"
+exit "$status"

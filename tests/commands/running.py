@@ -9,6 +9,8 @@ from contextlib import suppress
 
 from tests.service.running import COMMAND
 
+PLAIN = {"PATH": "/usr/bin:/bin", "COLUMNS": "80", "PYTHONUTF8": "1"}
+"""The environment of a command in a pipe of 80 columns."""
 WITHOUT_TYPER = "sys.modules.update(typer=None, rich=None, fastapi=None)"
 """For `command_after`: a training environment."""
 
@@ -51,5 +53,6 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": "/usr/bin:/bin", "COLUMNS": "80", "PYTHONUTF8": "1", **environment}
-    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120, env=env)
+    return subprocess.run(
+        arguments, capture_output=True, text=True, check=False, timeout=120, env={**PLAIN, **environment}
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.forked import Nursery
 from tests.service.messages import new_run_id
 from tests.service.postgresql import Cluster, running_cluster
 from tests.service.running import Client, ServiceProcess, service_in_thread
@@ -26,13 +27,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Client]]:
         yield lambda **settings: stack.enter_context(service_in_thread(tmp_path / "store.db", **settings))
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Forks processes that are the command."""
+    with Nursery("monitor.service.server") as nursery:
+        yield nursery
+
+
 @pytest.fixture
-def spawn(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
-    """Starts the command in a process of its own, on the same store each time."""
+def spawn(tmp_path: Path, nursery: Nursery) -> Iterator[Callable[..., ServiceProcess]]:
+    """Starts services in processes of their own, on the same store each time."""
     with ExitStack() as stack:
 
         def start(*options: str, store: Path | str = tmp_path / "store.db", **popen: Any) -> ServiceProcess:
-            process = ServiceProcess(store, *options, **popen)
+            process = ServiceProcess(store, *options, nursery=nursery, **popen)
             stack.callback(process.close)
             return process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pwd
@@ -11,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,8 +30,7 @@ class Cluster:
         self._databases = (f"store{number}" for number in itertools.count(1))
 
     def create(self) -> None:
-        if self._account:
-            shutil.chown(self._directory, self._account["user"], self._account["group"])
+        self._hand_over(self._directory)
         self._run("initdb", "-D", self._data, "-U", "monitor", "-A", "trust", "-E", "UTF8", "--no-sync")
 
     def start(self) -> None:
@@ -61,8 +60,7 @@ class Cluster:
         """A second server, which is not made yet."""
         directory = self._directory.with_name("another")
         directory.mkdir()
-        if self._account:
-            shutil.chown(directory, self._account["user"], self._account["group"])
+        self._hand_over(directory)
         another = Cluster(self._binaries, directory)
         try:
             yield another
@@ -92,13 +90,15 @@ class Cluster:
     def _data(self) -> str:
         return str(self._directory / "data")
 
+    def _hand_over(self, directory: Path) -> None:
+        if self._account is not None:
+            shutil.chown(directory, self._account.pw_uid, self._account.pw_gid)
+
     def _run(self, program: str, *arguments: str) -> str:
         # Not through pipes: the server would inherit them, and reading would never end.
         with (self._directory.parent / f"{self._directory.name}.out").open("w+") as output:
-            command = [str(self._binaries / program), *arguments]
-            done = subprocess.run(
-                command, cwd=self._directory, stdout=output, stderr=output, check=False, timeout=60, **self._account
-            )
+            command = [*_as(self._account), str(self._binaries / program), *arguments]
+            done = subprocess.run(command, cwd=self._directory, stdout=output, stderr=output, check=False, timeout=60)
             output.seek(0)
             written = output.read()
             assert done.returncode == 0, written
@@ -133,14 +133,21 @@ def _binaries() -> Path | None:
     return next((path for path in candidates if (path / "initdb").exists() and (path / "pg_ctl").exists()), None)
 
 
-def _account() -> dict[str, Any]:
+def _account() -> pwd.struct_passwd | None:
     """PostgreSQL refuses to run as root: take another account where the tests do."""
     if os.geteuid() != 0:
-        return {}
+        return None
     for name in ("postgres", "nobody"):
-        try:
-            account = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
     pytest.skip("PostgreSQL does not run as root, and there is neither an account postgres nor nobody")
+
+
+def _as(account: pwd.struct_passwd | None) -> list[str]:
+    """Before a command: it runs under this account.
+
+    Not by what `subprocess` has for it, which forks this process then, and with it gRPC's threads.
+    """
+    if account is None:
+        return []
+    return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]

@@ -21,6 +21,7 @@ from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from monitor.wire.channel import open_channel
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
+from tests.forked import Nursery, Started
 from tests.service.messages import register_request, stream_of
 
 COMMAND = str(Path(sys.executable).with_name("sparsity-monitor"))
@@ -144,14 +145,25 @@ async def _serve(settings: ServiceSettings, ready: Future[tuple[Listening, Calla
         ready.set_exception(error)
 
 
-class ServiceProcess:
-    """`sparsity-monitor serve` in a process of its own."""
+def serving_of(store: Path | str, *options: str) -> list[str]:
+    """The arguments with which the command serves a store on free ports."""
+    url = f"sqlite:///{store}" if isinstance(store, Path) else store
+    return ["serve", "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--store-url", url, *options]
 
-    def __init__(self, store: Path | str, *options: str, program: str = COMMAND, **popen: Any) -> None:
-        url = f"sqlite:///{store}" if isinstance(store, Path) else store
-        addresses = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
-        command = [program, "serve", *addresses, "--store-url", url, *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
+
+class ServiceProcess:
+    """`sparsity-monitor serve` in a process of its own: the installed program, or forked in a nursery."""
+
+    def __init__(
+        self, store: Path | str, *options: str, program: str = COMMAND, nursery: Nursery | None = None, **popen: Any
+    ) -> None:
+        arguments = serving_of(store, *options)
+        self.process: Started | subprocess.Popen[str]
+        if nursery is not None:
+            self.process = nursery.start(arguments, **popen)
+        else:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            self.process = subprocess.Popen([program, *arguments], **pipes, **popen)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         match = _LISTENING.fullmatch(line.strip())

@@ -12,13 +12,14 @@ import termios
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import monitor
 from monitor.report.spool import AttemptKey, Spool
 from monitor.service.settings import ServiceSettings
-from tests.service.messages import finished, observed, registration
+from tests.service.messages import finished, new_run_id, observed, registration
 from tests.service.running import COMMAND, Client, ServiceProcess
 
 
@@ -137,19 +138,35 @@ def _width(line: str) -> int:
     return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in line)
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    ["\x1b[2J\x1b]0;title\x07", "a\nrun-2\tfinished", "a\rb", "\u202eabc\u2066", "\x9b31m", "\u2028", "\x00\x7f"],
-)
-def test_what_runs_are_called_does_nothing_to_a_terminal(hostile: str, client: Client, run_id: str) -> None:
-    client.register(registration(run_id, name=f"<{hostile}>", model=f"<{hostile}>"))
-    client.send(run_id, [finished(1, reason=f"<{hostile}>")])
+_HOSTILE = ["\x1b[2J\x1b]0;title\x07", "a\nrun-2\tfinished", "a\rb", "\u202eabc\u2066", "\x9b31m", "\u2028", "\x00\x7f"]
+
+
+class _Listed(NamedTuple):
+    """Runs with such names, by these, and what the command says of all of them in a pipe and in a terminal."""
+
+    run_ids: dict[str, str]
+    piped: str
+    shown: str
+
+
+@pytest.fixture(scope="module")
+def hostile_runs(client: Client) -> _Listed:
+    run_ids = {hostile: new_run_id() for hostile in _HOSTILE}
+    for hostile, run_id in run_ids.items():
+        client.register(registration(run_id, name=f"<{hostile}>", model=f"<{hostile}>"))
+        client.send(run_id, [finished(1, reason=f"<{hostile}>")])
+    at = client.listening.grpc_address
+    return _Listed(run_ids, _command("runs", at).stdout, _without_style(_in_terminal(500, "runs", at)))
+
+
+@pytest.mark.xdist_group("hostile runs")
+@pytest.mark.parametrize("hostile", _HOSTILE)
+def test_what_runs_are_called_does_nothing_to_a_terminal(hostile: str, hostile_runs: _Listed) -> None:
     escaped = hostile.encode("unicode_escape").decode()
-    fields = _fields(_command("runs", client.listening.grpc_address).stdout, run_id)
+    fields = _fields(hostile_runs.piped, hostile_runs.run_ids[hostile])
     assert (fields["name"], fields["model"], fields["reason"]) == (f"<{escaped}>",) * 3
-    shown = _without_style(_in_terminal(500, "runs", client.listening.grpc_address))
-    assert shown.count(f"<{escaped}>") >= 3
-    assert all(line.isprintable() for line in shown.split("\n"))
+    assert hostile_runs.shown.count(f"<{escaped}>") >= 3
+    assert all(line.isprintable() for line in hostile_runs.shown.split("\n"))
 
 
 def test_a_name_that_the_terminal_cannot_show_is_escaped(client: Client, run_id: str) -> None:

@@ -23,7 +23,7 @@ from monitor.grafana.apply.client import Grafana, GrafanaError
 from monitor.grafana.dashboards import all_dashboards
 from monitor.grafana.rules.managed_rules import rule_uid
 from monitor.grafana.rules.notifications import CONTACT_POINT
-from tests.grafana.apply.stand_in import ADMIN, EDITOR, VIEWER, RefusedError, Request, StandIn
+from tests.grafana.apply.stand_in import ADMIN, EDITOR, VIEWER, RefusedError, Request, StandIn, running
 from tests.proxy import EXCEPTIONS, VARIABLES, RefusingProxy, refusing_proxy
 
 SETTINGS = AlertSettings()
@@ -243,13 +243,23 @@ def _of_the_right_shape(path: str, shape: Any) -> bool:
     return isinstance(shape, dict)
 
 
+@pytest.fixture(scope="module")
+def with_all() -> StandIn:
+    """A Grafana that everything was put into."""
+    with running() as grafana:
+        grafana.datasources["p"] = _source("p")
+        applied(grafana, Wish(webhook_url="http://hook/"))
+    return grafana
+
+
 @pytest.mark.parametrize("path", READ)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("act", ["apply", "delete"])
-def test_json_of_an_unexpected_shape_is_a_sentence(act: str, shape: Any, path: str, grafana: StandIn) -> None:
-    grafana.datasources["p"] = _source("p")
-    applied(grafana, Wish(webhook_url="http://hook/"))
-    grafana.requests.clear()
+def test_json_of_an_unexpected_shape_is_a_sentence(
+    act: str, shape: Any, path: str, grafana: StandIn, with_all: StandIn
+) -> None:
+    for kept in ("folders", "datasources", "dashboards", "rules", "contact_points", "policies"):
+        setattr(grafana, kept, copy.deepcopy(getattr(with_all, kept)))
 
     def refuse(request: Request) -> None:
         if request.method == "GET" and request.path.partition("?")[0] == path:

@@ -20,9 +20,10 @@ from monitor.service.errors import ForeignStoreError
 from monitor.service.opening import open_engine
 from monitor.service.schema import SCHEMA_VERSION, schema_version
 from monitor.service.store import Store
+from tests.forked import Nursery
 from tests.service.messages import observed, registration
 from tests.service.postgresql import Cluster
-from tests.service.running import COMMAND
+from tests.service.running import serving_of
 from tests.service.storing import add
 
 
@@ -104,24 +105,13 @@ def _dangling(path: Path) -> None:
         (_dangling, "No such file or directory"),
     ],
 )
-def test_what_is_no_store_is_named_and_left_as_it_is(make: Callable[[Path], object], said: str, tmp_path: Path) -> None:
+def test_what_is_no_store_is_named_and_left_as_it_is(
+    make: Callable[[Path], object], said: str, nursery: Nursery, tmp_path: Path
+) -> None:
     path = tmp_path / "what is it.db"
     make(path)
     before = _everything(tmp_path)
-    done = subprocess.run(
-        [
-            COMMAND,
-            "serve",
-            "--store-url",
-            f"sqlite:///{path}",
-            "--grpc-address=127.0.0.1:0",
-            "--http-address=127.0.0.1:0",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = nursery.run(serving_of(path))
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr

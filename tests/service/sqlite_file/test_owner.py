@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,26 +16,20 @@ import pytest
 from monitor.service.errors import StoreError, StoreInUseError
 from monitor.service.opening import open_engine
 from monitor.service.store import Store
+from tests.forked import Nursery
 from tests.service.messages import observed, registration
 from tests.service.postgresql import Cluster
-from tests.service.running import COMMAND, ServiceProcess
+from tests.service.running import ServiceProcess, serving_of
 
 Spawn = Callable[..., ServiceProcess]
 
 
-def _serve(url: Path | str) -> subprocess.Popen[str]:
-    store = f"sqlite:///{url}" if isinstance(url, Path) else url
-    options = ("--store-url", store, "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
-    return subprocess.Popen([COMMAND, "serve", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _refusal(url: Path | str) -> str:
-    process = _serve(url)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert stdout == ""
-    assert len(stderr.splitlines()) == 1
-    return stderr
+def _refusal(nursery: Nursery, url: Path | str) -> str:
+    done = nursery.run(serving_of(url))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
 
 
 def _same(store: Path) -> Path:
@@ -60,9 +53,11 @@ def _by_another_way(store: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [_same, _by_a_link, _by_a_linked_directory, _by_another_way])
-def test_a_second_service_says_who_has_the_store(name: Callable[[Path], Path], spawn: Spawn, tmp_path: Path) -> None:
+def test_a_second_service_says_who_has_the_store(
+    name: Callable[[Path], Path], spawn: Spawn, nursery: Nursery, tmp_path: Path
+) -> None:
     service = spawn()
-    said = _refusal(name(tmp_path / "store.db"))
+    said = _refusal(nursery, name(tmp_path / "store.db"))
     who = f"process {service.process.pid} on {re.escape(socket.gethostname())}"
     at = service.client.listening
     assert re.search(rf"{who}, gRPC {at.grpc_address}, HTTP {at.http_address}, since \d{{4}}-\d\d-\d\d .* UTC", said)
@@ -70,22 +65,20 @@ def test_a_second_service_says_who_has_the_store(name: Callable[[Path], Path], s
     assert service.client.send("run", [observed(1)])[-1].acknowledgement.sequence == 1
 
 
-def test_a_second_name_of_the_same_file_is_refused(spawn: Spawn, tmp_path: Path) -> None:
+def test_a_second_name_of_the_same_file_is_refused(spawn: Spawn, nursery: Nursery, tmp_path: Path) -> None:
     spawn()
     os.link(tmp_path / "store.db", tmp_path / "second.db")
-    assert "has 2 names (hard links)" in _refusal(tmp_path / "second.db")
+    assert "has 2 names (hard links)" in _refusal(nursery, tmp_path / "second.db")
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.xdist_group("postgresql"))])
 def test_of_services_that_start_together_on_a_new_store_one_serves(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, tmp_path: Path, nursery: Nursery, request: pytest.FixtureRequest
 ) -> None:
     url = tmp_path / "new.db" if kind == "sqlite" else request.getfixturevalue("cluster").new_database()
-    starting = [_serve(url) for _ in range(3)]
+    starting = [nursery.start(serving_of(url)) for _ in range(3)]
     # Those that may not serve end by themselves.
-    for process in starting:
-        assert process.stdout is not None
-    lines = [process.stdout.readline() for process in starting if process.stdout]
+    lines = [process.stdout.readline() for process in starting]
     try:
         assert sum(line.startswith("listening") for line in lines) == 1
     finally:
@@ -131,10 +124,10 @@ def test_who_lost_the_lock_to_another_takes_nothing_more(spawn: Spawn, tmp_path:
 
 
 @pytest.mark.xdist_group("postgresql")
-def test_a_second_service_on_a_database_says_who_has_it(spawn: Spawn, cluster: Cluster) -> None:
+def test_a_second_service_on_a_database_says_who_has_it(spawn: Spawn, nursery: Nursery, cluster: Cluster) -> None:
     url = cluster.new_database()
     service = spawn(store=url)
-    said = _refusal(url)
+    said = _refusal(nursery, url)
     assert f"by sparsity-monitor, process {service.process.pid} on {socket.gethostname()}"[:60] in said
     assert "since 20" in said
     assert service.signal(signal.SIGKILL) == -signal.SIGKILL
