@@ -164,6 +164,13 @@ FAMILIES: tuple[Family, ...] = (
         _SERVICE,
         "1 where this service shows no runs, because another one of its store does or may; see SCALE.md.",
     ),
+    Family(
+        PREFIX + "store_info",
+        "info",
+        ("store", "standby"),
+        "Which store in a database server the service has or waits for, the same for all services of one store; and "
+        "whether it takes over, with --standby.",
+    ),
     _gauge("open_streams", _SERVICE, "Streams on which runs report at this moment."),
     _gauge(
         "certificate_expires_timestamp_seconds",

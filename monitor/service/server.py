@@ -32,6 +32,7 @@ from monitor.service.readable import ReadableRequests
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
 from monitor.service.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
+from monitor.service.store_identity import store_identity
 from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
     certificates = None if files is None else ServedCertificates(files, instruments.certificate_expires)
     recorder = Recorder(settings, instruments)
     try:
+        if (identity := await asyncio.to_thread(store_identity, settings.store_url)) is not None:
+            instruments.store_is(identity, standby=settings.standby)
         gate = Gate(recorder.tokens, settings.tokens_directory)
         await gate.open()
         check_network(settings, closed=gate.closed or settings.client_ca is not None)

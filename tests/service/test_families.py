@@ -15,6 +15,9 @@ _UNITS = {"second": "seconds", "byte": "bytes", "milliseconds": "seconds", "mega
 # tests/service/access/test_renewal.py sees it.
 _WITH_A_CERTIFICATE = {"sparsity_monitor_certificate_expires_timestamp_seconds"}
 
+# tests/service/test_pair.py does: no other service can have a file.
+_OF_A_DATABASE_SERVER = {"sparsity_monitor_store_info"}
+
 # As `served()` reports it.
 SERVED = {"served_differing_groups": 1, "served_groups": 3, "served_step": 2}
 
@@ -60,6 +63,6 @@ def test_the_table_is_what_is_exported(start: Callable[..., Client]) -> None:
             {*each.labels, *(users_own if each.name.endswith("_run_info") else ())},
         )
         for each in FAMILIES
-        if each.name not in _WITH_A_CERTIFICATE
+        if each.name not in _WITH_A_CERTIFICATE | _OF_A_DATABASE_SERVER
     }
     assert exported == documented
