@@ -16,7 +16,7 @@ from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from monitor.service.errors import LostStoreError, MissingStoreError, StoreError, StoreInUseError, StoreVersionError
 from monitor.service.migrations import migrate
-from monitor.service.remedies import remedy
+from monitor.service.remedies import no_store_at, remedy
 from monitor.service.schema import SCHEMA_VERSION, metadata, schema_version
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.backup import back_up
@@ -121,7 +121,7 @@ def _open_beside(url: str, engine_of: Callable[[URL, Path | None], Engine]) -> E
         if path is not None:
             check_kind(path, schema_version.name)
         if path is not None and not path.exists():
-            raise MissingStoreError(f"there is no store at {path}; say with --store-url where it is")
+            raise MissingStoreError(no_store_at(path))
         engine = engine_of(make_url(url), path)
     except (ImportError, NoSuchModuleError) as error:
         raise _no_driver(url, error) from error
@@ -145,7 +145,10 @@ def _looked_at(engine: Engine, url: str, look: Callable[[Connection, str], None]
 
 def _check_readable(connection: Connection, shown_url: str) -> None:
     if not inspect(connection).has_table(schema_version.name):
-        raise MissingStoreError(f"there is no store at {shown_url} yet; say with --store-url where it is")
+        raise MissingStoreError(
+            f"there is no store at {shown_url} yet: start the service on it, which makes one, or say with --store-url "
+            "where another one is"
+        )
     found = connection.execute(select(schema_version.c.version)).scalar_one()
     if found != SCHEMA_VERSION:
         what = "upgrade sparsity-monitor" if found > SCHEMA_VERSION else "start the service on it once"

@@ -30,7 +30,7 @@ _LOOK_EVERY_SECONDS = 0.5
 _AGAIN_SECONDS = 10.0
 # What is the same whoever serves, or says itself that another does.
 _ANSWERED_ALWAYS = frozenset(
-    {"/healthz", "/readyz", "/metrics", "/login", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"}
+    {"/healthz", "/readyz", "/metrics", "/login", "/logout", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"}
 )
 
 
