@@ -108,13 +108,11 @@ function figure(shown) {
     const place = runs.findIndex((run) => run.run_id === line.run);
     const color = colours.curves[place % colours.curves.length];
     const dash = DASHES[Math.floor(place / colours.curves.length) % DASHES.length];
-    const base = { type: "scatter", connectgaps: false, legendgroup: line.run };
-    const dots = dotsOf(line.x, line.y, line.gaps, { ...base, mode: "lines", line: { color, width: 1.2, dash: "dot" } });
-    // A point between two gaps is no line.
-    const mode = line.gaps.length ? "lines+markers" : line.x.length > 1 ? "lines" : "markers";
-    return [...dots, {
-      ...base, mode, ...interrupted(line.x, line.y, line.gaps), name: plain(short(line.name)),
-      line: { color, dash, width: 1.6 }, marker: { color, size: line.gaps.length ? 3 : 6 },
+    const base = { type: "scatter", connectgaps: false, legendgroup: line.run, marker: { color } };
+    const dotted = { mode: "lines+markers", line: { color, width: 1.2, dash: "dot" }, marker: { color, size: 3 } };
+    return [...dotsOf(line.x, line.y, line.gaps, { ...base, ...dotted }), {
+      ...base, ...interrupted(line.x, line.y, line.gaps), name: plain(short(line.name)),
+      mode: line.x.length > 1 ? "lines" : "markers", line: { color, dash, width: 1.6 },
       hovertemplate: `%{y:${unit === "ratio" ? ".6~%" : ".6~g"}}<extra>${plain(short(line.name))}</extra>`,
     }];
   });
