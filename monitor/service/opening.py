@@ -22,6 +22,7 @@ from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.backup import back_up
 from monitor.service.sqlite_file.kind import check_kind, check_tables
 from monitor.service.sqlite_file.network import journal_mode
+from monitor.service.sqlite_file.reserve import RESERVE_BYTES, is_full
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,15 @@ def file_of(url: str) -> Path | None:
 
 def cannot_open(url: str, reason: str) -> StoreError:
     """Return the error for a store that cannot be opened."""
+    path = file_of(url)
+    if path is not None and is_full(path):
+        # SQLite calls it an I/O error where there is no room for the index of its log.
+        return StoreError(
+            f"cannot open the store {hide_password(url)}: {reason}; its disk is full: make room there. "
+            f"{RESERVE_BYTES / 1e6:.0f} MB are enough to remove runs, with `sparsity-monitor runs delete` or with "
+            "--retain-days of a service, which frees more. Without them, move the store to another disk while no "
+            "service has it"
+        )
     otherwise = (
         "expected a database that this user can read and write; check that its directory exists and is writable, or "
         "that the database server answers"

@@ -186,6 +186,11 @@ class ServiceSettings(BaseModel):
             )
         return url
 
+    @property
+    def removes_runs(self) -> bool:
+        """Whether anything that is stored ever goes."""
+        return any(each is not None for each in (self.retain_days, self.thin_after_days, self.retain_gigabytes))
+
     @field_validator("standby")
     @classmethod
     def _can_be_waited_for(cls, standby: bool, info: ValidationInfo) -> bool:

@@ -33,7 +33,8 @@ def _service_down(settings: AlertSettings, services: Matchers) -> Alert:
         "store the other one had, a week.",
         actions=(
             "Check whether the process is running and what it logged last; `/readyz` says whether its store answers.",
-            "If the store's disk is full, free some space. Nothing that was not committed has been acknowledged.",
+            "If the store's disk is full, make room there, or delete runs with `sparsity-monitor runs delete`. Nothing "
+            "that was not committed has been acknowledged.",
             "Restart it on the same store. Uploaders reconnect on their own and send what is missing.",
             "Of two services on one store, one whose `sparsity_monitor_standing_by` is 0 goes on, and nothing is "
             "unseen. Prometheus knows a pair by `sparsity_monitor_store_info`, which an older version does not export, "
