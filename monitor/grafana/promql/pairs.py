@@ -15,7 +15,7 @@ def serving(matchers: Matchers) -> str:
 
 
 def served_by_another(matchers: Matchers) -> str:
-    """Return the stores of all services that could be scraped lately, where one serves it now."""
+    """Return what each service that could be scraped lately had for a store, where one serves that store now."""
     newest = f"max_over_time(timestamp({metric('store_info', matchers)})[{_LOOK_BACK}])"
     return f"topk by (job, instance) (1, {newest}) and on (job, store) ({serving(matchers)})"
 
