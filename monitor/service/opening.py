@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 _WAIT_SECONDS = 10
 _LOCK_WAIT_SECONDS = 3
 
+# What is said on a full disk; SQLite calls it an I/O error where there is no room for the index of its log.
+_WITHOUT_ROOM = ("is full", "no space left", "i/o error", "unable to open")
+
 # PostgreSQL cuts off longer ones.
 _MAX_NAME = 63
 # A store is a schema of a database.
@@ -167,8 +170,7 @@ def file_of(url: str) -> Path | None:
 def cannot_open(url: str, reason: str) -> StoreError:
     """Return the error for a store that cannot be opened."""
     path = file_of(url)
-    if path is not None and is_full(path):
-        # SQLite calls it an I/O error where there is no room for the index of its log.
+    if path is not None and any(sign in reason.lower() for sign in _WITHOUT_ROOM) and is_full(path):
         return StoreError(
             f"cannot open the store {hide_password(url)}: {reason}; its disk is full: make room there. "
             f"{RESERVE_BYTES / 1e6:.0f} MB are enough to remove runs, with `sparsity-monitor runs delete` or with "
