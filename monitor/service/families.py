@@ -116,6 +116,13 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("run_unsent_items", _RUN, "Items in the spool of the latest attempt that are not acknowledged yet."),
     _gauge("run_observations", _RUN, "Stored observations that no later attempt superseded."),
     _gauge(
+        "run_thinned_until_step",
+        _RUN,
+        "Optimizer step up to which the run was thinned: observations were taken out of the store. Only of such runs.",
+    ),
+    _gauge("run_thinned_every", _RUN, "Up to that step, at least one observation in so many is left."),
+    _gauge("run_thinned_observations", _RUN, "Observations that were taken out."),
+    _gauge(
         "run_served_differing_groups",
         _RUN,
         "Groups of weights that the engine which generates for the run did not serve as they train when last asked.",
@@ -163,6 +170,13 @@ FAMILIES: tuple[Family, ...] = (
         "standing_by",
         _SERVICE,
         "1 where this service shows no runs, because another one of its store does or may; see SCALE.md.",
+    ),
+    Family(
+        PREFIX + "store_info",
+        "info",
+        ("store", "standby"),
+        "Which store in a database server the service has or waits for, the same for all services of one store; and "
+        "whether it takes over, with --standby.",
     ),
     _gauge("open_streams", _SERVICE, "Streams on which runs report at this moment."),
     _gauge(

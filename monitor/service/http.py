@@ -50,11 +50,12 @@ _HISTORY_PAGE_ITEMS = 256
 _READY_WITHIN_SECONDS = 5
 _MOST_COMPARED = 20
 
-# The page loads nothing from other hosts, no other page may frame it, and browsers may not guess content types.
+# The page loads nothing from other hosts, and sends forms to none (a login, and its end), no other page may frame it,
+# and browsers may not guess content types.
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -70,7 +71,7 @@ _KEPT_A_YEAR = {"Cache-Control": "public, max-age=31536000, immutable"}
 _SCRIPTED = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
 }
 # Other pages draw as well. plotly.js puts a style sheet of its own and styles of single elements into the page, and
@@ -78,7 +79,7 @@ _SCRIPTED = {
 _DRAWING = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
 }
 
@@ -114,7 +115,7 @@ def build_app(
         openapi_url="/api/openapi.json",
     )
     pages, sessions = Pages(settings, recorder), Sessions()
-    answer = _add_problems(app, pages)
+    answer = _add_problems(app, pages, sessions)
     # What is added later comes first.
     app.middleware("http")(requests_standing_by(recorder, answer))
     app.add_middleware(RequestsAtTheGate, gate=gate, sessions=sessions, answer=answer)
@@ -125,7 +126,7 @@ def build_app(
     _add_metrics(app, recorder, exposition)
     _add_api(app, settings, recorder)
     add_interface(app, settings, recorder, lambda: is_serving() and not recorder.stands_by)
-    _add_pages(app, pages, recorder.live)
+    _add_pages(app, pages, sessions, recorder.live)
     return app
 
 
@@ -141,7 +142,7 @@ def _is_encrypted(settings: ServiceSettings) -> bool:
     return settings.tls_certificate is not None or settings.service_url.startswith("https:")
 
 
-def _add_problems(app: FastAPI, pages: Pages) -> Answer:
+def _add_problems(app: FastAPI, pages: Pages, sessions: Sessions) -> Answer:
     """Answer what cannot be answered with a page for people and with JSON for programs, and return what does that."""
 
     def answer(request: Request, status: int, detail: Any, headers: Mapping[str, str] | None = None) -> Response:
@@ -149,7 +150,7 @@ def _add_problems(app: FastAPI, pages: Pages) -> Answer:
         if "Allow" in shown:
             shown["Allow"] = "GET, HEAD"
         if prefers_page(request.headers.get("accept", "")):
-            page = pages.problem(HTTPStatus(status).phrase, _in_words(detail))
+            page = pages.problem(HTTPStatus(status).phrase, _in_words(detail), is_in=sessions.is_in(request))
             return Response(page, status, shown, media_type="text/html")
         if request.url.path.startswith(f"{PREFIX}/"):
             return _problem(request, status, detail, shown)
@@ -295,20 +296,21 @@ def _described(page: list[StoredItem], run: LiveRun) -> list[ObservationJson]:
     return [observation_json(stored, run) for stored in page]
 
 
-def _add_pages(app: FastAPI, pages: Pages, live: LiveRuns) -> None:
+def _add_pages(app: FastAPI, pages: Pages, sessions: Sessions, live: LiveRuns) -> None:
     @app.get("/", include_in_schema=False)
-    async def overview() -> Response:
-        return Response(await pages.overview(time.time()), headers=_SCRIPTED, media_type="text/html")
+    async def overview(request: Request) -> Response:
+        page = await pages.overview(time.time(), is_in=sessions.is_in(request))
+        return Response(page, headers=_SCRIPTED, media_type="text/html")
 
     @app.get("/runs/{run_id}", include_in_schema=False)
-    def run_page(run_id: str) -> Response:
-        page = pages.run(run_id, time.time())
+    def run_page(request: Request, run_id: str) -> Response:
+        page = pages.run(run_id, time.time(), is_in=sessions.is_in(request))
         if page is None:
             raise HTTPException(404, _no_run(run_id))
         return Response(page, headers=_DRAWING, media_type="text/html")
 
     @app.get("/compare", include_in_schema=False)
-    def compare(run: Annotated[Sequence[str], Query()] = ()) -> Response:
+    def compare(request: Request, run: Annotated[Sequence[str], Query()] = ()) -> Response:
         ids = list(dict.fromkeys(run))
         if not 2 <= len(ids) <= _MOST_COMPARED:
             given = "1 run was" if len(ids) == 1 else f"{len(ids)} runs were"
@@ -317,7 +319,8 @@ def _add_pages(app: FastAPI, pages: Pages, live: LiveRuns) -> None:
         if unknown:
             raise HTTPException(404, _no_run(unknown[0]))
         found = [each for each in map(live.get, ids) if each is not None]
-        return Response(pages.compare(found, time.time()), headers=_DRAWING, media_type="text/html")
+        page = pages.compare(found, time.time(), is_in=sessions.is_in(request))
+        return Response(page, headers=_DRAWING, media_type="text/html")
 
     @app.get("/assets/{version}/{name}", include_in_schema=False)
     def asset(request: Request, version: str, name: str) -> Response:
@@ -332,8 +335,8 @@ def _add_pages(app: FastAPI, pages: Pages, live: LiveRuns) -> None:
         return Response(pages.assets.compressed(name), headers=headers, media_type="text/javascript")
 
     @app.get("/runbook", include_in_schema=False)
-    async def runbook() -> Response:
-        return Response(pages.runbook, media_type="text/html")
+    async def runbook(request: Request) -> Response:
+        return Response(pages.runbook(is_in=sessions.is_in(request)), media_type="text/html")
 
     @app.get("/style.css", include_in_schema=False)
     async def style() -> Response:

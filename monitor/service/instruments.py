@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 
 from monitor.service.families import family
 from monitor.service.settings import LIMITS
@@ -43,6 +43,12 @@ class Instruments:
             expires = family("certificate_expires_timestamp_seconds")
             self._certificate = Gauge(expires.name, expires.help, registry=self.registry)
         self._certificate.set(at)
+
+    def store_is(self, identity: str, *, standby: bool) -> None:
+        """Show which store this is, and whether the service takes over where another one has it."""
+        known = family("store_info")
+        info = Info(known.name.removesuffix("_info"), known.help, registry=self.registry)
+        info.info({"store": identity, "standby": str(standby).lower()})
 
     def _counter(self, name: str) -> Counter:
         counted = family(name)

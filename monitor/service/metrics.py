@@ -143,6 +143,10 @@ def _add_run(families: Families, run: LiveRun, state: RunState) -> None:
     families.add("run_frozen_weights", labels, run.weights - run.totals.trained_weights)
     families.add("run_attempt", labels, registration.attempt)
     families.add("run_observations", labels, run.observations)
+    if thinned := run.thinned:
+        families.add("run_thinned_until_step", labels, thinned.until_step)
+        families.add("run_thinned_every", labels, thinned.every)
+        families.add("run_thinned_observations", labels, thinned.removed)
     families.add("run_dropped_items", labels, run.dropped_items)
     families.add("run_unsent_items", labels, run.unsent_items)
     families.add("run_started_timestamp_seconds", labels, registration.started_at)

@@ -16,17 +16,21 @@ from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from monitor.service.errors import LostStoreError, MissingStoreError, StoreError, StoreInUseError, StoreVersionError
 from monitor.service.migrations import migrate
-from monitor.service.remedies import remedy
+from monitor.service.remedies import no_store_at, remedy
 from monitor.service.schema import SCHEMA_VERSION, metadata, schema_version
 from monitor.service.settings import hide_password
 from monitor.service.sqlite_file.backup import back_up
 from monitor.service.sqlite_file.kind import check_kind, check_tables
 from monitor.service.sqlite_file.network import journal_mode
+from monitor.service.sqlite_file.reserve import RESERVE_BYTES, is_full
 
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 10
 _LOCK_WAIT_SECONDS = 3
+
+# What is said on a full disk; SQLite calls it an I/O error where there is no room for the index of its log.
+_WITHOUT_ROOM = ("is full", "no space left", "i/o error", "unable to open")
 
 # PostgreSQL cuts off longer ones.
 _MAX_NAME = 63
@@ -121,7 +125,7 @@ def _open_beside(url: str, engine_of: Callable[[URL, Path | None], Engine]) -> E
         if path is not None:
             check_kind(path, schema_version.name)
         if path is not None and not path.exists():
-            raise MissingStoreError(f"there is no store at {path}; say with --store-url where it is")
+            raise MissingStoreError(no_store_at(path))
         engine = engine_of(make_url(url), path)
     except (ImportError, NoSuchModuleError) as error:
         raise _no_driver(url, error) from error
@@ -145,7 +149,10 @@ def _looked_at(engine: Engine, url: str, look: Callable[[Connection, str], None]
 
 def _check_readable(connection: Connection, shown_url: str) -> None:
     if not inspect(connection).has_table(schema_version.name):
-        raise MissingStoreError(f"there is no store at {shown_url} yet; say with --store-url where it is")
+        raise MissingStoreError(
+            f"there is no store at {shown_url} yet: start the service on it, which makes one, or say with --store-url "
+            "where another one is"
+        )
     found = connection.execute(select(schema_version.c.version)).scalar_one()
     if found != SCHEMA_VERSION:
         what = "upgrade sparsity-monitor" if found > SCHEMA_VERSION else "start the service on it once"
@@ -162,6 +169,14 @@ def file_of(url: str) -> Path | None:
 
 def cannot_open(url: str, reason: str) -> StoreError:
     """Return the error for a store that cannot be opened."""
+    path = file_of(url)
+    if path is not None and any(sign in reason.lower() for sign in _WITHOUT_ROOM) and is_full(path):
+        return StoreError(
+            f"cannot open the store {hide_password(url)}: {reason}; its disk is full: make room there. "
+            f"{RESERVE_BYTES / 1e6:.0f} MB are enough to remove runs, with `sparsity-monitor runs delete` or with "
+            "--retain-days of a service, which frees more. Without them, move the store to another disk while no "
+            "service has it"
+        )
     otherwise = (
         "expected a database that this user can read and write; check that its directory exists and is writable, or "
         "that the database server answers"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+DEFAULT_STORE = "sparsity-monitor.db"
+"""The file of a store for which nobody has said where it is, in the current directory."""
+
 _REMEDIES = (
     (("is full", "no space left"), "its disk is full: make room there"),
     (
@@ -31,3 +36,17 @@ def remedy(reason: str, otherwise: str) -> str:
     """
     said = reason.lower()
     return next((what for signs, what in _REMEDIES if any(sign in said for sign in signs)), otherwise)
+
+
+def no_store_at(path: Path) -> str:
+    """Return what to say of a file that is not there.
+
+    >>> no_store_at(Path("/data/store.db")).partition("; ")[0]
+    'there is no store at /data/store.db'
+    """
+    if path == Path.cwd() / DEFAULT_STORE:
+        return f"there is no store at {path}; say with --store-url where it is"
+    return (
+        f"there is no store at {path}; correct the path that was given, where sqlite:///FILE begins in the current "
+        "directory and sqlite:////FILE at the root, or start the service on it, which makes one"
+    )

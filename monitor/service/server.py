@@ -28,10 +28,13 @@ from monitor.service.http import build_app
 from monitor.service.ingest import Ingest
 from monitor.service.instruments import Instruments
 from monitor.service.metrics import LiveMetrics
+from monitor.service.opening import file_of
 from monitor.service.readable import ReadableRequests
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
+from monitor.service.sqlite_file.reserve import make_room
 from monitor.service.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
+from monitor.service.store_identity import store_identity
 from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 
 logger = logging.getLogger(__name__)
@@ -92,8 +95,12 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
     instruments = Instruments()
     files = certificates_of(settings)
     certificates = None if files is None else ServedCertificates(files, instruments.certificate_expires)
+    if (path := file_of(settings.store_url)) is not None and settings.removes_runs:
+        await asyncio.to_thread(make_room, path)
     recorder = Recorder(settings, instruments)
     try:
+        if (identity := await asyncio.to_thread(store_identity, settings.store_url)) is not None:
+            instruments.store_is(identity, standby=settings.standby)
         gate = Gate(recorder.tokens, settings.tokens_directory)
         await gate.open()
         check_network(settings, closed=gate.closed or settings.client_ca is not None)

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from monitor.limits import Limits
+from monitor.service.remedies import DEFAULT_STORE
 from monitor.service_url import checked_service_url
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>\d{1,5})")
@@ -59,7 +60,7 @@ class ServiceSettings(BaseModel):
         "By default the HTTP address",
     )
     store_url: str = Field(
-        "sqlite:///sparsity-monitor.db",
+        f"sqlite:///{DEFAULT_STORE}",
         description="Where observations are kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
     )
 
@@ -184,6 +185,11 @@ class ServiceSettings(BaseModel):
                 "four before an absolute one) or postgresql://USER:PASSWORD@HOST/DATABASE"
             )
         return url
+
+    @property
+    def removes_runs(self) -> bool:
+        """Whether anything that is stored ever goes."""
+        return any(each is not None for each in (self.retain_days, self.thin_after_days, self.retain_gigabytes))
 
     @field_validator("standby")
     @classmethod

@@ -6,9 +6,9 @@ One that stands by shows nothing of the runs: what it would show is not their pr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +18,7 @@ from grpc.aio import ServerInterceptor, ServicerContext
 from grpc_health.v1 import health, health_pb2
 
 from monitor.service.access.requests import Answer
+from monitor.service.background import in_background
 from monitor.service.handlers import Continue, Handler, prepared
 from monitor.service.recorder import Recorder
 from monitor.wire.monitor_pb2 import DESCRIPTOR
@@ -30,7 +31,7 @@ _LOOK_EVERY_SECONDS = 0.5
 _AGAIN_SECONDS = 10.0
 # What is the same whoever serves, or says itself that another does.
 _ANSWERED_ALWAYS = frozenset(
-    {"/healthz", "/readyz", "/metrics", "/login", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"}
+    {"/healthz", "/readyz", "/metrics", "/login", "/logout", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"}
 )
 
 
@@ -69,29 +70,23 @@ def requests_standing_by(
     return pass_or_say
 
 
-@contextlib.asynccontextmanager
-async def watching(recorder: Recorder, checks: health.aio.HealthServicer) -> AsyncIterator[None]:
+def watching(recorder: Recorder, checks: health.aio.HealthServicer) -> AbstractAsyncContextManager[None]:
     """Take the store as soon as it is free, and let health checks say whether it is, while the context is open."""
+    return in_background(lambda: _watch(recorder, checks))
 
-    async def watch() -> None:
+
+async def _watch(recorder: Recorder, checks: health.aio.HealthServicer) -> None:
+    pause = _LOOK_EVERY_SECONDS
+    while True:
+        await asyncio.sleep(pause)
         pause = _LOOK_EVERY_SECONDS
-        while True:
-            await asyncio.sleep(pause)
-            pause = _LOOK_EVERY_SECONDS
-            try:
-                await recorder.keep()
-            except Exception:
-                # One that looks no more would never take over.
-                pause = _AGAIN_SECONDS
-                logger.exception("looking at the store failed, and is tried again in %g seconds", pause)
-            await tell_health(recorder, checks)
-
-    task = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            await recorder.keep()
+        except Exception:
+            # One that looks no more would never take over.
+            pause = _AGAIN_SECONDS
+            logger.exception("looking at the store failed, and is tried again in %g seconds", pause)
+        await tell_health(recorder, checks)
 
 
 async def tell_health(recorder: Recorder, checks: health.aio.HealthServicer) -> None:

@@ -90,6 +90,7 @@ class MonitorServiceServicer(object):
 
     def ReadHistory(self, request, context):
         """The items of one run in the order of their steps, without those that a later attempt superseded.
+        Where observations were taken out of the store, `thinned` of its RunSummary says so.
         NOT_FOUND: no such run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -22,6 +22,7 @@ from tests.eventually import eventually
 from tests.grafana.binaries import binary
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import Client
+from tests.service.test_families import SEEN_ELSEWHERE
 
 TEXT = "text/plain; version=0.0.4"
 TEXT_1 = "text/plain; version=1.0.0"
@@ -104,10 +105,7 @@ def test_everybody_gets_what_it_can_parse(who: str, encoding: str, client: Clien
     assert answer.headers["content-type"].startswith(expected)
     assert answer.headers.get("content-encoding", "identity") == encoding
     metrics = _parsed(answer)
-    # This service has no certificate.
-    shown = {each.name for each in FAMILIES if each.kind != "histogram"} - {
-        "sparsity_monitor_certificate_expires_timestamp_seconds"
-    }
+    shown = {each.name for each in FAMILIES if each.kind != "histogram"} - SEEN_ELSEWHERE
     assert shown <= set(metrics)
     (about,) = [
         sample.labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from monitor.service.listing import print_runs
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
+from monitor.service.store_identity import store_identity
 from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
@@ -261,6 +263,27 @@ def test_one_that_stands_by_asks_for_the_tokens_of_the_store(url: str) -> None:
             assert httpx.get(address, trust_env=False).status_code == 401
             bearer = {"Authorization": f"Bearer {token}"}
             assert httpx.get(address, headers=bearer, trust_env=False).status_code == 503
+
+
+def known_as(client: Client) -> str:
+    """The labels by which Prometheus knows which store a service has, or waits for."""
+    (line,) = [
+        each for each in client.http.get("/metrics").text.splitlines() if each.startswith("sparsity_monitor_store_info")
+    ]
+    return line
+
+
+def test_prometheus_sees_who_is_a_pair(url: str, cluster: Cluster) -> None:
+    with pair(url) as (first, second), service_in_thread(cluster.new_database()) as another:
+        assert known_as(first) == known_as(second)
+        assert re.fullmatch(r'.*{standby="true",store="[0-9a-f]{12}"} 1.0', known_as(first))
+        assert 'standby="false"' in known_as(another)
+        assert len({store_identity(each) for each in (url, cluster.new_database())} | {None}) == 3
+
+
+def test_who_may_only_connect_knows_which_store_it_is(url: str) -> None:
+    execute(url, "CREATE ROLE visitor LOGIN")
+    assert store_identity(url.replace("monitor@", "visitor@")) == store_identity(url) is not None
 
 
 def test_commands_find_the_one_that_serves(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,11 +29,16 @@ class _Sample(NamedTuple):
     value: float
 
 
-_Value = Callable[[Json, _Sample], float]
+_Value = Callable[[Json, _Sample], float | None]
 
 
 def _as_it_is(_run: Json, sample: _Sample) -> float:
     return sample.value
+
+
+def _thinned(key: str) -> _Value:
+    # Of runs that were not, and with services that do not say so, there is none.
+    return lambda run, _sample: (run.get("thinned") or {}).get(key)
 
 
 # The name of a curve → the metrics that are made of it, without the prefix, and their values.
@@ -47,6 +52,9 @@ _METRICS: dict[str, dict[str, _Value]] = {
         "run_step": lambda _run, sample: sample.step,
         "run_weights": lambda run, _sample: run["weights"],
         "run_frozen_weights": lambda run, sample: run["weights"] - sample.value,
+        "run_thinned_until_step": _thinned("until_step"),
+        "run_thinned_every": _thinned("every"),
+        "run_thinned_observations": _thinned("removed"),
     },
 }
 
@@ -64,7 +72,9 @@ def write_openmetrics(file: BinaryIO, run: Json, series: Iterable[Series]) -> No
         samples = _samples(each.points)
         left_out += len(each.points) - len(samples)
         for name, value in _METRICS.get(each.field, {"run_training_metric": _as_it_is}).items():
-            text = _exposed(name, _labels(name, each.field, run), [(at.time, value(run, at)) for at in samples])
+            values = [(at.time, value(run, at)) for at in samples]
+            known = [(time, found) for time, found in values if found is not None]
+            text = _exposed(name, _labels(name, each.field, run), known) if known else []
             # A metric is described once.
             file.writelines(line for line in text if name != before or not line.startswith(b"# "))
             before = name

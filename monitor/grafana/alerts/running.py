@@ -5,6 +5,7 @@ from __future__ import annotations
 from monitor.grafana.addresses import FLEET_UID, RUN_UID, SERVICE_UID
 from monitor.grafana.alerts.alert import Alert
 from monitor.grafana.alerts.conditions import about_training_runs, in_state
+from monitor.grafana.alerts.serving import serving_alerts
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.promql.metric import IDENTITY, metric, with_name
 from monitor.grafana.promql.ratios import HOST_SHARE, Level, Reading
@@ -15,7 +16,7 @@ _RUN = "Run {{ .Labels.name }} ({{ .Labels.run }})"
 def running_alerts(settings: AlertSettings) -> list[Alert]:
     """Return the alerts about runs and service, the gravest first."""
     return [
-        _service_down(settings),
+        *serving_alerts(settings),
         _lost(settings),
         _stalled(settings),
         _dropped(settings),
@@ -23,28 +24,6 @@ def running_alerts(settings: AlertSettings) -> list[Alert]:
         _series_budget(settings),
         _certificate(settings),
     ]
-
-
-def _service_down(settings: AlertSettings) -> Alert:
-    up = f'up{{job="{settings.job}"}}'
-    return Alert(
-        name="ServiceDown",
-        severity="critical",
-        expr=lambda _: f"{up} == 0 or absent({up})",
-        hold_seconds=settings.down_seconds,
-        panel=(SERVICE_UID, "Up"),
-        summary="The sparsity-monitor service cannot be scraped",
-        description="Prometheus gets no metrics from job {{ .Labels.job }}. Runs continue and keep their observations "
-        "on their own disks, but nobody sees them, and no alert about a run can fire.",
-        meaning="The service is down, cannot be reached, or is not in the scrape configuration.",
-        actions=(
-            "Check whether the process is running and what it logged last; `/readyz` says whether its store answers.",
-            "If the store's disk is full, free some space. Nothing that was not committed has been acknowledged.",
-            "Restart it on the same store. Uploaders reconnect on their own and send what is missing.",
-            "Of two services on one store, one whose `sparsity_monitor_standing_by` is 0 goes on: nothing is unseen, "
-            "but nobody takes over from it until the other one is back.",
-        ),
-    )
 
 
 def _lost(settings: AlertSettings) -> Alert:

@@ -21,7 +21,7 @@ from monitor.grafana.dashboards.panels import (
     said_by_runs,
 )
 from monitor.grafana.dashboards.query import GROUPS, JOB, REFERENCE, SOME_RUNS, Query
-from monitor.grafana.promql.metric import Matchers, known_runs, metric, shown, told_apart
+from monitor.grafana.promql.metric import IDENTITY, Matchers, known_runs, metric, shown, told_apart
 from monitor.grafana.promql.ratios import (
     CHANGED_RATIO,
     CUMULATIVE_SPARSITY,
@@ -56,16 +56,18 @@ def compare() -> dict[str, Any]:
     )
 
 
-def _named(ratio: Ratio, matchers: Matchers = SOME_RUNS) -> str:
-    return shown(ratio.at(Level.RUN, matchers), JOB)
+def _of_each_run(expr: str) -> str:
+    """Return one series per chosen run, without values where the run has none, if any of the runs has some.
 
-
-def _in_the_order_of_runs(expr: str) -> str:
-    """Rename `between` to `span`: Prometheus sorts by labels, and Grafana gives colours in that order.
-
-    A label before `id` would give a run another colour here than in the panels beside.
+    Grafana gives colours in the order of series. So a run has one colour in all panels, whoever else is in them.
     """
-    return f'max without (between) (label_replace({expr}, "span", "${{1}}", "between", "(.*)"))'
+    ours = f"max by ({IDENTITY}) ({expr})"
+    without_values = f"NaN * max by ({IDENTITY}) ({metric('run_info', SOME_RUNS)})"
+    return shown(f"{ours} or on ({IDENTITY}) ({without_values} and on () {ours})", JOB)
+
+
+def _named(ratio: Ratio, matchers: Matchers = SOME_RUNS) -> str:
+    return _of_each_run(ratio.at(Level.RUN, matchers))
 
 
 def _sparsity() -> list[Any]:
@@ -125,7 +127,7 @@ def _moving() -> list[Any]:
             "Update norm",
             "Euclidean norm of the visible update. Metric: sparsity_monitor_run_update_norm.",
             "none",
-            Query(shown(metric("run_update_norm", SOME_RUNS), JOB), _LEGEND),
+            Query(_of_each_run(metric("run_update_norm", SOME_RUNS)), _LEGEND),
             width=8,
             no_data=_NONE_CHOSEN,
         ),
@@ -134,7 +136,7 @@ def _moving() -> list[Any]:
             "‖Δ‖ ÷ ‖θ₀‖: the update norm ÷ that of the trained base weights, which models of different sizes can be "
             "compared by. Metrics: sparsity_monitor_run_update_norm, sparsity_monitor_run_base_norm.",
             "percentunit",
-            Query(shown(relative_norm(Level.RUN, SOME_RUNS), JOB), _LEGEND),
+            Query(_of_each_run(relative_norm(Level.RUN, SOME_RUNS)), _LEGEND),
             width=8,
             no_data=_NONE_CHOSEN,
         ),
@@ -147,22 +149,27 @@ def _moving() -> list[Any]:
                 "sparsity_monitor_run_sync_changed_weights, sparsity_monitor_run_weights, "
                 "sparsity_monitor_run_frozen_weights.",
                 "percentunit",
-                Query(_in_the_order_of_runs(_named(CHANGED_RATIO)), "{{name}}, between {{span}}"),
+                Query(_named(CHANGED_RATIO), _LEGEND),
                 no_data=_NONE_CHOSEN,
             ),
             base=10,
         ),
-        lines(
-            "Lift over the reference",
-            "Observed ÷ expected overlap with the reference mask; 1 is chance. Metrics: "
-            "sparsity_monitor_run_reference_intersection_weights, "
-            "sparsity_monitor_run_reference_expected_intersection_weights.",
-            "none",
-            Query(_named(LIFT, {**SOME_RUNS, **REFERENCE}), "{{name}}, {{reference}}"),
-            no_data="None of the chosen runs was given a reference mask.",
-        ),
     ]
-    return [_linked(panel) for panel in panels]
+    return [*(_linked(panel) for panel in panels), _lift()]
+
+
+def _lift() -> Any:
+    panel = lines(
+        "Lift over $reference",
+        "Observed ÷ expected overlap with the reference mask; 1 is chance. Metrics: "
+        "sparsity_monitor_run_reference_intersection_weights, "
+        "sparsity_monitor_run_reference_expected_intersection_weights.",
+        "none",
+        Query(_named(LIFT, {**SOME_RUNS, **REFERENCE}), _LEGEND),
+        width=24,
+        no_data="None of the chosen runs was given this reference mask.",
+    )
+    return _one_per(panel, "reference")
 
 
 def _training() -> Any:
@@ -171,11 +178,15 @@ def _training() -> Any:
         "$metric",
         "What the trainers logged under this name. Metric: sparsity_monitor_run_training_metric.",
         "none",
-        Query(shown(logged, JOB), "{{name}}, {{metric}}"),
+        Query(_of_each_run(logged), _LEGEND),
         width=24,
         no_data="No trainer has logged a metric of this name; choose others above.",
     )
-    return _linked(panel).repeat("metric").repeat_direction("h").max_per_row(3)
+    return _one_per(panel, "metric")
+
+
+def _one_per(panel: Any, variable: str) -> Any:
+    return _linked(panel).repeat(variable).repeat_direction("h").max_per_row(3)
 
 
 def _measured_as() -> Any:

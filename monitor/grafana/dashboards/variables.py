@@ -16,7 +16,6 @@ _RUNS = f"query_result(sort_desc(max by (name, run) ({told_apart(_STARTED)})))"
 # What query_result writes down, taken apart into what people read and what queries need. It escapes nothing: a name may
 # hold quotes, and what looks like another label. So there are no labels but these two, and the last `run` is the run.
 _NAME_AND_RUN = r'/^\{name="(?<text>.*)",run="(?<value>.*)"\} /'
-_NOTHING = "nothing logged"
 
 
 def data_source() -> DatasourceVariable:
@@ -71,11 +70,20 @@ def training_metric(of: Matchers = ONE_RUN) -> QueryVariable:
     chosen = VariableOption(selected=True, text=["loss", "reward"], value=["loss", "reward"])
     # What an engine serves is sent as if the trainer logged it, and has panels of its own.
     by_trainer = metric("run_training_metric", {**of, "metric": f'!~"{"|".join(NAMES)}"'})
-    logged = f"group by (metric) ({by_trainer})"
-    # The panel repeats for what is chosen. With nothing to choose from, Grafana would call it "All".
-    nothing = f'label_replace(vector(1), "metric", "{_NOTHING}", "", "")'
-    variable = _several("metric", "Training metric", f"query_result({logged} or on () {nothing})")
-    return variable.regex(r'/^\{metric="(.*)"\} /').current(chosen)
+    return _to_repeat("metric", "Training metric", by_trainer, "nothing logged").current(chosen)
+
+
+def repeated_reference(of: Matchers) -> QueryVariable:
+    """Reference masks of the runs, each with a panel of its own."""
+    known = metric("run_reference_weights", of)
+    return _to_repeat("reference", "Reference", known, "no reference mask").current(_EVERYTHING)
+
+
+def _to_repeat(label: str, title: str, known: str, nothing: str) -> QueryVariable:
+    # A panel repeats for what is chosen. With nothing to choose from, Grafana would call it "All".
+    otherwise = f'label_replace(vector(1), "{label}", "{nothing}", "", "")'
+    variable = _several(label, title, f"query_result(group by ({label}) ({known}) or on () {otherwise})")
+    return variable.regex(rf'/^\{{{label}="(.*)"\}} /')
 
 
 def of_run() -> list[DatasourceVariable | QueryVariable]:
@@ -85,7 +93,7 @@ def of_run() -> list[DatasourceVariable | QueryVariable]:
 
 def of_runs() -> list[DatasourceVariable | QueryVariable]:
     """The variables of a dashboard about several runs."""
-    chosen = [each(SOME_RUNS) for each in (layer, module, reference, training_metric)]
+    chosen = [each(SOME_RUNS) for each in (layer, module, repeated_reference, training_metric)]
     return [data_source(), job(), runs(), *chosen]
 
 

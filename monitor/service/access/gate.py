@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from monitor.service.access.refusals import Refusals
 from monitor.service.access.scopes import Scope, allows
 from monitor.service.access.tokens import Token, digest_of, tokens_in
+from monitor.service.background import in_background
 from monitor.service.errors import (
     AccessSettingsError,
     MissingScopeError,
@@ -58,15 +59,9 @@ class Gate:
         """
         await self._refresh()
 
-    @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    def watching(self) -> AbstractAsyncContextManager[None]:
         """Follow what becomes of the tokens while the context is open."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        return in_background(self._watch)
 
     async def admit(self, authorization: str | None, scope: Scope, host: str, what: str) -> bytes | None:
         """Let a caller in, and return by what it is known from now on; None where all are let in.

@@ -16,13 +16,6 @@ from monitor.service.access.sessions import COOKIE, SECONDS, Sessions
 from monitor.service.errors import NoAccessError
 from monitor.service.page import Pages
 
-# The form may be sent to where it came from, and nothing else is different from the other pages without scripts.
-_FORM = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    )
-}
 _MOST_BYTES = 16_384
 # An address of this service: a browser takes // and /\ for the beginning of another host.
 _HERE = re.compile(r"/(?![/\\])[^\x00-\x20\\]*")
@@ -37,9 +30,8 @@ def add_login(app: FastAPI, gate: Gate, sessions: Sessions, pages: Pages, *, enc
 
     @app.get("/login", include_in_schema=False)
     async def login(request: Request, to: str = "/") -> Response:
-        is_in = sessions.digest(request.cookies.get(COOKIE, "")) is not None
-        page = pages.login(_here(to), "", is_in=is_in, closed=gate.closed)
-        return Response(page, headers=_FORM, media_type="text/html")
+        page = pages.login(_here(to), "", is_in=sessions.is_in(request), closed=gate.closed)
+        return Response(page, media_type="text/html")
 
     @app.post("/login", include_in_schema=False)
     async def log_in(request: Request) -> Response:
@@ -52,7 +44,7 @@ def add_login(app: FastAPI, gate: Gate, sessions: Sessions, pages: Pages, *, enc
             # Otherwise the browser would ask for a password in a window of its own.
             headers.pop("WWW-Authenticate", None)
             page = pages.login(to, str(error), is_in=False, closed=gate.closed)
-            return Response(page, status, _FORM | headers, media_type="text/html")
+            return Response(page, status, headers, media_type="text/html")
         response = RedirectResponse(to, HTTPStatus.SEE_OTHER)
         if digest is not None:
             # Lax: links in Grafana and in alerts lead here, and a strict cookie would not come along with them. Nothing

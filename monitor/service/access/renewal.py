@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import grpc
 
 from monitor.service.access.tls import Certificates, Loaded
+from monitor.service.background import in_background
 from monitor.service.errors import AccessSettingsError
 from monitor.service.registration import when
 
@@ -60,15 +61,9 @@ class ServedCertificates:
         # would leave it without one where the two do not fit.
         context.sni_callback = choose
 
-    @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    def watching(self) -> AbstractAsyncContextManager[None]:
         """Follow what becomes of the files while the context is open."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        return in_background(self._watch)
 
     async def _watch(self) -> None:
         while True:

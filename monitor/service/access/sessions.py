@@ -10,6 +10,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from fastapi import Request
+
 COOKIE = "sparsity_monitor_session"
 SECONDS = 12 * 3600
 _MOST = 1000
@@ -34,6 +36,10 @@ class Sessions:
         """Return by what the token of a browser is known, None where it has not logged in."""
         digest, until = self._sessions.get(session, (None, 0.0))
         return digest if self._clock() < until else None
+
+    def is_in(self, request: Request) -> bool:
+        """Return whether the browser that asks has logged in."""
+        return self.digest(request.cookies.get(COOKIE, "")) is not None
 
     def end(self, session: str) -> None:
         """Forget a browser."""

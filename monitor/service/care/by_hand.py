@@ -14,6 +14,7 @@ from monitor.service.live import from_store
 from monitor.service.opening import file_of
 from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings, hide_password
+from monitor.service.sqlite_file.reserve import make_room
 from monitor.service.store import Store
 
 
@@ -23,6 +24,8 @@ def chosen(url: str, run_ids: Sequence[str]) -> list[RunFacts]:
     Raises:
         StoreError: it cannot be read, or one of them is not in it.
     """
+    if (path := file_of(url)) is not None:
+        make_room(path)
     held = {run.run_id: run for run in read(url).runs}
     if missing := [shortened(run_id) for run_id in run_ids if run_id not in held]:
         raise StoreError(
@@ -44,6 +47,8 @@ def delete_runs(url: str, run_ids: Sequence[str]) -> None:
             store.delete(run_id, time.time())
             while store.delete_more(run_id).rows:
                 pass
+        while store.give_back():
+            pass
 
 
 def thin_runs(url: str, run_ids: Sequence[str], keep: int) -> list[int]:
@@ -57,6 +62,8 @@ def thin_runs(url: str, run_ids: Sequence[str], keep: int) -> list[int]:
             plan, progress = store.thinning(run_id, store.run(run_id).observations, keep), Progress()
             while progress.after is not None:
                 progress = store.thin_more(plan, progress)
+        while store.give_back():
+            pass
         return [store.run(run_id).observations for run_id in run_ids]
 
 

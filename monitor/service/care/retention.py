@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
+from monitor.service.background import in_background
 from monitor.service.care.clock import ClockWatch, since_boot
 from monitor.service.care.deletion import Removed
 from monitor.service.care.sizes import RunSizes
@@ -57,16 +58,9 @@ class Retention:
         # How many observations a run had left when it was last thinned.
         self._left: dict[str, int] = {}
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Sweep from time to time while the context is open."""
-        task = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        return in_background(self._run)
 
     async def sweep(self) -> None:
         """Remove what is to go now.

@@ -23,7 +23,7 @@ from monitor.service.interface.describe import attempts_of, fields_of, incompara
 from monitor.service.labels import measured_as
 from monitor.service.live import LiveRun
 from monitor.service.page.assets import Assets
-from monitor.service.page.overlaps import matrix
+from monitor.service.page.overlaps import matrix, reasons
 from monitor.service.page.runbook import packaged_runbook
 from monitor.service.page.sparklines import HEIGHT, WIDTH, Sparkline, Sparklines
 from monitor.service.recorder import Recorder
@@ -44,10 +44,11 @@ _BANDS = (("published RL", RL_CUMULATIVE), ("published SFT", SFT_CUMULATIVE))
 class Pages:
     """Renders pages from the live state. Everything that a run sent is escaped.
 
+    Each may be told that the browser has logged in (`is_in`): it has a button to log out then.
+
     Attributes:
         style: their style sheet.
         icon, favicon: the picture of the service, as SVG and for what knows only the older format.
-        runbook: the page with the runbook.
         assets: the scripts of the pages.
     """
 
@@ -75,17 +76,27 @@ class Pages:
             "field": field_name,
             "path": lambda text: quote(text, ""),
         }
-        self.runbook = self._templates.get_template("runbook.html").render(runbook=packaged_runbook())
+        self._runbook = packaged_runbook()
 
-    async def overview(self, now: float) -> str:
+    def runbook(self, *, is_in: bool) -> str:
+        """Return the page with the runbook."""
+        return self._templates.get_template("runbook.html").render(runbook=self._runbook, is_in=is_in)
+
+    async def overview(self, now: float, *, is_in: bool) -> str:
         """Return the page with all runs at `now`."""
         runs = self._live.all()
         sparklines, left = await self._sparklines.of(runs)
         # In a thread: a page with many runs takes a while, and acknowledgements must not wait for it.
-        return await asyncio.to_thread(self._overview, runs, sparklines, left, now)
+        return await asyncio.to_thread(self._overview, runs, sparklines, left, now, is_in=is_in)
 
     def _overview(
-        self, runs: Sequence[LiveRun], sparklines: Mapping[str, Mapping[str, Sparkline]], left: int, now: float
+        self,
+        runs: Sequence[LiveRun],
+        sparklines: Mapping[str, Mapping[str, Sparkline]],
+        left: int,
+        now: float,
+        *,
+        is_in: bool,
     ) -> str:
         described = [run_json(run, now, self._settings) for run in runs]
         states = sorted({run.state for run in described})
@@ -97,10 +108,11 @@ class Pages:
             box=(WIDTH, HEIGHT),
             states=states,
             labels=labels,
+            is_in=is_in,
             assets=f"/assets/{self.assets.version}",
         )
 
-    def run(self, run_id: str, now: float) -> str | None:
+    def run(self, run_id: str, now: float, *, is_in: bool) -> str | None:
         """Return the page of one run at `now`, None if there is no such run."""
         run = self._live.get(run_id)
         if run is None:
@@ -111,6 +123,7 @@ class Pages:
         return template.render(
             run=detail,
             now=now,
+            is_in=is_in,
             service_url=self._settings.service_url,
             assets=f"/assets/{self.assets.version}",
             bands=json.dumps([{"name": name, **band._asdict()} for name, band in bands]),
@@ -130,7 +143,7 @@ class Pages:
         """
         return self._templates.get_template("login.html").render(to=to, wrong=wrong, is_in=is_in, closed=closed)
 
-    def compare(self, runs: Sequence[LiveRun], now: float) -> str:
+    def compare(self, runs: Sequence[LiveRun], now: float, *, is_in: bool) -> str:
         """Return the page with several runs beside each other at `now`."""
         described = [run_json(run, now, self._settings) for run in runs]
         names = _names(described)
@@ -142,6 +155,7 @@ class Pages:
             }
             for run in runs
         ]
+        overlaps = matrix(runs)
         fields = {field.name: field for run in runs for field in fields_of(run)}
         return self._templates.get_template("compare.html").render(
             runs=described,
@@ -150,13 +164,15 @@ class Pages:
             fields=list(fields.values()),
             warning=incomparable(runs),
             measured=dict.fromkeys(measured_as(run.registration) for run in runs),
-            overlaps=matrix(runs),
+            overlaps=overlaps,
+            reasons=reasons(overlaps),
+            is_in=is_in,
             assets=f"/assets/{self.assets.version}",
         )
 
-    def problem(self, title: str, detail: str) -> str:
+    def problem(self, title: str, detail: str, *, is_in: bool) -> str:
         """Return the page for what cannot be answered."""
-        return self._templates.get_template("problem.html").render(title=title, detail=detail)
+        return self._templates.get_template("problem.html").render(title=title, detail=detail, is_in=is_in)
 
 
 def of_trained(share: float | None, trained_weights: int) -> str:

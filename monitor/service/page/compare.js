@@ -1,7 +1,8 @@
 // Several runs in one chart, by step or by time, or their difference to one of them.
 
 import * as address from "./address.js";
-import { baseLayout, plain, theme } from "./charts.js";
+import { baseLayout, dotsOf, plain, theme } from "./charts.js";
+import { interrupted, thinnedAlong } from "./gaps.js";
 import { follow } from "./live.js";
 import { refreshParts } from "./parts.js";
 import { keepTables, tableOf } from "./table.js";
@@ -43,9 +44,15 @@ async function refresh() {
 
 function draw(read, shown) {
   const names = new Map(runs.map((run) => [run.run_id, run.name]));
-  const lines = read.runs.filter((run) => run.curve).map((run) => ({
-    run: run.run_id, name: `${names.get(run.run_id)}${run.thinned ? " (thinned)" : ""}`, x: along(run, shown.axis), y: run.curve.last, unit: run.curve.unit,
-  }));
+  const lines = read.runs.filter((run) => run.curve).map((run) => {
+    const x = along(run, shown.axis);
+    // Logs of the trainer are not thinned in the store.
+    const thinned = shown.field.startsWith("metric:") ? null : run.thinned;
+    return {
+      run: run.run_id, name: `${names.get(run.run_id)}${run.thinned ? " (thinned)" : ""}`, x, y: run.curve.last, unit: run.curve.unit,
+      gaps: thinnedAlong(x, run.curve.step, thinned),
+    };
+  });
   const base = lines.find((line) => line.run === shown.minus);
   drawn = base ? lines.filter((line) => line !== base).map((line) => difference(line, base)) : lines;
   unit = lines[0]?.unit ?? "";
@@ -96,16 +103,18 @@ function short(name) {
 function figure(shown) {
   const colours = theme();
   const format = { ratio: ".4~%", weights: "~s", bytes: "~s" }[unit] ?? ".4~g";
-  const traces = drawn.map((line) => {
+  const traces = drawn.flatMap((line) => {
     // A run keeps its colour, whichever others are drawn.
     const place = runs.findIndex((run) => run.run_id === line.run);
     const color = colours.curves[place % colours.curves.length];
     const dash = DASHES[Math.floor(place / colours.curves.length) % DASHES.length];
-    return {
-      type: "scatter", mode: line.x.length > 1 ? "lines" : "markers", x: line.x, y: line.y, name: plain(short(line.name)),
-      line: { color, dash, width: 1.6 }, marker: { color }, connectgaps: false,
+    const base = { type: "scatter", connectgaps: false, legendgroup: line.run, marker: { color } };
+    const dotted = { mode: "lines+markers", line: { color, width: 1.2, dash: "dot" }, marker: { color, size: 3 } };
+    return [...dotsOf(line.x, line.y, line.gaps, { ...base, ...dotted }), {
+      ...base, ...interrupted(line.x, line.y, line.gaps), name: plain(short(line.name)),
+      mode: line.x.length > 1 ? "lines" : "markers", line: { color, dash, width: 1.6 },
       hovertemplate: `%{y:${unit === "ratio" ? ".6~%" : ".6~g"}}<extra>${plain(short(line.name))}</extra>`,
-    };
+    }];
   });
   const layout = {
     ...baseLayout(colours), height: 460, hovermode: "x", dragmode: "zoom", showlegend: true,

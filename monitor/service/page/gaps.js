@@ -22,6 +22,11 @@ export function gapsOf(read, attempts) {
   return { never, thinned };
 }
 
+// The same of a curve alone, along `x`: from each of its points to the next, as far as its run was thinned.
+export function thinnedAlong(x, steps, thinned) {
+  return steps.flatMap((step, at) => (at && thinned && step <= thinned.until_step ? [[x[at - 1], x[at]]] : []));
+}
+
 // The points of a line that ends at each gap and begins again behind it.
 export function interrupted(x, y, gaps) {
   const broken = { x: [], y: [] };

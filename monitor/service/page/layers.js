@@ -43,6 +43,7 @@ export function layersOverSteps(read, range, named) {
     },
   };
   if (range) layout.xaxis.range = range;
+  markThinned(layout, read, colours);
   return {
     traces: [{
       type: "heatmap", x: read.step, y: labels.map((_, at) => at), z: read.groups.map((group) => group.values),
@@ -52,6 +53,21 @@ export function layersOverSteps(read, range, named) {
     }],
     layout,
   };
+}
+
+// Dots above the steps between which observations were taken out: each cell reaches half the way to the next one.
+function markThinned(layout, { step: steps, thinned }, colours) {
+  const last = thinned && steps.findLast((step) => step <= thinned.until_step);
+  if (!thinned || last === undefined || last === steps[0]) return;
+  layout.margin.t = 30;
+  layout.shapes = [{
+    type: "line", x0: steps[0], x1: last, yref: "paper", ysizemode: "pixel", yanchor: 1, y0: 4, y1: 4,
+    line: { color: colours.quiet, width: 2, dash: "dot" },
+  }];
+  layout.annotations = [{
+    text: `thinned: at least 1 observation in ${thinned.every} is left`, x: 0, xref: "paper", xanchor: "left", y: 1, yref: "paper",
+    yanchor: "bottom", yshift: 4, showarrow: false, font: { size: 11, color: colours.quiet },
+  }];
 }
 
 const MOST_TICKS = 24;

@@ -81,3 +81,8 @@ def matrix(runs: Sequence[LiveRun]) -> list[list[Overlap | None]]:
         for column in range(row + 1, len(runs))
     }
     return [[known.get(frozenset((row, column))) for column in range(len(runs))] for row in range(len(runs))]
+
+
+def reasons(overlaps: Sequence[Sequence[Overlap | None]]) -> list[str]:
+    """Return why overlaps are not known, each reason once."""
+    return list(dict.fromkeys(each.why_not for row in overlaps for each in row if each and each.why_not))

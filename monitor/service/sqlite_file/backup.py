@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from monitor.service.errors import StoreError
+from monitor.service.remedies import no_store_at
 from monitor.service.sqlite_file.kind import check_kind
 from monitor.service.sqlite_file.place import move_without_replacing
 
@@ -39,7 +40,7 @@ def back_up_as(path: Path, target: Path, schema_table: str) -> Backup:
     try:
         check_kind(path, schema_table)
         if not path.exists():
-            raise StoreError(f"there is no store at {path}; say with --store-url where it is")
+            raise StoreError(no_store_at(path))
         # Like a service, not read-only: a reader that may not write leaves a log beside a store that nobody serves.
         _copy(path, partial, "rw")
         runs, items = _checked(partial, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ from monitor.service.sqlite_file.kind import check_kind
 from monitor.service.sqlite_file.network import warn_of_network
 from monitor.service.sqlite_file.owner import Owner
 from monitor.service.sqlite_file.place import Key, Place
+from monitor.service.sqlite_file.reserve import keep_reserve
+
+# How often to look whether room is to be set aside.
+_LOOK_SECONDS = 60.0
 
 
 class Held(Protocol):
@@ -66,6 +71,7 @@ class HeldFile(Held):
         self._engine, self._touch = engine, touch
         with self._explained():
             self._remember()
+        self._look_at_room()
 
     def hold(self, newest: Key | None) -> None:
         with self._explained():
@@ -76,6 +82,8 @@ class HeldFile(Held):
         with self._explained():
             self._stay()
             self._place.wrote(shrinks_to)
+        if time.monotonic() >= self._next_look:
+            self._look_at_room()
 
     def save(self) -> None:
         with self._explained():
@@ -86,8 +94,13 @@ class HeldFile(Held):
             self._owner.announce(gRPC=grpc_address, HTTP=http_address)
 
     def close(self) -> None:
+        keep_reserve(self._path)
         with self._explained():
             self._owner.close()
+
+    def _look_at_room(self) -> None:
+        keep_reserve(self._path)
+        self._next_look = time.monotonic() + _LOOK_SECONDS
 
     def _stay(self) -> None:
         self._place.check_directory()

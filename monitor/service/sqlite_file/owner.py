@@ -6,6 +6,7 @@ The operating system gives the lock back when the process ends, however it ends:
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import os
 import socket
@@ -88,7 +89,12 @@ class Owner:
     def _write(self, descriptor: int) -> None:
         text = json.dumps(self._shown).encode()
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text, 0)
+        try:
+            os.pwrite(descriptor, text, 0)
+        except OSError as error:
+            # The lock holds without it.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
 
 def _described(text: bytes) -> str:

@@ -157,6 +157,28 @@ _NAN = {run("run_non_finite_weights"): "0x119 3x190"}
 _RUN = "Run grpo (r)"
 _MEASURED = "(criterion bits, bfloat16)"
 
+
+def service(instance: str, *, up: str, store: str = "7f3a", standing_by: int = 0, standby: bool = True) -> Series:
+    """A service of a store in a database server: what it exports is there while it is up."""
+    known = f'job="sparsity-monitor", instance="{instance}"'
+    exported = up.replace("0x", "stale _x")
+    info = f'sparsity_monitor_store_info{{{known}, store="{store}", standby="{str(standby).lower()}"}}'
+    return {
+        f"up{{{known}}}": up,
+        info: exported,
+        f"sparsity_monitor_standing_by{{{known}}}": exported.replace("1x", f"{standing_by}x"),
+    }
+
+
+_DOWN = "1x110 0x190"
+_UP = always(1)
+_SERVICE = {"job": "sparsity-monitor", "instance": "s"}
+_DOWN_TEXTS = (
+    "The sparsity-monitor service cannot be scraped",
+    "Prometheus gets no metrics from job sparsity-monitor. Runs continue and keep their observations on their own "
+    "disks, but nobody sees them, and no alert about a run can fire.",
+)
+
 CASES = [
     Case(
         "NonFiniteWeights",
@@ -309,18 +331,87 @@ CASES = [
     Case(
         "ServiceDown",
         "critical",
-        {"job": "sparsity-monitor", "instance": "s"},
-        "The sparsity-monitor service cannot be scraped",
-        "Prometheus gets no metrics from job sparsity-monitor. Runs continue and keep their observations on their own "
-        "disks, but nobody sees them, and no alert about a run can fire.",
-        {'up{job="sparsity-monitor", instance="s"}': "1x110 0x190"},
+        _SERVICE,
+        *_DOWN_TEXTS,
+        {'up{job="sparsity-monitor", instance="s"}': _DOWN},
         {
             "restarted": {'up{job="sparsity-monitor", instance="s"}': "1x118 0 1x180"},
             # It shows nothing of the runs, and is well.
-            "beside one that stands by": {
-                'up{job="sparsity-monitor", instance="t"}': always(1),
-                'sparsity_monitor_standing_by{job="sparsity-monitor", instance="t"}': always(1),
+            "beside one that stands by": service("t", up=_UP, standing_by=1),
+            "of a pair that goes on": {**service("s", up=_DOWN), **service("t", up=_UP)},
+            "only one of the pair was started with --standby": {
+                **service("s", up=_DOWN, standby=False),
+                **service("t", up=_UP),
             },
+            "of two pairs that go on": {
+                **service("s", up=_DOWN),
+                **service("t", up=_UP),
+                **service("u", up=_UP, store="c0de"),
+                **service("v", up=_DOWN, store="c0de"),
+            },
+        },
+    ),
+    Case(
+        "ServiceDown",
+        "critical",
+        _SERVICE,
+        *_DOWN_TEXTS,
+        # Both serve, each a store of its own.
+        {**service("s", up=_DOWN), **service("t", up=_UP, store="c0de")},
+    ),
+    Case(
+        "ServiceDown",
+        "critical",
+        _SERVICE,
+        *_DOWN_TEXTS,
+        # The other one does not get the store.
+        {**service("s", up=_DOWN), **service("t", up=_UP, standing_by=1)},
+    ),
+    Case(
+        "ServiceDown",
+        "critical",
+        _SERVICE,
+        *_DOWN_TEXTS,
+        # It had the store of the pair until it was given one of its own.
+        {
+            **service("s", up=_DOWN, store="c0de"),
+            'sparsity_monitor_store_info{job="sparsity-monitor", instance="s", store="7f3a", standby="true"}': "1x50",
+            **service("t", up=_UP),
+        },
+    ),
+    Case(
+        "NobodyServes",
+        "critical",
+        {"job": "sparsity-monitor", "store": "7f3a"},
+        "No service of a sparsity-monitor store serves: all stand by",
+        "All services of store 7f3a that can be scraped stand by. Runs continue and keep their observations on their "
+        "own disks, but nobody sees them, and no alert about a run can fire.",
+        {
+            **service("s", up=_UP, standing_by=1),
+            **service("t", up=_UP, standing_by=1),
+            **service("u", up=_UP, store="c0de"),
+        },
+        {
+            "one serves": {**service("s", up=_UP, standing_by=1), **service("t", up=_UP)},
+            "while one takes over": {
+                **service("s", up=_UP),
+                'sparsity_monitor_standing_by{job="sparsity-monitor", instance="s"}': "0x118 1x1 0x180",
+            },
+            "of a store in a file": {},
+        },
+    ),
+    Case(
+        "NobodyTakesOver",
+        "warning",
+        {**_SERVICE, "store": "7f3a", "standby": "true"},
+        "Of a pair of sparsity-monitor services, only one is left",
+        "s serves store 7f3a, and no other service of it can be scraped. Nothing is unseen, but when this one ends, "
+        "nobody takes over.",
+        {**service("s", up=_UP), **service("t", up=_DOWN), **service("u", up=_UP, store="c0de", standby=False)},
+        {
+            "both are there": {**service("s", up=_UP), **service("t", up=_UP, standing_by=1)},
+            "it expects no other one": service("s", up=_UP, standby=False),
+            "the other one is restarted": {**service("s", up=_UP), **service("t", up="1x114 0x3 1x180")},
         },
     ),
     Case(

@@ -107,6 +107,14 @@ def test_there_is_always_a_training_metric_to_choose(tmp_path: Path) -> None:
     assert offered(variable["regex"], '{metric="a "b""} 1 1700000000000') == ('a "b"', 'a "b"')
 
 
+def test_there_is_always_a_reference_to_repeat_for(tmp_path: Path) -> None:
+    variable = _variable(variables.repeated_reference(SOME_RUNS))
+    query = variable["query"].removeprefix("query_result(").removesuffix(")")
+    returns(query, {}, [{"labels": '{reference="seed"}', "value": 1}], tmp_path)
+    none = query.replace("run_reference_weights", "run_nothing")
+    returns(none, {}, [{"labels": '{reference="no reference mask"}', "value": 1}], tmp_path)
+
+
 def test_what_an_engine_serves_is_not_shown_as_a_training_metric(tmp_path: Path) -> None:
     """It has panels of its own, with names for people."""
     query = _variable(variables.training_metric(SOME_RUNS))["query"].removeprefix("query_result(").removesuffix(")")

@@ -10,7 +10,7 @@ from tests.service.pages.browsing import browsing, chromium, in_a_browser
 pytestmark = in_a_browser
 
 
-def test_a_person_logs_in_and_sees_the_run_live(closed: Closed) -> None:
+def test_a_person_logs_in_sees_the_run_live_and_logs_out(closed: Closed) -> None:
     stub, metadata = closed.client.stub, closed.metadata("write")
     stub.RegisterRun(register_request(registration("live")), timeout=60, metadata=metadata)
     list(stub.Report(iter(stream_of("live", [observed(1, step=1)])), timeout=60, metadata=metadata))
@@ -26,4 +26,9 @@ def test_a_person_logs_in_and_sees_the_run_live(closed: Closed) -> None:
         page.get_by_role("button").click()
         page.wait_for_url(address)
         eventually(lambda: bool(page.evaluate("document.getElementById('live').textContent === 'live'")))
+        page.get_by_role("button", name="log out").click()
+        page.wait_for_url("**/login")
+        assert page.locator("h1").inner_text() == "Log in"
+        page.goto(address)
+        assert page.locator("h1").inner_text() == "Log in"
     assert wrong == []

@@ -125,7 +125,12 @@ def test_a_browser_logs_in_goes_on_to_where_it_was_and_out_again(browser: httpx.
     assert browser.get("/").status_code == 200
     assert browser.get("/api/v1/runs", headers={"Accept": "*/*"}).status_code == 200
     kept = browser.cookies[COOKIE]
+    for page in ("/", "/runbook", "/runs/none", "/login"):
+        assert 'action="/logout"' in browser.get(page).text, page
+    assert browser.post("/logout", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert browser.get("/").status_code == 200
     assert browser.post("/logout").status_code == 303
+    assert 'action="/logout"' not in browser.get("/login").text
     assert browser.get("/", headers={"Cookie": f"{COOKIE}={kept}"}).status_code == 303
     # What a page that was left open goes on to ask.
     left_open = browser.get("/api/v1/runs", headers={"Cookie": f"{COOKIE}={kept}", "Accept": "*/*"})

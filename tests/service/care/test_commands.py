@@ -112,12 +112,16 @@ def test_while_a_service_has_the_store_it_is_said_who_and_what_to_do(store_url: 
 
 
 @pytest.mark.parametrize("command", [["info"], ["delete", "run"], ["thin", "run"]])
-def test_where_there_is_no_store_none_is_made(command: list[str], tmp_path: Path) -> None:
+def test_where_there_is_no_store_none_is_made(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = _run(*command, "--store-url", f"sqlite:///{tmp_path}/nothing.db")
     assert said.exit_code == 1
-    assert f"there is no store at {tmp_path}/nothing.db; say with --store-url where it is" in said.output
+    assert f"there is no store at {tmp_path}/nothing.db; correct the path that was given" in said.output
     (tmp_path / "empty.db").touch()
     assert "there is no store at" in _run(*command, "--store-url", f"sqlite:///{tmp_path}/empty.db").output
+    monkeypatch.chdir(tmp_path)
+    assert "/sparsity-monitor.db; say with --store-url where it is" in _run(*command).output
     assert [path.name for path in tmp_path.iterdir()] == ["empty.db"]
 
 

@@ -71,15 +71,17 @@ def test_what_keeps_within_the_bound_has_no_mark(tmp_path: Path) -> None:
 
 def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = _filled(tmp_path)
-    with service_in_thread(url) as client:
+    with service_in_thread(url, finished_shown_seconds=1e12) as client:
         whole = client.http.get("/api/v1/runs/run").json()
         assert not client.run("run").HasField("thinned")
         assert not [line for line in run_tables.summary(whole) if "thinned" in line]
         page = client.http.get("/runs/run").text
+        assert 'run_step{run="run"}' in (metrics := client.http.get("/metrics").text)
+        assert "run_thinned" not in metrics
     assert (whole["thinned"], whole["deleted_at"]) == (None, None)
     assert "thinned" not in page
     thin_runs(url, ["run"], keep=100)
-    with service_in_thread(url) as client:
+    with service_in_thread(url, finished_shown_seconds=1e12) as client:
         said = {"every": 11, "until_step": 1000, "removed": 908}
         assert client.http.get("/api/v1/runs/run").json()["thinned"] == said
         assert client.http.get("/api/v1/runs/run/history").json()["thinned"] == said
@@ -89,6 +91,15 @@ def test_a_reader_is_told_that_a_run_was_thinned(tmp_path: Path, capsys: pytest.
         assert (summary.every, summary.until_step, summary.removed) == (11, 1000, 908)
         text = client.http.get("/api/v1/runs/run/history?format=csv&fields=changed").text
         assert {line.rsplit(",", 1)[1] for line in text.splitlines()} == {"one_left_in", "11"}
+        marks = [f"sparsity_monitor_run_thinned_{name}" for name in ("until_step", "every", "observations")]
+        metrics = client.http.get("/metrics").text
+        for mark, value in zip(marks, (1000, 11, 908), strict=True):
+            assert f'\n{mark}{{run="run"}} {value}.0\n' in metrics
+        export(Interface(str(client.http.base_url)), "run", tmp_path / "run.om", None, ["trained"])
+        capsys.readouterr()
+        exported = (tmp_path / "run.om").read_text()
+        for mark, value in zip(marks, (1000, 11, 908), strict=True):
+            assert exported.count(f'\n{mark}{{run="run"}} {value}.0 ') == 92
         shown = run_tables.summary(client.http.get("/api/v1/runs/run").json())
         assert shown[-1].startswith("The observations of this run were thinned")
         listing.print_rows([client.run("run")])

@@ -211,5 +211,7 @@ def test_what_retention_thinned_is_dotted_and_what_came_after_is_a_line(page: Pa
         assert values[-3:].count(None) == 0
         dots = drawn(page, "curves", "dot")[0]
         assert (dots[0], dots[-1]) == (1, 40)
+        marked = "document.getElementById('over').layout?.shapes?.map(each => [each.x0, each.x1, each.line.dash])"
+        until(page, f"JSON.stringify({marked}) === '[[1,40,\"dot\"]]'")
         # A page that outlives its service complains to the console.
         page.goto("about:blank")

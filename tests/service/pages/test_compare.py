@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
 
-from tests.service.messages import logged, observed, registration
+from monitor.service.care.by_hand import thin_runs
+from tests.service.messages import finished, logged, observed, registration
 from tests.service.pages.browsing import in_a_browser, opened, until
 from tests.service.running import Client, service_in_thread
 
@@ -88,3 +90,29 @@ def test_a_curve_that_only_some_runs_have_says_so_and_each_chart_is_a_table_too(
     page.locator("#field").select_option("cumulative_sparsity")
     until(page, "document.querySelectorAll('#numbers tbody tr').length === 10")
     assert rows.nth(1).inner_text().split("\t") == ["2", "99.8 %", "90 %"]
+
+
+def test_what_was_thinned_is_dotted_as_on_the_page_of_the_run(page: Page, tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with service_in_thread(store) as client:
+        for run_id in ("thin", "whole"):
+            client.register(registration(run_id))
+            client.send(run_id, [*(observed(step) for step in range(1, 41)), finished(41, step=40)])
+    thin_runs(f"sqlite:///{store}", ["thin"], keep=12)
+    with service_in_thread(store) as client:
+        client.register(registration("thin", attempt=2, resumed_from_step=40))
+        client.send("thin", [observed(1, step=41), observed(2, step=42)], attempt=2)
+        opened(page, client, "/compare?run=thin&run=whole")
+        drawn(page, 3)
+        dots, thinned, whole = page.evaluate(
+            "document.getElementById('curves').data.map(line => "
+            "({ x: line.x, y: line.y, dash: line.line.dash, color: line.line.color, group: line.legendgroup }))"
+        )
+        assert (dots["dash"], dots["x"][0], dots["x"][-2]) == ("dot", 1, 40)
+        assert (dots["group"], dots["color"]) == (thinned["group"], thinned["color"])
+        known = [x for x, y in zip(thinned["x"], thinned["y"], strict=True) if y is not None]
+        assert known[-3:] == [40, 41, 42]
+        assert thinned["y"][-3:].count(None) == 0
+        assert (whole["x"], None in whole["y"]) == (list(range(1, 41)), False)
+        # A page that outlives its service complains to the console.
+        page.goto("about:blank")
