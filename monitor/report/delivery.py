@@ -86,7 +86,7 @@ class Delivery:
         # knows what it has, and takes it for delivered.
         self._known = response.last_sequence
         arrived = self._on_the_way.up_to(self._known)
-        self._on_the_way.begin_again(self._spool.find_known(self._key, self._known, arrived))
+        self._spool.begin_sending(self._key, self._known, arrived, self._on_the_way.begin_again)
         self._spool.set_registered(self._key)
         packing = Packing.of(response)
         self._set_aside_oversized(packing)
@@ -132,7 +132,7 @@ class Delivery:
             most = packing.max_bytes
             reason = f"it has {size} bytes, and the service takes at most {most}, its --max-request-bytes"
             self._tell_of_refusal("item %d of %s is never sent: %s", sequence, self._key, reason)
-            self._spool.reject(self._key, sequence, reason)
+            self._spool.reject(self._key, sequence, reason, answered=False)
 
     async def _send(self, stream: ReportStream, receiver: asyncio.Task[None], packing: Packing) -> None:
         await stream.write(pb.ReportRequest(open=pb.Open(run_id=self._key.run_id, attempt=self._number)))

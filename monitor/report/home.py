@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monitor.errors import DamagedSpoolError, SpoolError, SpoolInUseError
@@ -15,7 +15,7 @@ from monitor.report.delivery_log import DeliveryLog
 from monitor.report.elsewhere import leave_link
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
 from monitor.report.shell import shown
-from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
+from monitor.report.spool import AttemptKey, Counts, Spool, SpooledAttempt
 from monitor.report.spool_file import SPOOL_FILE, damaged, unusable
 from monitor.report.uploader_process import UploaderProcess
 
@@ -104,7 +104,7 @@ class Home:
         first_unsent = spool.first_unsent(key)
         backlog.acknowledge(first_unsent)
         self._first_unsent = backlog.last_committed + 1 if first_unsent is None else first_unsent
-        self.log.update(self.latest)
+        self.log.update(self.latest, spool.refusing())
 
     def _set_aside(self, error: DamagedSpoolError) -> None:
         """Give a damaged file another name, and read nothing of it: a new one begins with what is in memory."""
@@ -157,30 +157,28 @@ class Home:
 
     def _made_again(self, backlog: Backlog, before: Home) -> Spool:
         spool = Spool(self.directory, self._reported.max_bytes)
-        last_sequence, dropped = before._counts(backlog)
         try:
             spool.take_over(
                 self._reported.key,
                 self._reported.registration,
                 backlog.committed(),
                 lost=before._spool,
-                last_sequence=last_sequence,
-                dropped=dropped,
+                counts=before._counts(backlog),
             )
         except SpoolError:
             spool.close()
             raise
         return spool
 
-    def _counts(self, backlog: Backlog) -> tuple[int, int]:
-        """Return the last sequence number that was committed, and how many items are lost, with the spool if it is."""
+    def _counts(self, backlog: Backlog) -> Counts:
+        """Return what was counted so far, with what is lost with the spool if that cannot be read."""
         if self._spool is not None:
             with suppress(SpoolError):
-                attempt = self._spool.attempt(self._reported.key)
+                counts = self._spool.counts(self._reported.key)
                 # It may have committed what the backlog was not told of.
-                return max(attempt.last_sequence, backlog.last_committed), attempt.dropped
+                return replace(counts, last_sequence=max(counts.last_sequence, backlog.last_committed))
         known = 0 if self.latest is None else self.latest.dropped
-        return backlog.last_committed, known + backlog.forgotten_since(self._first_unsent)
+        return Counts(backlog.last_committed, known + backlog.forgotten_since(self._first_unsent))
 
     def _check_directory(self) -> None:
         """Make sure that there is something to make the directory in, on the same file system."""

@@ -255,7 +255,7 @@ class SpoolWriter:
             until = min(until, time.monotonic() + _DELIVER_SECONDS_WITH_PROBLEM)
         while True:
             now = time.monotonic()
-            if not is_hopeless and self._problem().startswith(UNREACHABLE):
+            if not is_hopeless and UNREACHABLE in self._problem():
                 is_hopeless, until = True, min(until, now + _DELIVER_SECONDS_WITH_PROBLEM)
             left = until - now
             if self._home.uploader.wait(min(max(left, 0.0), _LOOK_SECONDS)):
