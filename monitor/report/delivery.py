@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import TypeAlias
 
@@ -18,8 +17,6 @@ from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
 from monitor.terminal import printable
 from monitor.wire import PROTOCOL_VERSION, monitor_pb2_grpc
 from monitor.wire import monitor_pb2 as pb
-
-logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -40,6 +37,7 @@ class Delivery:
 
     Args:
         on_the_way: what was sent of the attempt so far, over whichever connection.
+        tell: logs which items are refused.
     """
 
     def __init__(
@@ -51,6 +49,7 @@ class Delivery:
         on_the_way: OnTheWay,
         *,
         follow: bool,
+        tell: Seldom,
     ) -> None:
         self._spool = spool
         self._key = key
@@ -68,7 +67,7 @@ class Delivery:
         self.progressed = False
         # When the service has to have acknowledged something; None while nothing is unacknowledged.
         self._deadline = asyncio.timeout(None)
-        self._tell_of_refusal = Seldom(logger.error)
+        self._tell_of_refusal = tell
 
     async def run(self, stub: monitor_pb2_grpc.MonitorServiceStub, metadata: Metadata = ()) -> None:
         """Deliver over one connection.

@@ -14,6 +14,7 @@ from monitor.report.damage import set_aside
 from monitor.report.delivery_log import DeliveryLog
 from monitor.report.elsewhere import leave_link
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
+from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
 from monitor.report.spool import AttemptKey, Counts, Spool, SpooledAttempt
 from monitor.report.spool_file import SPOOL_FILE, damaged, unusable
@@ -61,6 +62,7 @@ class Home:
         self._lock = lock
         self._spool: Spool | None = None
         self._first_unsent = 1
+        self._warn_of_damage = Seldom(logger.warning)
         self.log = log or DeliveryLog(directory, reported.target)
         # None where it cannot be looked at now: it is when something is first written.
         self._device: int | None = None
@@ -114,7 +116,7 @@ class Home:
                 self._spool.close()
             self._spool = None
         place = set_aside(self.directory)
-        logger.warning(
+        self._warn_of_damage(
             "sparsity-monitor: %s It was set aside as %s, and a new one begins with what memory still has of what was "
             "not delivered. Training goes on.",
             error,

@@ -232,7 +232,10 @@ class Spool(SpoolNotes):
             self._thin_beyond_bound()
 
     def _thin_beyond_bound(self) -> None:
-        if self._max_bytes is None or (excess := self._used_bytes() - self._max_bytes) <= 0:
+        if self._max_bytes is None or self._used_bytes() <= self._max_bytes:
+            return
+        self._empty_rejected()
+        if (excess := self._used_bytes() - self._max_bytes) <= 0:
             return
         rows = self._connection.execute(
             "SELECT run_id, attempt, sequence, LENGTH(item), SUBSTR(item, 1, 12) FROM items ORDER BY rowid"
@@ -250,6 +253,14 @@ class Spool(SpoolNotes):
             "UPDATE attempts SET dropped = dropped + 1 WHERE run_id = ? AND attempt = ?",
             [item.series[:2] for item in doomed],
         )
+
+    def _empty_rejected(self) -> None:
+        """Let what nobody will ever take go before what is yet to be delivered; its number and its reason stay."""
+        rows = self._connection.execute("SELECT run_id, attempt, sequence, reason FROM rejected WHERE LENGTH(item) > 0")
+        rejected = rows.fetchall()
+        # Not an update, which leaves pages that are almost empty.
+        self._connection.execute("DELETE FROM rejected WHERE LENGTH(item) > 0")
+        self._connection.executemany("INSERT INTO rejected VALUES (?, ?, ?, x'', ?)", rejected)
 
     def _used_bytes(self) -> int:
         pages, free, size = (
@@ -350,7 +361,7 @@ class Spool(SpoolNotes):
             )
 
     def reject(self, key: AttemptKey, sequence: int, reason: str, *, answered: bool = True) -> None:
-        """Set an item aside that the service will never take. It stays in the file, for inspection.
+        """Set an item aside that the service will never take. It stays in the file, for inspection, until that is full.
 
         Args:
             answered: it was sent, and the service says so.

@@ -35,7 +35,7 @@ from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
 logger = logging.getLogger(__name__)
 
-# How long an uploader goes on trying after its training process is gone, or after the service took something last.
+# How long an uploader goes on trying after its training is over, or after the service took something last.
 LINGER_SECONDS = 600.0
 
 # Bounds on the pauses, each of which is chosen at random up to its bound: many runs lose one service at once, and must
@@ -63,7 +63,8 @@ class Uploader:
     Args:
         directory: the spool's.
         target: gRPC address of the service; of several that take over from each other, all, between commas.
-        linger_seconds: how long to go on trying when the service cannot be reached and no training process is alive.
+        linger_seconds: how long to go on trying when the service cannot be reached and the training is over, also where
+            its process lives on.
         follow: wait for what a live training process has yet to observe.
         parent: the training process, if it started this one.
         last: its attempt, the last one to deliver. A later one has an uploader of its own, with a target of its own,
@@ -93,8 +94,10 @@ class Uploader:
         self._delivered: set[AttemptKey] = set()
         self._refused: set[AttemptKey] = set()
         self._on_the_way: dict[AttemptKey, OnTheWay] = {}
+        self._is_over = False
         self._wakeup = asyncio.Event()
         self._warn_of_spool = Seldom(logger.warning)
+        self._tell_of_refusal = Seldom(logger.error)
         self._warn_of_service: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(logger.warning))
 
     def wake_on(self, descriptor: int) -> None:
@@ -153,7 +156,9 @@ class Uploader:
                     return
                 key = waiting[0]
                 sent = self._sent_of(spool, key)
-                delivery = Delivery(spool, key, watch, self._wakeup, sent, follow=self._follow)
+                delivery = Delivery(
+                    spool, key, watch, self._wakeup, sent, follow=self._follow, tell=self._tell_of_refusal
+                )
                 if await self._is_done(delivery, spool, key):
                     self._services.begin_again()
                     sent.close()
@@ -168,7 +173,7 @@ class Uploader:
             except SpoolError as error:
                 # A full disk, or a file system that is away: both are transient.
                 self._warn_of_spool("trying again: %s", error)
-            if progressed or (self._follow and watch.is_alive()):
+            if progressed or self._trains(spool, watch):
                 give_up_at = time.monotonic() + self._linger_seconds
             if progressed:
                 backoff = _FIRST_BACKOFF_SECONDS
@@ -179,6 +184,14 @@ class Uploader:
                 has_access = not self._services.all_fail([Lasts.WITHOUT_ACCESS])
                 longest = _LAST_BACKOFF_SECONDS if has_access else _NO_ACCESS_BACKOFF_SECONDS
                 backoff = min(2 * backoff, longest)
+
+    def _trains(self, spool: Spool, watch: TrainerWatch) -> bool:
+        """Return whether the training goes on. A notebook, or a search over trials, outlives its trainings."""
+        if not self._follow or self._is_over or not watch.is_alive():
+            return False
+        with suppress(SpoolError):
+            self._is_over = self._last is not None and spool.attempt(self._last).finished
+        return not self._is_over
 
     def _has_given_up(self, at: float) -> bool:
         return time.monotonic() >= at

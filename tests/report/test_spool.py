@@ -190,6 +190,19 @@ def test_a_rejected_item_is_put_aside_not_sent_again(spool: Spool, tmp_path: Pat
     assert spool.attempt(KEY).dropped == 1
 
 
+def test_what_was_rejected_leaves_the_full_spool_first_and_stays_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=100_000)
+    spool.begin(KEY, b"registration")
+    for sequence in range(1, 31):
+        spool.append(KEY, [(sequence, bytes(10_000))])
+        spool.reject(KEY, sequence, "the step is too large")
+    spool.append(KEY, [(sequence, bytes(10_000)) for sequence in range(31, 36)])
+    assert [sequence for sequence, _ in spool.unsent(KEY, 0, 99)] == [*range(31, 36)]
+    attempt = spool.attempt(KEY)
+    assert (attempt.dropped, attempt.rejected, attempt.rejection) == (30, 30, "the step is too large")
+    assert (tmp_path / SPOOL_FILE).stat().st_size < 200_000
+
+
 def test_attempts_are_counted_per_run(spool: Spool) -> None:
     assert spool.latest_attempt("run") == 1
     assert spool.latest_attempt("another run") == 0
