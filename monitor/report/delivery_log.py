@@ -84,8 +84,8 @@ class DeliveryLog:
             )
         elif attempt.problem:
             logger.warning(
-                "sparsity-monitor: %s. Training goes on; observations are kept in %s.",
-                attempt.problem,
+                "sparsity-monitor: %s. Training goes on; observations are kept in %s, and delivered once that is over.",
+                attempt.problem.rstrip("."),
                 shown(self._directory),
             )
         else:

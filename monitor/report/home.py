@@ -240,12 +240,14 @@ def lock_directory(directory: Path) -> ProcessLock:
         lock.close()
         raise unusable(directory, error) from error
     if not acquired:
+        holder = lock.holder()
         lock.close()
         raise SpoolInUseError(
-            f"another training process reports from {str(directory)!r}. Of the processes that train together, only the "
-            "first makes a Reporter (observer.is_first). Give each run its own output directory, or end the other "
-            "process."
+            f"another training process{holder} reports from {str(directory)!r}. Of the processes that train together, "
+            "only the first makes a Reporter (observer.is_first). Give each run its own output directory, or end the "
+            "other process."
         )
+    lock.sign()
     return lock
 
 

@@ -131,7 +131,7 @@ class SpoolFile:
         """
         ((found,),) = self._read("PRAGMA quick_check(1)")
         if found != "ok":
-            raise damaged(self.directory, " ".join(found.split()))
+            raise damaged(self.directory, " ".join(found.removeprefix("*** in database main ***").split()))
 
     def check_in_place(self) -> None:
         """Check that the file which is open is the one that its name leads to.

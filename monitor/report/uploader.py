@@ -47,6 +47,8 @@ _LOCK_SECONDS = 0.25
 _LOOK_SECONDS = 1.0
 # Slurm, Kubernetes and torchrun kill what is left 30 seconds after it.
 _AFTER_SIGTERM_SECONDS = 20.0
+# Of a connection that took something until it broke, and then there was no time for the next one.
+_NO_TIME = "the connection broke, and there was no time to try again"
 _CHANNEL_OPTIONS = (
     # What a channel knows, and when it is to dial again, is not left to the next one.
     ("grpc.use_local_subchannel_pool", 1),
@@ -96,6 +98,7 @@ class Uploader:
         self._on_the_way: dict[AttemptKey, OnTheWay] = {}
         self._is_over = False
         self._wakeup = asyncio.Event()
+        self._spool_problem = ""
         self._warn_of_spool = Seldom(logger.warning)
         self._tell_of_refusal = Seldom(logger.error)
         self._warn_of_service: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(logger.warning))
@@ -119,12 +122,16 @@ class Uploader:
         watch = TrainerWatch(self._directory, self._parent, self._signals)
         with closing(ProcessLock(self._directory / UPLOADER_LOCK)) as lock:
             if not await self._has_acquired(lock, watch):
-                return [f"the uploader of {self._directory} that began before this one does not end; look after it"]
+                return [
+                    f"the uploader of {self._directory} that began before this one{lock.holder()} does not end; it may "
+                    "be stopped, or wait for its disk. Kill it: what it has not delivered stays"
+                ]
+            lock.sign()
             # No bound: only the training process drops items; recording its end here must not.
             with closing(Spool(self._directory, max_bytes=None)) as spool:
                 await self._deliver_all(spool, watch)
                 return [
-                    f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
+                    f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or self._spool_problem or _NO_TIME}"
                     for a in self._waiting(spool)
                 ]
 
@@ -172,6 +179,7 @@ class Uploader:
                 raise
             except SpoolError as error:
                 # A full disk, or a file system that is away: both are transient.
+                self._spool_problem = str(error)
                 self._warn_of_spool("trying again: %s", error)
             if progressed or self._trains(spool, watch):
                 give_up_at = time.monotonic() + self._linger_seconds

@@ -111,14 +111,14 @@ def test_a_service_that_never_acknowledges_is_given_up_and_nothing_is_lost(
 def test_an_uploader_that_is_stuck_does_not_keep_the_next_one_for_ever(left: Reporter) -> None:
     stuck = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
     lock = left.directory / UPLOADER_LOCK
-    lock.touch()
+    lock.write_text("process 17 on a host")
     command = [sys.executable, "-c", stuck, str(lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         (problem,) = asyncio.run(Uploader(left.directory, NOWHERE, linger_seconds=0.0).run())
         process.kill()
-    assert f"the uploader of {left.directory} that began before this one does not end" in problem
+    assert f"the uploader of {left.directory} that began before this one (process 17 on a host) does not" in problem
     assert spooled(left).unsent == 4
 
 

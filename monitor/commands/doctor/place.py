@@ -62,7 +62,7 @@ def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Find
             spool.check_sound()
             attempts = spool.attempts()
     except SpoolError as error:
-        to_do = f"Keep a copy of {spool_directory}: what can still be read of it, `sparsity-monitor push` delivers."
+        to_do = "A file that is damaged is set aside by the next training there. What it holds is not delivered."
         yield Finding("spool", "fail", str(error), to_do)
         return
     findings = [finding for attempt in attempts for finding in _attempt(attempt, directory, target)]
