@@ -14,10 +14,12 @@ from monitor.report.damage import set_aside
 from monitor.report.delivery_log import DeliveryLog
 from monitor.report.elsewhere import leave_link
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
+from monitor.report.on_the_way import new_record
 from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
 from monitor.report.spool import AttemptKey, Counts, Spool, SpooledAttempt
 from monitor.report.spool_file import SPOOL_FILE, damaged, unusable
+from monitor.report.spool_notes import SentRecord
 from monitor.report.uploader_process import UploaderProcess
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,6 @@ class Home:
         self._reported = reported
         self._lock = lock
         self._spool: Spool | None = None
-        self._first_unsent = 1
         self._warn_of_damage = Seldom(logger.warning)
         self.log = log or DeliveryLog(directory, reported.target)
         # None where it cannot be looked at now: it is when something is first written.
@@ -103,9 +104,7 @@ class Home:
         """Find out how the delivery goes, and log it."""
         spool, key = self._open_spool, self._reported.key
         self.latest = spool.attempt(key)
-        first_unsent = spool.first_unsent(key)
-        backlog.acknowledge(first_unsent)
-        self._first_unsent = backlog.last_committed + 1 if first_unsent is None else first_unsent
+        backlog.acknowledge(self.latest.first_unsent)
         self.log.update(self.latest, spool.refusing())
 
     def _set_aside(self, error: DamagedSpoolError) -> None:
@@ -165,22 +164,40 @@ class Home:
                 self._reported.registration,
                 backlog.committed(),
                 lost=before._spool,
-                counts=before._counts(backlog),
+                counts=before._counts(backlog, self.directory),
             )
         except SpoolError:
             spool.close()
             raise
         return spool
 
-    def _counts(self, backlog: Backlog) -> Counts:
-        """Return what was counted so far, with what is lost with the spool if that cannot be read."""
+    def _counts(self, backlog: Backlog, directory: Path) -> Counts:
+        """Return what was counted so far, with what is lost with the spool if that cannot be read.
+
+        Args:
+            directory: where the attempt goes on, and what may have been delivered is noted.
+        """
         if self._spool is not None:
             with suppress(SpoolError):
                 counts = self._spool.counts(self._reported.key)
                 # It may have committed what the backlog was not told of.
                 return replace(counts, last_sequence=max(counts.last_sequence, backlog.last_committed))
-        known = 0 if self.latest is None else self.latest.dropped
-        return Counts(backlog.last_committed, known + backlog.forgotten_since(self._first_unsent))
+        if (latest := self.latest) is None:
+            return Counts(backlog.last_committed, 0)
+        # All that was committed, but for what is still in memory and what the service had when that was last seen.
+        delivered = latest.last_sequence - latest.dropped - latest.unsent
+        dropped = backlog.last_committed - len(backlog.committed()) - delivered
+        return Counts(backlog.last_committed, dropped, SentRecord(new_record(directory, self._doubtful(backlog))))
+
+    def _doubtful(self, backlog: Backlog) -> range:
+        """Return the numbers of what is lost with a spool that cannot be read, unless it was delivered meanwhile.
+
+        None where something between them had been left out: which, is lost, too.
+        """
+        if (latest := self.latest) is None or (first := latest.first_unsent) is None:
+            return range(0)
+        is_whole = latest.unsent == latest.last_sequence - first + 1
+        return range(first, backlog.last_forgotten + 1) if is_whole else range(0)
 
     def _check_directory(self) -> None:
         """Make sure that there is something to make the directory in, on the same file system."""

@@ -112,6 +112,16 @@ def _opened(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
 
+def new_record(directory: Path, sequences: Sequence[int]) -> str:
+    """Make a record of numbers for the next uploader, and return its name; empty where there are none, or no room."""
+    if not sequences:
+        return ""
+    sent = OnTheWay(directory)
+    name = sent.begin_again(sequences)
+    sent.close()
+    return name
+
+
 def noted(record: Path) -> list[int]:
     """Return the numbers in a record, in order: those of its whole lines."""
     with suppress(OSError, ValueError):

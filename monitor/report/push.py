@@ -86,11 +86,11 @@ def _check_free(directory: Path) -> None:
 
 
 def _check_sound(directory: Path) -> None:
-    with closing(Spool(directory)) as spool:
-        try:
+    try:
+        with closing(Spool(directory)) as spool:
             spool.check_sound()
-        except DamagedSpoolError as error:
-            raise DamagedSpoolError(f"{error} {_OF_DAMAGED}") from error
+    except DamagedSpoolError as error:
+        raise DamagedSpoolError(f"{error} {_OF_DAMAGED}") from error
 
 
 def _held(directory: Path) -> int:

@@ -56,7 +56,9 @@ _ATTEMPTS = (
     "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt), problem, "
     "(SELECT COUNT(*) FROM rejected WHERE rejected.run_id = attempts.run_id AND rejected.attempt = attempts.attempt), "
     "(SELECT reason FROM rejected WHERE rejected.run_id = attempts.run_id AND rejected.attempt = attempts.attempt "
-    "ORDER BY sequence DESC LIMIT 1) FROM attempts"
+    "ORDER BY sequence DESC LIMIT 1), "
+    "(SELECT MIN(sequence) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt) "
+    "FROM attempts"
 )
 
 
@@ -100,6 +102,7 @@ class SpooledAttempt:
         refused: trying again does not help while the problem lasts.
         rejected: of the dropped ones, those that the service refused.
         rejection: why it refused the last of them.
+        first_unsent: lowest sequence number that is not acknowledged; None where all are.
     """
 
     key: AttemptKey
@@ -113,6 +116,7 @@ class SpooledAttempt:
     refused: bool = False
     rejected: int = 0
     rejection: str = ""
+    first_unsent: int | None = None
 
 
 class Spool(SpoolNotes):
@@ -192,7 +196,7 @@ class Spool(SpoolNotes):
 
     def counts(self, key: AttemptKey) -> Counts:
         """Return what was counted of an attempt, of one moment: an uploader may be at work."""
-        with self._transaction():
+        with self._one_moment():
             attempt = self.attempt(key)
             sent = self.sent_record(key)
         return Counts(attempt.last_sequence, attempt.dropped, sent.in_directory(self.directory))
@@ -297,13 +301,6 @@ class Spool(SpoolNotes):
             "WHERE run_id = ? AND attempt = ? AND sequence > ? ORDER BY sequence LIMIT ?",
             (key.run_id, key.attempt, after, limit),
         )
-
-    def first_unsent(self, key: AttemptKey) -> int | None:
-        """Return the lowest sequence number that is not acknowledged; None where all are."""
-        ((sequence,),) = self._read(
-            "SELECT MIN(sequence) FROM items WHERE run_id = ? AND attempt = ?", (key.run_id, key.attempt)
-        )
-        return None if sequence is None else int(sequence)
 
     def larger_than(self, key: AttemptKey, size: int) -> list[tuple[int, int]]:
         """Return (sequence, bytes) of the items of more than `size` bytes."""
@@ -422,7 +419,7 @@ def _named(key: AttemptKey) -> str:
 
 def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
     run_id, attempt, registration, finished, registered, dropped, last_sequence, unsent, *rest = row
-    problem, rejected, rejection = rest
+    problem, rejected, rejection, first_unsent = rest
     return SpooledAttempt(
         key=AttemptKey(run_id, attempt),
         registration=registration,
@@ -435,4 +432,5 @@ def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
         refused=problem.startswith(_REFUSED),
         rejected=rejected,
         rejection=rejection or "",
+        first_unsent=first_unsent,
     )

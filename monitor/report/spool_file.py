@@ -115,6 +115,17 @@ class SpoolFile:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """Read several things as they are together. Also on a disk that cannot be written."""
+        with self._wrapped_errors():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
     def _change(self, statement: str, parameters: Sequence[object]) -> None:
         with self._transaction() as connection:
             connection.execute(statement, parameters)

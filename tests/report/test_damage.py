@@ -138,7 +138,7 @@ def test_push_says_that_a_spool_is_damaged_and_delivers_nothing_of_it(
 ) -> None:
     reporter = leave_some(observed, directory)
     damage(directory / SPOOL_FILE)
-    with pytest.raises(DamagedSpoolError, match=rf"is damaged: {found}.*look after the disk"):
+    with pytest.raises(DamagedSpoolError, match=rf"is damaged: {found}.*look after the disk\. Nothing of it is"):
         push(directory, client.listening.grpc_address, patience_seconds=0)
     with pytest.raises(StopIteration):
         client.run(reporter.key.run_id)

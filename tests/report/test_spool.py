@@ -11,7 +11,7 @@ import pytest
 
 from monitor.errors import SpoolError
 from monitor.report.on_the_way import OnTheWay, remove_records
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool import AttemptKey, Counts, Spool
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 
@@ -228,7 +228,9 @@ def test_a_spool_that_cannot_be_written_can_be_read(
     monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.01)
     writer = sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    assert Spool(tmp_path).unsent(KEY, after=0, limit=9) == [(1, b"a")]
+    locked = Spool(tmp_path)
+    assert locked.unsent(KEY, after=0, limit=9) == [(1, b"a")]
+    assert locked.counts(KEY) == Counts(1, 0)
     writer.close()
 
 
