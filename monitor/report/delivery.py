@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TypeAlias
 
 import grpc
 
+from monitor.errors import SpoolError
 from monitor.report.elsewhere import goes_on_elsewhere
 from monitor.report.locks import TrainerWatch
-from monitor.report.on_the_way import OnTheWay
+from monitor.report.on_the_way import OnTheWay, remove_records
 from monitor.report.packing import Packing
 from monitor.report.seldom import Seldom
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
@@ -84,8 +86,7 @@ class Delivery:
         # No acknowledgement of what is here: where the attempt is kept elsewhere now, that came from there. The service
         # knows what it has, and takes it for delivered.
         self._known = response.last_sequence
-        arrived = self._on_the_way.up_to(self._known)
-        self._spool.begin_sending(self._key, self._known, arrived, self._on_the_way.begin_again)
+        self._begin_sending()
         self._spool.set_registered(self._key)
         packing = Packing.of(response)
         self._set_aside_oversized(packing)
@@ -124,6 +125,14 @@ class Delivery:
                 registration.attempt += 1
             else:
                 return response
+
+    def _begin_sending(self) -> None:
+        arrived = self._on_the_way.up_to(self._known)
+        try:
+            self._on_the_way.begin_again(*self._spool.begin_sending(self._key, self._known, arrived))
+        finally:
+            with suppress(SpoolError):
+                remove_records(self._spool.directory, self._spool.records())
 
     def _set_aside_oversized(self, packing: Packing) -> None:
         # gRPC would end the stream at such an item, each time anew, and nothing after it would arrive.

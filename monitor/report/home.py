@@ -187,7 +187,9 @@ class Home:
         # All that was committed, but for what is still in memory and what the service had when that was last seen.
         delivered = latest.last_sequence - latest.dropped - latest.unsent
         dropped = backlog.last_committed - len(backlog.committed()) - delivered
-        return Counts(backlog.last_committed, dropped, SentRecord(new_record(directory, self._doubtful(backlog))))
+        doubtful = self._doubtful(backlog)
+        sent = SentRecord(new_record(directory, doubtful)) if doubtful else SentRecord()
+        return Counts(backlog.last_committed, dropped, sent)
 
     def _doubtful(self, backlog: Backlog) -> range:
         """Return the numbers of what is lost with a spool that cannot be read, unless it was delivered meanwhile.

@@ -57,25 +57,19 @@ class OnTheWay:
         if self._size > _MOST_BYTES:
             self._shorten()
 
-    def begin_again(self, known: Iterable[int]) -> str:
-        """Forget what a connection that broke did not carry, and return the name of a record that says so.
+    def begin_again(self, known: Iterable[int], record: str) -> None:
+        """Forget what a connection that broke did not carry.
 
         Args:
             known: what the service has, and is yet to be removed from the spool.
-
-        Returns:
-            the name; empty where nothing can be noted.
+            record: the file in which it is, and what is sent from now on is noted; empty where nothing can be.
         """
         self.close()
         self._sent = deque(known)
-        record = self._directory / f"{_PREFIX}{secrets.token_hex(4)}"
-        try:
-            self._file = _opened(record)
-        except OSError:
-            return ""
-        self._record = record
-        self._note(self._sent)
-        return record.name
+        self._record = self._directory / record if record else None
+        if self._record is not None:
+            with suppress(OSError):
+                self._file = _opened(self._record)
 
     def close(self) -> None:
         """Note no more. What is noted stays."""
@@ -87,7 +81,7 @@ class OnTheWay:
     def _note(self, sequences: Sequence[int]) -> None:
         if self._file is None or not sequences:
             return
-        line = f"{' '.join(map(str, sequences))}\n".encode()
+        line = _line(sequences)
         try:
             written = os.write(self._file, line)
         except OSError:
@@ -98,28 +92,33 @@ class OnTheWay:
             self.close()
 
     def _shorten(self) -> None:
-        if self._record is None:
+        if self._file is None or self._record is None:
             return
         self.close()
         with suppress(OSError):
-            shorter = self._record.with_name(f"{self._record.name}.shorter")
-            self._file = _opened(shorter)
-            self._note(self._sent)
-            shorter.replace(self._record)
+            _write(self._record.with_name(f"{self._record.name}.shorter"), self._sent).replace(self._record)
+            self._file = _opened(self._record)
 
 
-def _opened(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+def _opened(record: Path) -> int:
+    return os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
 
-def new_record(directory: Path, sequences: Sequence[int]) -> str:
-    """Make a record of numbers for the next uploader, and return its name; empty where there are none, or no room."""
-    if not sequences:
+def _line(sequences: Iterable[int]) -> bytes:
+    return f"{' '.join(map(str, sequences))}\n".encode()
+
+
+def _write(record: Path, sequences: Iterable[int]) -> Path:
+    record.write_bytes(_line(sequences))
+    return record
+
+
+def new_record(directory: Path, sequences: Iterable[int]) -> str:
+    """Make a record of numbers, and return its name; empty where none can be made."""
+    try:
+        return _write(directory / f"{_PREFIX}{secrets.token_hex(4)}", sequences).name
+    except OSError:
         return ""
-    sent = OnTheWay(directory)
-    name = sent.begin_again(sequences)
-    sent.close()
-    return name
 
 
 def noted(record: Path) -> list[int]:

@@ -5,13 +5,14 @@ The training process appends, the uploader reads and removes. What is committed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from monitor.errors import SpoolError
+from monitor.report.on_the_way import new_record
 from monitor.report.spool_file import SPOOL_FILE, unusable
 from monitor.report.spool_notes import SentRecord, SpoolNotes
 from monitor.report.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
@@ -323,16 +324,15 @@ class Spool(SpoolNotes):
                 (key.run_id, key.attempt, sequence),
             )
 
-    def begin_sending(
-        self, key: AttemptKey, last: int, sent: Sequence[int], begin: Callable[[Sequence[int]], str]
-    ) -> None:
+    def begin_sending(self, key: AttemptKey, last: int, sent: Sequence[int]) -> tuple[list[int], str]:
         """Count what the service has of an attempt when a connection begins, and remove none of it.
 
         Args:
             last: the highest number that it has.
             sent: see `acknowledge`.
-            begin: makes a record of what is sent, from the numbers of the items here that the service has, and returns
-                its path.
+
+        Returns:
+            the numbers of the items here that the service has, and the name of a new record that begins with them.
         """
         with self._transaction() as connection:
             self._take_back(key, sent)
@@ -340,8 +340,11 @@ class Spool(SpoolNotes):
                 "SELECT sequence FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ? ORDER BY sequence",
                 (key.run_id, key.attempt, last),
             )
+            known = [sequence for (sequence,) in rows]
             # In one commit with what is taken back: whoever reads the record takes nothing back twice.
-            self._set_sent_record(key, SentRecord(begin([sequence for (sequence,) in rows])))
+            record = new_record(self.directory, known)
+            self._set_sent_record(key, SentRecord(record))
+        return known, record
 
     def _take_back(self, key: AttemptKey, arrived: Sequence[int]) -> None:
         """Count no item as dropped that was left out and has arrived. All that is here between them was sent, too."""

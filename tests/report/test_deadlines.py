@@ -104,8 +104,10 @@ def test_a_service_that_never_acknowledges_is_given_up_and_nothing_is_lost(
     (problem,) = asyncio.run(Uploader(left.directory, silent, linger_seconds=0.5).run())
     assert f"the service at {silent} takes connections and does not acknowledge what it is sent" in problem
     assert spooled(left).problem in problem
+    assert len([*left.directory.iterdir()]) == 4, "spool, two locks, what the last connection sent"
     assert push(left.directory, client.listening.grpc_address, patience_seconds=30) == 4
     assert steps(client, left.key.run_id) == [1, 2, 3]
+    assert len([*left.directory.iterdir()]) == 3
 
 
 def test_an_uploader_that_is_stuck_does_not_keep_the_next_one_for_ever(left: Reporter) -> None:

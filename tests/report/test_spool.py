@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import SpoolError
-from monitor.report.on_the_way import OnTheWay, remove_records
+from monitor.report.on_the_way import OnTheWay, noted, remove_records
 from monitor.report.spool import AttemptKey, Counts, Spool
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
@@ -287,9 +287,8 @@ def test_what_was_left_out_on_its_way_and_arrived_is_not_dropped(tmp_path: Path)
 def test_what_the_service_has_when_it_is_reached_again_is_not_dropped_and_stays(tmp_path: Path) -> None:
     spool, _ = _full(tmp_path, 20)
     here = [sequence for sequence, _ in spool.unsent(KEY, 0, 99)]
-    begun: list[int] = []
-    spool.begin_sending(KEY, 9, range(1, 10), lambda known: begun.extend(known) or "")
-    assert begun == [sequence for sequence in here if sequence <= 9]
+    known, record = spool.begin_sending(KEY, 9, range(1, 10))
+    assert known == noted(tmp_path / record) == [sequence for sequence in here if sequence <= 9]
     assert [sequence for sequence, _ in spool.unsent(KEY, 0, 99)] == here
     assert spool.attempt(KEY).dropped == 11 - len([sequence for sequence in here if sequence > 9])
 
@@ -300,7 +299,7 @@ def test_an_uploader_knows_what_the_one_before_it_sent_and_counts_nothing_twice(
     spool.append(KEY, [(sequence, b"item") for sequence in range(1, 10)])
     sent = OnTheWay(tmp_path)
     assert spool.sent_before(KEY) == []
-    spool.begin_sending(KEY, 2, [], sent.begin_again)
+    sent.begin_again(*spool.begin_sending(KEY, 2, []))
     sent.send((1, 2, 3, 4, 5, 6))
     assert spool.sent_before(KEY) == [1, 2, 3, 4, 5, 6]
     spool.reject(KEY, 9, "too large", answered=False)
@@ -312,7 +311,7 @@ def test_an_uploader_knows_what_the_one_before_it_sent_and_counts_nothing_twice(
     elsewhere.take_over(KEY, b"registration", [], lost=spool, counts=spool.counts(KEY))
     assert elsewhere.sent_before(KEY) == [4, 5, 6]
     # A connection that brought no more than it had: what was sent, and is not there, arrives no more.
-    spool.begin_sending(KEY, 4, sent.up_to(4), sent.begin_again)
+    sent.begin_again(*spool.begin_sending(KEY, 4, sent.up_to(4)))
     assert spool.sent_before(KEY) == [4]
     assert len([*tmp_path.glob("on-the-way-*")]) == 2
     remove_records(tmp_path, spool.records())
