@@ -14,6 +14,7 @@ from pathlib import Path
 from monitor.report.reporter import Reporter
 from tests.service.messages import registration
 
+SECONDS = 180
 ENDS: tuple[Callable[[], object], ...] = (
     sys.exit,
     lambda: os._exit(0),
@@ -52,14 +53,14 @@ def report_of_its_own(directory: Path, target: str) -> None:
     own = Reporter(registration(directory.name), directory, target)
     own.log(1, {"loss": 1.0})
     own.finish(1)
-    assert own.close(timeout=60)
+    assert own.close(timeout=SECONDS)
 
 
 def main(place: Path, target: str) -> None:
     from torch.utils.data import DataLoader
 
     reporter = Reporter(registration("forking"), place / "forking", target)
-    reporter.wait_until_registered(60)
+    reporter.wait_until_registered(SECONDS)
     uploader = reporter.uploader_pid
     loader = DataLoader(Samples(reporter), num_workers=2, multiprocessing_context="fork")  # type: ignore[arg-type]
     assert sorted(int(sample) for sample in loader) == [0, 1, 2, 3]
@@ -76,7 +77,7 @@ def main(place: Path, target: str) -> None:
         process.join()
         assert process.exitcode == 0, method
     reporter.finish(len(ENDS))
-    assert reporter.close(timeout=60)
+    assert reporter.close(timeout=SECONDS)
     assert reporter.uploader_pid == uploader
 
 

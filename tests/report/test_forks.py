@@ -61,8 +61,9 @@ def test_a_child_that_collects_garbage_or_ends_leaves_the_transaction_of_its_par
 
 def test_no_child_touches_the_run_of_its_parent_and_each_may_report_its_own(client: Client, tmp_path: Path) -> None:
     """Workers of a data loader, `os.fork`, fork and forkserver: as they end, are killed, and collect garbage."""
-    command = [sys.executable, "-X", "dev", "-m", "tests.report.forking", str(tmp_path), client.listening.grpc_address]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    command = [sys.executable, "-W", "always::ResourceWarning", "-m", "tests.report.forking", str(tmp_path)]
+    target = client.listening.grpc_address
+    done = subprocess.run([*command, target], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     sent = {run_id: client.history(run_id) for run_id in ("forking", "fork", "forkserver")}
     assert {run_id: [each.item.sequence for each in items] for run_id, items in sent.items()} == {
