@@ -24,7 +24,8 @@ class Backlog:
         self._bytes = self._waiting_bytes = 0
         self._committed: dict[int, bytes] = {}
         self._waiting: dict[int, bytes] = {}
-        self._forgotten = 0
+        # Highest sequence number of what was committed and found no room; 0 where nothing was.
+        self.last_forgotten = 0
         # Highest sequence number that is committed.
         self.last_committed = 0
         # The last of what waits says that the attempt is over.
@@ -46,8 +47,8 @@ class Backlog:
         self._waiting_bytes += len(item)
         self.is_finished = self.is_finished or finishes
         while self._bytes > self._max_bytes and self._committed:
-            self._forgotten = next(iter(self._committed))
-            self._bytes -= len(self._committed.pop(self._forgotten))
+            self.last_forgotten = next(iter(self._committed))
+            self._bytes -= len(self._committed.pop(self.last_forgotten))
         if (excess := self._bytes - self._max_bytes) > 0:
             self._thin(excess + self._max_bytes // FREED_AT_ONCE)
 
@@ -81,7 +82,3 @@ class Backlog:
             if first_unsent is not None and sequence >= first_unsent:
                 return
             self._bytes -= len(self._committed.pop(sequence))
-
-    def forgotten_since(self, first_unsent: int) -> int:
-        """Return how many numbers were forgotten, from one on, though they were committed."""
-        return max(0, self._forgotten - first_unsent + 1)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
+from contextlib import suppress
 from typing import TypeAlias
 
 import grpc
 
+from monitor.errors import SpoolError
 from monitor.report.elsewhere import goes_on_elsewhere
 from monitor.report.locks import TrainerWatch
-from monitor.report.on_the_way import OnTheWay
+from monitor.report.on_the_way import OnTheWay, remove_records
 from monitor.report.packing import Packing
 from monitor.report.seldom import Seldom
 from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
 from monitor.terminal import printable
 from monitor.wire import PROTOCOL_VERSION, monitor_pb2_grpc
 from monitor.wire import monitor_pb2 as pb
-
-logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -40,6 +39,7 @@ class Delivery:
 
     Args:
         on_the_way: what was sent of the attempt so far, over whichever connection.
+        tell: logs which items are refused.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Delivery:
         on_the_way: OnTheWay,
         *,
         follow: bool,
+        tell: Seldom,
     ) -> None:
         self._spool = spool
         self._key = key
@@ -68,7 +69,7 @@ class Delivery:
         self.progressed = False
         # When the service has to have acknowledged something; None while nothing is unacknowledged.
         self._deadline = asyncio.timeout(None)
-        self._tell_of_refusal = Seldom(logger.error)
+        self._tell_of_refusal = tell
 
     async def run(self, stub: monitor_pb2_grpc.MonitorServiceStub, metadata: Metadata = ()) -> None:
         """Deliver over one connection.
@@ -85,8 +86,7 @@ class Delivery:
         # No acknowledgement of what is here: where the attempt is kept elsewhere now, that came from there. The service
         # knows what it has, and takes it for delivered.
         self._known = response.last_sequence
-        arrived = self._on_the_way.up_to(self._known)
-        self._on_the_way.begin_again(self._spool.find_known(self._key, self._known, arrived))
+        self._begin_sending()
         self._spool.set_registered(self._key)
         packing = Packing.of(response)
         self._set_aside_oversized(packing)
@@ -126,13 +126,21 @@ class Delivery:
             else:
                 return response
 
+    def _begin_sending(self) -> None:
+        arrived = self._on_the_way.up_to(self._known)
+        try:
+            self._on_the_way.begin_again(*self._spool.begin_sending(self._key, self._known, arrived))
+        finally:
+            with suppress(SpoolError):
+                remove_records(self._spool.directory, self._spool.records())
+
     def _set_aside_oversized(self, packing: Packing) -> None:
         # gRPC would end the stream at such an item, each time anew, and nothing after it would arrive.
         for sequence, size in self._spool.larger_than(self._key, packing.max_item_bytes):
             most = packing.max_bytes
             reason = f"it has {size} bytes, and the service takes at most {most}, its --max-request-bytes"
             self._tell_of_refusal("item %d of %s is never sent: %s", sequence, self._key, reason)
-            self._spool.reject(self._key, sequence, reason)
+            self._spool.reject(self._key, sequence, reason, answered=False)
 
     async def _send(self, stream: ReportStream, receiver: asyncio.Task[None], packing: Packing) -> None:
         await stream.write(pb.ReportRequest(open=pb.Open(run_id=self._key.run_id, attempt=self._number)))

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from monitor.report.seldom import SELDOM_SECONDS
@@ -31,6 +32,7 @@ class DeliveryLog:
         self._logged_at: dict[str, float] = {}
         self._logged_dropped = 0
         self._logged_kinds = 0
+        self._told_of: set[tuple[str, str]] = set()
         self._lost_here: Counter[str] = Counter()
 
     def in_directory(self, directory: Path) -> DeliveryLog:
@@ -43,14 +45,31 @@ class DeliveryLog:
         """Count an item that does not get into the spool; the next update says so."""
         self._lost_here[reason] += 1
 
-    def update(self, attempt: SpooledAttempt) -> None:
-        """Log what is new in the spool's entry of the attempt."""
+    def update(self, attempt: SpooledAttempt, refusing: Mapping[str, str] | None = None) -> None:
+        """Log what is new in the spool's entry of the attempt.
+
+        Args:
+            refusing: addresses of the target that take nothing, though others may, with the reason.
+        """
+        for address, reason in (refusing or {}).items():
+            self._log_refusal(address, reason)
         self._log_problem(attempt)
         self._log_dropped(attempt)
 
+    def _log_refusal(self, address: str, reason: str) -> None:
+        """Once for each kind of reason: nobody watches an address that is not needed yet."""
+        told = (address, _kind(reason))
+        if told not in self._told_of:
+            self._told_of.add(told)
+            logger.warning(
+                "sparsity-monitor: %s. Training goes on, and the other addresses of the target are tried; while that "
+                "lasts, %s cannot take over from them.",
+                reason.rstrip("."),
+                address,
+            )
+
     def _log_problem(self, attempt: SpooledAttempt) -> None:
-        # Without details: gRPC reports another address of the same host at each try.
-        kind = attempt.problem.partition(": ")[0]
+        kind = _kind(attempt.problem)
         now = time.monotonic()
         # A service that comes and goes is not told of each time; where it stays as it is, that is told later.
         if kind == self._logged_problem or now - self._logged_at.get(kind, -math.inf) < SELDOM_SECONDS:
@@ -65,8 +84,8 @@ class DeliveryLog:
             )
         elif attempt.problem:
             logger.warning(
-                "sparsity-monitor: %s. Training goes on; observations are kept in %s.",
-                attempt.problem,
+                "sparsity-monitor: %s. Training goes on; observations are kept in %s, and delivered once that is over.",
+                attempt.problem.rstrip("."),
                 shown(self._directory),
             )
         else:
@@ -96,6 +115,11 @@ class DeliveryLog:
                 "every few between them stay. Make the service reachable, or keep more with `spool_max_bytes`"
             )
         return reasons
+
+
+def _kind(problem: str) -> str:
+    """Return a problem without details: gRPC reports another address of the same host at each try."""
+    return problem.partition(": ")[0]
 
 
 def undelivered(attempt: SpooledAttempt, directory: Path, target: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monitor.errors import DamagedSpoolError, SpoolError, SpoolInUseError
@@ -14,9 +14,12 @@ from monitor.report.damage import set_aside
 from monitor.report.delivery_log import DeliveryLog
 from monitor.report.elsewhere import leave_link
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
+from monitor.report.on_the_way import new_record
+from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
-from monitor.report.spool import AttemptKey, Spool, SpooledAttempt
+from monitor.report.spool import AttemptKey, Counts, Spool, SpooledAttempt
 from monitor.report.spool_file import SPOOL_FILE, damaged, unusable
+from monitor.report.spool_notes import SentRecord
 from monitor.report.uploader_process import UploaderProcess
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ class Home:
         self._reported = reported
         self._lock = lock
         self._spool: Spool | None = None
-        self._first_unsent = 1
+        self._warn_of_damage = Seldom(logger.warning)
         self.log = log or DeliveryLog(directory, reported.target)
         # None where it cannot be looked at now: it is when something is first written.
         self._device: int | None = None
@@ -101,10 +104,8 @@ class Home:
         """Find out how the delivery goes, and log it."""
         spool, key = self._open_spool, self._reported.key
         self.latest = spool.attempt(key)
-        first_unsent = spool.first_unsent(key)
-        backlog.acknowledge(first_unsent)
-        self._first_unsent = backlog.last_committed + 1 if first_unsent is None else first_unsent
-        self.log.update(self.latest)
+        backlog.acknowledge(self.latest.first_unsent)
+        self.log.update(self.latest, spool.refusing())
 
     def _set_aside(self, error: DamagedSpoolError) -> None:
         """Give a damaged file another name, and read nothing of it: a new one begins with what is in memory."""
@@ -114,7 +115,7 @@ class Home:
                 self._spool.close()
             self._spool = None
         place = set_aside(self.directory)
-        logger.warning(
+        self._warn_of_damage(
             "sparsity-monitor: %s It was set aside as %s, and a new one begins with what memory still has of what was "
             "not delivered. Training goes on.",
             error,
@@ -157,30 +158,48 @@ class Home:
 
     def _made_again(self, backlog: Backlog, before: Home) -> Spool:
         spool = Spool(self.directory, self._reported.max_bytes)
-        last_sequence, dropped = before._counts(backlog)
         try:
             spool.take_over(
                 self._reported.key,
                 self._reported.registration,
                 backlog.committed(),
                 lost=before._spool,
-                last_sequence=last_sequence,
-                dropped=dropped,
+                counts=before._counts(backlog, self.directory),
             )
         except SpoolError:
             spool.close()
             raise
         return spool
 
-    def _counts(self, backlog: Backlog) -> tuple[int, int]:
-        """Return the last sequence number that was committed, and how many items are lost, with the spool if it is."""
+    def _counts(self, backlog: Backlog, directory: Path) -> Counts:
+        """Return what was counted so far, with what is lost with the spool if that cannot be read.
+
+        Args:
+            directory: where the attempt goes on, and what may have been delivered is noted.
+        """
         if self._spool is not None:
             with suppress(SpoolError):
-                attempt = self._spool.attempt(self._reported.key)
+                counts = self._spool.counts(self._reported.key)
                 # It may have committed what the backlog was not told of.
-                return max(attempt.last_sequence, backlog.last_committed), attempt.dropped
-        known = 0 if self.latest is None else self.latest.dropped
-        return backlog.last_committed, known + backlog.forgotten_since(self._first_unsent)
+                return replace(counts, last_sequence=max(counts.last_sequence, backlog.last_committed))
+        if (latest := self.latest) is None:
+            return Counts(backlog.last_committed, 0)
+        # All that was committed, but for what is still in memory and what the service had when that was last seen.
+        delivered = latest.last_sequence - latest.dropped - latest.unsent
+        dropped = backlog.last_committed - len(backlog.committed()) - delivered
+        doubtful = self._doubtful(backlog)
+        sent = SentRecord(new_record(directory, doubtful)) if doubtful else SentRecord()
+        return Counts(backlog.last_committed, dropped, sent)
+
+    def _doubtful(self, backlog: Backlog) -> range:
+        """Return the numbers of what is lost with a spool that cannot be read, unless it was delivered meanwhile.
+
+        None where something between them had been left out: which, is lost, too.
+        """
+        if (latest := self.latest) is None or (first := latest.first_unsent) is None:
+            return range(0)
+        is_whole = latest.unsent == latest.last_sequence - first + 1
+        return range(first, backlog.last_forgotten + 1) if is_whole else range(0)
 
     def _check_directory(self) -> None:
         """Make sure that there is something to make the directory in, on the same file system."""
@@ -240,12 +259,14 @@ def lock_directory(directory: Path) -> ProcessLock:
         lock.close()
         raise unusable(directory, error) from error
     if not acquired:
+        holder = lock.holder()
         lock.close()
         raise SpoolInUseError(
-            f"another training process reports from {str(directory)!r}. Of the processes that train together, only the "
-            "first makes a Reporter (observer.is_first). Give each run its own output directory, or end the other "
-            "process."
+            f"another training process{holder} reports from {str(directory)!r}. Of the processes that train together, "
+            "only the first makes a Reporter (observer.is_first). Give each run its own output directory, or end the "
+            "other process."
         )
+    lock.sign()
     return lock
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from monitor.limits import legible
 from monitor.posix import fcntl
 from monitor.report.ending import Ending, failed, preempted
 from monitor.report.signals import killed_by
@@ -19,6 +21,8 @@ from monitor.report.signals import killed_by
 TRAINER_LOCK = "trainer.lock"
 UPLOADER_LOCK = "uploader.lock"
 
+# Of what a holder says of itself.
+_MOST_BYTES = 400
 # errno of lockf where another process holds the lock.
 _HELD = (errno.EACCES, errno.EAGAIN)
 
@@ -42,6 +46,20 @@ class ProcessLock:
                 return False
             raise
         return True
+
+    def sign(self) -> None:
+        """Say in the file who has the lock, as far as the disk takes it; for whoever does not get it."""
+        with suppress(OSError):
+            # Nobody rather than another one, where there is no room.
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"process {os.getpid()} on {legible(socket.gethostname())}".encode(), 0)
+
+    def holder(self) -> str:
+        """Return who said last that it has the lock, in brackets and after a space; empty where nobody did."""
+        with suppress(OSError):
+            if text := os.pread(self._descriptor, _MOST_BYTES, 0).decode("utf-8", "replace"):
+                return f" ({text})"
+        return ""
 
     def is_in_place(self) -> bool:
         """Return whether the file is still the one that others would meet under its name."""

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from monitor.errors import ReportingError, SpoolError
+from monitor.errors import DamagedSpoolError, ReportingError, SpoolError
 from monitor.report.elsewhere import find_spool, linked_spools
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.renaming import give_run_id
 from monitor.report.spool import Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
+from monitor.report.uploader_process import UPLOADER_LOG
 
 _TELLING_SECONDS = 1.0
+_OF_DAMAGED = (
+    "Nothing of it is delivered: whether its numbers are still right cannot be told. The next training in the "
+    "directory sets the file aside and begins a new one."
+)
 
 Tell = Callable[[int], None]
 """Called with how many items are left."""
@@ -53,6 +58,7 @@ def _tell_nobody(_left: int) -> None:
 
 def _push(directory: Path, target: str, patience_seconds: float, run_id: str | None, tell: Tell) -> int:
     _check_free(directory)
+    _check_sound(directory)
     if run_id is not None:
         give_run_id(directory, run_id)
     before = _held(directory)
@@ -66,7 +72,7 @@ def _push(directory: Path, target: str, patience_seconds: float, run_id: str | N
 def _check_free(directory: Path) -> None:
     try:
         with closing(ProcessLock(directory / UPLOADER_LOCK)) as lock:
-            free = lock.acquire()
+            free, holder = lock.acquire(), lock.holder()
     except OSError as error:
         raise SpoolError(
             f"cannot deliver from {str(directory)!r}: {error}. What the service has is removed from there, which "
@@ -74,9 +80,17 @@ def _check_free(directory: Path) -> None:
         ) from error
     if not free:
         raise SpoolError(
-            f"the uploader of the run in {str(directory)!r} is still at work; its log is beside the spool. Wait until "
-            "it ends, or end it."
+            f"the uploader of the run in {str(directory)!r} is still at work{holder}; its log is {UPLOADER_LOG} there. "
+            "Wait until it ends, or end it: what it has not delivered stays."
         )
+
+
+def _check_sound(directory: Path) -> None:
+    try:
+        with closing(Spool(directory)) as spool:
+            spool.check_sound()
+    except DamagedSpoolError as error:
+        raise DamagedSpoolError(f"{error} {_OF_DAMAGED}") from error
 
 
 def _held(directory: Path) -> int:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from monitor.errors import SpoolError
-from monitor.report.spool_file import SPOOL_FILE, SpoolFile, unusable
+from monitor.report.on_the_way import new_record
+from monitor.report.spool_file import SPOOL_FILE, unusable
+from monitor.report.spool_notes import SentRecord, SpoolNotes
 from monitor.report.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
 
 # The monitor's directory in a run's output directory, and in each checkpoint.
@@ -55,7 +57,9 @@ _ATTEMPTS = (
     "(SELECT COUNT(*) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt), problem, "
     "(SELECT COUNT(*) FROM rejected WHERE rejected.run_id = attempts.run_id AND rejected.attempt = attempts.attempt), "
     "(SELECT reason FROM rejected WHERE rejected.run_id = attempts.run_id AND rejected.attempt = attempts.attempt "
-    "ORDER BY sequence DESC LIMIT 1) FROM attempts"
+    "ORDER BY sequence DESC LIMIT 1), "
+    "(SELECT MIN(sequence) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt) "
+    "FROM attempts"
 )
 
 
@@ -68,6 +72,21 @@ class AttemptKey:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What is taken along of an attempt that goes on in another spool.
+
+    Attributes:
+        last_sequence: highest sequence number that was appended.
+        dropped: see SpooledAttempt.
+        sent: record of what was sent of it.
+    """
+
+    last_sequence: int
+    dropped: int
+    sent: SentRecord = field(default_factory=SentRecord)
+
+
+@dataclass(frozen=True)
 class SpooledAttempt:
     """What the spool knows of an attempt.
 
@@ -76,14 +95,15 @@ class SpooledAttempt:
         finished: a Finish item was appended.
         registered: the service accepted the attempt.
         dropped: items that the service will never have: left out because the spool was full, never appended because the
-            disk was slow, or refused by the service. Of what is left out on its way, this counts what has not arrived
-            yet; and what was on its way from an uploader that was killed, for good.
+            disk was slow, or refused by the service. Of what is left out on its way, this counts what is not known to
+            have arrived yet.
         last_sequence: highest sequence number that was appended.
         unsent: items that are not acknowledged.
         problem: why the uploader cannot deliver; empty if it can.
         refused: trying again does not help while the problem lasts.
         rejected: of the dropped ones, those that the service refused.
         rejection: why it refused the last of them.
+        first_unsent: lowest sequence number that is not acknowledged; None where all are.
     """
 
     key: AttemptKey
@@ -97,9 +117,10 @@ class SpooledAttempt:
     refused: bool = False
     rejected: int = 0
     rejection: str = ""
+    first_unsent: int | None = None
 
 
-class Spool(SpoolFile):
+class Spool(SpoolNotes):
     """One connection to the spool file in `directory`; use it from one thread.
 
     Args:
@@ -138,16 +159,14 @@ class Spool(SpoolFile):
         items: Iterable[tuple[int, bytes]],
         *,
         lost: Spool | None,
-        last_sequence: int,
-        dropped: int,
+        counts: Counts,
     ) -> None:
         """Go on with an attempt that began in another spool, which was lost: all of what is left of it, or nothing.
 
         Args:
             items: (sequence, serialized Item) pairs that are known to have been there.
             lost: the other spool, of which is taken what can still be read.
-            last_sequence: highest sequence number that was appended there.
-            dropped: how many items were dropped there.
+            counts: what was counted there.
         """
         with self._transaction() as connection:
             of_attempt = (key.run_id, key.attempt)
@@ -159,8 +178,9 @@ class Spool(SpoolFile):
             connection.execute(
                 "UPDATE attempts SET last_sequence = MAX(last_sequence, ?), dropped = MAX(dropped, ?) "
                 "WHERE run_id = ? AND attempt = ?",
-                (last_sequence, dropped, *of_attempt),
+                (counts.last_sequence, counts.dropped, *of_attempt),
             )
+            self._set_sent_record(key, counts.sent)
             for rows in (() if lost is None else lost._all_unsent(key), items):
                 connection.executemany(
                     "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?)", ((*of_attempt, *row) for row in rows)
@@ -174,6 +194,13 @@ class Spool(SpoolFile):
             while rows := self.unsent(key, after, _ROWS_AT_A_TIME):
                 yield from rows
                 after = rows[-1][0]
+
+    def counts(self, key: AttemptKey) -> Counts:
+        """Return what was counted of an attempt, of one moment: an uploader may be at work."""
+        with self._one_moment():
+            attempt = self.attempt(key)
+            sent = self.sent_record(key)
+        return Counts(attempt.last_sequence, attempt.dropped, sent.in_directory(self.directory))
 
     def leave(self, key: AttemptKey) -> None:
         """Forget the items of an attempt with which another spool goes on, and whose end is told from there."""
@@ -210,7 +237,10 @@ class Spool(SpoolFile):
             self._thin_beyond_bound()
 
     def _thin_beyond_bound(self) -> None:
-        if self._max_bytes is None or (excess := self._used_bytes() - self._max_bytes) <= 0:
+        if self._max_bytes is None or self._used_bytes() <= self._max_bytes:
+            return
+        self._empty_rejected()
+        if (excess := self._used_bytes() - self._max_bytes) <= 0:
             return
         rows = self._connection.execute(
             "SELECT run_id, attempt, sequence, LENGTH(item), SUBSTR(item, 1, 12) FROM items ORDER BY rowid"
@@ -228,6 +258,14 @@ class Spool(SpoolFile):
             "UPDATE attempts SET dropped = dropped + 1 WHERE run_id = ? AND attempt = ?",
             [item.series[:2] for item in doomed],
         )
+
+    def _empty_rejected(self) -> None:
+        """Let what nobody will ever take go before what is yet to be delivered; its number and its reason stay."""
+        rows = self._connection.execute("SELECT run_id, attempt, sequence, reason FROM rejected WHERE LENGTH(item) > 0")
+        rejected = rows.fetchall()
+        # Not an update, which leaves pages that are almost empty.
+        self._connection.execute("DELETE FROM rejected WHERE LENGTH(item) > 0")
+        self._connection.executemany("INSERT INTO rejected VALUES (?, ?, ?, x'', ?)", rejected)
 
     def _used_bytes(self) -> int:
         pages, free, size = (
@@ -265,13 +303,6 @@ class Spool(SpoolFile):
             (key.run_id, key.attempt, after, limit),
         )
 
-    def first_unsent(self, key: AttemptKey) -> int | None:
-        """Return the lowest sequence number that is not acknowledged; None where all are."""
-        ((sequence,),) = self._read(
-            "SELECT MIN(sequence) FROM items WHERE run_id = ? AND attempt = ?", (key.run_id, key.attempt)
-        )
-        return None if sequence is None else int(sequence)
-
     def larger_than(self, key: AttemptKey, size: int) -> list[tuple[int, int]]:
         """Return (sequence, bytes) of the items of more than `size` bytes."""
         return self._read(
@@ -287,16 +318,21 @@ class Spool(SpoolFile):
         """
         with self._transaction() as connection:
             self._take_back(key, sent)
+            self._settle(key, sequence)
             connection.execute(
                 "DELETE FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ?",
                 (key.run_id, key.attempt, sequence),
             )
 
-    def find_known(self, key: AttemptKey, last: int, sent: Sequence[int]) -> list[int]:
-        """Return the numbers of the items up to `last`, which the service has, and remove none.
+    def begin_sending(self, key: AttemptKey, last: int, sent: Sequence[int]) -> tuple[list[int], str]:
+        """Count what the service has of an attempt when a connection begins, and remove none of it.
 
         Args:
+            last: the highest number that it has.
             sent: see `acknowledge`.
+
+        Returns:
+            the numbers of the items here that the service has, and the name of a new record that begins with them.
         """
         with self._transaction() as connection:
             self._take_back(key, sent)
@@ -304,7 +340,11 @@ class Spool(SpoolFile):
                 "SELECT sequence FROM items WHERE run_id = ? AND attempt = ? AND sequence <= ? ORDER BY sequence",
                 (key.run_id, key.attempt, last),
             )
-            return [sequence for (sequence,) in rows]
+            known = [sequence for (sequence,) in rows]
+            # In one commit with what is taken back: whoever reads the record takes nothing back twice.
+            record = new_record(self.directory, known)
+            self._set_sent_record(key, SentRecord(record))
+        return known, record
 
     def _take_back(self, key: AttemptKey, arrived: Sequence[int]) -> None:
         """Count no item as dropped that was left out and has arrived. All that is here between them was sent, too."""
@@ -320,8 +360,12 @@ class Spool(SpoolFile):
                 (len(arrived) - here, key.run_id, key.attempt),
             )
 
-    def reject(self, key: AttemptKey, sequence: int, reason: str) -> None:
-        """Set an item aside that the service will never take. It stays in the file, for inspection."""
+    def reject(self, key: AttemptKey, sequence: int, reason: str, *, answered: bool = True) -> None:
+        """Set an item aside that the service will never take. It stays in the file, for inspection, until that is full.
+
+        Args:
+            answered: it was sent, and the service says so.
+        """
         where = (key.run_id, key.attempt, sequence)
         with self._transaction() as connection:
             connection.execute(
@@ -336,6 +380,9 @@ class Spool(SpoolFile):
                 "UPDATE attempts SET dropped = dropped + ? WHERE run_id = ? AND attempt = ?",
                 (gone, key.run_id, key.attempt),
             )
+            if answered:
+                # And what was sent before it.
+                self._settle(key, sequence)
 
     def rename(self, key: AttemptKey, new: AttemptKey, registration: bytes) -> None:
         """Give an attempt that the service never accepted another identity; `new` is not in this spool."""
@@ -375,7 +422,7 @@ def _named(key: AttemptKey) -> str:
 
 def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
     run_id, attempt, registration, finished, registered, dropped, last_sequence, unsent, *rest = row
-    problem, rejected, rejection = rest
+    problem, rejected, rejection, first_unsent = rest
     return SpooledAttempt(
         key=AttemptKey(run_id, attempt),
         registration=registration,
@@ -388,4 +435,5 @@ def _spooled_attempt(row: Sequence[Any]) -> SpooledAttempt:
         refused=problem.startswith(_REFUSED),
         rejected=rejected,
         rejection=rejection or "",
+        first_unsent=first_unsent,
     )

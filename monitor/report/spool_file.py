@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.errors import DamagedSpoolError, SpoolError
+from monitor.report.forks import Undivided
 
 SPOOL_FILE = "spool.sqlite"
 # How long a connection waits while another one commits.
@@ -41,9 +42,11 @@ class SpoolFile:
         self._read_only = read_only
         self._opened: os.stat_result | None = None
         self._process = os.getpid()
+        self._undivided = Undivided()
         is_new = not os.path.exists(directory / SPOOL_FILE)
         try:
-            self._connection = _connected_to_read(directory) if read_only else _connected(directory)
+            with self._undivided:
+                self._connection = _connected_to_read(directory) if read_only else _connected(directory)
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
         _open.add(self)
@@ -55,7 +58,8 @@ class SpoolFile:
                 self._prepare(schema, version)
                 self._opened = os.stat(directory / SPOOL_FILE)
         except SpoolError:
-            self._connection.close()
+            with self._undivided:
+                self._connection.close()
             if is_new:
                 self._unmake()
             raise
@@ -83,7 +87,8 @@ class SpoolFile:
     @contextmanager
     def _wrapped_errors(self) -> Iterator[None]:
         try:
-            yield
+            with self._undivided:
+                yield
         except SpoolError:
             raise
         except (OSError, sqlite3.Error) as error:
@@ -110,6 +115,17 @@ class SpoolFile:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """Read several things as they are together. Also on a disk that cannot be written."""
+        with self._wrapped_errors():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
     def _change(self, statement: str, parameters: Sequence[object]) -> None:
         with self._transaction() as connection:
             connection.execute(statement, parameters)
@@ -126,7 +142,7 @@ class SpoolFile:
         """
         ((found,),) = self._read("PRAGMA quick_check(1)")
         if found != "ok":
-            raise damaged(self.directory, " ".join(found.split()))
+            raise damaged(self.directory, " ".join(found.removeprefix("*** in database main ***").split()))
 
     def check_in_place(self) -> None:
         """Check that the file which is open is the one that its name leads to.

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -23,19 +23,19 @@ import grpc
 
 from monitor.errors import ConfigurationError, DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
+from monitor.report.failures import Failure, Lasts, failure_of
 from monitor.report.in_turn import InTurn
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
-from monitor.report.on_the_way import OnTheWay
+from monitor.report.on_the_way import OnTheWay, remove_records
 from monitor.report.seldom import Seldom
 from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
-from monitor.wire.channel import NO_ACCESS, failure
 from monitor.wire.credentials import call_metadata
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
 logger = logging.getLogger(__name__)
 
-# How long an uploader goes on trying after its training process is gone, or after the service took something last.
+# How long an uploader goes on trying after its training is over, or after the service took something last.
 LINGER_SECONDS = 600.0
 
 # Bounds on the pauses, each of which is chosen at random up to its bound: many runs lose one service at once, and must
@@ -47,6 +47,8 @@ _LOCK_SECONDS = 0.25
 _LOOK_SECONDS = 1.0
 # Slurm, Kubernetes and torchrun kill what is left 30 seconds after it.
 _AFTER_SIGTERM_SECONDS = 20.0
+# Of a connection that took something until it broke, and then there was no time for the next one.
+_NO_TIME = "the connection broke, and there was no time to try again"
 _CHANNEL_OPTIONS = (
     # What a channel knows, and when it is to dial again, is not left to the next one.
     ("grpc.use_local_subchannel_pool", 1),
@@ -55,16 +57,6 @@ _CHANNEL_OPTIONS = (
 )
 # While the service does not take the token: it writes a line for each try, and a new token comes from a person.
 _NO_ACCESS_BACKOFF_SECONDS = 60.0
-# Errors that a retry cannot fix. All others are transient: the network, a service that restarts, or a token that is
-# made good.
-_PERMANENT = frozenset(
-    {
-        grpc.StatusCode.ALREADY_EXISTS,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
 
 
 class Uploader:
@@ -73,7 +65,8 @@ class Uploader:
     Args:
         directory: the spool's.
         target: gRPC address of the service; of several that take over from each other, all, between commas.
-        linger_seconds: how long to go on trying when the service cannot be reached and no training process is alive.
+        linger_seconds: how long to go on trying when the service cannot be reached and the training is over, also where
+            its process lives on.
         follow: wait for what a live training process has yet to observe.
         parent: the training process, if it started this one.
         last: its attempt, the last one to deliver. A later one has an uploader of its own, with a target of its own,
@@ -102,10 +95,12 @@ class Uploader:
         self._signals = signals or {}
         self._delivered: set[AttemptKey] = set()
         self._refused: set[AttemptKey] = set()
-        self._on_the_way: defaultdict[AttemptKey, OnTheWay] = defaultdict(OnTheWay)
-        self._longest_backoff = _LAST_BACKOFF_SECONDS
+        self._on_the_way: dict[AttemptKey, OnTheWay] = {}
+        self._is_over = False
         self._wakeup = asyncio.Event()
+        self._spool_problem = ""
         self._warn_of_spool = Seldom(logger.warning)
+        self._tell_of_refusal = Seldom(logger.error)
         self._warn_of_service: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(logger.warning))
 
     def wake_on(self, descriptor: int) -> None:
@@ -127,12 +122,16 @@ class Uploader:
         watch = TrainerWatch(self._directory, self._parent, self._signals)
         with closing(ProcessLock(self._directory / UPLOADER_LOCK)) as lock:
             if not await self._has_acquired(lock, watch):
-                return [f"the uploader of {self._directory} that began before this one does not end; look after it"]
+                return [
+                    f"the uploader of {self._directory} that began before this one{lock.holder()} does not end; it may "
+                    "be stopped, or wait for its disk. Kill it: what it has not delivered stays"
+                ]
+            lock.sign()
             # No bound: only the training process drops items; recording its end here must not.
             with closing(Spool(self._directory, max_bytes=None)) as spool:
                 await self._deliver_all(spool, watch)
                 return [
-                    f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or 'the spool cannot be used'}"
+                    f"{a.key.run_id} attempt {a.key.attempt}: {a.problem or self._spool_problem or _NO_TIME}"
                     for a in self._waiting(spool)
                 ]
 
@@ -163,56 +162,96 @@ class Uploader:
                 if not waiting:
                     return
                 key = waiting[0]
-                delivery = Delivery(spool, key, watch, self._wakeup, self._on_the_way[key], follow=self._follow)
+                sent = self._sent_of(spool, key)
+                delivery = Delivery(
+                    spool, key, watch, self._wakeup, sent, follow=self._follow, tell=self._tell_of_refusal
+                )
                 if await self._is_done(delivery, spool, key):
+                    self._services.begin_again()
+                    sent.close()
+                    remove_records(self._directory, spool.records())
                     continue
                 progressed = delivery.progressed
-                tried_all = self._services.go_on(progressed=progressed)
+                if tried_all := self._services.go_on():
+                    spool.set_problem(key, self._services.problem)
             except DamagedSpoolError:
                 # The training process sets it aside; nobody mends it.
                 raise
             except SpoolError as error:
                 # A full disk, or a file system that is away: both are transient.
+                self._spool_problem = str(error)
                 self._warn_of_spool("trying again: %s", error)
-            if progressed or (self._follow and watch.is_alive()):
+            if progressed or self._trains(spool, watch):
                 give_up_at = time.monotonic() + self._linger_seconds
             if progressed:
                 backoff = _FIRST_BACKOFF_SECONDS
             pause = random.uniform(0, backoff)
-            if self._has_given_up(give_up_at) or await self._is_succeeded_within(pause, spool):
+            if (tried_all and self._has_given_up(give_up_at)) or await self._is_succeeded_within(pause, spool):
                 return
             if tried_all:
-                backoff = min(2 * backoff, self._longest_backoff)
+                has_access = not self._services.all_fail([Lasts.WITHOUT_ACCESS])
+                longest = _LAST_BACKOFF_SECONDS if has_access else _NO_ACCESS_BACKOFF_SECONDS
+                backoff = min(2 * backoff, longest)
+
+    def _trains(self, spool: Spool, watch: TrainerWatch) -> bool:
+        """Return whether the training goes on. A notebook, or a search over trials, outlives its trainings."""
+        if not self._follow or self._is_over or not watch.is_alive():
+            return False
+        with suppress(SpoolError):
+            self._is_over = self._last is not None and spool.attempt(self._last).finished
+        return not self._is_over
 
     def _has_given_up(self, at: float) -> bool:
         return time.monotonic() >= at
 
+    def _sent_of(self, spool: Spool, key: AttemptKey) -> OnTheWay:
+        """Return what was sent of an attempt, by this uploader or by one before it that was killed."""
+        if key not in self._on_the_way:
+            self._on_the_way[key] = OnTheWay(self._directory, spool.sent_before(key))
+        return self._on_the_way[key]
+
     async def _is_done(self, delivery: Delivery, spool: Spool, key: AttemptKey) -> bool:
         """Try to deliver an attempt, and return whether it is settled: delivered, or refused for good."""
-        self._longest_backoff = _LAST_BACKOFF_SECONDS
+        target = self._services.target
         try:
-            metadata = call_metadata(self._services.target)
+            metadata = call_metadata(target)
             # Anew for each try: a channel goes on with the certificates that it was opened with, also expired ones, and
             # pauses by itself between connections, for up to two minutes, in which each try fails without one.
             async with self._services.channel() as channel:
                 await delivery.run(MonitorServiceStub(channel), metadata)
         except (grpc.aio.AioRpcError, ConnectionResetError, TimeoutError, ConfigurationError) as error:
-            problem = self._describe(error)
-            # Without details: gRPC reports another address of the same host at each try.
-            warn = self._warn_of_service[problem.partition(": ")[0]]
-            warn("%s attempt %d: %s", key.run_id, key.attempt, problem)
-            code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
-            spool.set_problem(key, problem, refused=code in _PERMANENT)
-            has_access = code not in NO_ACCESS and not isinstance(error, ConfigurationError)
-            if not has_access:
-                self._longest_backoff = _NO_ACCESS_BACKOFF_SECONDS
-            # Whoever waits for `push` is told at once.
-            if code not in _PERMANENT and (has_access or self._follow):
-                return False
-            self._refused.add(key)
+            failure = failure_of(target, error)
+            self._warn_of_service[failure.kind]("%s attempt %d: %s", key.run_id, key.attempt, failure.text)
+            self._services.fail(failure, progressed=delivery.progressed)
+            is_done = self._is_in_vain(failure, spool, key)
         else:
+            self._services.take()
             self._delivered.add(key)
+            spool.forget_sent(key)
+            is_done = True
+        self._note_refusals(spool)
+        return is_done
+
+    def _is_in_vain(self, failure: Failure, spool: Spool, key: AttemptKey) -> bool:
+        """Return whether no address of the target will take the attempt, which is noted in the spool then."""
+        if failure.lasts is Lasts.WITH_RUN:
+            problem, is_refused = failure.text, True
+        elif self._services.all_fail(self._final):
+            problem, is_refused = self._services.problem, self._services.all_fail([Lasts.AT_ADDRESS])
+        else:
+            return False
+        spool.set_problem(key, problem, refused=is_refused)
+        self._refused.add(key)
         return True
+
+    @property
+    def _final(self) -> Collection[Lasts]:
+        # Whoever waits for `push` is told at once.
+        return [Lasts.AT_ADDRESS] if self._follow else [Lasts.AT_ADDRESS, Lasts.WITHOUT_ACCESS]
+
+    def _note_refusals(self, spool: Spool) -> None:
+        if spool.refusing() != self._services.refusals:
+            spool.set_refusing(self._services.refusals)
 
     async def _is_succeeded_within(self, seconds: float, spool: Spool) -> bool:
         """Wait, unless a later attempt has begun, whose uploader waits for this one; return whether one has."""
@@ -226,18 +265,6 @@ class Uploader:
             await asyncio.sleep(min(left, _LOOK_SECONDS))
         await asyncio.sleep(seconds)
         return False
-
-    def _describe(self, error: grpc.aio.AioRpcError | ConnectionResetError | TimeoutError | ConfigurationError) -> str:
-        if isinstance(error, ConfigurationError):
-            return f"the service at {self._services.target} was not asked: {error}"
-        if isinstance(error, TimeoutError):
-            return (
-                f"the service at {self._services.target} takes connections and does not acknowledge what it is sent. "
-                "It may be stopped, or something between here and there swallows the answers"
-            )
-        if isinstance(error, ConnectionResetError):
-            return f"the service at {self._services.target} closed the connection"
-        return failure(self._services.target, error)
 
 
 async def _run(directory: Path, target: str, parent: int, last: AttemptKey, signals: Mapping[str, int]) -> list[str]:

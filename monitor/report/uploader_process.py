@@ -108,16 +108,34 @@ class UploaderProcess:
     def close(self) -> None:
         """Wake it no more. It goes on by itself with what is left to deliver."""
         self._close_wakeups()
+        _collect_ended()
         if self._process is not None and self._process.poll() is None:
             # Keeps Popen from warning, when it is garbage collected, that the process still runs: it should.
             self._process.returncode = 0
+            _left.add(self._process.pid)
 
     def _close_wakeups(self) -> None:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
 
+# Those that go on by themselves. Each stays in the system's table of processes until it is collected.
+_left: set[int] = set()
+
+
+def _collect_ended() -> None:
+    for pid in list(_left):
+        try:
+            has_ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+        except ChildProcessError:
+            # Somebody else did, or this is a forked child.
+            has_ended = True
+        if has_ended:
+            _left.discard(pid)
+
+
 def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[bytes]:
+    _collect_ended()
     signals = note_signals()
     # After "--", since a user's run id may start with a hyphen.
     arguments = [

@@ -100,7 +100,10 @@ class SpoolWriter:
         except queue.Full:
             self._home.log.lose("lost because the disk is slower than the training")
             self._warn_of_full_queue(
-                "item %d is lost: the disk of %s is slower than the training", self._sequence, shown(self.directory)
+                "sparsity-monitor: item %d is lost: the disk of %s is slower than the training, which goes on. Keep "
+                "the spool on a faster one with `directory`, or observe less often with `every`.",
+                self._sequence,
+                shown(self.directory),
             )
 
     def close(self, commit_seconds: float, deliver_seconds: float = 0.0) -> bool:
@@ -166,7 +169,7 @@ class SpoolWriter:
             self._backlog.add(sequence, item.SerializeToString(), finishes=item.HasField("finish"))
         except Exception:  # noqa: BLE001 (logged with its traceback, once a minute)
             self._home.log.lose("lost because no message could be made of them, which is logged with its error")
-            self._warn_of_item("item %d is lost", sequence)
+            self._warn_of_item("sparsity-monitor: item %d is lost, because of this error; training goes on", sequence)
 
     def _write(self) -> None:
         try:
@@ -229,16 +232,19 @@ class SpoolWriter:
         except OSError as error:
             # Committed items are safe, and the next commit tries again.
             self._warn_of_uploader(
-                "sparsity-monitor: the uploader could not be looked after (%s); observations are kept in %s",
+                "sparsity-monitor: the uploader could not be looked after (%s); that is tried again, and observations "
+                "are kept in %s. What is left after the training is delivered with: %s",
                 error,
                 shown(self.directory),
+                pushed(self.directory, self._reported.target),
             )
 
     def _end(self) -> None:
         if self._backlog:
             logger.error(
                 "sparsity-monitor: the last %d observations and messages of this run are lost, its end among them: "
-                "nothing can be written to %s, nor to a temporary folder.",
+                "nothing can be written to %s, nor to a temporary folder. Before the next training, free some space "
+                "there, or give another directory with `directory`.",
                 len(self._backlog),
                 shown(self.directory),
             )
@@ -255,7 +261,7 @@ class SpoolWriter:
             until = min(until, time.monotonic() + _DELIVER_SECONDS_WITH_PROBLEM)
         while True:
             now = time.monotonic()
-            if not is_hopeless and self._problem().startswith(UNREACHABLE):
+            if not is_hopeless and UNREACHABLE in self._problem():
                 is_hopeless, until = True, min(until, now + _DELIVER_SECONDS_WITH_PROBLEM)
             left = until - now
             if self._home.uploader.wait(min(max(left, 0.0), _LOOK_SECONDS)):

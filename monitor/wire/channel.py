@@ -33,6 +33,9 @@ _HOW_TO_BE_LET_IN = (
 STANDS_BY = "this service stands by"
 """What a service begins its answer with that takes nothing while another one has the store."""
 
+OTHER_PROTOCOL = "the sender speaks protocol version"
+"""What a service begins its answer with that speaks another version of the protocol than the sender."""
+
 NO_ACCESS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 """What a service answers that wants another token, or one that may do more. It may take the next one."""
 
@@ -66,7 +69,10 @@ def failure(target: str, error: grpc.RpcError) -> str:
     """Return what to say of a call to the service at `target` that failed; others' words act on no terminal."""
     code, details = error.code(), printable(str(error.details()))
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return f"what answers at {target} is no service of sparsity-monitor: {details}"
+        return (
+            f"what answers at {target} is no service of sparsity-monitor: {details.rstrip('.')}. Give the address at "
+            "which the service listens for gRPC, by default port 50051"
+        )
     if code is grpc.StatusCode.ABORTED:
         return f"the service at {target} does not take this training now: {details}"
     if code in NO_ACCESS:

@@ -31,8 +31,7 @@ def test_what_is_committed_stays_until_the_service_has_it() -> None:
 def test_beyond_the_bound_what_is_on_disk_is_forgotten_first_then_every_second_and_never_the_end() -> None:
     backlog = filled(6, 40, committed=3)
     assert (numbers(backlog.committed()), numbers(backlog.waiting())) == ([3], [4, 5, 6])
-    assert backlog.forgotten_since(1) == 2
-    assert backlog.forgotten_since(3) == 0
+    assert backlog.last_forgotten == 2
     assert numbers(filled(6, 40).waiting()) == [1, 3, 5, 6]
     alone = filled(6, 5)
     assert numbers(alone.waiting()) == [6]

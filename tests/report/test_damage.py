@@ -130,8 +130,15 @@ def test_of_a_directory_whose_spool_is_damaged_each_time_a_few_are_kept(
     assert len(list(directory.glob(f"{_ASIDE}*"))) == 3
 
 
-def test_push_says_that_a_spool_is_damaged(observed: ObservedModel, directory: Path, client: Client) -> None:
-    leave_some(observed, directory)
-    overwrite_the_beginning(directory / SPOOL_FILE)
-    with pytest.raises(DamagedSpoolError, match=r"is damaged: file is not a database\. .*look after the disk"):
+@pytest.mark.parametrize(
+    ("damage", "found"), [(overwrite_the_beginning, "file is not a database"), (zero_the_middle, r"[A-Z]\w+ \d+")]
+)
+def test_push_says_that_a_spool_is_damaged_and_delivers_nothing_of_it(
+    damage: Callable[[Path], None], found: str, observed: ObservedModel, directory: Path, client: Client
+) -> None:
+    reporter = leave_some(observed, directory)
+    damage(directory / SPOOL_FILE)
+    with pytest.raises(DamagedSpoolError, match=rf"is damaged: {found}.*look after the disk\. Nothing of it is"):
         push(directory, client.listening.grpc_address, patience_seconds=0)
+    with pytest.raises(StopIteration):
+        client.run(reporter.key.run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import subprocess
@@ -20,9 +21,11 @@ from monitor.report import delivery, uploader
 from monitor.report.locks import UPLOADER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
+from monitor.report.spool import EXIT_NOT_DELIVERED, Spool
 from monitor.report.uploader import Uploader
 from monitor.wire.monitor_pb2 import RegisterRunRequest, RegisterRunResponse, ReportRequest, ReportResponse
 from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer, add_MonitorServiceServicer_to_server
+from tests.eventually import eventually
 from tests.report.attempts import NOWHERE, ObservedModel, report_some, spooled, steps
 from tests.service.running import Client
 
@@ -101,21 +104,23 @@ def test_a_service_that_never_acknowledges_is_given_up_and_nothing_is_lost(
     (problem,) = asyncio.run(Uploader(left.directory, silent, linger_seconds=0.5).run())
     assert f"the service at {silent} takes connections and does not acknowledge what it is sent" in problem
     assert spooled(left).problem in problem
+    assert len([*left.directory.iterdir()]) == 4, "spool, two locks, what the last connection sent"
     assert push(left.directory, client.listening.grpc_address, patience_seconds=30) == 4
     assert steps(client, left.key.run_id) == [1, 2, 3]
+    assert len([*left.directory.iterdir()]) == 3
 
 
 def test_an_uploader_that_is_stuck_does_not_keep_the_next_one_for_ever(left: Reporter) -> None:
     stuck = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
     lock = left.directory / UPLOADER_LOCK
-    lock.touch()
+    lock.write_text("process 17 on a host")
     command = [sys.executable, "-c", stuck, str(lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         (problem,) = asyncio.run(Uploader(left.directory, NOWHERE, linger_seconds=0.0).run())
         process.kill()
-    assert f"the uploader of {left.directory} that began before this one does not end" in problem
+    assert f"the uploader of {left.directory} that began before this one (process 17 on a host) does not" in problem
     assert spooled(left).unsent == 4
 
 
@@ -139,3 +144,38 @@ def test_each_try_dials_however_many_failed_before(
     monkeypatch.setattr(Uploader, "_has_given_up", lambda _, __: next(tries, None) is None)
     asyncio.run(Uploader(left.directory, resetting.address).run())
     assert resetting.connections == 11
+
+
+def test_a_training_that_is_over_is_given_up_although_its_process_lives_on(
+    left: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook, or a search with many trials, each of which would leave an uploader for all that time."""
+    deadlines: list[float] = []
+    with closing(Spool(left.directory, max_bytes=None)) as spool:
+
+        def has_given_up(_: Uploader, at: float) -> bool:
+            deadlines.append(at)
+            spool._change("UPDATE attempts SET finished = ?", (len(deadlines) >= 4,))
+            return len(deadlines) == 8
+
+        monkeypatch.setattr(uploader.random, "uniform", lambda *_: 0.0)
+        monkeypatch.setattr(Uploader, "_has_given_up", has_given_up)
+        spool._change("UPDATE attempts SET finished = ?", (False,))
+        asyncio.run(Uploader(left.directory, NOWHERE, parent=os.getppid(), last=left.key).run())
+    assert len(set(deadlines[:4])) == 4, "a training that goes on is given up never"
+    assert set(deadlines[4:]) == {deadlines[3]}
+
+
+_SHORT = (
+    "import sys; from monitor.report import uploader; uploader._AFTER_SIGTERM_SECONDS = 0.2; sys.exit(uploader.main())"
+)
+
+
+def test_an_uploader_that_is_told_to_end_does_so_in_time_and_leaves_the_rest_in_the_spool(left: Reporter) -> None:
+    key = left.key
+    command = [sys.executable, "-c", _SHORT, str(left.directory), NOWHERE, str(os.getpid()), key.run_id, "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        eventually(lambda: spooled(left).problem != "")
+        process.terminate()
+        assert process.wait(60) == EXIT_NOT_DELIVERED
+    assert spooled(left).unsent == 4

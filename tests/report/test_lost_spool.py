@@ -29,7 +29,7 @@ from tests.eventually import eventually
 from tests.mounts import fill, read_only, small_disk
 from tests.removal import remove_in_use
 from tests.report.attempts import NOWHERE, ObservedModel, Trainings, report_some, spooled, steps
-from tests.service.running import Client
+from tests.service.running import COMMAND, Client
 
 KEY = AttemptKey("run", 1)
 
@@ -116,6 +116,27 @@ def test_what_memory_had_no_room_for_is_counted_as_dropped(
     assert (attempt.last_sequence, attempt.finished) == (44, True)
     assert 0 < attempt.unsent < 10
     assert attempt.dropped == 44 - attempt.unsent
+
+
+def test_what_was_delivered_before_the_spool_was_lost_is_not_dropped(
+    observed: ObservedModel, directory: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory had no room for all of it, and the training had not seen yet that the service took it."""
+    monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 2000)
+    reporter = Reporter(observed.registration(), directory, None)
+    for step in range(1, 21):
+        report_some(reporter, observed, 1)
+        eventually(lambda step=step: getattr(reporter._writer._home.latest, "last_sequence", 0) == step)
+    command = [COMMAND, "push", str(directory), "--target", client.listening.grpc_address]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
+    damage(directory)
+    reporter.finish(20)
+    reporter.close(timeout=0)
+    # Not known before the service has said what it has.
+    assert spooled(reporter).dropped == 20 - (spooled(reporter).unsent - 1) > 0
+    push(directory, client.listening.grpc_address, patience_seconds=30)
+    assert steps(client, reporter.key.run_id) == [*range(1, 21)]
+    assert spooled(reporter).dropped == client.metric("run_dropped_items", run=reporter.key.run_id) == 0
 
 
 def test_only_what_is_acknowledged_leaves_a_spool(

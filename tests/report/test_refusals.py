@@ -10,9 +10,9 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from monitor.errors import ReportingError
+from monitor.report.failures import failure_of
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.uploader import Uploader
 from tests.eventually import eventually
 from tests.report.attempts import NOWHERE, ObservedModel, report_some, spooled, steps
 from tests.service.messages import logged, registration
@@ -78,10 +78,9 @@ def test_push_counts_what_arrived_not_what_was_refused(
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT])
-def test_what_a_service_says_does_not_act_on_a_terminal(code: grpc.StatusCode, directory: Path) -> None:
+def test_what_a_service_says_does_not_act_on_a_terminal(code: grpc.StatusCode) -> None:
     error = AioRpcError(code, Metadata(), Metadata(), details="refused \x1b[2J\r\n\u202e")
-    described = Uploader(directory, "localhost:1")._describe(error)
-    assert described.endswith("refused \\x1b[2J\\r\\n\\u202e")
+    assert failure_of("localhost:1", error).text.endswith("refused \\x1b[2J\\r\\n\\u202e")
 
 
 def test_of_the_log_of_an_earlier_sender_what_fits_is_stored(client: Client) -> None:

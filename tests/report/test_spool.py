@@ -3,13 +3,15 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from monitor.errors import SpoolError
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.on_the_way import OnTheWay, noted, remove_records
+from monitor.report.spool import AttemptKey, Counts, Spool
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 
@@ -188,6 +190,19 @@ def test_a_rejected_item_is_put_aside_not_sent_again(spool: Spool, tmp_path: Pat
     assert spool.attempt(KEY).dropped == 1
 
 
+def test_what_was_rejected_leaves_the_full_spool_first_and_stays_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=100_000)
+    spool.begin(KEY, b"registration")
+    for sequence in range(1, 31):
+        spool.append(KEY, [(sequence, bytes(10_000))])
+        spool.reject(KEY, sequence, "the step is too large")
+    spool.append(KEY, [(sequence, bytes(10_000)) for sequence in range(31, 36)])
+    assert [sequence for sequence, _ in spool.unsent(KEY, 0, 99)] == [*range(31, 36)]
+    attempt = spool.attempt(KEY)
+    assert (attempt.dropped, attempt.rejected, attempt.rejection) == (30, 30, "the step is too large")
+    assert (tmp_path / SPOOL_FILE).stat().st_size < 200_000
+
+
 def test_attempts_are_counted_per_run(spool: Spool) -> None:
     assert spool.latest_attempt("run") == 1
     assert spool.latest_attempt("another run") == 0
@@ -213,7 +228,9 @@ def test_a_spool_that_cannot_be_written_can_be_read(
     monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.01)
     writer = sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    assert Spool(tmp_path).unsent(KEY, after=0, limit=9) == [(1, b"a")]
+    locked = Spool(tmp_path)
+    assert locked.unsent(KEY, after=0, limit=9) == [(1, b"a")]
+    assert locked.counts(KEY) == Counts(1, 0)
     writer.close()
 
 
@@ -270,6 +287,42 @@ def test_what_was_left_out_on_its_way_and_arrived_is_not_dropped(tmp_path: Path)
 def test_what_the_service_has_when_it_is_reached_again_is_not_dropped_and_stays(tmp_path: Path) -> None:
     spool, _ = _full(tmp_path, 20)
     here = [sequence for sequence, _ in spool.unsent(KEY, 0, 99)]
-    assert spool.find_known(KEY, 9, sent=range(1, 10)) == [sequence for sequence in here if sequence <= 9]
+    known, record = spool.begin_sending(KEY, 9, range(1, 10))
+    assert known == noted(tmp_path / record) == [sequence for sequence in here if sequence <= 9]
     assert [sequence for sequence, _ in spool.unsent(KEY, 0, 99)] == here
     assert spool.attempt(KEY).dropped == 11 - len([sequence for sequence in here if sequence > 9])
+
+
+def test_an_uploader_knows_what_the_one_before_it_sent_and_counts_nothing_twice(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.begin(KEY, b"registration")
+    spool.append(KEY, [(sequence, b"item") for sequence in range(1, 10)])
+    sent = OnTheWay(tmp_path)
+    assert spool.sent_before(KEY) == []
+    sent.begin_again(*spool.begin_sending(KEY, 2, []))
+    sent.send((1, 2, 3, 4, 5, 6))
+    assert spool.sent_before(KEY) == [1, 2, 3, 4, 5, 6]
+    spool.reject(KEY, 9, "too large", answered=False)
+    spool.acknowledge(KEY, 2, [1, 2])
+    assert spool.sent_before(KEY) == [3, 4, 5, 6]
+    spool.reject(KEY, 3, "the step is too large")
+    assert spool.sent_before(KEY) == [4, 5, 6]
+    elsewhere = Spool(tmp_path / "elsewhere")
+    elsewhere.take_over(KEY, b"registration", [], lost=spool, counts=spool.counts(KEY))
+    assert elsewhere.sent_before(KEY) == [4, 5, 6]
+    # A connection that brought no more than it had: what was sent, and is not there, arrives no more.
+    sent.begin_again(*spool.begin_sending(KEY, 4, sent.up_to(4)))
+    assert spool.sent_before(KEY) == [4]
+    assert len([*tmp_path.glob("on-the-way-*")]) == 2
+    remove_records(tmp_path, spool.records())
+    assert [path.name for path in tmp_path.glob("on-the-way-*")] == spool.records()
+    sent.close()
+
+
+def test_a_spool_of_an_earlier_version_is_read_and_noted_in(spool: Spool, tmp_path: Path) -> None:
+    """It has no table for what was sent, and none for addresses that refuse."""
+    with closing(Spool(tmp_path, read_only=True)) as reader:
+        assert reader.refusing() == {}
+        assert reader.sent_before(KEY) == reader.records() == []
+    spool.set_refusing({"host:1": "it speaks another protocol"})
+    assert Spool(tmp_path).refusing() == {"host:1": "it speaks another protocol"}

@@ -12,6 +12,7 @@ import pytest
 
 from monitor import SparsityCallback
 from monitor.errors import ConfigurationError
+from monitor.report.failures import Failure, Lasts
 from monitor.report.in_turn import InTurn
 from monitor.report.reporter import Reporter
 from monitor.report.target import check_target
@@ -192,7 +193,12 @@ def test_a_token_goes_unencrypted_to_none_of_several_services(monkeypatch: pytes
 
 def _order(target: str, *progressed: bool) -> list[tuple[str, bool]]:
     services = InTurn(target, ())
-    return [(services.target, services.go_on(progressed=each)) for each in progressed]
+    tried = []
+    for each in progressed:
+        dialled = services.target
+        services.fail(Failure("away", Lasts.PASSES), progressed=each)
+        tried.append((dialled, services.go_on()))
+    return tried
 
 
 def test_services_are_dialled_in_turn_and_the_pause_grows_when_all_have_failed() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,3 +167,29 @@ def test_a_close_that_waits_for_room_ends_with_the_writer(tmp_path: Path, monkey
     may_break.set()
     closing_it.join(60)
     assert not closing_it.is_alive()
+
+
+def test_a_disk_that_does_not_answer_keeps_no_one_waiting_and_what_is_lost_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("monitor.report.writer._QUEUE_SIZE", 10)
+    writes, may_write = threading.Event(), threading.Event()
+    append = Spool.append
+
+    def append_at_last(*arguments: Any, **named: Any) -> None:
+        writes.set()
+        assert may_write.wait(60)
+        append(*arguments, **named)
+
+    writer = start(tmp_path)
+    monkeypatch.setattr(Spool, "append", append_at_last)
+    writer.put(item)
+    assert writes.wait(60)
+    # It would wait for ever here.
+    for _ in range(14):
+        writer.put(item)
+    may_write.set()
+    writer.close(60)
+    assert sequences(tmp_path) == [*range(1, 12)]
+    (told,) = [message for message in caplog.messages if "is slower than the training" in message]
+    assert told.startswith(f"sparsity-monitor: item 12 is lost: the disk of {tmp_path} is slower")

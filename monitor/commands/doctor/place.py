@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from monitor.commands.doctor.finding import Finding
-from monitor.errors import SpoolError
+from monitor.errors import DamagedSpoolError, SpoolError
 from monitor.report.elsewhere import find_spool, linked_spools
 from monitor.report.shell import quoted
 from monitor.report.spool import DEFAULT_MAX_BYTES, Spool, SpooledAttempt
@@ -61,8 +61,12 @@ def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Find
         with closing(Spool(spool_directory, read_only=True)) as spool:
             spool.check_sound()
             attempts = spool.attempts()
+    except DamagedSpoolError as error:
+        to_do = "The next training there sets the file aside. What it holds is not delivered: it may be wrong."
+        yield Finding("spool", "fail", str(error), to_do)
+        return
     except SpoolError as error:
-        to_do = f"Keep a copy of {spool_directory}: what can still be read of it, `sparsity-monitor push` delivers."
+        to_do = f"Make {spool_directory} readable for this user; after a training that was killed, push it first."
         yield Finding("spool", "fail", str(error), to_do)
         return
     findings = [finding for attempt in attempts for finding in _attempt(attempt, directory, target)]
