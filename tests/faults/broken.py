@@ -20,6 +20,7 @@ BROKEN: dict[str, Callable[[Path, int], Outcome]] = {
     "training stopped": senders.stopped_training,
     "connections broken": network.broken_connections,
     "packets lost, network cut": network.lost_packets,
+    "packets lost at random": network.random_loss,
     "token revoked": services.refused_tokens,
     "disk of the spool full": disks.full_disk_of_spool,
     "disk of the store full": disks.full_disk_of_store,
