@@ -15,6 +15,7 @@ declare -A packages=(
     [psql]=postgresql
     [chromium]=chromium
     [nft]=nftables
+    [faketime]=faketime
     [g++]=g++ # torch.compile compiles on the CPU
 )
 

@@ -85,7 +85,7 @@ class LiveRun:
     deleted_at: float | None
     # Not stored: whoever is still there says it again.
     training_ended: bool = False
-    clocks: ClocksApart = ClocksApart()
+    clocks: ClocksApart = field(default_factory=ClocksApart)
     version: int = field(default_factory=_next_version, compare=False)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults import database, disks, network, senders, services
+from tests.faults import clocks, database, disks, network, senders, services
 from tests.faults.training import Outcome
 
 BROKEN: dict[str, Callable[[Path, int], Outcome]] = {
@@ -29,7 +29,8 @@ BROKEN: dict[str, Callable[[Path, int], Outcome]] = {
     "disk of the store slow": disks.slow_disk_of_store,
     "PostgreSQL restarted": database.restarted_database,
     "PostgreSQL failed over": database.failed_over_database,
-    "clocks jump by a day": services.clock_jumps,
+    "clock of the service jumps": clocks.jumping_service,
+    "clock of the training apart": clocks.training_apart,
     "1,000 silent connections": services.silent_connections,
     "120 mutated messages": services.mutated_messages,
 }

@@ -11,14 +11,14 @@ from unittest import mock
 from monitor.report.spool import UNREACHABLE
 from tests.faults.link import Fault, link_to
 from tests.faults.namespace import Wire, wire
-from tests.faults.services import running
+from tests.faults.services import LOST_SOON, running
 from tests.faults.training import Outcome, Training
 from tests.service.running import ServiceProcess
 
 
 def broken_connections(directory: Path, times: int) -> Outcome:
     """Connections are reset, slow, break now and then, or lead to something else that answers, or does not."""
-    with running(directory / "store.db") as service, link_to(service.client.listening.grpc_address) as link:
+    with running(directory / "store.db", *LOST_SOON) as service, link_to(service.client.listening.grpc_address) as link:
         training = Training(directory, link.address)
         # That a service does not answer is known after a while.
         for fault in (Fault.SILENT, *(Fault.CUT, Fault.SLOW, Fault.GARBAGE, Fault.BREAKING) * times):
@@ -31,6 +31,8 @@ def broken_connections(directory: Path, times: int) -> Outcome:
                     training.train()
                     training.wait_until_known("it does not answer" if fault is Fault.SILENT else UNREACHABLE)
                 training.wait_until_told(UNREACHABLE)
+                if fault is Fault.CUT:
+                    training.wait_until_shown(service.client, "lost")
             link.do(Fault.NONE)
         training.end()
         return training.assert_whole(service.client)

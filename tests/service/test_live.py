@@ -71,7 +71,9 @@ def test_a_silent_sender_is_lost_until_it_is_heard_of_again(recorded: Recorded) 
     assert recorded.run.state(NOW + 12, SETTINGS) is RunState.RUNNING
 
 
-def test_a_clock_that_is_set_back_hides_neither_a_silent_sender_nor_one_without_observations(recorded: Recorded) -> None:
+def test_a_clock_that_is_set_back_hides_no_sender_that_is_silent_or_without_observations(
+    recorded: Recorded,
+) -> None:
     recorded.add(observed(1), now=NOW + 86400)
     assert recorded.run.state(NOW, SETTINGS) is RunState.LOST
     recorded.add(observed(2), heartbeat=pb.Heartbeat(), now=NOW)
