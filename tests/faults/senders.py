@@ -21,6 +21,7 @@ def killed_uploaders(directory: Path, times: int) -> Outcome:
     with (
         running(directory / "store.db") as service,
         mock.patch("monitor.report.uploader_process._FIRST_RESTART_SECONDS", 0.001),
+        mock.patch("monitor.report.uploader_process._LAST_RESTART_SECONDS", 0.1),
     ):
         training = Training(directory, service.client.listening.grpc_address)
         for _ in range(times):
