@@ -16,6 +16,7 @@ from tests.faults.services import LOST_SOON, running
 from tests.faults.training import ARRIVAL_SECONDS, Outcome, Training, shown
 from tests.processes import Processes
 from tests.report.attempts import Trainings, uploader_of
+from tests.service.messages import finished, observed, registration
 from tests.service.running import Client
 
 _DAY = 86400.0
@@ -36,10 +37,8 @@ def jumping_service(directory: Path, times: int) -> Outcome:
         directory / "store.db", *LOST_SOON, "--retain-days", "0.5", env={**os.environ, **clock.environment}
     ) as service:
         client = service.client
-        ended = Training(directory / "ended", client.listening.grpc_address)
-        ended.train()
-        ended.end()
-        ended.assert_whole(client)
+        client.register(registration("ended"))
+        client.send("ended", [observed(1), finished(2)])
         training = Training(directory, client.listening.grpc_address)
         for number in range(times):
             ahead = _DAY if number % 2 else -_DAY
@@ -58,7 +57,7 @@ def jumping_service(directory: Path, times: int) -> Outcome:
             clock.set(0)
         training.end()
         outcome = training.assert_whole(client)
-        assert ended.assert_whole(client).observations == ended.steps
+        assert shown(client, "ended")["observations"] == 1
         assert times == 1 or "the clock of this machine was set by" in service.close()
         return outcome
 
@@ -127,10 +126,10 @@ def _wait_until_apart(client: Client, run_id: str, ahead: float) -> None:
     page = " ".join(client.http.get(f"/runs/{run_id}").text.split())
     assert f"seconds {direction} the service's. When the run was last heard of" in page
     heard = client.metric("run_last_heard_timestamp_seconds", run=run_id)
-    observed = client.metric("run_last_observation_timestamp_seconds", run=run_id)
+    made = client.metric("run_last_observation_timestamp_seconds", run=run_id)
     assert heard is not None
-    assert observed is not None
-    assert abs(observed - heard) < _TOLERATED_SECONDS
+    assert made is not None
+    assert abs(made - heard) < _TOLERATED_SECONDS
 
 
 def _assert_whole(client: Client, run_id: str, changed: dict[int, list[int]]) -> int:
