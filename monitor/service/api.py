@@ -144,7 +144,7 @@ class RunJson(WholeSparsities):
     last_heard_at: float
     clock_ahead_seconds: Number = Field(
         description="By how much the clock of the run's machine is ahead of the service's, minus if it is behind: "
-        "`last_heard_at` is by the service's, the other times by the run's. null: by less than a minute, or unknown."
+        "`last_heard_at` is by the service's, what the run did by its own. null: by less than a minute, or unknown."
     )
     observations: int
     dropped_items: int

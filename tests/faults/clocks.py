@@ -21,8 +21,8 @@ from tests.service.running import Client
 
 _DAY = 86400.0
 _HOURS = 5 * 3600.0
-# Heartbeats are on their way for a while, and so is what asks for the time here.
-_TOLERATED_SECONDS = 30.0
+# On a busy machine, heartbeats and observations are on their way for a while.
+_TOLERATED_SECONDS = 600.0
 # The service looks once a minute what is to be removed by its age.
 _SWEEP_SECONDS = 65.0
 
@@ -124,7 +124,7 @@ def _wait_until_apart(client: Client, run_id: str, ahead: float) -> None:
     eventually(is_told, ARRIVAL_SECONDS)
     direction = "ahead of" if ahead > 0 else "behind"
     page = " ".join(client.http.get(f"/runs/{run_id}").text.split())
-    assert f"seconds {direction} the service's. When the run was last heard of" in page
+    assert f"seconds {direction} the service's. Its start and its observations" in page
     heard = client.metric("run_last_heard_timestamp_seconds", run=run_id)
     made = client.metric("run_last_observation_timestamp_seconds", run=run_id)
     assert heard is not None

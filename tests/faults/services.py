@@ -22,7 +22,7 @@ from tests.service.running import Client, ServiceProcess, service_in_thread
 
 SILENT_CONNECTIONS = 1000
 LOST_SOON = ("--lost-after-seconds", "2")
-"""Between two heartbeats, too: what waits for another state sees it for a moment."""
+"""Sooner than the next heartbeat comes: between two of them, a run without observations seems lost for a moment."""
 
 
 @contextmanager
