@@ -15,7 +15,6 @@ declare -A packages=(
     [psql]=postgresql
     [chromium]=chromium
     [nft]=nftables
-    [faketime]=faketime
     [g++]=g++ # torch.compile compiles on the CPU
 )
 

@@ -34,3 +34,6 @@ BROKEN: dict[str, Callable[[Path, int], Outcome]] = {
     "1,000 silent connections": services.silent_connections,
     "120 mutated messages": services.mutated_messages,
 }
+
+ONLY_LONG = frozenset({"clock of the service jumps", "clock of the training apart"})
+"""Not in the fast form: under libfaketime a wait did not end once in about ten starts, and why is not known."""
