@@ -14,6 +14,7 @@ declare -A packages=(
     [amtool]=prometheus-alertmanager
     [psql]=postgresql
     [chromium]=chromium
+    [nft]=nftables
     [g++]=g++ # torch.compile compiles on the CPU
 )
 

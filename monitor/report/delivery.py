@@ -92,6 +92,7 @@ class Delivery:
         self._set_aside_oversized(packing)
         stream = stub.Report(metadata=metadata)
         receiver = asyncio.create_task(self._receive(stream))
+        receiver.add_done_callback(_take_note)
         try:
             async with self._deadline:
                 await self._send(stream, receiver, packing)
@@ -239,6 +240,12 @@ class Delivery:
 
     def _wait_for_answer(self) -> None:
         self._deadline.reschedule(asyncio.get_running_loop().time() + _SILENCE_SECONDS)
+
+
+def _take_note(receiver: asyncio.Task[None]) -> None:
+    """Keep asyncio from logging what nobody asked a receiver for: where sending failed first, that says why."""
+    if not receiver.cancelled():
+        receiver.exception()
 
 
 def _is_first_start(registration: pb.Registration) -> bool:

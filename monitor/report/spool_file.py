@@ -18,8 +18,9 @@ from monitor.errors import DamagedSpoolError, SpoolError
 from monitor.report.forks import Undivided
 
 SPOOL_FILE = "spool.sqlite"
-# How long a connection waits while another one commits.
-_BUSY_SECONDS = 30.0
+# How long a connection waits while another one commits; one whose process is stopped meanwhile never ends. For so long,
+# the writer's queue has room for what a training hands over that takes a hundred steps in a second.
+_BUSY_SECONDS = 10.0
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

@@ -151,7 +151,8 @@ class SpoolWriter:
     def _take(self) -> None:
         """Wait for an item and let all that came since wait in the backlog, or for the next try with what is there."""
         with suppress(queue.Empty):
-            for number in range(_BATCH):
+            # A try that fails may take long, and what comes meanwhile has to find room here.
+            for number in range(_BATCH if self._broken_since is None else _QUEUE_SIZE):
                 if number and self._backlog.is_full:
                     return
                 timeout = _RETRY_SECONDS if self._backlog else None

@@ -142,6 +142,10 @@ class RunJson(WholeSparsities):
     planned_steps: int | None
     last_observed_at: Number
     last_heard_at: float
+    clock_ahead_seconds: Number = Field(
+        description="By how much the clock of the run's machine is ahead of the service's, minus if it is behind: "
+        "`last_heard_at` is by the service's, what the run did by its own. null: by less than a minute, or unknown."
+    )
     observations: int
     dropped_items: int
     unsent_items: int

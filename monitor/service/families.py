@@ -158,9 +158,22 @@ FAMILIES: tuple[Family, ...] = (
         "1 for the state that the run is in, 0 for the others: running, stalled, lost, finished, failed, stopped, "
         "preempted.",
     ),
-    _gauge("run_last_observation_timestamp_seconds", _RUN, "When the latest observation was made, by the run's clock."),
+    _gauge(
+        "run_last_observation_timestamp_seconds",
+        _RUN,
+        "When the latest observation was made, by the run's clock less run_clock_ahead_seconds.",
+    ),
     _gauge("run_last_heard_timestamp_seconds", _RUN, "When the service last heard of the run, by its own clock."),
-    _gauge("run_started_timestamp_seconds", _RUN, "When the latest attempt started, by the run's clock."),
+    _gauge(
+        "run_clock_ahead_seconds",
+        _RUN,
+        "By how much the clock of the run's machine is ahead of the service's; 0 if by less than a minute, or unknown.",
+    ),
+    _gauge(
+        "run_started_timestamp_seconds",
+        _RUN,
+        "When the latest attempt started, by the run's clock, or when the service heard of it if that was before.",
+    ),
     _gauge("run_rolled_up", _RUN, "1 where the series budget leaves no room for the run's group series."),
     _gauge("rolled_up_runs", _SERVICE, "Runs without group series, because of the series budget."),
     _gauge("series", _SERVICE, "Series of runs and groups that a scrape shows."),

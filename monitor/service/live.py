@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any
 
 from monitor.served_metrics import NAMES
+from monitor.service.clocks import ClocksApart
 from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
 from monitor.service.run_state import RunState, ended
@@ -63,6 +64,7 @@ class LiveRun:
         training_metrics: name → newest value; where there are too many, those that were logged last.
         observations: number of stored observations that are not superseded.
         pauses: between the observations of the latest attempt, until it ends.
+        clocks: of the latest attempt, and of the service.
         thinned, deleted_at: what of it was taken out of the store, see StoredRun.
         version: another one, of this process, wherever an item or an attempt has been added, early or late.
     """
@@ -84,6 +86,7 @@ class LiveRun:
     deleted_at: float | None
     # Not stored: whoever is still there says it again.
     training_ended: bool = False
+    clocks: ClocksApart = field(default_factory=ClocksApart)
     version: int = field(default_factory=_next_version, compare=False)
 
     @property
@@ -101,6 +104,19 @@ class LiveRun:
         return self.latest.position.step if self.latest else 0
 
     @property
+    def started_at(self) -> float:
+        """When the latest attempt started, in seconds since 1970-01-01 UTC; never after the service heard of it."""
+        return min(self.registration.started_at, self.registered_at)
+
+    @property
+    def observed_at(self) -> float | None:
+        """When the latest observation was made, by the service's clock as far as that is known; None before it."""
+        if self.latest is None:
+            return None
+        made = self.latest.observation.observed_at - (self.clocks.ahead or 0.0)
+        return made if self.observation_heard_at is None else min(made, self.observation_heard_at)
+
+    @property
     def planned_steps(self) -> int | None:
         """The step at which the latest attempt is to end, None where it did not say."""
         return self.registration.planned_steps or None
@@ -114,12 +130,13 @@ class LiveRun:
         """Return the state at `now`, in seconds since 1970-01-01 UTC."""
         if self.finish is not None:
             return ended(self.finish)
-        if now - self.heard_at > settings.lost_after_seconds:
+        # What was heard in the future was heard before the clock was set back: nobody knows how long ago.
+        if abs(now - self.heard_at) > settings.lost_after_seconds:
             return RunState.LOST
         # A resumed run has to load before it can observe: its clock starts at the registration.
-        progress_at = max(self.registered_at, self.observation_heard_at or 0.0)
+        progress_at = self.registered_at if self.observation_heard_at is None else self.observation_heard_at
         limit = self.pauses.stalled_after(settings.stalled_after_seconds)
-        return RunState.STALLED if now - progress_at > limit else RunState.RUNNING
+        return RunState.STALLED if abs(now - progress_at) > limit else RunState.RUNNING
 
     def ended_before(self, time: float, now: float, settings: ServiceSettings) -> bool:
         """Return whether the run has ended, in whatever way, or been lost, and was last heard of before `time`."""
@@ -166,6 +183,7 @@ class LiveRun:
             changed["unsent_items"] = heartbeat.unsent_items
             changed["dropped_items"] = heartbeat.dropped_items
             changed["training_ended"] = heartbeat.training_ended
+            changed["clocks"] = self.clocks.after(heartbeat.sent_at, now)
         return replace(self, **changed)
 
 

@@ -60,6 +60,7 @@ def run_json(run: LiveRun, now: float, settings: ServiceSettings) -> RunJson:
         planned_steps=run.planned_steps,
         last_observed_at=latest.observation.observed_at if latest else None,
         last_heard_at=run.heard_at,
+        clock_ahead_seconds=run.clocks.ahead,
         observations=run.observations,
         dropped_items=run.dropped_items,
         unsent_items=run.unsent_items,

@@ -25,6 +25,8 @@ _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTION_VARIABLES = ("no_grpc_proxy", "no_proxy")
 # In what gRPC says where it meets an HTTP/1 server.
 _NO_GRPC = re.compile(r"http1\.x server|Failed parsing HTTP/2")
+# What gRPC says itself of a connection that broke before the first message was written.
+_BROKE = "Internal error from Core"
 _NO_TRUST = re.compile(r"CERTIFICATE_VERIFY_FAILED")
 _HOW_TO_BE_LET_IN = (
     f"Write a token that it takes into the file that {TOKEN_FILE} names, which is read anew at each try, or set {TOKEN}"
@@ -81,6 +83,8 @@ def failure(target: str, error: grpc.RpcError) -> str:
         return f"the service at {target} takes nothing now: {details}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = "it does not answer. It may be stopped, or busy with something else"
+    elif code is grpc.StatusCode.INTERNAL and details == _BROKE:
+        details = "the connection broke"
     elif code is not grpc.StatusCode.UNAVAILABLE:
         return f"the service at {target} answers {code.name}: {details}"
     proxy = proxy_of(target)

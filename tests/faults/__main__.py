@@ -2,6 +2,7 @@
 
 python -m tests.faults --times 20
 python -m tests.faults --messages 100000
+python -m tests.faults --stopped 150
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ from pathlib import Path
 from _pytest.outcomes import Skipped
 
 from tests.faults.broken import BROKEN
-from tests.faults.services import many_messages
+from tests.faults.senders import stopped_training, stopped_uploader
+from tests.faults.services import many_messages, stopped_service
 from tests.faults.training import Outcome
+
+_STOPPED = {
+    "service stopped": stopped_service,
+    "uploader stopped": stopped_uploader,
+    "training stopped": stopped_training,
+}
 
 
 def main() -> None:
@@ -26,6 +34,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20, help="how often each is done")
     parser.add_argument("--only", choices=BROKEN, action="append", help="one of them; may be given several times")
     parser.add_argument("--messages", type=int, help="instead, send so many mutated messages and requests")
+    parser.add_argument("--stopped", type=float, help="instead, stop for so many seconds whatever can be stopped")
     arguments = parser.parse_args()
     # What the training says of each fault is looked at, not shown.
     logging.getLogger("monitor").addHandler(logging.NullHandler())
@@ -37,6 +46,13 @@ def main() -> None:
     if arguments.messages:
         name = f"{arguments.messages:,} mutated messages"
         print(_row(name, 1, partial(many_messages, messages=arguments.messages)))
+        return
+    if arguments.stopped:
+        for name, stop in _STOPPED.items():
+            print(
+                _row(f"{name} for {arguments.stopped:g} s", 1, partial(stop, times=1, seconds=arguments.stopped)),
+                flush=True,
+            )
         return
     for name in arguments.only or BROKEN:
         print(_row(name, arguments.times, partial(BROKEN[name], times=arguments.times)), flush=True)

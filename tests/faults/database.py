@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.eventually import eventually
-from tests.faults.services import running
+from tests.faults.services import LOST_SOON, running
 from tests.faults.training import ARRIVAL_SECONDS, Outcome, Training
 from tests.service.postgresql import running_cluster
 from tests.service.running import Client
@@ -13,7 +13,7 @@ from tests.service.running import Client
 
 def restarted_database(directory: Path, times: int) -> Outcome:
     """PostgreSQL is stopped as by a crash, and started again."""
-    with running_cluster() as cluster, running(cluster.new_database()) as service:
+    with running_cluster() as cluster, running(cluster.new_database(), *LOST_SOON) as service:
         training = Training(directory, service.client.listening.grpc_address)
         for _ in range(times):
             training.wait_until_some_arrived(service.client)
@@ -32,7 +32,7 @@ def failed_over_database(directory: Path, times: int) -> Outcome:
         name = first.new_database_name()
         second.follow(first)
         url = f"postgresql://monitor@/{name}?host={first.host},{second.host}&target_session_attrs=read-write"
-        with running(url) as service:
+        with running(url, *LOST_SOON) as service:
             training = Training(directory, service.client.listening.grpc_address)
             for _ in range(times):
                 training.wait_until_some_arrived(service.client)
@@ -54,3 +54,4 @@ def _wait_until_told(training: Training, client: Client) -> None:
     training.wait_until_told("the store")
     eventually(lambda: client.http.get("/readyz").status_code == 503, ARRIVAL_SECONDS)
     assert (client.metric("store_errors_total") or 0) > 0
+    training.wait_until_shown(client, "lost")

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from tests.eventually import eventually
-from tests.faults.services import running
+from tests.faults.services import LOST_SOON, running
 from tests.faults.slow_disk import slow_disk
 from tests.faults.training import ARRIVAL_SECONDS, Outcome, Training
 from tests.mounts import empty, fill, small_disk
@@ -29,7 +29,7 @@ def full_disk_of_spool(directory: Path, times: int) -> Outcome:
 
 def full_disk_of_store(directory: Path, times: int) -> Outcome:
     """The disk of the store is full, and has room again: nothing is acknowledged meanwhile."""
-    with small_disk(directory / "disk", "16m") as disk, running(disk / "store.db") as service:
+    with small_disk(directory / "disk", "16m") as disk, running(disk / "store.db", *LOST_SOON) as service:
         training = Training(directory, service.client.listening.grpc_address)
         for _ in range(times):
             training.wait_until_some_arrived(service.client)
@@ -39,6 +39,7 @@ def full_disk_of_store(directory: Path, times: int) -> Outcome:
                 training.wait_until_told("full")
                 assert service.client.http.get("/readyz").status_code == 503
                 assert (service.client.metric("store_errors_total") or 0) > 0
+                training.wait_until_shown(service.client, "lost")
             empty(disk)
         training.end()
         return training.assert_whole(service.client)

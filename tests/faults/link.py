@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
+from itertools import count
 
 
 class Fault(Enum):
@@ -19,7 +20,7 @@ class Fault(Enum):
     SILENT = "takes connections and answers nothing"
     GARBAGE = "answers something that is no HTTP/2"
     SLOW = "passes a few hundred bytes on at a time, with pauses"
-    BREAKING = "resets a connection after some bytes"
+    BREAKING = "resets a connection after some pieces of what passes, fewer than 40"
 
 
 class Link:
@@ -74,15 +75,18 @@ class Link:
         far = socket.create_connection(self._to)
         with self._lock:
             self._open.add(far)
-        threading.Thread(target=self._pump, args=[far, near, fault], daemon=True).start()
-        self._pump(near, far, fault)
+        # Of both directions together. An acknowledgement takes about 15, so that two of three connections bring one: a
+        # probability for each piece would leave ten in a row without, and the pauses between them are long by then.
+        pieces = iter(range(self._random.randrange(40))) if fault is Fault.BREAKING else count()
+        threading.Thread(target=self._pump, args=[far, near, fault, pieces], daemon=True).start()
+        self._pump(near, far, fault, pieces)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault, pieces: Iterator[int]) -> None:
         with suppress(OSError):
             while some := source.recv(300 if fault is Fault.SLOW else 65536):
                 if fault is Fault.SLOW:
                     threading.Event().wait(0.005)
-                if fault is Fault.BREAKING and self._random.random() < 0.1:
+                if next(pieces, None) is None:
                     break
                 sink.sendall(some)
         _reset(source)

@@ -1,7 +1,7 @@
-"""A network of one wire, between here and a network namespace, that can be cut, or be slow and lose packets.
+"""A network of one wire, between here and a network namespace, that can be cut, be slow, and lose packets.
 
-By the kernel itself (iproute2): the wire is a pair of virtual Ethernet devices. Packets are lost in the short queue of
-a token bucket, which drops what has no room; where the kernel has `netem`, it could drop them at random, too.
+By the kernel itself: the wire is a pair of virtual Ethernet devices (iproute2). Packets are lost in the short queue of
+a token bucket, which drops what has no room, or at random (nftables, for a kernel may have no `netem`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,15 @@ from contextlib import contextmanager
 import pytest
 
 _CLONE_NEWNET = 0x40000000
+# A packet counts as lost on the way that it did not finish.
+_LOSSY = """
+table ip lossy {{
+    counter there {{ }}
+    counter back {{ }}
+    chain input {{ type filter hook input priority 0; numgen random mod 100 < {percent} counter name there drop; }}
+    chain output {{ type filter hook output priority 0; numgen random mod 100 < {percent} counter name back drop; }}
+}}
+"""
 
 
 class Wire:
@@ -54,6 +64,28 @@ class Wire:
         finally:
             _run("tc", "qdisc", "del", "dev", self._name, "root")
 
+    @contextmanager
+    def lossy(self, percent: int) -> Iterator[None]:
+        """Lose so many packets in a hundred at random, on the way there and on the way back, or skip the test."""
+        if shutil.which("nft") is None:
+            pytest.skip("no packets can be lost at random here: it takes nft, of the Debian package nftables")
+        try:
+            self._nft("-f", "-", input=_LOSSY.format(percent=percent))
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no packets can be lost at random here: {error.stderr.strip()}")
+        try:
+            yield
+        finally:
+            self._nft("delete", "table", "ip", "lossy")
+
+    def lost_at_random(self) -> tuple[int, int]:
+        """Return how many packets were lost there and back since it has been lossy."""
+        there, back = (self._nft("list", "counter", "ip", "lossy", name) for name in ("there", "back"))
+        return _packets(there), _packets(back)
+
+    def _nft(self, *arguments: str, input: str | None = None) -> str:
+        return _run("ip", "netns", "exec", self._name, "nft", *arguments, input=input)
+
     def lost(self) -> int:
         """Return how many packets were lost since it has been slow."""
         found = re.search(r"dropped (\d+)", _run("tc", "-s", "qdisc", "show", "dev", self._name))
@@ -84,5 +116,11 @@ def wire() -> Iterator[Wire]:
         _run("ip", "netns", "del", name)
 
 
-def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+def _packets(counter: str) -> int:
+    found = re.search(r"packets (\d+)", counter)
+    assert found is not None, counter
+    return int(found[1])
+
+
+def _run(*command: str, input: str | None = None) -> str:
+    return subprocess.run(command, input=input, capture_output=True, text=True, check=True, timeout=60).stdout

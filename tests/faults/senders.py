@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
-from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
-from tests.faults.services import running
-from tests.faults.training import ARRIVAL_SECONDS, Outcome, Training
+from tests.faults.services import LOST_SOON, running
+from tests.faults.training import ARRIVAL_SECONDS, Outcome, Training, shown
 from tests.processes import Processes
 from tests.report.attempts import Trainings, kill_uploader, steps, uploader_of
 
@@ -21,6 +22,7 @@ def killed_uploaders(directory: Path, times: int) -> Outcome:
     with (
         running(directory / "store.db") as service,
         mock.patch("monitor.report.uploader_process._FIRST_RESTART_SECONDS", 0.001),
+        mock.patch("monitor.report.uploader_process._LAST_RESTART_SECONDS", 0.1),
     ):
         training = Training(directory, service.client.listening.grpc_address)
         for _ in range(times):
@@ -37,9 +39,13 @@ def killed_uploaders(directory: Path, times: int) -> Outcome:
         return training.assert_whole(service.client)
 
 
-def stopped_uploader(directory: Path, times: int) -> Outcome:
-    """The uploader is stopped by SIGSTOP and goes on: the run is lost meanwhile, and then it is not."""
-    with running(directory / "store.db", "--lost-after-seconds", "2") as service:
+def stopped_uploader(directory: Path, times: int, seconds: float = 0) -> Outcome:
+    """The uploader is stopped by SIGSTOP and goes on: the run is lost meanwhile, and then it is not.
+
+    Args:
+        seconds: how long at least.
+    """
+    with running(directory / "store.db", *LOST_SOON) as service:
         client = service.client
         training = Training(directory, client.listening.grpc_address)
         for _ in range(times):
@@ -47,9 +53,12 @@ def stopped_uploader(directory: Path, times: int) -> Outcome:
             uploader = uploader_of(training.reporter)
             os.kill(uploader, signal.SIGSTOP)
             with training.broken():
-                eventually(lambda: client.run(training.run_id).state == pb.RunSummary.STATE_LOST, ARRIVAL_SECONDS)
-            os.kill(uploader, signal.SIGCONT)
-            eventually(lambda: client.run(training.run_id).state == pb.RunSummary.STATE_RUNNING, ARRIVAL_SECONDS)
+                training.go_on(seconds)
+                training.wait_until_shown(client, "lost")
+            # Where it was stopped in the middle of a commit, the training has ended it, and another one delivers.
+            with suppress(ProcessLookupError):
+                os.kill(uploader, signal.SIGCONT)
+            training.wait_until_shown(client, "running")
         training.end()
         return training.assert_whole(client)
 
@@ -67,7 +76,9 @@ def killed_trainings(directory: Path, times: int) -> Outcome:
             run_id = f"killed {number}"
             eventually(lambda run_id=run_id: service.client.is_over(run_id), ARRIVAL_SECONDS)
             assert steps(service.client, run_id) == [1, 2, 3]
-            assert service.client.run(run_id).state == pb.RunSummary.STATE_FAILED
+            told = shown(service.client, run_id)
+            assert told["state"] == "failed"
+            assert "killed" in told["reason"]
     return Outcome(3 * times)
 
 
@@ -82,8 +93,12 @@ reporter.close(timeout=60)
 """
 
 
-def stopped_training(directory: Path, times: int) -> Outcome:
-    """The training is stopped by SIGSTOP, as a debugger or a scheduler does: what it observed arrives meanwhile."""
+def stopped_training(directory: Path, times: int, seconds: float = 0) -> Outcome:
+    """The training is stopped by SIGSTOP, as a debugger or a scheduler does: what it observed arrives meanwhile.
+
+    Args:
+        seconds: how long at least.
+    """
     with (
         running(directory / "store.db", "--stalled-after-seconds", "2") as service,
         Processes(directory, "tests.report.attempts") as processes,
@@ -103,12 +118,13 @@ def stopped_training(directory: Path, times: int) -> Outcome:
             stopped = int(pid.read_text())
             eventually(lambda stopped=stopped: _is_stopped(stopped), ARRIVAL_SECONDS)
             eventually(lambda run_id=run_id: client.metric("run_step", run=run_id) == 3, ARRIVAL_SECONDS)
-            eventually(lambda run_id=run_id: client.run(run_id).state == pb.RunSummary.STATE_STALLED, ARRIVAL_SECONDS)
+            threading.Event().wait(seconds)
+            eventually(lambda run_id=run_id: shown(client, run_id)["state"] == "stalled", ARRIVAL_SECONDS)
             os.kill(stopped, signal.SIGCONT)
             assert ended.result(ARRIVAL_SECONDS).status == 0
             eventually(lambda run_id=run_id: client.is_over(run_id), ARRIVAL_SECONDS)
             assert steps(client, run_id) == [1, 2, 3, 4]
-            assert client.run(run_id).state == pb.RunSummary.STATE_FINISHED
+            assert shown(client, run_id)["state"] == "finished"
     return Outcome(4 * times)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,7 +21,8 @@ from tests.faults.training import Outcome, Training
 from tests.service.running import Client, ServiceProcess, service_in_thread
 
 SILENT_CONNECTIONS = 1000
-_DAY = 86400.0
+LOST_SOON = ("--lost-after-seconds", "2")
+"""Sooner than the next heartbeat comes: between two of them, a run without observations seems lost for a moment."""
 
 
 @contextmanager
@@ -51,52 +51,31 @@ def killed_services(directory: Path, times: int) -> Outcome:
                 # Once a minute, so perhaps before.
                 training.wait_until_told(UNREACHABLE)
             service = stack.enter_context(running(store, "--grpc-address", address))
+            training.wait_until_shown(service.client, "running")
         training.end()
         return training.assert_whole(service.client)
 
 
-def stopped_service(directory: Path, times: int) -> Outcome:
-    """The service is stopped by SIGSTOP, as a machine that sleeps, and goes on; for as long as is told, if often."""
+def stopped_service(directory: Path, times: int, seconds: float = 0) -> Outcome:
+    """The service is stopped by SIGSTOP, as a machine that sleeps, and goes on; for as long as is told, if often.
+
+    Args:
+        seconds: how long at least.
+    """
     with running(directory / "store.db") as service:
         training = Training(directory, service.client.listening.grpc_address)
         for number in range(times):
             training.wait_until_some_arrived(service.client)
             service.process.send_signal(signal.SIGSTOP)
             with training.broken():
+                training.go_on(seconds)
                 training.wait_until_committed()
-                if number == 1:
+                if number == 1 or seconds:
                     training.wait_until_told(UNREACHABLE)
             service.process.send_signal(signal.SIGCONT)
+            training.wait_until_shown(service.client, "running")
         training.end()
         return training.assert_whole(service.client)
-
-
-def clock_jumps(directory: Path, times: int) -> Outcome:
-    """The clock of the training jumps to and fro by a day; then those of training and service, and not the uploader's.
-
-    Time goes on in between, as far as it can be told from a clock that jumps: a run is lost for a moment.
-    """
-    store, now = directory / "store.db", time.time
-    with ExitStack() as stack:
-        training, arrived = None, 0
-        for serve in (lambda: _clients(running(store)), lambda: service_in_thread(store)):
-            client = stack.enter_context(serve())
-            training = Training(directory / f"{arrived}", client.listening.grpc_address)
-            for number in range(times):
-                training.wait_until_some_arrived(client)
-                with mock.patch("time.time", lambda ahead=(-1) ** number * _DAY: now() + ahead), training.broken():
-                    training.wait_until_some_arrived(client)
-            training.end()
-            outcome = training.assert_whole(client)
-            arrived += outcome.observations
-            stack.close()
-    return Outcome(arrived, outcome.worst_hand_over, outcome.step_sound, outcome.step_broken)
-
-
-@contextmanager
-def _clients(serving: Any) -> Iterator[Client]:
-    with serving as service:
-        yield service.client
 
 
 def silent_connections(directory: Path, times: int) -> Outcome:
@@ -112,6 +91,7 @@ def silent_connections(directory: Path, times: int) -> Outcome:
                     host, _, port = address.rpartition(":")
                     stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
                 training.wait_until_some_arrived(service.client)
+                training.wait_until_shown(service.client, "running")
                 assert service.client.http.get("/readyz").status_code == 200
         training.end()
         return training.assert_whole(service.client)
@@ -145,7 +125,7 @@ def refused_tokens(directory: Path, times: int) -> Outcome:
     store, file = directory / "store.db", directory / "token"
     url = f"sqlite:///{store}"
     reading, _ = create(url, "reading", [Scope.READ], None)
-    with mock.patch.dict(os.environ, {TOKEN_FILE: str(file)}), running(store) as service:
+    with mock.patch.dict(os.environ, {TOKEN_FILE: str(file)}), running(store, *LOST_SOON) as service:
         client = _Reader(service.client, reading)
         file.write_text(create(url, "token-0", [Scope.WRITE], None)[0])
         training = Training(directory, client.listening.grpc_address)
@@ -155,6 +135,7 @@ def refused_tokens(directory: Path, times: int) -> Outcome:
             with training.broken():
                 training.wait_until_known(f"the token 'token-{number}' was revoked at")
                 training.wait_until_told(f"Write a token that it takes into the file that {TOKEN_FILE} names")
+                training.wait_until_shown(client, "lost")
             file.write_text(create(url, f"token-{number + 1}", [Scope.WRITE], None)[0])
         training.wait_until_some_arrived(client)
         training.end()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monitor.report.reporter import Reporter
 from monitor.report.spool import DEFAULT_MAX_BYTES
+from monitor.service.page import count
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, spooled
 from tests.service.running import Client
@@ -117,6 +120,17 @@ class Training:
         self._train_and_measure()
         eventually(lambda: (client.metric("run_step", run=self.run_id) or 0) > before, ARRIVAL_SECONDS)
 
+    def go_on(self, seconds: float) -> None:
+        """Train for so long, as a training does that has more to do between its steps."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._train_and_measure()
+            threading.Event().wait(1)
+
+    def wait_until_shown(self, client: Client, state: str) -> None:
+        """Wait until the page says that the run is in a state."""
+        eventually(lambda: shown(client, self.run_id)["state"] == state, ARRIVAL_SECONDS)
+
     def end(self) -> None:
         """Finish; the uploader goes on by itself."""
         self.reporter.finish(self.steps)
@@ -145,6 +159,7 @@ class Training:
         assert spooled(self.reporter).dropped == dropped
         # The last heartbeat comes after the end.
         eventually(lambda: client.metric("run_dropped_items", run=self.run_id) == dropped, ARRIVAL_SECONDS)
+        self._assert_shown(client, len(observed), dropped)
         assert self._worst_hand_over < MOST_STEP_SECONDS
         return Outcome(
             len(observed),
@@ -153,6 +168,24 @@ class Training:
             _median(self._steps_broken),
             left_out=dropped,
         )
+
+    def _assert_shown(self, client: Client, observations: int, dropped: int) -> None:
+        """The page, and what programs are told, know of everything that arrived and of what did not."""
+        # The last heartbeat comes after the end.
+        eventually(lambda: shown(client, self.run_id)["unsent_items"] == 0, ARRIVAL_SECONDS)
+        told = shown(client, self.run_id)
+        assert (told["state"], told["step"], told["dropped_items"]) == ("finished", self.steps, dropped)
+        assert told["observations"] == observations
+        page = " ".join(client.http.get(f"/runs/{self.run_id}").text.split())
+        assert ">finished</span>" in page
+        assert f"{count(observations)} stored, 0 items unsent, {count(dropped)} dropped" in page
+
+
+def shown(client: Client, run_id: str) -> dict[str, Any]:
+    """What the page of a run shows, as it is asked for by programs."""
+    answer = client.http.get(f"/api/v1/runs/{run_id}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
 
 
 def _median(seconds: list[float]) -> float | None:

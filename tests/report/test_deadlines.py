@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -179,3 +180,44 @@ def test_an_uploader_that_is_told_to_end_does_so_in_time_and_leaves_the_rest_in_
         process.terminate()
         assert process.wait(60) == EXIT_NOT_DELIVERED
     assert spooled(left).unsent == 4
+
+
+class _Broken:
+    """A call over a connection that broke, as gRPC's is: who reads from it hears so even where he is cancelled."""
+
+    async def write(self, _request: ReportRequest) -> None:
+        # The receiver begins.
+        await asyncio.sleep(0)
+        raise _reset_by_peer()
+
+    async def __aiter__(self) -> AsyncIterator[ReportResponse]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise _reset_by_peer() from None
+        yield
+
+    def cancel(self) -> None:
+        pass
+
+
+def _reset_by_peer() -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "reset by peer")
+
+
+class _Stub:
+    def __init__(self, _channel: grpc.aio.Channel) -> None:
+        self.Report = lambda metadata: _Broken()
+
+    async def RegisterRun(self, request: RegisterRunRequest, **_: object) -> RegisterRunResponse:  # noqa: N802
+        return RegisterRunResponse(protocol_version=request.protocol_version, max_request_bytes=1 << 20)
+
+
+def test_a_connection_that_breaks_in_both_directions_is_said_in_one_sentence(
+    left: Reporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(uploader, "MonitorServiceStub", _Stub)
+    (problem,) = asyncio.run(Uploader(left.directory, NOWHERE, linger_seconds=0.0).run())
+    gc.collect()
+    assert problem.endswith(f"cannot reach the service at {NOWHERE}: reset by peer")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

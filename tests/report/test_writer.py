@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from monitor.errors import SpoolError
+from monitor.report.backlog import Backlog
 from monitor.report.elsewhere import Elsewhere
-from monitor.report.home import Reported, lock_directory
+from monitor.report.home import Home, Reported, lock_directory
 from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.report.writer import SpoolWriter
@@ -90,6 +92,32 @@ def test_a_spool_that_cannot_be_written_for_a_while_loses_no_item(
     writer.close(60)
     assert sequences(tmp_path) == [1, 2, 3]
     assert len(caplog.records) == 1, "the same trouble is told once a minute"
+
+
+def test_all_that_came_during_a_try_that_failed_late_makes_room_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where an uploader was stopped in the middle of a commit: each try waits for it."""
+    monkeypatch.setattr("monitor.report.writer._BATCH", 2)
+    write, waiting, gate = Home.write, [], threading.Event()
+
+    def write_late(home: Home, backlog: Backlog, before: Home | None = None) -> bool:
+        waiting.append(len(backlog))
+        if len(waiting) == 1:
+            gate.wait(60)
+            raise SpoolError("database is locked")
+        return write(home, backlog, before)
+
+    monkeypatch.setattr(Home, "write", write_late)
+    writer = start(tmp_path)
+    writer.put(item)
+    eventually(lambda: waiting == [1])
+    for _ in range(20):
+        writer.put(item)
+    gate.set()
+    eventually(lambda: sequences(tmp_path) == [*range(1, 22)])
+    assert waiting == [1, 21]
+    writer.close(60)
 
 
 def test_a_spool_that_cannot_be_written_at_the_end_is_left_for_a_temporary_folder(

@@ -71,6 +71,39 @@ def test_a_silent_sender_is_lost_until_it_is_heard_of_again(recorded: Recorded) 
     assert recorded.run.state(NOW + 12, SETTINGS) is RunState.RUNNING
 
 
+def test_a_clock_that_is_set_back_hides_no_sender_that_is_silent_or_without_observations(
+    recorded: Recorded,
+) -> None:
+    recorded.add(observed(1), now=NOW + 86400)
+    assert recorded.run.state(NOW, SETTINGS) is RunState.LOST
+    recorded.add(observed(2), heartbeat=pb.Heartbeat(), now=NOW)
+    assert recorded.run.state(NOW, SETTINGS) is RunState.RUNNING
+    recorded.register(attempt=2, now=NOW + 86400)
+    recorded.add(observed(1), attempt=2, now=NOW)
+    recorded.add(attempt=2, heartbeat=pb.Heartbeat(), now=NOW + 115)
+    assert recorded.run.state(NOW + 115, SETTINGS) is RunState.STALLED
+
+
+@pytest.mark.parametrize("ahead", [7200.0, -7200.0])
+def test_times_of_a_run_whose_clock_is_apart_are_told_by_the_clock_of_the_service(
+    recorded: Recorded, ahead: float
+) -> None:
+    recorded.add(observed(1, observed_at=NOW + ahead - 9), now=NOW)
+    for second in range(5):
+        recorded.add(heartbeat=pb.Heartbeat(sent_at=NOW + ahead + second), now=NOW + second)
+    assert recorded.run.clocks.ahead == ahead
+    assert recorded.run.observed_at == NOW - 9
+    recorded.register(attempt=2)
+    assert recorded.run.clocks.ahead is None
+
+
+def test_nothing_is_told_to_have_happened_after_it_was_heard_of(recorded: Recorded) -> None:
+    recorded.store.register(registration("run", 2, started_at=NOW + 30), NOW, 10)
+    recorded.live.put(from_store(recorded.store.run("run")))
+    recorded.add(observed(1, observed_at=NOW + 40), attempt=2, now=NOW + 10)
+    assert (recorded.run.started_at, recorded.run.observed_at) == (NOW, NOW + 10)
+
+
 def test_a_finished_run_stays_finished(recorded: Recorded) -> None:
     recorded.add(finished(1))
     assert recorded.run.state(NOW + 1000, SETTINGS) is RunState.FINISHED

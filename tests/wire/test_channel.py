@@ -132,3 +132,11 @@ def test_the_proxy_that_is_named_is_the_one_that_grpc_takes(
 def test_a_proxy_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch, proxy: RefusingProxy) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     assert " through the proxy of https_proxy=http://127.0.0.1:1: " in dialled(ELSEWHERE)
+
+
+def test_a_connection_that_broke_is_no_answer_of_the_service() -> None:
+    """As gRPC puts it where it breaks between the call and its first message."""
+    broke = grpc.aio.AioRpcError(
+        grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), details="Internal error from Core"
+    )
+    assert failure(ELSEWHERE, broke) == f"cannot reach the service at {ELSEWHERE}: the connection broke"

@@ -89,6 +89,7 @@ _RUN = RunJson(
     planned_steps=500,
     last_observed_at=_TIMES[-1],
     last_heard_at=1795600050.0,
+    clock_ahead_seconds=None,
     observations=100,
     dropped_items=0,
     unsent_items=0,
