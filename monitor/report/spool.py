@@ -26,9 +26,10 @@ DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 EXIT_NOT_DELIVERED = 3
 # Of one that cannot read what is here, though its disk can be read.
 EXIT_DAMAGED = 4
-# How the problem of an attempt begins whose service does not answer at all; see monitor/wire/channel.py, which is not
-# imported by the training process.
+# In the problem of an attempt whose service does not answer at all, and of one whose service says that it takes
+# nothing; see monitor/wire/channel.py, which is not imported by the training process.
 UNREACHABLE = "cannot reach the service"
+NOTHING_TAKEN = "takes nothing now"
 
 _FORMAT_VERSION = 1
 # How a problem begins that trying again does not solve. In words, as earlier versions show it as it is.

@@ -22,7 +22,7 @@ from monitor.report.home import Home, Reported
 from monitor.report.locks import ProcessLock
 from monitor.report.seldom import Seldom
 from monitor.report.shell import pushed, shown
-from monitor.report.spool import UNREACHABLE
+from monitor.report.spool import NOTHING_TAKEN, UNREACHABLE
 from monitor.wire import monitor_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ class SpoolWriter:
             until = min(until, time.monotonic() + _DELIVER_SECONDS_WITH_PROBLEM)
         while True:
             now = time.monotonic()
-            if not is_hopeless and UNREACHABLE in self._problem():
+            if not is_hopeless and any(words in self._problem() for words in (UNREACHABLE, NOTHING_TAKEN)):
                 is_hopeless, until = True, min(until, now + _DELIVER_SECONDS_WITH_PROBLEM)
             left = until - now
             if self._home.uploader.wait(min(max(left, 0.0), _LOOK_SECONDS)):

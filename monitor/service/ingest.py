@@ -21,6 +21,7 @@ from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION
+from monitor.wire.channel import ANSWERED
 from monitor.wire.monitor_pb2 import (
     Acknowledgement,
     Heartbeat,
@@ -90,7 +91,7 @@ class Ingest(MonitorServiceServicer):
             self._check_size(request)
             last = await self._recorder.register(request.registration)
         except errors.ServiceError as error:
-            await context.abort(*_status(error))
+            await context.abort(*_status(error), ANSWERED)
         return RegisterRunResponse(
             protocol_version=PROTOCOL_VERSION,
             last_sequence=last,
@@ -111,7 +112,7 @@ class Ingest(MonitorServiceServicer):
             if not self.serving:
                 raise errors.StoppingError("the service is stopping; connect again and send what is not acknowledged")
         except errors.ServiceError as error:
-            await context.abort(*_status(error))
+            await context.abort(*_status(error), ANSWERED)
 
     async def ListRuns(  # noqa: N802
         self, _request: ListRunsRequest, _context: ServicerContext[ListRunsRequest, ListRunsResponse]
@@ -139,7 +140,7 @@ class Ingest(MonitorServiceServicer):
                     "is not all of it"
                 )
         except errors.ServiceError as error:
-            await context.abort(*_status(error))
+            await context.abort(*_status(error), ANSWERED)
 
     def _check_size(self, request: RegisterRunRequest) -> None:
         limit = "max_request_bytes"

@@ -21,6 +21,7 @@ from monitor.service.access.requests import Answer
 from monitor.service.background import in_background
 from monitor.service.handlers import Continue, Handler, prepared
 from monitor.service.recorder import Recorder
+from monitor.wire.channel import ANSWERED
 from monitor.wire.monitor_pb2 import DESCRIPTOR
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class CallsStandingBy(ServerInterceptor):
 
         async def prepare(request: Any, context: ServicerContext[Any, Any]) -> Any:
             if self._recorder.stands_by:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, self._recorder.stands_by)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, self._recorder.stands_by, ANSWERED)
             return request
 
         return prepared(handler, handler.request_deserializer, prepare)

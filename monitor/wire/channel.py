@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import grpc
 
@@ -37,6 +38,9 @@ STANDS_BY = "this service stands by"
 
 OTHER_PROTOCOL = "the sender speaks protocol version"
 """What a service begins its answer with that speaks another version of the protocol than the sender."""
+
+ANSWERED = (("sparsity-monitor-answered", "1"),)
+"""What comes with a service's own word that it takes nothing: gRPC uses the same status where a connection breaks."""
 
 NO_ACCESS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 """What a service answers that wants another token, or one that may do more. It may take the next one."""
@@ -79,7 +83,7 @@ def failure(target: str, error: grpc.RpcError) -> str:
         return f"the service at {target} does not take this training now: {details}"
     if code in NO_ACCESS:
         return f"the service at {target} does not let this in: {details.rstrip('.')}. {_HOW_TO_BE_LET_IN}"
-    if code is grpc.StatusCode.UNAVAILABLE and details.startswith(STANDS_BY):
+    if code is grpc.StatusCode.UNAVAILABLE and _is_answered(error):
         return f"the service at {target} takes nothing now: {details}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = "it does not answer. It may be stopped, or busy with something else"
@@ -95,6 +99,13 @@ def failure(target: str, error: grpc.RpcError) -> str:
     elif _NO_GRPC.search(details):
         hint = ". What listens there speaks HTTP and no gRPC: give the service's gRPC address, by default port 50051"
     return f"cannot reach the service at {target}{through}: {details}{hint}"
+
+
+def _is_answered(error: grpc.RpcError) -> bool:
+    # Earlier services say so only where they stand by.
+    # Of pairs, also with asyncio.
+    metadata: Any = error.trailing_metadata() or ()
+    return str(error.details()).startswith(STANDS_BY) or any(key == ANSWERED[0][0] for key, _value in metadata)
 
 
 def proxy_of(target: str) -> str | None:

@@ -108,7 +108,16 @@ class Training:
             self.train(1)
             return any(words in message for message in self._log.messages)
 
-        eventually(is_told, ARRIVAL_SECONDS)
+        try:
+            eventually(is_told, ARRIVAL_SECONDS)
+        except AssertionError as error:
+            error.add_note(self._said())
+            raise
+
+    def _said(self) -> str:
+        """What the training and its uploader know and have said, for whoever looks into a failure."""
+        log = (self.reporter.directory / "uploader.log").read_text(encoding="utf-8", errors="replace")
+        return f"spool: {spooled(self.reporter)}\ntraining: {self._log.messages}\nuploader: {log[-4000:]}"
 
     def wait_until_committed(self) -> None:
         """Wait until all that was observed is in the spool's file."""

@@ -4,10 +4,15 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
 
 from monitor.report.delivery_log import DeliveryLog, undelivered
 from monitor.report.spool import AttemptKey, SpooledAttempt
+from monitor.service.errors import StoreError
+from monitor.wire.channel import failure
+from tests.service.messages import registration
+from tests.service.running import Client, service_in_thread
 
 ATTEMPT = SpooledAttempt(
     AttemptKey("run", 1),
@@ -28,6 +33,32 @@ def test_a_problem_is_logged_once_whatever_address_of_the_host_was_tried_last(
     for detail in ("ipv4:127.0.0.1:1: refused", "ipv6:[::1]:1: refused", "ipv4:127.0.0.1:1: refused"):
         log.update(replace(ATTEMPT, problem=f"cannot reach the service at localhost:1: {detail}"))
     assert len(caplog.records) == 1
+
+
+def test_what_a_service_says_of_itself_is_told_after_a_connection_that_broke(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a store that fails: the stream breaks first, and why is known with the next try."""
+    monkeypatch.setattr("monitor.service.sqlite_file.held.HeldFile.confirm", _fail)
+    with service_in_thread(tmp_path / "store.db") as client:
+        target = client.listening.grpc_address
+        problem = _problem(client, target)
+        log = DeliveryLog(tmp_path, target)
+        for each in (f"cannot reach the service at {target}: the connection broke", problem):
+            log.update(replace(ATTEMPT, problem=each))
+    assert problem == f"the service at {target} takes nothing now: the store is full"
+    assert [problem in message for message in caplog.messages if "Training goes on" in message] == [False, True]
+
+
+def _fail(*_: object) -> None:
+    raise StoreError("the store is full")
+
+
+def _problem(client: Client, target: str) -> str:
+    """What is said of a run that the service cannot register."""
+    with pytest.raises(grpc.RpcError) as failed:
+        client.register(registration("run"))
+    return failure(target, failed.value)
 
 
 def test_a_service_that_comes_and_goes_is_told_of_once_a_minute(
