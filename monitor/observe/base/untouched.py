@@ -109,5 +109,9 @@ def bit_sum(weights: torch.Tensor) -> torch.Tensor:
     # By numpy, eight bytes at a time: torch would wake up its threads.
     data = borrow(flat).view(torch.uint8).numpy()
     whole = data.size // 8 * 8
-    total = data[:whole].view(np.int64).sum() + data[whole:].sum(dtype=np.int64)
-    return torch.tensor(int(total), dtype=torch.int64, device="cpu")
+    # Byte by byte, the rest would add up to the same where two of them are swapped, as those of 17.0 and 2.15 are.
+    rest = np.zeros(8, np.uint8)
+    rest[: data.size - whole] = data[whole:]
+    # As an array, which wraps around in silence.
+    total = rest.view(np.int64) + data[:whole].view(np.int64).sum()
+    return torch.tensor(int(total[0]), dtype=torch.int64, device="cpu")

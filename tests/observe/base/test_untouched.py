@@ -215,6 +215,23 @@ def test_everything_is_looked_at_at_checkpoints_and_at_the_end(
         observer.save_touched(tmp_path) if when == "checkpoint" else observer.save_update_mask(tmp_path / "mask")
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32])
+def test_bytes_that_change_places_are_a_difference_wherever_they_are(dtype: torch.dtype) -> None:
+    for size in range(1, 10):
+        for place in range(size):
+            weights = torch.zeros(size, dtype=dtype)
+            weights[place] = 0x404C
+            swapped = weights.clone()
+            swapped[place] = 0x4C40
+            assert bit_sum(weights) != bit_sum(swapped)
+
+
+def test_sums_go_beyond_what_64_bits_hold() -> None:
+    weights = torch.full((19,), 2**31 - 1, dtype=torch.int32)
+    expected = sum((2**31 - 1) << 32 * (place % 2) for place in range(19))
+    assert int(bit_sum(weights)) % 2**64 == expected % 2**64
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(0,), (1,), (3,), (7, 5), (64,)])
 def test_sums_differ_where_any_bit_does(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
