@@ -6,10 +6,13 @@ shown of a run that reports is in memory, see live.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from sqlalchemy import Connection, bindparam, update
+
 from monitor.limits import MAX_INTEGER
+from monitor.service.schema import attempts
 from monitor.service.stored import Batch
 
 _SECONDS = 1.0
@@ -49,7 +52,26 @@ class Heard:
         self._written = {key: times for key, times in self._written.items() if key[0] != run_id}
 
 
-def heard_row(batch: Batch, now: float) -> dict[str, object]:
+class AttemptMissingError(Exception):
+    """Something came of an attempt that is not in the store."""
+
+
+def hear(connection: Connection, batches: Sequence[Batch], now: float) -> None:
+    """Write that attempts were heard of.
+
+    Raises:
+        AttemptMissingError: one of them is not in the store.
+    """
+    rows = [_row(batch, now) for batch in batches]
+    of_attempt = (attempts.c.run_id == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
+    # Together those of which the same is new.
+    for columns in {frozenset(row) for row in rows}:
+        alike = [row for row in rows if row.keys() == columns]
+        if connection.execute(update(attempts).where(*of_attempt), alike).rowcount < len(alike):
+            raise AttemptMissingError
+
+
+def _row(batch: Batch, now: float) -> dict[str, object]:
     """Return what is new of an attempt that a batch came of, and which it is: `of_run`, `of_attempt`."""
     row: dict[str, object] = {"of_run": batch.run_id, "of_attempt": batch.attempt, "heard_at": now}
     if batch.brings_observation:

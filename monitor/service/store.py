@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, literal_column, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -25,7 +25,7 @@ from monitor.service.curves.groups import items_at, last_observations
 from monitor.service.curves.rows import Rows, rows_of
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
-from monitor.service.heard import Heard, heard_row
+from monitor.service.heard import AttemptMissingError, Heard, hear
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.received import Received
 from monitor.service.registration import check_agreement, when
@@ -238,7 +238,7 @@ class Store:
         to_hear = self._heard.due(batches, now)
         try:
             new = self._add(batches, to_hear, now)
-        except _AttemptMissingError:
+        except AttemptMissingError:
             raise self._missing(batches) from None
         self._heard.wrote(to_hear, now)
         for batch, numbers in zip(batches, new, strict=True):
@@ -248,7 +248,7 @@ class Store:
 
     def _add(self, batches: Sequence[Batch], to_hear: Sequence[Batch], now: float) -> list[set[int]]:
         with self._change() as connection:
-            _hear(connection, to_hear, now)
+            hear(connection, to_hear, now)
             new = self._add_items(connection, batches)
             index = Rows()
             for batch, numbers in zip(batches, new, strict=True):
@@ -293,7 +293,7 @@ class Store:
             stored = {tuple(row) for row in connection.execute(statement, rows)}
         except IntegrityError as error:
             # All that they refer to.
-            raise _AttemptMissingError from error
+            raise AttemptMissingError from error
         new = []
         for batch in batches:
             keys = stored & {(*batch.key, received.item.sequence) for received in batch.items}
@@ -447,21 +447,6 @@ class Store:
             raise TooManyRunsError(
                 f"{runs} runs are stored, and this service allows {max_runs}. {how_to_raise('max_runs')}", "max_runs"
             )
-
-
-class _AttemptMissingError(Exception):
-    """Something came of an attempt that is not in the store."""
-
-
-def _hear(connection: Connection, batches: Sequence[Batch], now: float) -> None:
-    """Note that attempts were heard of."""
-    rows = [heard_row(batch, now) for batch in batches]
-    of_attempt = (attempts.c.run_id == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
-    # Together those of which the same is new.
-    for columns in {frozenset(row) for row in rows}:
-        alike = [row for row in rows if row.keys() == columns]
-        if connection.execute(update(attempts).where(*of_attempt), alike).rowcount < len(alike):
-            raise _AttemptMissingError
 
 
 def _held(url: str) -> Held:
