@@ -21,12 +21,12 @@ class Arrivals:
         """Read from `requests`, about `limit` items ahead, until they end or `stopping` is done.
 
         Args:
-            budget: what comes takes room of it, until it is `answered`.
+            budget: what comes takes room of it, until it is `stored`.
         """
         self._requests = requests
         self._limit = limit
         self._budget = budget
-        # Bytes of what was read ahead, and of each batch that is not answered.
+        # Bytes of what was read ahead, and of each batch that is not stored.
         self._sizes_ahead: deque[int] = deque()
         self._sizes: deque[int] = deque()
         self._stopping = stopping
@@ -71,7 +71,7 @@ class Arrivals:
             self._arrived.clear()
         return batch
 
-    def answered(self) -> None:
+    def stored(self) -> None:
         """Make room for other requests than those of the oldest batch that was returned, once for each."""
         self._budget.give_back(self._sizes.popleft())
 

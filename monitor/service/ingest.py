@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple
 
 import grpc
 from grpc.aio import ServicerContext
@@ -41,7 +42,7 @@ from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer
 
 HISTORY_PAGE_ITEMS = 64
 
-# Of requests that have come and are not yet answered, of all streams. What is made of them takes a few times as much.
+# Of requests that have come and are not yet stored, of all streams. What is made of them takes a few times as much.
 _MOST_BYTES = 32 * 1024 * 1024
 
 # Readers before these states were told apart know no name for them.
@@ -62,6 +63,14 @@ _STATUS = (
     (errors.StoppingError, grpc.StatusCode.UNAVAILABLE),
     (errors.StoreError, grpc.StatusCode.UNAVAILABLE),
 )
+
+
+class _Brought(NamedTuple):
+    """What a batch of requests brings, and what is to be said of the one behind, if that is out of turn."""
+
+    items: list[Received]
+    heartbeats: list[Heartbeat]
+    problem: errors.ServiceError | None = None
 
 
 class Ingest(MonitorServiceServicer):
@@ -107,7 +116,7 @@ class Ingest(MonitorServiceServicer):
             with self._instruments.open_streams.track_inprogress():
                 async with Arrivals(requests, limit, self._budget, self._stopping) as arrivals:
                     attempt = self._opened(await arrivals.next())
-                    arrivals.answered()
+                    arrivals.stored()
                     await self._store_all(attempt, arrivals, context)
             if not self.serving:
                 raise errors.StoppingError("the service is stopping; connect again and send what is not acknowledged")
@@ -163,13 +172,17 @@ class Ingest(MonitorServiceServicer):
         storing.set_result(None)
         try:
             while batch := await arrivals.next():
+                brought = self._read(batch)
                 before = storing
-                storing = asyncio.create_task(self._store(attempt, batch, arrivals, before, context))
+                storing = asyncio.create_task(self._store(attempt, brought, arrivals, before, context))
                 storing.add_done_callback(arrivals.end_if_failed)
                 await before
+                if brought.problem is not None:
+                    # Of what came behind it, nothing is stored.
+                    raise brought.problem
             await storing
         except errors.ServiceError:
-            # What came before a request that cannot be read is answered.
+            # What came before a request that cannot be read, or is out of turn, is answered.
             await storing
             raise
         finally:
@@ -179,39 +192,39 @@ class Ingest(MonitorServiceServicer):
     async def _store(
         self,
         attempt: Attempt,
-        batch: list[ReportRequest],
+        brought: _Brought,
         arrivals: Arrivals,
         before: asyncio.Future[None],
         context: ServicerContext[ReportRequest, ReportResponse],
     ) -> None:
-        """Store what a batch brings, then answer; a request out of turn ends the stream, after what came before it.
+        """Store what a batch brings, then answer.
 
         Args:
             before: done when what came before is stored and answered. If that failed, nothing of this is answered.
         """
-        items, heartbeats, problem = self._read(batch)
+        items, heartbeats = brought.items, brought.heartbeats
+        outcomes: list[Outcome] = []
         if items or heartbeats:
             outcomes = await self._recorder.record(attempt, items, heartbeats[-1] if heartbeats else None)
-            await before
-            self._instruments.heartbeats.inc(len(heartbeats))
-            for response in answers(outcomes):
-                await context.write(response)
-        arrivals.answered()
-        if problem is not None:
-            raise problem
+        # Not after the answers: a sender that does not read them would keep the room from all others.
+        arrivals.stored()
+        await before
+        self._instruments.heartbeats.inc(len(heartbeats))
+        for response in answers(outcomes):
+            await context.write(response)
 
-    def _read(self, batch: list[ReportRequest]) -> tuple[list[Received], list[Heartbeat], errors.ServiceError | None]:
-        """Return what the requests bring, up to one that is out of turn, and what is to be said of that."""
+    def _read(self, batch: list[ReportRequest]) -> _Brought:
+        """Return what the requests bring, up to one that is out of turn."""
         items: list[Received] = []
         heartbeats: list[Heartbeat] = []
         for request in batch:
             try:
                 items += received_in(request, self._settings.max_batch_items)
             except errors.ServiceError as error:
-                return items, heartbeats, error
+                return _Brought(items, heartbeats, error)
             if request.HasField("heartbeat"):
                 heartbeats.append(request.heartbeat)
-        return items, heartbeats, None
+        return _Brought(items, heartbeats)
 
 
 def answers(outcomes: Iterable[Outcome]) -> Iterable[ReportResponse]:

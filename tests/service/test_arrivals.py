@@ -92,7 +92,7 @@ def test_items_that_come_together_count_as_so_many() -> None:
     _with_arrivals(endless(), use)
 
 
-def test_no_more_is_read_than_there_is_room_for_until_what_came_is_answered() -> None:
+def test_no_more_is_read_than_there_is_room_for_until_what_came_is_stored() -> None:
     read = []
     item = _item(1)
 
@@ -111,7 +111,7 @@ def test_no_more_is_read_than_there_is_room_for_until_what_came_is_answered() ->
         assert await have_read(5)
         assert len(await arrivals.next()) == 4
         assert await have_read(5)
-        arrivals.answered()
+        arrivals.stored()
         assert await have_read(9)
         assert len(await arrivals.next()) == 4
 

@@ -222,6 +222,17 @@ def test_what_comes_meanwhile_waits_to_be_stored_and_is_not_acknowledged_behind_
     assert client.metric("run_observations") == 4
 
 
+def test_nothing_behind_a_request_out_of_turn_is_stored_however_it_arrives(start: Callable[..., Client]) -> None:
+    # Each request is a batch of its own.
+    client = start(max_batch_items=1)
+    for number in range(20):
+        run = f"run-{number}"
+        client.register(registration(run))
+        requests = [*stream_of(run, [observed(1), observed(2)]), pb.ReportRequest(), pb.ReportRequest(item=observed(3))]
+        assert _refused(lambda: client.report(requests))[0] is grpc.StatusCode.INVALID_ARGUMENT  # noqa: B023
+        assert [response.item.sequence for response in client.history(run)] == [1, 2]
+
+
 def test_many_that_catch_up_at_once_take_turns(start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monitor.service.ingest._MOST_BYTES", 4 * observed(1).ByteSize())
     client = start(max_batch_items=4)
