@@ -9,15 +9,17 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
-from monitor.service.errors import StandingByError, StoreError, UnstorableItemError
+from monitor.service.errors import StandingByError, StoreError
 from monitor.service.instruments import Instruments
-from monitor.service.items import ItemCheck
+from monitor.service.judging import Judge
 from monitor.service.live import LiveRuns, from_store
 from monitor.service.received import Received
 from monitor.service.store import Store
 from monitor.service.stored import Batch
+from monitor.wire.monitor_pb2 import Heartbeat
 
 _MOST_ITEMS = 1000
 """Of one transaction, besides the batch that goes beyond it: what is asked of the store meanwhile waits for it."""
@@ -31,12 +33,22 @@ class Outcome:
     rejected: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Whose items a stream brings, and who decides of them."""
+
+    run_id: str
+    number: int
+    judge: Judge
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class _Brought:
-    """A batch that waits to be stored, what its items have to fit, and who waits for it."""
+    """What waits to be stored, and who waits for it."""
 
-    batch: Batch
-    check: ItemCheck
+    attempt: Attempt
+    items: Sequence[Received]
+    heartbeat: Heartbeat | None
     outcomes: asyncio.Future[list[Outcome]]
 
 
@@ -79,13 +91,13 @@ class Commits:
         self._writer: asyncio.Task[None] | None = None
         self._uncertain: set[str] = set()
 
-    async def add(self, batch: Batch, check: ItemCheck) -> list[Outcome]:
-        """Have a batch stored, and return what became of its items, in their order.
+    async def add(self, attempt: Attempt, items: Sequence[Received], heartbeat: Heartbeat | None) -> list[Outcome]:
+        """Have items of an attempt stored, and return what became of each, in their order.
 
         Raises:
-            StoreError: the store failed; nothing of this batch is recorded.
+            StoreError: the store failed; nothing of these is recorded.
         """
-        brought = _Brought(batch, check, asyncio.get_running_loop().create_future())
+        brought = _Brought(attempt, items, heartbeat, asyncio.get_running_loop().create_future())
         with self._lock:
             self._waiting.append(brought)
         if self._writer is None:
@@ -130,7 +142,7 @@ class Commits:
         with self._lock:
             while self._waiting and items < most:
                 taken.append(self._waiting.popleft())
-                items += len(taken[-1].batch.items)
+                items += len(taken[-1].items)
         return taken
 
     def _stored_next(self) -> _Results:
@@ -176,26 +188,16 @@ class Commits:
         return anew
 
     def _bring_to_life(self, batch: Batch, new: set[int], now: float) -> None:
-        stored = [received.item for received in batch.first_of(new)]
+        stored = [storable.item for storable in batch.first_of(new)]
         self._live.record(*batch.key, stored, observed=batch.brings_observation, heartbeat=batch.heartbeat, now=now)
 
     def _judged(self, brought: _Brought) -> _Judged:
-        batch = brought.batch
-        outcomes = [self._judge(brought.check, received) for received in batch.items]
-        good = [each for each, outcome in zip(batch.items, outcomes, strict=True) if outcome.rejected is None]
-        return _Judged(brought, Batch(batch.run_id, batch.attempt, good, batch.heartbeat), outcomes)
-
-    def _judge(self, check: ItemCheck, received: Received) -> Outcome:
-        item = received.item
-        try:
-            check.check(received)
-        except UnstorableItemError as error:
-            if error.limit:
-                self._instruments.limit_hits.labels(error.limit).inc()
-            return Outcome(item.sequence, str(error))
-        for limit in check.trim(received):
+        judgements = brought.attempt.judge.judge(brought.items)
+        for limit in chain.from_iterable(judgement.limits for judgement in judgements):
             self._instruments.limit_hits.labels(limit).inc()
-        return Outcome(item.sequence)
+        good = [judgement.storable for judgement in judgements if judgement.storable is not None]
+        batch = Batch(brought.attempt.run_id, brought.attempt.number, good, brought.heartbeat)
+        return _Judged(brought, batch, [Outcome(each.sequence, each.rejected) for each in judgements])
 
     def _count(self, judged: _Judged, new: set[int]) -> None:
         good, outcomes = judged.good.items, judged.outcomes

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from monitor.service.arrays import Amounts, Arrays, Counts, counts_of, exact_sum
+from monitor.service.arrays import Amounts, Arrays, Counts, counts_of, exact_sums, sums_in_order
 from monitor.service.transfer import Transfer, TransferSizes
 from monitor.wire.monitor_pb2 import Observation, Registration
 
@@ -28,7 +29,7 @@ class Totals:
 
     Attributes:
         counts: name of the count → weights.
-        trained: weights per group that are trained: what ratios are of.
+        trained: weights per group that are trained: what ratios are of; trained_weights: over all groups.
         changed_at: one entry per tolerance of the registration.
         references: one entry per reference mask of the registration.
         update_norm: Euclidean norm of the visible update.
@@ -39,6 +40,7 @@ class Totals:
 
     counts: Mapping[str, int]
     trained: tuple[int, ...]
+    trained_weights: int
     changed_at: tuple[int | None, ...]
     references: tuple[ReferenceTotals, ...]
     update_norm: float | None
@@ -60,11 +62,6 @@ class Totals:
             return None
         return self.transfer.changed / self.trained_weights
 
-    @property
-    def trained_weights(self) -> int:
-        """Weights that are trained, over all groups."""
-        return sum(self.trained)
-
 
 def total_weights(registration: Registration) -> int:
     """Return the number of weights of the model, frozen ones included."""
@@ -77,57 +74,88 @@ class Summation:
     def __init__(self, registration: Registration) -> None:
         self.registration = registration
         self._weights = tuple(group.weights for group in registration.groups)
-        self._trained = tuple(group.weights - group.frozen_weights for group in registration.groups)
-        self._weights_array, self._trained_array = counts_of(self._weights), counts_of(self._trained)
-        self._has_frozen = self._trained != self._weights
+        self._trained = _Trained.of(group.weights - group.frozen_weights for group in registration.groups)
+        self._weights_array, self._trained_array = counts_of(self._weights), counts_of(self._trained.groups)
+        self._has_frozen = self._trained.groups != self._weights
         self._reference_weights = [sum(reference.weights) for reference in registration.references]
         self._sizes = TransferSizes(registration)
-        self._base_norm = _norm(np.array(registration.base_squared_norm, np.float64))
+        squares = np.array([registration.base_squared_norm], np.float64)
+        (self._base_norm,) = _norms(squares if squares.size else None, 1)
 
-    def totals(self, observation: Observation, arrays: Arrays | None = None) -> Totals:
-        """Return an observation over all groups.
+    def totals(self, observation: Observation) -> Totals:
+        """Return an observation over all groups."""
+        (totals,) = self.totals_of(Arrays.of(observation))
+        return totals
 
-        Args:
-            arrays: of the observation, where they have been read.
-        """
-        arrays = arrays or Arrays.of(observation)
-        at_tolerance = [exact_sum(counts) if counts.size else None for counts in arrays.changed_at]
-        return Totals(
-            counts=arrays.sums(),
-            trained=self.trained(observation, arrays),
-            changed_at=tuple(at_tolerance or [None] * len(self.registration.tolerances)),
-            references=self._references(arrays),
-            update_norm=_norm(arrays.squared_norm),
-            update_max_abs=float(arrays.max_abs.max()) if arrays.max_abs.size else None,
-            base_norm=_norm(arrays.base_squared_norm) if arrays.base_squared_norm.size else self._base_norm,
-            transfer=self._sizes.transfer_of(observation, arrays),
+    def totals_of(self, arrays: Arrays) -> list[Totals]:
+        """Return each of some observations over all groups."""
+        several = len(arrays.observations)
+        at_tolerances = [_sums(counts, several) for counts in arrays.changed_at]
+        not_measured = (None,) * len(self.registration.tolerances)
+        base = arrays.base_squared_norm
+        each = zip(
+            arrays.sums(),
+            self._trained_of(arrays),
+            zip(*at_tolerances, strict=True) if at_tolerances else [not_measured] * several,
+            self._references(arrays),
+            _norms(arrays.squared_norm, several),
+            [None] * several if arrays.max_abs is None else arrays.max_abs.max(axis=-1).tolist(),
+            [self._base_norm] * several if base is None else _norms(base, several),
+            self._sizes.transfers_of(arrays),
+            strict=True,
         )
+        return [
+            Totals(counts, trained.groups, trained.weights, changed_at, references, norm, most, base_norm, transfer)
+            for counts, trained, changed_at, references, norm, most, base_norm, transfer in each
+        ]
 
-    def trained(self, observation: Observation, arrays: Arrays | None = None) -> tuple[int, ...]:
+    def trained(self, observation: Observation) -> tuple[int, ...]:
         """Return the weights of each group that are trained: they train, or did at some time before."""
         if observation.trained:
             return tuple(observation.trained)
+        if not self._has_frozen:
+            return self._trained.groups
+        (trained,) = self._trained_of(Arrays.of(observation))
+        return trained.groups
+
+    def _trained_of(self, arrays: Arrays) -> list[_Trained]:
+        if arrays.trained is not None:
+            return [_Trained.of(groups) for groups in arrays.trained.tolist()]
+        several = len(arrays.observations)
         # Senders that do not say what trains now show it by more changes than the registration allows for.
-        if not self._has_frozen or not (counted := _that_need_training(arrays or Arrays.of(observation))):
-            return self._trained
+        if not self._has_frozen or not (counted := _that_need_training(arrays)):
+            return [self._trained] * several
         fit = np.maximum.reduce(counted) <= self._trained_array
         if fit.all():
-            return self._trained
-        return tuple(np.where(fit, self._trained_array, self._weights_array).tolist())
+            return [self._trained] * several
+        return [_Trained.of(groups) for groups in np.where(fit, self._trained_array, self._weights_array).tolist()]
 
-    def _references(self, arrays: Arrays) -> tuple[ReferenceTotals, ...]:
+    def _references(self, arrays: Arrays) -> list[tuple[ReferenceTotals, ...]]:
+        several = len(arrays.observations)
         if not arrays.intersections:
-            return tuple(ReferenceTotals(weights, None, None) for weights in self._reference_weights)
-        return tuple(
-            ReferenceTotals(
-                weights=weights,
-                intersection=exact_sum(intersection) if intersection.size else None,
-                expected_intersection=sum(expected.tolist()) if expected.size else None,
-            )
+            return [tuple(ReferenceTotals(weights, None, None) for weights in self._reference_weights)] * several
+        by_reference = [
+            [
+                ReferenceTotals(weights, *found)
+                for found in zip(_sums(intersection, several), _amounts(expected, several), strict=True)
+            ]
             for weights, intersection, expected in zip(
                 self._reference_weights, arrays.intersections, arrays.expected, strict=True
             )
-        )
+        ]
+        return list(zip(*by_reference, strict=True))
+
+
+class _Trained(NamedTuple):
+    """Weights that are trained: of each group, and of all."""
+
+    groups: tuple[int, ...]
+    weights: int
+
+    @classmethod
+    def of(cls, groups: Iterable[int]) -> _Trained:
+        of_each = tuple(groups)
+        return cls(of_each, sum(of_each))
 
 
 def add_up(observation: Observation, registration: Registration) -> Totals:
@@ -140,9 +168,16 @@ def base_squares(observation: Observation, registration: Registration) -> Sequen
     return observation.base_squared_norm or registration.base_squared_norm
 
 
-def _norm(squares: Amounts) -> float | None:
-    # Added up by Python, as always: numpy adds in another order, and the last digit would be another.
-    return math.sqrt(sum(squares.tolist())) if squares.size else None
+def _sums(counts: Counts | None, several: int) -> Sequence[int | None]:
+    return [None] * several if counts is None else exact_sums(counts)
+
+
+def _amounts(amounts: Amounts | None, several: int) -> Sequence[float | None]:
+    return [None] * several if amounts is None else sums_in_order(amounts)
+
+
+def _norms(squares: Amounts | None, several: int) -> list[float | None]:
+    return [None if square is None else math.sqrt(square) for square in _amounts(squares, several)]
 
 
 def _that_need_training(arrays: Arrays) -> list[Counts]:

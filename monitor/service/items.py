@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from monitor.limits import MAX_INTEGER, importance
 from monitor.service.arrays import Amounts, Arrays, Counts, counts_of
 from monitor.service.errors import UnstorableItemError, how_to_raise
 from monitor.service.received import Received
 from monitor.service.settings import ServiceSettings
-from monitor.wire.monitor_pb2 import Finish, Observation, Registration, TrainingLog
+from monitor.wire.monitor_pb2 import Finish, Registration, TrainingLog
 
 
 class ItemCheck:
@@ -27,6 +29,16 @@ class ItemCheck:
         Raises:
             UnstorableItemError: it can never be stored.
         """
+        self.check_but_observation(received)
+        if received.item.HasField("observation"):
+            self.check_observations(Arrays.of(received.item.observation))
+
+    def check_but_observation(self, received: Received) -> None:
+        """The same, and of an observation only what is around it.
+
+        Raises:
+            UnstorableItemError: it can never be stored.
+        """
         item = received.item
         if not 1 <= item.sequence <= MAX_INTEGER:
             raise UnstorableItemError(f"sequence {item.sequence} was given; numbers count up from 1 to {MAX_INTEGER}")
@@ -38,7 +50,7 @@ class ItemCheck:
             )
         match item.WhichOneof("kind"):
             case "observation":
-                self._check_observation(item.observation, received.arrays)
+                pass
             case "training_log":
                 _check_when(item.training_log.step, "logged_at", item.training_log.logged_at)
             case "finish":
@@ -46,13 +58,18 @@ class ItemCheck:
             case _:
                 raise UnstorableItemError("the item is empty; expected an observation, a training log or a finish")
 
-    def _check_observation(self, observation: Observation, arrays: Arrays) -> None:
-        _check_when(observation.step, "observed_at", observation.observed_at)
+    def check_observations(self, arrays: Arrays) -> None:
+        """Accept observations if all of them can be stored.
+
+        Raises:
+            UnstorableItemError: one of them never can. Of several, the message does not say which.
+        """
+        for observation in arrays.observations:
+            _check_when(observation.step, "observed_at", observation.observed_at)
         _check_counts("trained", arrays.trained, self._weights)
-        trained = arrays.trained if arrays.trained.size else self._weights
-        self._check_each_count(arrays, trained)
-        self._check_measures(observation, arrays)
-        _check_synchronisation(observation, arrays, self._weights)
+        self._check_each_count(arrays, self._weights if arrays.trained is None else arrays.trained)
+        self._check_measures(arrays)
+        _check_synchronisations(arrays, self._weights)
         if arrays.changed_at:
             _check_length("changed_at", len(arrays.changed_at), len(self._tolerances), "tolerance")
         for tolerance, counts in zip(self._tolerances, arrays.changed_at, strict=False):
@@ -67,27 +84,29 @@ class ItemCheck:
 
     def _check_each_count(self, arrays: Arrays, trained: Counts) -> None:
         # All at once, and only where that is not good enough, one by one.
-        if arrays.table is not None and arrays.table.shape[1] == len(trained) and (arrays.table <= trained).all():
+        table = arrays.table
+        if table is not None and table.shape[-1] == trained.shape[-1] and (table <= trained).all():
             return
         for name, counts in arrays.counts.items():
             # What is unmeasured is not among the trained weights; all else is counted there.
             _check_counts(name, counts, self._weights if name == "unmeasured" else trained)
 
-    def _check_measures(self, observation: Observation, arrays: Arrays) -> None:
+    def _check_measures(self, arrays: Arrays) -> None:
         self._check_amounts("squared_norm", arrays.squared_norm)
         self._check_amounts("max_abs", arrays.max_abs)
         self._check_amounts("base_squared_norm", arrays.base_squared_norm)
-        _check_amount("host_seconds", observation.host_seconds)
-        _check_amount("device_seconds", observation.device_seconds)
+        for observation in arrays.observations:
+            _check_amount("host_seconds", observation.host_seconds)
+            _check_amount("device_seconds", observation.device_seconds)
 
-    def _check_amounts(self, name: str, values: Amounts) -> None:
-        if not values.size:
+    def _check_amounts(self, name: str, values: Amounts | None) -> None:
+        if values is None:
             return
-        _check_length(name, len(values), len(self._weights), "group")
+        _check_length(name, values.shape[-1], len(self._weights), "group")
         # The least of them is NaN if any is, and then neither holds.
         if not (values.min() >= 0 and values.max() < math.inf):
-            for value in values.tolist():
-                _check_amount(name, value)
+            for value in values.flat:
+                _check_amount(name, float(value))
 
     def trim(self, received: Received) -> list[str]:
         """Take out of the trainer's log, if it is one, what is beyond the limits, and return which limits those are.
@@ -112,15 +131,16 @@ class ItemCheck:
         return ["max_label_length"] * bool(long) + ["max_training_metrics"] * bool(beyond)
 
 
-def _check_synchronisation(observation: Observation, arrays: Arrays, weights: Counts) -> None:
-    if not observation.HasField("synchronisation"):
-        return
-    sync = observation.synchronisation
-    if not sync.previous_step < sync.step <= observation.step:
-        raise UnstorableItemError(
-            f"a synchronisation at step {sync.step} after one at step {sync.previous_step} was given with step "
-            f"{observation.step}; expected steps that rise, and none beyond the observation's"
-        )
+def _check_synchronisations(arrays: Arrays, weights: Counts) -> None:
+    for observation in arrays.observations:
+        if not observation.HasField("synchronisation"):
+            continue
+        sync = observation.synchronisation
+        if not sync.previous_step < sync.step <= observation.step:
+            raise UnstorableItemError(
+                f"a synchronisation at step {sync.step} after one at step {sync.previous_step} was given with step "
+                f"{observation.step}; expected steps that rise, and none beyond the observation's"
+            )
     # Not only of the trained weights: some of these may have been lost since.
     _check_counts("synchronisation.changed", arrays.synchronised, weights)
 
@@ -145,15 +165,17 @@ def _check_length(name: str, given: int, expected: int, unit: str) -> None:
         )
 
 
-def _check_counts(name: str, counts: Counts, bounds: Counts) -> None:
-    if not counts.size:
+def _check_counts(name: str, counts: Counts | None, bounds: Counts) -> None:
+    """Accept counts that are within bounds, which are the same for all observations or each one's own."""
+    if counts is None:
         return
-    _check_length(name, len(counts), len(bounds), "group")
+    _check_length(name, counts.shape[-1], bounds.shape[-1], "group")
     above = counts > bounds
     if above.any():
-        index = int(above.argmax())
+        row, group = np.unravel_index(above.argmax(), above.shape)
+        most = np.broadcast_to(bounds, above.shape)[row, group]
         raise UnstorableItemError(
-            f"{name} of group {index} is {counts[index]}; expected at most {bounds[index]}, all its weights"
+            f"{name} of group {group} is {counts[row, group]}; expected at most {most}, all its weights"
         )
 
 

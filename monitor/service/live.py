@@ -149,28 +149,35 @@ class LiveRun:
             for attempt, registration in self.registrations.items()
         )
 
-    def with_item(self, item: StoredItem) -> LiveRun:
-        """Return the run with one more item, which was not stored before."""
-        return replace(self, version=_next_version(), **self._changed_by(item))
-
-    def _changed_by(self, item: StoredItem) -> dict[str, Any]:
-        position = item.position
-        if item.item.HasField("finish") and position.attempt == self.registration.attempt:
-            return {"finish": item.item.finish, "pauses": Pauses()}
-        if self.supersedes(position):
-            return {}
-        if item.item.HasField("observation"):
-            newer = self.latest is None or position > self.latest.position
-            latest = _live_observation(item, self.registrations) if newer else self.latest
-            return {"latest": latest, "observations": self.observations + 1, "pauses": self._pauses_with(item)}
-        if item.item.HasField("training_log"):
-            return {"training_metrics": _newest(self.training_metrics, [item])}
-        return {}
-
-    def _pauses_with(self, item: StoredItem) -> Pauses:
-        if item.position.attempt != self.registration.attempt or self.finish is not None:
-            return self.pauses
-        return self.pauses.after(item.item.observation.observed_at)
+    def with_items(self, items: Iterable[StoredItem]) -> LiveRun:
+        """Return the run with more items, which were not stored before, in the order of their numbers."""
+        observations, pauses, finish = self.observations, self.pauses, self.finish
+        newest, shown = None, self.latest.position if self.latest else None
+        logs = []
+        for item in items:
+            is_latest_attempt = item.position.attempt == self.registration.attempt
+            kind = item.item.WhichOneof("kind")
+            if kind == "finish" and is_latest_attempt:
+                finish, pauses = item.item.finish, Pauses()
+            elif self.supersedes(item.position):
+                continue
+            elif kind == "observation":
+                observations += 1
+                if shown is None or item.position > shown:
+                    newest, shown = item, item.position
+                if is_latest_attempt and finish is None:
+                    pauses = pauses.after(item.item.observation.observed_at)
+            elif kind == "training_log":
+                logs.append(item)
+        return replace(
+            self,
+            latest=self.latest if newest is None else _live_observation(newest, self.registrations),
+            observations=observations,
+            pauses=pauses,
+            training_metrics=_newest(self.training_metrics, logs) if logs else self.training_metrics,
+            finish=finish,
+            version=_next_version(),
+        )
 
     def heard(self, attempt: int, now: float, *, observed: bool, heartbeat: Heartbeat | None) -> LiveRun:
         """Return the run with a sign of life of one attempt; only that of the latest one counts."""
@@ -234,8 +241,8 @@ class LiveRuns:
     ) -> None:
         """Bring a run up to date with what was just committed: the items that are new, and a sign of life."""
         run = self._runs[run_id].heard(attempt, now, observed=observed, heartbeat=heartbeat)
-        for item in stored:
-            run = run.with_item(StoredItem(position_of(item, attempt), item))
+        if stored:
+            run = run.with_items([StoredItem(position_of(item, attempt), item) for item in stored])
         self.put(run)
 
 

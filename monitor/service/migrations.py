@@ -10,10 +10,8 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, Row, select, update
 
-from monitor.service.counts import Summation
-from monitor.service.curves.rows import rows_of
+from monitor.service.curves.rows import Index, Rows
 from monitor.service.errors import StoreError, shortened
-from monitor.service.received import Received
 from monitor.service.schema import (
     SCHEMA_VERSION,
     attempts,
@@ -45,11 +43,13 @@ def _make_curves(connection: Connection) -> None:
         table.create(connection)
     done, told_at = 0, time.monotonic()
     for attempt in connection.execute(select(attempts)).all():
-        summation = Summation(Registration.FromString(attempt.registration))
+        index = Index(Registration.FromString(attempt.registration))
         for page in _pages(connection, attempt.run_id, attempt.attempt):
             # One at a time: those of a large model take a megabyte each, and several once they are read.
-            found = (Received(_item(row, attempt.run_id, attempt.attempt)) for row in page)
-            rows_of(attempt.run_id, attempt.attempt, found, summation).write(connection)
+            rows = Rows()
+            for row in page:
+                rows += index.of(_item(row, attempt.run_id, attempt.attempt))
+            rows.write(connection)
             done += len(page)
             if time.monotonic() - told_at > _TELL_SECONDS:
                 logger.info("%d items are indexed; the service answers when all are", done)

@@ -1,13 +1,11 @@
-"""Items as they came: each with its message, its bytes and its arrays, which are made once for all who need them."""
+"""Items as they came: each with its message and its bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from google.protobuf.message import DecodeError
 
-from monitor.service.arrays import Arrays
 from monitor.service.errors import RequestOrderError, UnreadableRequestError
 from monitor.wire.monitor_pb2 import Item, ReportRequest
 
@@ -33,11 +31,6 @@ class Received:
     def changed(self) -> None:
         """The item, no observation, is another now."""
         self._content = None
-
-    @cached_property
-    def arrays(self) -> Arrays:
-        """Those of its observation."""
-        return Arrays.of(self.item.observation)
 
 
 def received_in(request: ReportRequest, most: int) -> list[Received]:

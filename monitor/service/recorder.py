@@ -10,12 +10,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from monitor.service.access.tokens import Token
-from monitor.service.commits import Commits, Outcome
+from monitor.service.commits import Attempt, Commits, Outcome
 from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import (
@@ -27,14 +26,14 @@ from monitor.service.errors import (
     shortened,
 )
 from monitor.service.instruments import Instruments
-from monitor.service.items import ItemCheck
+from monitor.service.judging import Judge
 from monitor.service.live import LiveRuns, from_store
 from monitor.service.received import Received
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.service.starts import check_start
 from monitor.service.store import Store
-from monitor.service.stored import Batch, Position, StoredItem
+from monitor.service.stored import Position, StoredItem
 from monitor.service.waiting import Waiting
 from monitor.wire.channel import STANDS_BY
 from monitor.wire.monitor_pb2 import Heartbeat, Registration
@@ -46,15 +45,6 @@ T = TypeVar("T")
 # How long a scrape waits to know whether the store is still held.
 _CONFIRMED_WITHIN_SECONDS = 5.0
 _OBSERVATIONS_AT_A_TIME = 10
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """Whose items a stream brings, and what they have to fit."""
-
-    run_id: str
-    number: int
-    check: ItemCheck
 
 
 class Recorder:
@@ -108,11 +98,11 @@ class Recorder:
             raise UnknownRunError(
                 f"attempt {attempt} of run {shortened(run_id)} is not registered here; call RegisterRun before Report"
             )
-        return Attempt(run_id, attempt, ItemCheck(run.registrations[attempt], self._settings))
+        return Attempt(run_id, attempt, Judge(run.registrations[attempt], self._settings))
 
-    async def record(self, attempt: Attempt, batch: Sequence[Received], heartbeat: Heartbeat | None) -> list[Outcome]:
+    async def record(self, attempt: Attempt, items: Sequence[Received], heartbeat: Heartbeat | None) -> list[Outcome]:
         """Record the items in one transaction, and return what became of each, in their order."""
-        return await self._commits.add(Batch(attempt.run_id, attempt.number, batch, heartbeat), attempt.check)
+        return await self._commits.add(attempt, items, heartbeat)
 
     async def history(self, run_id: str, after: Position, limit: int, kind: str | None = None) -> list[StoredItem]:
         """Return at most `limit` items behind `after`, see `Store.history`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from monitor.service.received import Received
 from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
 
 
@@ -22,19 +21,18 @@ def attempt_row(registration: Registration, now: float) -> dict[str, object]:
     }
 
 
-def item_row(run_id: str, attempt: int, received: Received) -> dict[str, object]:
-    """Return the row of an item."""
-    item = received.item
+def item_row(run_id: str, attempt: int, item: Item, content: bytes) -> dict[str, object]:
+    """Return the row of an item, of which these are the bytes."""
     kind = cast(str, item.WhichOneof("kind"))
-    content: Observation | TrainingLog | Finish = getattr(item, kind)
+    told: Observation | TrainingLog | Finish = getattr(item, kind)
     return {
         "run_id": run_id,
         "attempt": attempt,
         "sequence": item.sequence,
         "kind": kind,
-        "step": content.step,
+        "step": told.step,
         "time": occurred_at(item),
-        "item": received.content,
+        "item": content,
     }
 
 

@@ -18,16 +18,14 @@ from monitor.service.access.tokens import Token
 from monitor.service.care import deletion, sizes, thinning
 from monitor.service.care.deletion import Removed, Returned
 from monitor.service.care.thinning import Progress, Thinning
-from monitor.service.counts import Summation
 from monitor.service.curves import thinned
 from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.groups import items_at, last_observations
-from monitor.service.curves.rows import Rows, rows_of
+from monitor.service.curves.rows import Rows
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.heard import AttemptMissingError, Heard, hear
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
-from monitor.service.received import Received
 from monitor.service.registration import check_agreement, when
 from monitor.service.remedies import remedy
 from monitor.service.rows import attempt_row, item_row
@@ -64,7 +62,6 @@ class Store:
         self._url, self._shown_url = url, hide_password(url)
         self._held = _held(url)
         self._newest: Key | None = None
-        self._summations: dict[tuple[str, int], Summation] = {}
         self._heard = Heard()
         try:
             self._engine = open_engine(url, again=again)
@@ -252,9 +249,8 @@ class Store:
             new = self._add_items(connection, batches)
             index = Rows()
             for batch, numbers in zip(batches, new, strict=True):
-                if numbers:
-                    summation = self._summation(connection, batch.run_id, batch.attempt)
-                    index += rows_of(batch.run_id, batch.attempt, batch.first_of(numbers), summation)
+                for storable in batch.first_of(numbers):
+                    index += storable.indexed
             index.write(connection)
         return new
 
@@ -280,10 +276,10 @@ class Store:
 
     def _add_items(self, connection: Connection, batches: Sequence[Batch]) -> list[set[int]]:
         rows = [
-            item_row(*batch.key, received)
+            item_row(*batch.key, storable.item, storable.content)
             for batch in batches
-            for received in batch.items
-            if received.item.sequence > self._deleted.last.get(batch.key, 0)
+            for storable in batch.items
+            if storable.item.sequence > self._deleted.last.get(batch.key, 0)
         ]
         if not rows:
             return [set() for _ in batches]
@@ -296,7 +292,7 @@ class Store:
             raise AttemptMissingError from error
         new = []
         for batch in batches:
-            keys = stored & {(*batch.key, received.item.sequence) for received in batch.items}
+            keys = stored & {(*batch.key, storable.item.sequence) for storable in batch.items}
             # Where two batches bring the same, it is of the first.
             stored -= keys
             new.append({sequence for _run_id, _attempt, sequence in keys})
@@ -368,7 +364,8 @@ class Store:
         connection.execute(insert(attempts), attempt_row(registration, now))
         if deleted is not None and deleted.finish is not None:
             # Otherwise a run that only asks what is still wanted of it would count as lost.
-            row = item_row(registration.run_id, registration.attempt, Received(deleted.finish))
+            content = deleted.finish.SerializeToString()
+            row = item_row(registration.run_id, registration.attempt, deleted.finish, content)
             connection.execute(insert(items), row)
 
     def _touch(self) -> None:
@@ -425,17 +422,8 @@ class Store:
         )
         return [Registration.FromString(row.registration) for row in rows]
 
-    def _summation(self, connection: Connection, run_id: str, attempt: int) -> Summation:
-        """Return what adds up the items of an attempt. They come a few at a time."""
-        if (run_id, attempt) not in self._summations:
-            of_attempt = (attempts.c.run_id == run_id, attempts.c.attempt == attempt)
-            row = connection.execute(select(attempts.c.registration).where(*of_attempt)).scalar_one()
-            self._summations[run_id, attempt] = Summation(Registration.FromString(row))
-        return self._summations[run_id, attempt]
-
     def _forget_curves(self, connection: Connection, run_id: str) -> None:
         """Leave nothing that was said of the items of a run that another program took out of the store."""
-        self._summations = {key: each for key, each in self._summations.items() if key[0] != run_id}
         for table in (totals, curve_values, thinned_runs):
             gone = ~exists().where(items.c.run_id == run_id)
             connection.execute(delete(table).where(table.c.run_id == run_id, gone))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from monitor.limits import MAX_INTEGER
-from monitor.service.received import Received
+from monitor.service.curves.rows import Rows
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Registration
 
 
@@ -27,13 +27,21 @@ def after_step(step: int) -> Position:
     return Position(min(step, MAX_INTEGER), MAX_INTEGER, MAX_INTEGER)
 
 
+class Storable(NamedTuple):
+    """An item that can be stored, with what is stored of it: its bytes, and what the index has of it."""
+
+    item: Item
+    content: bytes
+    indexed: Rows
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one stream brings at once, of one attempt; `heartbeat` is the latest one, if there is any."""
 
     run_id: str
     attempt: int
-    items: Sequence[Received] = ()
+    items: Sequence[Storable] = ()
     heartbeat: Heartbeat | None = None
 
     @property
@@ -44,11 +52,11 @@ class Batch:
     @property
     def brings_observation(self) -> bool:
         """Whether any of the items is one."""
-        return any(received.item.HasField("observation") for received in self.items)
+        return any(each.item.HasField("observation") for each in self.items)
 
-    def first_of(self, sequences: Iterable[int]) -> list[Received]:
+    def first_of(self, sequences: Iterable[int]) -> list[Storable]:
         """Return the items with these numbers, in their order; of those that came twice, the first."""
-        first = {received.item.sequence: received for received in reversed(self.items)}
+        first = {each.item.sequence: each for each in reversed(self.items)}
         return [first[sequence] for sequence in sorted(sequences)]
 
 

@@ -6,20 +6,39 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from monitor.service.commits import Outcome
+from monitor.service.commits import Attempt, Outcome
+from monitor.service.curves.rows import Index
 from monitor.service.received import Received
-from monitor.service.recorder import Attempt, Recorder
+from monitor.service.recorder import Recorder
 from monitor.service.store import Store
-from monitor.service.stored import Batch
+from monitor.service.stored import Batch, Storable
 from monitor.wire import monitor_pb2 as pb
+from tests.service.messages import registration
 
 
 def add(
-    store: Store, run_id: str, attempt: int, items: Sequence[pb.Item], heartbeat: pb.Heartbeat | None, now: float
+    store: Store,
+    run_id: str,
+    attempt: int,
+    items: Sequence[pb.Item],
+    heartbeat: pb.Heartbeat | None,
+    now: float,
+    described: pb.Registration | None = None,
 ) -> set[int]:
-    """Store one batch, and return the sequence numbers that are new."""
-    (new,) = store.add([Batch(run_id, attempt, [Received(item) for item in items], heartbeat)], now)
+    """Store one batch of an attempt, and return the sequence numbers that are new.
+
+    Args:
+        described: how it registered, where that is not as `registration` has it.
+    """
+    (new,) = store.add([batch(described or registration(run_id, attempt), items, heartbeat)], now)
     return new
+
+
+def batch(described: pb.Registration, items: Sequence[pb.Item], heartbeat: pb.Heartbeat | None = None) -> Batch:
+    """Return what one stream brings at once of an attempt that registered so."""
+    index = Index(described)
+    storable = [Storable(item, item.SerializeToString(), index.of(item)) for item in items]
+    return Batch(described.run_id, described.attempt, storable, heartbeat)
 
 
 async def record(

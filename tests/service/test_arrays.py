@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from monitor.service.arrays import Arrays, counts_of, exact_sum
+from monitor.service.arrays import Arrays, counts_of, exact_sums
 from monitor.service.counts import add_up
 from monitor.service.errors import UnstorableItemError
 from monitor.service.families import COUNTS
@@ -32,10 +32,10 @@ MEASURED = ("changed", "newly_changed", "reverted", "step_changed", "touched", "
     ],
 )
 def test_sums_are_exact_to_the_integer(numbers: list[int]) -> None:
-    assert exact_sum(counts_of(numbers)) == sum(numbers)
+    assert exact_sums(counts_of([numbers, numbers])) == [sum(numbers)] * 2
     measured = {"changed": numbers, "touched": numbers[::-1]} if numbers else {}
     arrays = Arrays.of(pb.Observation(**measured))
-    assert arrays.sums() == {name: sum(numbers) for name in measured}
+    assert arrays.sums() == [{name: sum(numbers) for name in measured}]
 
 
 def test_a_model_of_as_many_weights_as_there_may_be_is_counted_to_the_integer() -> None:

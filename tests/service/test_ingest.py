@@ -4,7 +4,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,12 +12,11 @@ import grpc
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from monitor.service.commits import Commits, Outcome
+from monitor.service.commits import Attempt, Commits, Outcome
 from monitor.service.errors import StoreError
 from monitor.service.ingest import answers
-from monitor.service.items import ItemCheck
+from monitor.service.received import Received
 from monitor.service.sqlite_file.held import HeldFile
-from monitor.service.stored import Batch
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
@@ -193,15 +192,17 @@ def test_what_comes_meanwhile_waits_to_be_stored_and_is_not_acknowledged_behind_
 ) -> None:
     client = start(max_batch_items=2)
     client.register(registration("run"))
-    brought: list[Batch] = []
+    brought: list[int] = []
     writing, second_brought, add, confirm = threading.Event(), threading.Event(), Commits.add, HeldFile.confirm
 
-    async def noting(self: Commits, batch: Batch, check: ItemCheck) -> list[Outcome]:
-        brought.append(batch)
+    async def noting(
+        self: Commits, attempt: Attempt, items: Sequence[Received], heartbeat: pb.Heartbeat | None
+    ) -> list[Outcome]:
+        brought.append(len(items))
         if len(brought) == 2:
             assert await asyncio.to_thread(writing.wait, 60)
             second_brought.set()
-        return await add(self, batch, check)
+        return await add(self, attempt, items, heartbeat)
 
     def failing_once(self: HeldFile, shrinks_to: int | None = None) -> None:
         if brought and not writing.is_set():
@@ -215,7 +216,7 @@ def test_what_comes_meanwhile_waits_to_be_stored_and_is_not_acknowledged_behind_
     requests = [together([observed(1), observed(2)]), together([observed(3), observed(4)])]
     code, details = _refused(lambda: client.report([opening("run"), *requests]))
     assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "the store is out of reach")
-    assert [len(batch.items) for batch in brought] == [2, 2]
+    assert brought == [2, 2]
     responses = client.report([opening("run"), *requests])
     assert _answers(responses)[-1] == ("acknowledgement", 4)
     assert [entry.item.sequence for entry in client.history("run")] == [1, 2, 3, 4]

@@ -15,12 +15,11 @@ from monitor.service.errors import (
     StoreError,
     TooManyRunsError,
 )
-from monitor.service.received import Received
 from monitor.service.store import Store
-from monitor.service.stored import START, Batch, Position, after_step
+from monitor.service.stored import START, Position, after_step
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
-from tests.service.storing import add
+from tests.service.storing import add, batch
 
 NOW = 1.75e9
 
@@ -61,7 +60,7 @@ def test_what_two_batches_bring_together_is_new_in_the_first(store: Store) -> No
         _register(store, run_id)
     add(store, "run", 1, [observed(1)], None, NOW)
     brought = [("run", [1, 2, 3]), ("other", [1, 3]), ("run", [3, 4]), ("other", [])]
-    batches = [Batch(run_id, 1, [Received(observed(number)) for number in numbers]) for run_id, numbers in brought]
+    batches = [batch(registration(run_id), [observed(number) for number in numbers]) for run_id, numbers in brought]
     assert store.add(batches, NOW + 1) == [{2, 3}, {1, 3}, {4}, set()]
     assert [position.sequence for position in _positions(store)] == [1, 2, 3, 4]
     assert [store.run(run_id).observations for run_id in ("run", "other")] == [4, 2]
@@ -69,7 +68,7 @@ def test_what_two_batches_bring_together_is_new_in_the_first(store: Store) -> No
 
 def test_where_one_attempt_is_not_there_nothing_of_the_others_is_stored(store: Store) -> None:
     _register(store)
-    batches = [Batch("run", 1, [Received(observed(1))]), Batch("gone", 2, [Received(observed(1))])]
+    batches = [batch(registration(*key), [observed(1)]) for key in (("run", 1), ("gone", 2))]
     with pytest.raises(StoreError, match="attempt 2 of run gone was taken out of the store"):
         store.add(batches, NOW)
     assert _positions(store) == []
@@ -207,7 +206,7 @@ def test_an_attempt_that_was_taken_out_is_missed_by_what_comes_right_after_other
     with store._engine.begin() as another:
         for table in ("totals", "curve_values", "items", "attempts"):
             another.exec_driver_sql(f"DELETE FROM {table} WHERE run_id = 'run'")
-    batches = [Batch(run_id, 1, [Received(observed(2))]) for run_id in ("other", "run")]
+    batches = [batch(registration(run_id), [observed(2)]) for run_id in ("other", "run")]
     with pytest.raises(StoreError, match=r"attempt 1 of run run was taken out of the store .* by another program"):
         store.add(batches, NOW + 0.1)
     assert store.run("other").observations == 1
@@ -245,11 +244,12 @@ def test_what_the_index_cannot_hold_is_stored_all_the_same(store_url: str) -> No
     long = random.Random(1)
     run_id, name = ("".join(chr(long.randrange(0x4E00, 0x9FFF)) for _ in range(512)) for _ in range(2))
     store = Store(store_url)
-    store.register(registration(run_id, groups=[pb.Group(module="huge", weights=2**63 - 1)], references=[]), 1.7e9, 1)
+    described = registration(run_id, groups=[pb.Group(module="huge", weights=2**63 - 1)], references=[])
+    store.register(described, 1.7e9, 1)
     observation = pb.Observation(step=1, observed_at=1.7e9, step_changed=[2**63 - 1], changed=[1])
     observation.monitor_bytes = 2**64 - 1
     items = [pb.Item(sequence=1, observation=observation), logged(2, step=1, **{name: 1.0, "nul\0": 2.0, "loss": 3.0})]
-    assert add(store, run_id, 1, items, None, 1.7e9) == {1, 2}
+    assert add(store, run_id, 1, items, None, 1.7e9, described) == {1, 2}
     names = ["changed", "monitor_bytes", "dense_bytes", f"metric:{name}", "metric:loss"]
     found = store.curves(run_id, names, Range.of(1, 1, 1), 2**63 - 1)
     store.close()

@@ -18,7 +18,8 @@ from tests.service.running import Client
 
 
 def _transfer(described: pb.Registration, seen: pb.Observation) -> Transfer | None:
-    return TransferSizes(described).transfer_of(seen, Arrays.of(seen))
+    (transfer,) = TransferSizes(described).transfers_of(Arrays.of(seen))
+    return transfer
 
 
 def sparse_bytes(of_groups: list[tuple[int, int]]) -> int | None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, insert
 
 from monitor.limits import MAX_INTEGER
+from monitor.service.arrays import Arrays
 from monitor.service.counts import Summation, Totals, sparsity
 from monitor.service.curves.fields import AT_TOLERANCE, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 from monitor.service.curves.tables import COUNT_COLUMNS
-from monitor.service.received import Received
 from monitor.service.schema import curve_values, totals
-from monitor.wire.monitor_pb2 import Observation, Registration
+from monitor.wire.monitor_pb2 import Item, Observation, Registration
 
 Row = dict[str, object]
 
@@ -41,37 +41,60 @@ class Rows:
                 connection.execute(insert(table), rows)
 
 
-def rows_of(run_id: str, attempt: int, items: Iterable[Received], summation: Summation) -> Rows:
-    """Return what the index has of items of one attempt, each number once."""
-    rows = Rows()
-    room = _MAX_KEY_BYTES - len(run_id.encode())
-    for received in items:
-        item = received.item
-        key: Row = {"run_id": run_id, "attempt": attempt, "sequence": item.sequence}
-        if item.HasField("observation"):
-            observation = item.observation
-            key |= {"step": observation.step, "time": observation.observed_at}
-            added = summation.totals(observation, received.arrays)
-            rows.totals.append(key | _totals(observation, added))
-            named = _of_observation(added, summation.registration)
-        elif item.HasField("training_log"):
-            key |= {"step": item.training_log.step, "time": item.training_log.logged_at}
-            named = ((LOGGED + name, value) for name, value in item.training_log.metrics.items())
-        else:
-            continue
-        rows.values.extend(
-            key | {"name": name, "value": _storable(value)} for name, value in named if _is_storable(name, room)
-        )
-    return rows
+class Index:
+    """Makes what the index has of the items of one attempt, of each number once."""
+
+    def __init__(self, registration: Registration) -> None:
+        self._summation = Summation(registration)
+        self._attempt: Row = {"run_id": registration.run_id, "attempt": registration.attempt}
+        self._room = _room(registration)
+
+    def of(self, item: Item) -> Rows:
+        """Return the rows of an item."""
+        match item.WhichOneof("kind"):
+            case "observation":
+                (rows,) = self.of_observations([item.sequence], Arrays.of(item.observation))
+                return rows
+            case "training_log":
+                log = item.training_log
+                key = self._key(item.sequence, log.step, log.logged_at)
+                return self._rows(key, [], ((LOGGED + name, value) for name, value in log.metrics.items()))
+            case _:
+                return Rows()
+
+    def of_observations(self, sequences: Iterable[int], arrays: Arrays) -> list[Rows]:
+        """Return the rows of each of some observations, which have these numbers."""
+        rows = []
+        for sequence, observation, added in zip(
+            sequences, arrays.observations, self._summation.totals_of(arrays), strict=True
+        ):
+            key = self._key(sequence, observation.step, observation.observed_at)
+            named = _of_observation(added, self._summation.registration)
+            rows.append(self._rows(key, [key | _totals(observation, added)], named))
+        return rows
+
+    def _key(self, sequence: int, step: int, time: float) -> Row:
+        return {**self._attempt, "sequence": sequence, "step": step, "time": time}
+
+    def _rows(self, key: Row, totals: list[Row], named: Iterable[tuple[str, float | None]]) -> Rows:
+        values = [
+            {**key, "name": name, "value": _storable(value)} for name, value in named if _is_storable(name, self._room)
+        ]
+        return Rows(totals, values)
 
 
 def names_of_observations(registration: Registration) -> list[str]:
     """Return the names under which observations of an attempt have values in the index."""
-    room = _MAX_KEY_BYTES - len(registration.run_id.encode())
+    room = _room(registration)
     names = [f"{AT_TOLERANCE}{tolerance!r}" for tolerance in registration.tolerances]
     overlaps = (OVERLAP_O1, OVERLAP_O2, OVERLAP_LIFT)
     names += [kind + reference.name for reference in registration.references for kind in overlaps]
     return [name for name in names if _is_storable(name, room)]
+
+
+def _room(registration: Registration) -> int:
+    """Return how many bytes a name may have."""
+    return _MAX_KEY_BYTES - len(registration.run_id.encode())
 
 
 def _is_storable(name: str, room: int) -> bool:

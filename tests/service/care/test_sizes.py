@@ -49,7 +49,7 @@ def test_what_runs_take_is_about_what_the_tables_grew_by(groups: int, cluster: C
         (_large(2 * n, groups) if groups else observed(2 * n, step=n), logged(2 * n + 1, step=n, loss=1.0))
         for n in range(1, 1001)
     ]
-    add(store, description.run_id, 1, [item for pair in pairs for item in pair], None, NOW)
+    add(store, description.run_id, 1, [item for pair in pairs for item in pair], None, NOW, description)
     estimated = store.bytes_of(description.run_id)
     store.close()
     engine = open_engine(url)
