@@ -21,7 +21,7 @@ Counts: TypeAlias = "npt.NDArray[np.uint64]"
 Amounts: TypeAlias = "npt.NDArray[np.float64]"
 
 _INTEGERS = 2**64
-_MOST_NUMBERS = 32 * 1024
+_MOST_NUMBERS = 64 * 1024
 """Of one table, unless one observation has more: it stays in a processor's cache."""
 
 
