@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import itemgetter
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, Dialect, Table, insert
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from monitor.limits import MAX_INTEGER
 from monitor.service.arrays import Arrays
@@ -38,7 +41,24 @@ class Rows:
         """Write them. There must be none of the same items."""
         for table, rows in ((totals, self.totals), (curve_values, self.values)):
             if rows:
-                connection.execute(insert(table), rows)
+                _insert(connection, table, rows)
+
+
+def _insert(connection: Connection, table: Table, rows: list[Row]) -> None:
+    # As the driver takes them: to look at each value first would take as long again, and these need nothing.
+    compiled = _compiled(table, connection.dialect)
+    if compiled.positiontup is None:
+        connection.exec_driver_sql(str(compiled), rows)
+    else:
+        values = itemgetter(*compiled.positiontup)
+        connection.exec_driver_sql(str(compiled), [values(row) for row in rows])
+
+
+@lru_cache
+def _compiled(table: Table, dialect: Dialect) -> SQLCompiler:
+    compiled = insert(table).compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)
+    return compiled
 
 
 class Index:
