@@ -176,10 +176,13 @@ class Ingest(MonitorServiceServicer):
                 before = storing
                 storing = asyncio.create_task(self._store(attempt, brought, arrivals, before, context))
                 storing.add_done_callback(arrivals.end_if_failed)
+                problem = brought.problem
+                # Not kept while more is waited for: what comes is large, and streams many.
+                del batch, brought
                 await before
-                if brought.problem is not None:
+                if problem is not None:
                     # Of what came behind it, nothing is stored.
-                    raise brought.problem
+                    raise problem
             await storing
         except errors.ServiceError:
             # What came before a request that cannot be read, or is out of turn, is answered.
@@ -206,10 +209,11 @@ class Ingest(MonitorServiceServicer):
         outcomes: list[Outcome] = []
         if items or heartbeats:
             outcomes = await self._recorder.record(attempt, items, heartbeats[-1] if heartbeats else None)
+        self._instruments.heartbeats.inc(len(heartbeats))
         # Not after the answers: a sender that does not read them would keep the room from all others.
+        del brought, items, heartbeats
         arrivals.stored()
         await before
-        self._instruments.heartbeats.inc(len(heartbeats))
         for response in answers(outcomes):
             await context.write(response)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import threading
 import time
@@ -456,3 +457,15 @@ def test_the_history_of_an_unknown_run_is_not_found(client: Client) -> None:
     code, details = _refused(lambda: client.history("never-registered"))
     assert code is grpc.StatusCode.NOT_FOUND
     assert "'never-registered'" in details
+
+
+def test_of_what_is_stored_nothing_is_kept_while_more_is_waited_for(client: Client, run_id: str) -> None:
+    """Of hundreds of streams at once that would be a gigabyte."""
+    client.register(registration(run_id))
+    stream = OpenStream(client)
+    stream.send(opening(run_id))
+    for first in (1, 3):
+        answer = stream.exchange(together([observed(first), observed(first + 1)]))
+        assert answer.acknowledgement.sequence == first + 1
+    eventually(lambda: not [each for each in gc.get_objects() if isinstance(each, Received)])
+    stream.end()
