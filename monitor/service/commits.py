@@ -115,14 +115,17 @@ class Commits:
                 self._waiting.remove(brought)
 
     async def _write(self) -> None:
-        while self._waiting:
-            try:
-                results = await self._in_thread(self._stored_next)
-            except Exception as error:  # noqa: BLE001 - each that waits for it raises it
-                results = [(brought, error) for brought in self._take(math.inf)]
-            for brought, result in results:
-                self._tell(brought, result)
-        self._writer = None
+        try:
+            while self._waiting:
+                try:
+                    results = await self._in_thread(self._stored_next)
+                except Exception as error:  # noqa: BLE001 - each that waits for it raises it
+                    results = [(brought, error) for brought in self._take(math.inf)]
+                for brought, result in results:
+                    self._tell(brought, result)
+        finally:
+            # However it ends: the next that is brought begins anew.
+            self._writer = None
 
     def _tell(self, brought: _Brought, result: list[Outcome] | Exception) -> None:
         if isinstance(result, StoreError) and not isinstance(result, StandingByError):

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 # The service answers a request that is too large with what to do about it; gRPC refuses only much larger ones.
 _TRANSPORT_FACTOR = 4
 
-_AHEAD_BYTES = 256 * 1024
+_AHEAD_BYTES = 512 * 1024
 
 _ALL_INTERFACES = ("0.0.0.0", "::")
 
