@@ -170,7 +170,7 @@ class LiveRun:
     def _pauses_with(self, item: StoredItem) -> Pauses:
         if item.position.attempt != self.registration.attempt or self.finish is not None:
             return self.pauses
-        return self.pauses.after(item.item.observation.observed_at)
+        return self.pauses.after(item.item.observation.observed_at, self.heard_at, self.clocks.least)
 
     def heard(self, attempt: int, now: float, *, observed: bool, heartbeat: Heartbeat | None) -> LiveRun:
         """Return the run with a sign of life of one attempt; only that of the latest one counts."""
