@@ -112,7 +112,11 @@ FAMILIES: tuple[Family, ...] = (
         "Time that the latest observation read weights; on a CPU a part of run_host_seconds.",
     ),
     _gauge("run_monitor_bytes", _RUN, "Memory that base, masks, previous weights and references take in training."),
-    _gauge("run_dropped_items", _RUN, "Items that the latest attempt lost: spool full, disk too slow, or refused."),
+    _gauge(
+        "run_dropped_items",
+        _RUN,
+        "Items that the latest attempt lost: spool full or damaged, disk too slow or away, or refused.",
+    ),
     _gauge("run_unsent_items", _RUN, "Items in the spool of the latest attempt that are not acknowledged yet."),
     _gauge("run_observations", _RUN, "Stored observations that no later attempt superseded."),
     _gauge(
