@@ -213,6 +213,12 @@ FAMILIES: tuple[Family, ...] = (
     _counter("registrations_total", "Registrations that were accepted, repeated ones included."),
     _counter("heartbeats_total", "Heartbeats that were received."),
     _counter("store_errors_total", "Calls of the store that failed."),
+    _counter(
+        "background_errors_total",
+        "Errors in what the service does beside answering, by work: looking for tokens, certificates, and another "
+        "service that has the store (standby), and retention. It is tried again, and the service's log says what.",
+        ("work",),
+    ),
     _counter("limit_hits_total", "Requests and items that exceeded a limit.", ("limit",)),
     Family(PREFIX + "store_commit_seconds", "histogram", _SERVICE, "Time that a transaction with items took."),
     Family(
