@@ -28,7 +28,7 @@ from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.mounts import fill, read_only, small_disk
 from tests.removal import remove_in_use
-from tests.report.attempts import NOWHERE, ObservedModel, Trainings, report_some, spooled, steps
+from tests.report.attempts import NOWHERE, ObservedModel, Trainings, end_uploader, report_some, spooled, steps
 from tests.service.running import COMMAND, Client
 
 KEY = AttemptKey("run", 1)
@@ -261,6 +261,7 @@ def test_the_end_does_not_wait_for_a_service_that_cannot_be_reached(observed: Ob
     assert not reporter.close(timeout=600)
     assert time.monotonic() - started < 60
     assert spooled(reporter).problem
+    end_uploader(reporter)
 
 
 def test_the_end_does_not_wait_where_there_is_no_uploader(observed: ObservedModel, directory: Path) -> None:

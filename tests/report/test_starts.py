@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
-from tests.report.attempts import NOWHERE, ObservedModel, Trainings, report_some, spooled, steps, uploader_of
+from tests.report.attempts import NOWHERE, ObservedModel, Trainings, end_uploader, report_some, spooled, steps
 from tests.service.messages import changed, finished, new_run_id
 from tests.service.running import COMMAND, Client, service_in_thread
 
@@ -43,9 +42,7 @@ def end_undelivered(reporter: Reporter, step: int) -> None:
     """End a training that the service does not take; an uploader that goes on trying is killed."""
     reporter.finish(step)
     assert not reporter.close(timeout=60)
-    with suppress(ChildProcessError, ProcessLookupError):
-        os.kill(uploader_of(reporter), signal.SIGKILL)
-        os.waitpid(uploader_of(reporter), 0)
+    end_uploader(reporter)
 
 
 @pytest.mark.parametrize("from_step", [0, 2])

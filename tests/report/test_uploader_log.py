@@ -9,7 +9,7 @@ from monitor.report import interpreter
 from monitor.report.reporter import Reporter
 from monitor.report.uploader_log import UPLOADER_LOG, keep_short
 from tests.eventually import eventually
-from tests.report.attempts import NOWHERE, ObservedModel, kill_uploader, report_some, uploader_of
+from tests.report.attempts import NOWHERE, ObservedModel, end_uploader, report_some, uploader_of
 
 LIMIT = 1_000_000
 
@@ -52,7 +52,7 @@ def test_an_uploader_keeps_its_log_short_whoever_writes_there(observed: Observed
     eventually(lambda: log.stat().st_size < LIMIT, seconds=60)
     assert log.read_bytes().endswith(lines(1, 49_999))
     reporter.close(timeout=0)
-    kill_uploader(reporter)
+    end_uploader(reporter)
 
 
 def test_uploaders_that_die_at_their_start_keep_the_log_short(
