@@ -219,7 +219,7 @@ def _remarks(run_id: str, attempts: Iterable[_Attempt]) -> list[str]:
     if dropped:
         remarks.append(
             f"{dropped:,} of the {appended:,} observations and logs of this run are lost or set aside: the spool was "
-            "full, the disk too slow, or the service refused them."
+            "full or damaged, the disk too slow or away, or the service refused them. The run's own log says which."
         )
     return remarks
 

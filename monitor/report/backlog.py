@@ -40,8 +40,8 @@ class Backlog:
         """Whether something is to be committed before more is added, or what waits may be thinned out."""
         return 2 * self._waiting_bytes >= self._max_bytes
 
-    def add(self, sequence: int, item: bytes, *, finishes: bool) -> None:
-        """Let an item wait; sequence numbers rise."""
+    def add(self, sequence: int, item: bytes, *, finishes: bool) -> int:
+        """Let an item wait, and return how many were left out for it; sequence numbers rise."""
         self._waiting[sequence] = item
         self._bytes += len(item)
         self._waiting_bytes += len(item)
@@ -49,15 +49,17 @@ class Backlog:
         while self._bytes > self._max_bytes and self._committed:
             self.last_forgotten = next(iter(self._committed))
             self._bytes -= len(self._committed.pop(self.last_forgotten))
-        if (excess := self._bytes - self._max_bytes) > 0:
-            self._thin(excess + self._max_bytes // FREED_AT_ONCE)
+        excess = self._bytes - self._max_bytes
+        return self._thin(excess + self._max_bytes // FREED_AT_ONCE) if excess > 0 else 0
 
-    def _thin(self, excess: int) -> None:
+    def _thin(self, excess: int) -> int:
         kept = [Kept((kind_of(item),), sequence, len(item)) for sequence, item in self._waiting.items()]
-        for item in left_out(kept, excess):
+        doomed = left_out(kept, excess)
+        for item in doomed:
             del self._waiting[item.sequence]
             self._bytes -= item.size
             self._waiting_bytes -= item.size
+        return len(doomed)
 
     def waiting(self) -> list[tuple[int, bytes]]:
         """Return the (sequence, serialized Item) pairs that are not committed."""

@@ -114,7 +114,9 @@ class Delivery:
         """
         registration = pb.Registration.FromString(self._spool.attempt(self._key).registration)
         while True:
-            request = pb.RegisterRunRequest(protocol_version=PROTOCOL_VERSION, registration=registration)
+            request = pb.RegisterRunRequest(
+                protocol_version=PROTOCOL_VERSION, registration=registration, sent_at=time.time()
+            )
             self._number = registration.attempt
             try:
                 response: pb.RegisterRunResponse = await stub.RegisterRun(

@@ -41,9 +41,10 @@ class DeliveryLog:
         other._directory = directory
         return other
 
-    def lose(self, reason: str) -> None:
-        """Count an item that does not get into the spool; the next update says so."""
-        self._lost_here[reason] += 1
+    def lose(self, reason: str, items: int = 1) -> None:
+        """Count items that do not get into the spool, or are lost with it; the next update says so."""
+        if items > 0:
+            self._lost_here[reason] += items
 
     def update(self, attempt: SpooledAttempt, refusing: Mapping[str, str] | None = None) -> None:
         """Log what is new in the spool's entry of the attempt.
@@ -103,15 +104,19 @@ class DeliveryLog:
             )
 
     def _why_lost(self, attempt: SpooledAttempt) -> list[str]:
-        reasons = [f"{count} {reason}" for reason, count in self._lost_here.items()]
+        left, reasons = attempt.dropped - attempt.rejected, []
+        for reason, count in self._lost_here.items():
+            # Of what seemed to be lost with a spool, some may have arrived.
+            if (lost := min(count, left)) > 0:
+                reasons.append(f"{lost} {reason}")
+                left -= lost
         if attempt.rejected:
             reasons.append(
                 f"{attempt.rejected} refused by the service, the last because {attempt.rejection.rstrip('.')}"
             )
-        by_spool = attempt.dropped - attempt.rejected - self._lost_here.total()
-        if by_spool > 0:
+        if left > 0:
             reasons.append(
-                f"{by_spool} left out because the spool in {shown(self._directory)} is full: the first, the last and "
+                f"{left} left out because the spool in {shown(self._directory)} is full: the first, the last and "
                 "every few between them stay. Make the service reachable, or keep more with `spool_max_bytes`"
             )
         return reasons

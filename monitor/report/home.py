@@ -159,20 +159,26 @@ class Home:
     def _made_again(self, backlog: Backlog, before: Home) -> Spool:
         spool = Spool(self.directory, self._reported.max_bytes)
         try:
+            counts, lost = before._counts(backlog, self.directory)
             spool.take_over(
                 self._reported.key,
                 self._reported.registration,
                 backlog.committed(),
                 lost=before._spool,
-                counts=before._counts(backlog, self.directory),
+                counts=counts,
             )
         except SpoolError:
             spool.close()
             raise
+        self.log.lose(
+            "lost with the spool, which was damaged or could not be read any more, and memory had no room for them. "
+            "If it happens again, give another disk with `directory`",
+            lost,
+        )
         return spool
 
-    def _counts(self, backlog: Backlog, directory: Path) -> Counts:
-        """Return what was counted so far, with what is lost with the spool if that cannot be read.
+    def _counts(self, backlog: Backlog, directory: Path) -> tuple[Counts, int]:
+        """Return what was counted so far, and how many of the dropped are lost with the spool, which cannot be read.
 
         Args:
             directory: where the attempt goes on, and what may have been delivered is noted.
@@ -181,15 +187,15 @@ class Home:
             with suppress(SpoolError):
                 counts = self._spool.counts(self._reported.key)
                 # It may have committed what the backlog was not told of.
-                return replace(counts, last_sequence=max(counts.last_sequence, backlog.last_committed))
+                return replace(counts, last_sequence=max(counts.last_sequence, backlog.last_committed)), 0
         if (latest := self.latest) is None:
-            return Counts(backlog.last_committed, 0)
+            return Counts(backlog.last_committed, 0), 0
         # All that was committed, but for what is still in memory and what the service had when that was last seen.
         delivered = latest.last_sequence - latest.dropped - latest.unsent
         dropped = backlog.last_committed - len(backlog.committed()) - delivered
         doubtful = self._doubtful(backlog)
         sent = SentRecord(new_record(directory, doubtful)) if doubtful else SentRecord()
-        return Counts(backlog.last_committed, dropped, sent)
+        return Counts(backlog.last_committed, dropped, sent), dropped - latest.dropped
 
     def _doubtful(self, backlog: Backlog) -> range:
         """Return the numbers of what is lost with a spool that cannot be read, unless it was delivered meanwhile.

@@ -14,7 +14,7 @@ from monitor.report.renaming import give_run_id
 from monitor.report.spool import Spool
 from monitor.report.target import check_target
 from monitor.report.uploader import Uploader
-from monitor.report.uploader_process import UPLOADER_LOG
+from monitor.report.uploader_log import UPLOADER_LOG
 
 _TELLING_SECONDS = 1.0
 _OF_DAMAGED = (

@@ -96,8 +96,8 @@ class SpooledAttempt:
         finished: a Finish item was appended.
         registered: the service accepted the attempt.
         dropped: items that the service will never have: left out because the spool was full, never appended because the
-            disk was slow, or refused by the service. Of what is left out on its way, this counts what is not known to
-            have arrived yet.
+            disk was slow or away, lost with a spool that was damaged, or refused by the service. Of what is left out on
+            its way, this counts what is not known to have arrived yet.
         last_sequence: highest sequence number that was appended.
         unsent: items that are not acknowledged.
         problem: why the uploader cannot deliver; empty if it can.

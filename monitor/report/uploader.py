@@ -30,6 +30,7 @@ from monitor.report.on_the_way import OnTheWay, remove_records
 from monitor.report.seldom import Seldom
 from monitor.report.signals import from_arguments
 from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey, Spool, SpooledAttempt
+from monitor.report.uploader_log import UPLOADER_LOG, keep_short
 from monitor.wire.credentials import call_metadata
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 
@@ -45,6 +46,8 @@ _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 15.0
 _LOCK_SECONDS = 0.25
 # How often it checks, between tries, whether another uploader waits for its lock.
 _LOOK_SECONDS = 1.0
+# How often it looks how long its log is.
+_LOG_SECONDS = 5.0
 # Slurm, Kubernetes and torchrun kill what is left 30 seconds after it.
 _AFTER_SIGTERM_SECONDS = 20.0
 # Of a connection that took something until it broke, and then there was no time for the next one.
@@ -271,7 +274,17 @@ async def _run(directory: Path, target: str, parent: int, last: AttemptKey, sign
     uploader = Uploader(directory, target, parent=parent, last=last, signals=signals)
     uploader.wake_on(sys.stdin.fileno())
     _outlive_sigterm()
-    return await uploader.run()
+    keeping = asyncio.create_task(_keep_log_short(directory / UPLOADER_LOG))
+    try:
+        return await uploader.run()
+    finally:
+        keeping.cancel()
+
+
+async def _keep_log_short(log: Path) -> None:
+    while True:
+        keep_short(log)
+        await asyncio.sleep(_LOG_SECONDS)
 
 
 def _outlive_sigterm() -> None:

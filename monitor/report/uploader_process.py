@@ -14,10 +14,9 @@ from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
 from monitor.report.signals import as_arguments, note_signals
 from monitor.report.spool import EXIT_DAMAGED, EXIT_NOT_DELIVERED, AttemptKey
+from monitor.report.uploader_log import UPLOADER_LOG, keep_short
 
 logger = logging.getLogger(__name__)
-
-UPLOADER_LOG = "uploader.log"
 
 # An uploader that died is restarted at once, then after pauses that double: one that crashes at its start must not cost
 # the training a core, and one that crashes now and then, over weeks, must always come back.
@@ -148,6 +147,8 @@ def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[by
         key.run_id,
         str(key.attempt),
     ]
+    # One that dies at its start does not come to do it.
+    keep_short(directory / UPLOADER_LOG)
     with (directory / UPLOADER_LOG).open("ab") as log, _starting:
         process = subprocess.Popen(
             [*interpreter.command("monitor.report.uploader"), *arguments],

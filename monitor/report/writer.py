@@ -167,7 +167,12 @@ class SpoolWriter:
         try:
             item = make_item()
             item.sequence = sequence
-            self._backlog.add(sequence, item.SerializeToString(), finishes=item.HasField("finish"))
+            left_out = self._backlog.add(sequence, item.SerializeToString(), finishes=item.HasField("finish"))
+            self._home.log.lose(
+                "left out in memory, which was full while nothing could be written to the spool: the first, the last "
+                "and every few between them stay. Free some space there, or give another directory with `directory`",
+                left_out,
+            )
         except Exception:  # noqa: BLE001 (logged with its traceback, once a minute)
             self._home.log.lose("lost because no message could be made of them, which is logged with its error")
             self._warn_of_item("sparsity-monitor: item %d is lost, because of this error; training goes on", sequence)

@@ -34,6 +34,11 @@ class ClocksApart:
         >>> apart.ahead, apart.after(100.0, 101.0).ahead, ClocksApart((-7200.0,) * 5).ahead
         (7199.5, 7199.5, -7200.0)
         """
+        least = self.least
+        return least if least is not None and abs(least) > _AGREE_SECONDS else None
+
+    @property
+    def least(self) -> float | None:
+        """By how many seconds the run's clock is ahead at least, also if that is little; None: unknown."""
         least = max(self.latest, default=0.0)
-        is_known = least > 0 or len(self.latest) == _BEHIND_AFTER
-        return least if is_known and abs(least) > _AGREE_SECONDS else None
+        return least if least > 0 or len(self.latest) == _BEHIND_AFTER else None

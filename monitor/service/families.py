@@ -112,7 +112,11 @@ FAMILIES: tuple[Family, ...] = (
         "Time that the latest observation read weights; on a CPU a part of run_host_seconds.",
     ),
     _gauge("run_monitor_bytes", _RUN, "Memory that base, masks, previous weights and references take in training."),
-    _gauge("run_dropped_items", _RUN, "Items that the latest attempt lost: spool full, disk too slow, or refused."),
+    _gauge(
+        "run_dropped_items",
+        _RUN,
+        "Items that the latest attempt lost: spool full or damaged, disk too slow or away, or refused.",
+    ),
     _gauge("run_unsent_items", _RUN, "Items in the spool of the latest attempt that are not acknowledged yet."),
     _gauge("run_observations", _RUN, "Stored observations that no later attempt superseded."),
     _gauge(
@@ -209,6 +213,12 @@ FAMILIES: tuple[Family, ...] = (
     _counter("registrations_total", "Registrations that were accepted, repeated ones included."),
     _counter("heartbeats_total", "Heartbeats that were received."),
     _counter("store_errors_total", "Calls of the store that failed."),
+    _counter(
+        "background_errors_total",
+        "Errors in what the service does beside answering, by work: looking for tokens, certificates, and another "
+        "service that has the store (standby), and retention. It is tried again, and the service's log says what.",
+        ("work",),
+    ),
     _counter("limit_hits_total", "Requests and items that exceeded a limit.", ("limit",)),
     Family(PREFIX + "store_commit_seconds", "histogram", _SERVICE, "Time that a transaction with items took."),
     Family(

@@ -98,7 +98,7 @@ class Ingest(MonitorServiceServicer):
         try:
             _check_protocol(request.protocol_version)
             self._check_size(request)
-            last = await self._recorder.register(request.registration)
+            last = await self._recorder.register(request.registration, request.sent_at)
         except errors.ServiceError as error:
             await context.abort(*_status(error), ANSWERED)
         return RegisterRunResponse(

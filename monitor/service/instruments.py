@@ -21,6 +21,9 @@ class Instruments:
         self.registrations = self._counter("registrations_total")
         self.heartbeats = self._counter("heartbeats_total")
         self.store_errors = self._counter("store_errors_total")
+        self.background_errors = self._counter("background_errors_total")
+        for work in ("tokens", "certificates", "retention", "standby"):
+            self.background_errors.labels(work)
         self.limit_hits = self._counter("limit_hits_total")
         for limit in LIMITS:
             # Starts each series at 0: rate() does not see the step from no series to 1.

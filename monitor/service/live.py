@@ -166,7 +166,7 @@ class LiveRun:
                 if shown is None or item.position > shown:
                     newest, shown = item, item.position
                 if is_latest_attempt and finish is None:
-                    pauses = pauses.after(item.item.observation.observed_at)
+                    pauses = pauses.after(item.item.observation.observed_at, self.heard_at, self.clocks.least)
             elif kind == "training_log":
                 logs.append(item)
         return replace(

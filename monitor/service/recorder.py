@@ -75,8 +75,11 @@ class Recorder:
         self._take_or_wait(again=False)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
-    async def register(self, registration: Registration) -> int:
+    async def register(self, registration: Registration, sent_at: float = 0.0) -> int:
         """Record an attempt, and return its highest stored sequence number, 0 if none.
+
+        Args:
+            sent_at: see `check_start`.
 
         Raises:
             InvalidRegistrationError, ContradictingRegistrationError, IncomparableAttemptError.
@@ -85,7 +88,7 @@ class Recorder:
         while await self._in_thread(lambda: self._go_on_deleting(registration.run_id)):
             # One step at a time: what other runs report is stored in between.
             pass
-        return await self._in_thread(lambda: self._register(registration))
+        return await self._in_thread(lambda: self._register(registration, sent_at))
 
     def open(self, run_id: str, attempt: int) -> Attempt:
         """Return the attempt that items are to be recorded for.
@@ -300,12 +303,12 @@ class Recorder:
         self.live.forget(run_id)
         return self._opened().delete_more(run_id).rows > 0
 
-    def _register(self, registration: Registration) -> int:
+    def _register(self, registration: Registration, sent_at: float) -> int:
         try:
             now = time.time()
             check_registration(registration, self._settings)
             known = self.live.get(registration.run_id)
-            check_start(registration, known, up_since=self._up_since, now=now, settings=self._settings)
+            check_start(registration, sent_at, known, up_since=self._up_since, now=now, settings=self._settings)
             last = self._opened().register(registration, now, self._settings.max_runs)
         except LimitError as error:
             self._instruments.limit_hits.labels(error.limit).inc()

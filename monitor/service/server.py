@@ -118,12 +118,16 @@ async def serving(settings: ServiceSettings) -> AsyncIterator[Listening]:
             stack.callback(ingest.stop)
             if not recorder.stands_by:
                 await recorder.announce(grpc_address, http_address)
-            await stack.enter_async_context(gate.watching())
+            await stack.enter_async_context(gate.watching(instruments.background_errors.labels("tokens").inc))
             if certificates is not None:
-                await stack.enter_async_context(certificates.watching())
+                await stack.enter_async_context(
+                    certificates.watching(instruments.background_errors.labels("certificates").inc)
+                )
             await stack.enter_async_context(Retention(settings, recorder, instruments).running())
             if settings.standby:
-                await stack.enter_async_context(watching(recorder, checks))
+                await stack.enter_async_context(
+                    watching(recorder, checks, instruments.background_errors.labels("standby").inc)
+                )
             yield Listening(grpc_address, http_address, hide_password(settings.store_url))
     finally:
         await recorder.close()

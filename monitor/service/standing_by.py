@@ -6,7 +6,6 @@ One that stands by shows nothing of the runs: what it would show is not their pr
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
@@ -24,12 +23,9 @@ from monitor.service.recorder import Recorder
 from monitor.wire.channel import ANSWERED
 from monitor.wire.monitor_pb2 import DESCRIPTOR
 
-logger = logging.getLogger(__name__)
-
 SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
 
 _LOOK_EVERY_SECONDS = 0.5
-_AGAIN_SECONDS = 10.0
 # What is the same whoever serves, or says itself that another does.
 _ANSWERED_ALWAYS = frozenset(
     {"/healthz", "/readyz", "/metrics", "/login", "/logout", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"}
@@ -71,23 +67,25 @@ def requests_standing_by(
     return pass_or_say
 
 
-def watching(recorder: Recorder, checks: health.aio.HealthServicer) -> AbstractAsyncContextManager[None]:
+def watching(
+    recorder: Recorder, checks: health.aio.HealthServicer, count_failure: Callable[[], object]
+) -> AbstractAsyncContextManager[None]:
     """Take the store as soon as it is free, and let health checks say whether it is, while the context is open."""
-    return in_background(lambda: _watch(recorder, checks))
+    return in_background(
+        lambda: _watch(recorder, checks),
+        "looking who has the store",
+        meanwhile="this service takes over from no other, and does not see that another has taken over from it",
+        count_failure=count_failure,
+    )
 
 
 async def _watch(recorder: Recorder, checks: health.aio.HealthServicer) -> None:
-    pause = _LOOK_EVERY_SECONDS
     while True:
-        await asyncio.sleep(pause)
-        pause = _LOOK_EVERY_SECONDS
+        await asyncio.sleep(_LOOK_EVERY_SECONDS)
         try:
             await recorder.keep()
-        except Exception:
-            # One that looks no more would never take over.
-            pause = _AGAIN_SECONDS
-            logger.exception("looking at the store failed, and is tried again in %g seconds", pause)
-        await tell_health(recorder, checks)
+        finally:
+            await tell_health(recorder, checks)
 
 
 async def tell_health(recorder: Recorder, checks: health.aio.HealthServicer) -> None:

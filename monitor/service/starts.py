@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from monitor.service.errors import RunInUseError, RunTakenError
 from monitor.service.live import LiveRun
 from monitor.service.registration import HOW_TO_TELL_APART, when, who_has
@@ -10,7 +12,7 @@ from monitor.wire.monitor_pb2 import Finish, Registration
 
 
 def check_start(
-    new: Registration, run: LiveRun | None, *, up_since: float, now: float, settings: ServiceSettings
+    new: Registration, sent_at: float, run: LiveRun | None, *, up_since: float, now: float, settings: ServiceSettings
 ) -> None:
     """Accept a start unless another start of the run trains, or trained when this one began.
 
@@ -18,8 +20,9 @@ def check_start(
     senders that do not name their starts are accepted.
 
     Args:
+        sent_at: when the registration was sent, by the sender's clock; 0 if it does not say.
         run: as it stands, None for a new one.
-        up_since: when this service began to hear of runs, in seconds since 1970-01-01 UTC.
+        up_since: when this service began to hear of runs, in seconds since 1970-01-01 UTC; so are all times.
 
     Raises:
         RunInUseError: another start is training.
@@ -43,11 +46,13 @@ def check_start(
             f"when it has been silent for {settings.lost_after_seconds:g} s, this one takes its place. Otherwise, two "
             f"trainings were given one run_id. {HOW_TO_TELL_APART}"
         )
-    if run.finish is not None and _outlived(new, run.finish):
-        raise RunTakenError(
-            f"run {new.run_id!r} was trained to its end at {when(run.finish.finished_at)}, and this training began "
-            f"before, beside it: it was trained by {who_has(run.registration)}. {HOW_TO_TELL_APART}"
-        )
+    if run.finish is not None and _goes_back(new, run.finish):
+        began, ended = _by_one_clock(new, sent_at, run, run.finish, now)
+        if began < ended:
+            raise RunTakenError(
+                f"run {new.run_id!r} was trained to its end at {when(ended)}, and this training began before, beside "
+                f"it: it was trained by {who_has(run.registration)}. {HOW_TO_TELL_APART}"
+            )
 
 
 def _is_training(run: LiveRun, up_since: float, now: float, settings: ServiceSettings) -> bool:
@@ -57,7 +62,23 @@ def _is_training(run: LiveRun, up_since: float, now: float, settings: ServiceSet
     return abs(now - max(run.heard_at, up_since)) <= settings.lost_after_seconds
 
 
-def _outlived(new: Registration, finish: Finish) -> bool:
-    """Return whether another start went on to its end while this one trained, instead of leaving the run to it."""
-    finished = finish.outcome == Finish.OUTCOME_FINISHED
-    return finished and new.started_at < finish.finished_at and new.resumed_from_step < finish.step
+def _goes_back(new: Registration, finish: Finish) -> bool:
+    """Return whether a start goes on from before the end that the run was trained to."""
+    return finish.outcome == Finish.OUTCOME_FINISHED and new.resumed_from_step < finish.step
+
+
+def _by_one_clock(new: Registration, sent_at: float, run: LiveRun, finish: Finish, now: float) -> tuple[float, float]:
+    """Return when a start began and when the run ended, by the service's clock as far as it is known.
+
+    Each is told by the clock of the machine that trained, and those may be hours apart.
+    """
+    # Heard of in the future: the service's own clock was set back, and says nothing of the end.
+    if not 0 < sent_at < math.inf or run.heard_at > now:
+        return new.started_at, finish.finished_at
+    ahead = sent_at - now
+    of_the_first = run.clocks.least
+    if of_the_first is None:
+        # Of before this service started, for instance.
+        of_the_first = ahead if new.start.host == run.registration.start.host else 0.0
+    # It was heard of after it happened.
+    return new.started_at - ahead, min(finish.finished_at - of_the_first, run.heard_at)

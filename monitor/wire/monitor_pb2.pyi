@@ -8,12 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegisterRunRequest(_message.Message):
-    __slots__ = ("protocol_version", "registration")
+    __slots__ = ("protocol_version", "registration", "sent_at")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REGISTRATION_FIELD_NUMBER: _ClassVar[int]
+    SENT_AT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     registration: Registration
-    def __init__(self, protocol_version: _Optional[int] = ..., registration: _Optional[_Union[Registration, _Mapping]] = ...) -> None: ...
+    sent_at: float
+    def __init__(self, protocol_version: _Optional[int] = ..., registration: _Optional[_Union[Registration, _Mapping]] = ..., sent_at: _Optional[float] = ...) -> None: ...
 
 class RegisterRunResponse(_message.Message):
     __slots__ = ("protocol_version", "last_sequence", "max_request_bytes", "max_request_items")

@@ -86,6 +86,24 @@ def kill_uploader(reporter: Reporter) -> int:
     return pid
 
 
+def end_uploader(reporter: Reporter) -> None:
+    """Kill an uploader that a closed reporter left to go on by itself."""
+    with suppress(ChildProcessError, ProcessLookupError):
+        os.waitpid(kill_uploader(reporter), 0)
+
+
+def uploaders_in(folder: Path) -> list[int]:
+    """The process ids of the uploaders that deliver from somewhere in a folder."""
+    return [int(process.name) for process in Path("/proc").glob("[0-9]*") if _delivers_from(folder, process)]
+
+
+def _delivers_from(folder: Path, process: Path) -> bool:
+    with suppress(OSError):
+        arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        return "monitor.report.uploader" in arguments and any(each.startswith(f"{folder}/") for each in arguments)
+    return False
+
+
 def steps(client: Client, run_id: str) -> list[int]:
     """The steps of all observations that the service has of a run, in the order in which it gives them."""
     entries = client.history(run_id)

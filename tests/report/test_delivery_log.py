@@ -97,6 +97,19 @@ def test_each_kind_of_loss_is_told_with_its_own_reason(tmp_path: Path, caplog: p
     assert "1 refused by the service, the last because the step is too large; 1 left out because" in refused
 
 
+def test_no_more_is_told_to_be_lost_with_a_spool_than_did_not_arrive(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DeliveryLog(tmp_path, "localhost:1")
+    log.lose("lost with the spool", 9)
+    log.lose("never lost", 0)
+    for dropped in (0, 3, 12):
+        log.update(replace(ATTEMPT, dropped=dropped))
+    some, all_of_them = caplog.messages
+    assert some.endswith("3 items of this run are lost so far: 3 lost with the spool.")
+    assert "12 items of this run are lost so far: 9 lost with the spool; 3 left out because the spool" in all_of_them
+
+
 @pytest.mark.parametrize(
     ("rejected", "lost_here", "kind"), [(2, 0, "refused by the service"), (0, 2, "no message could be made")]
 )

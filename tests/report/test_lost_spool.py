@@ -28,7 +28,7 @@ from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.mounts import fill, read_only, small_disk
 from tests.removal import remove_in_use
-from tests.report.attempts import NOWHERE, ObservedModel, Trainings, report_some, spooled, steps
+from tests.report.attempts import NOWHERE, ObservedModel, Trainings, end_uploader, report_some, spooled, steps
 from tests.service.running import COMMAND, Client
 
 KEY = AttemptKey("run", 1)
@@ -98,7 +98,7 @@ def test_what_memory_had_no_room_for_is_read_from_the_file_that_lost_its_name(
 
 
 def test_what_memory_had_no_room_for_is_counted_as_dropped(
-    observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
+    observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 5000)
     monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.0)
@@ -116,6 +116,31 @@ def test_what_memory_had_no_room_for_is_counted_as_dropped(
     assert (attempt.last_sequence, attempt.finished) == (44, True)
     assert 0 < attempt.unsent < 10
     assert attempt.dropped == 44 - attempt.unsent
+    (lost,) = [message for message in caplog.messages if "items of this run are lost so far" in message]
+    assert (
+        f"lost so far: {attempt.dropped - 3} left out in memory, which was full while nothing could be written" in lost
+    )
+    assert "; 3 lost with the spool, which was damaged or could not be read any more" in lost
+    assert "spool_max_bytes" not in lost
+
+
+def test_what_is_lost_with_a_damaged_spool_is_not_blamed_on_a_full_one(
+    observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 2000)
+    reporter = Reporter(observed.registration(), directory, None)
+    for step in range(1, 21):
+        report_some(reporter, observed, 1)
+        eventually(lambda step=step: getattr(reporter._writer._home.latest, "last_sequence", 0) == step)
+    damage(directory)
+    reporter.finish(20)
+    reporter.close(timeout=0)
+    attempt = spooled(reporter)
+    assert attempt.dropped == 21 - attempt.unsent > 0
+    (lost,) = [message for message in caplog.messages if "items of this run are lost so far" in message]
+    assert f"lost so far: {attempt.dropped} lost with the spool, which was damaged" in lost
+    assert "give another disk with `directory`" in lost
+    assert "spool_max_bytes" not in lost
 
 
 def test_what_was_delivered_before_the_spool_was_lost_is_not_dropped(
@@ -236,6 +261,7 @@ def test_the_end_does_not_wait_for_a_service_that_cannot_be_reached(observed: Ob
     assert not reporter.close(timeout=600)
     assert time.monotonic() - started < 60
     assert spooled(reporter).problem
+    end_uploader(reporter)
 
 
 def test_the_end_does_not_wait_where_there_is_no_uploader(observed: ObservedModel, directory: Path) -> None:

@@ -14,7 +14,7 @@ from monitor.report.failures import failure_of
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from tests.eventually import eventually
-from tests.report.attempts import NOWHERE, ObservedModel, report_some, spooled, steps
+from tests.report.attempts import NOWHERE, ObservedModel, end_uploader, report_some, spooled, steps
 from tests.service.messages import logged, registration
 from tests.service.messages import observed as observed_item
 from tests.service.running import Client, service_in_thread
@@ -53,6 +53,7 @@ def test_a_service_out_of_reach_is_no_refusal(observed: ObservedModel, directory
     assert not spooled(reporter).refused
     reporter.close(timeout=0)
     assert f"For what is left then: sparsity-monitor push {directory} --target {NOWHERE}" in reporter.why_undelivered()
+    end_uploader(reporter)
 
 
 def test_who_insists_on_the_service_is_told_what_helps(observed: ObservedModel, directory: Path, small: Client) -> None:

@@ -25,6 +25,7 @@ from tests.report.attempts import (
     NOWHERE,
     ObservedModel,
     Trainings,
+    end_uploader,
     kill_uploader,
     report_some,
     spooled,
@@ -33,11 +34,6 @@ from tests.report.attempts import (
     wait_for_end,
 )
 from tests.service.running import Client, service_in_thread
-
-
-def end_uploader(reporter: Reporter) -> None:
-    """Kill an uploader that a closed reporter left to go on by itself."""
-    os.waitpid(kill_uploader(reporter), 0)
 
 
 def test_what_is_reported_arrives_once_and_in_order(client: Client, observed: ObservedModel, directory: Path) -> None:
@@ -134,6 +130,7 @@ def test_a_directory_that_vanishes_does_not_raise_into_the_training(
     kill_uploader(reporter)
     remove_in_use(directory)
     assert not reporter.close(timeout=0)
+    end_uploader(reporter)
 
 
 def test_a_service_that_starts_later_gets_everything(observed: ObservedModel, directory: Path, tmp_path: Path) -> None:

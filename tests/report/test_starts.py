@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,8 @@ from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
-from tests.report.attempts import NOWHERE, ObservedModel, Trainings, report_some, spooled, steps, uploader_of
-from tests.service.messages import new_run_id
+from tests.report.attempts import NOWHERE, ObservedModel, Trainings, end_uploader, report_some, spooled, steps
+from tests.service.messages import changed, finished, new_run_id
 from tests.service.running import COMMAND, Client, service_in_thread
 
 
@@ -42,9 +42,7 @@ def end_undelivered(reporter: Reporter, step: int) -> None:
     """End a training that the service does not take; an uploader that goes on trying is killed."""
     reporter.finish(step)
     assert not reporter.close(timeout=60)
-    with suppress(ChildProcessError, ProcessLookupError):
-        os.kill(uploader_of(reporter), signal.SIGKILL)
-        os.waitpid(uploader_of(reporter), 0)
+    end_uploader(reporter)
 
 
 @pytest.mark.parametrize("from_step", [0, 2])
@@ -114,6 +112,15 @@ def test_a_training_takes_over_from_one_whose_machine_is_gone(trainings: Trainin
         end(resume(run_id, tmp_path / "b", target, 1), 3)
         assert client.run(run_id).registration.attempt == 2
         assert steps(client, run_id) == [1, 2, 3]
+
+
+def test_a_run_that_ended_on_a_machine_whose_clock_was_ahead_is_resumed(client: Client, tmp_path: Path) -> None:
+    run_id = new_run_id()
+    client.register(ObservedModel().registration(run_id))
+    ended = changed(finished(1).finish, step=3, finished_at=time.time() + 7200)
+    client.send(run_id, [pb.Item(sequence=1, finish=ended)])
+    end(resume(run_id, tmp_path, client.listening.grpc_address, 1), 3)
+    assert client.run(run_id).registration.attempt == 2
 
 
 def test_a_training_goes_on_under_its_number_when_the_service_comes_back(tmp_path: Path) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
+import gc
+import inspect
 import queue
 import re
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,8 @@ from tests.forked import Nursery, Started
 from tests.service.messages import register_request, stream_of
 
 COMMAND = str(Path(sys.executable).with_name("sparsity-monitor"))
+# A service gives what is open five seconds, over gRPC and over HTTP.
+_END_SECONDS = 60.0
 _LISTENING = re.compile(r"listening grpc=(\S+) http=(\S+) store=(\S+)")
 
 
@@ -111,8 +117,15 @@ class OpenStream:
 @contextlib.contextmanager
 def service_in_thread(store: Path | str, **settings: Any) -> Iterator[Client]:
     """Run a service on free ports for as long as the context is open."""
-    ready: Future[tuple[Listening, Callable[[], object]]] = Future()
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(settings_for(store, **settings), ready)))
+    ready: Future[tuple[Listening, asyncio.Event]] = Future()
+    loop = asyncio.new_event_loop()
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(_serve(settings_for(store, **settings), ready))
+
+    # One that hangs is told of, and keeps nobody from ending.
+    thread = threading.Thread(target=serve, name="service", daemon=True)
     thread.start()
     try:
         listening, stop = ready.result(timeout=60)
@@ -121,9 +134,20 @@ def service_in_thread(store: Path | str, **settings: Any) -> Iterator[Client]:
             yield client
         finally:
             client.close()
-            stop()
+            loop.call_soon_threadsafe(stop.set)
     finally:
-        thread.join(timeout=60)
+        thread.join(timeout=_END_SECONDS)
+        assert not thread.is_alive(), f"the service did not end within {_END_SECONDS:g} seconds:\n{_stacks()}"
+
+
+def _stacks() -> str:
+    """What all threads do, and where all coroutines wait: stacks of tasks end at the first context manager."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        threads = file.read()
+    frames = [each.cr_frame for each in gc.get_objects() if inspect.iscoroutine(each) and each.cr_suspended]
+    return "\n".join([threads, "Waiting:", *(f"  {frame.f_code.co_filename}:{frame.f_lineno}" for frame in frames)])
 
 
 def settings_for(store: Path | str, **settings: Any) -> ServiceSettings:
@@ -132,12 +156,11 @@ def settings_for(store: Path | str, **settings: Any) -> ServiceSettings:
     return ServiceSettings(store_url=url, **{**addresses, **settings})
 
 
-async def _serve(settings: ServiceSettings, ready: Future[tuple[Listening, Callable[[], object]]]) -> None:
+async def _serve(settings: ServiceSettings, ready: Future[tuple[Listening, asyncio.Event]]) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     try:
         async with serving(settings) as listening:
-            ready.set_result((listening, lambda: loop.call_soon_threadsafe(stop.set)))
+            ready.set_result((listening, stop))
             await stop.wait()
     except Exception as error:
         if ready.done():

@@ -5,9 +5,11 @@ import gc
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -15,9 +17,12 @@ from sqlalchemy import Connection, Engine, event
 
 from monitor.service.commits import Attempt, Commits, Outcome
 from monitor.service.errors import StoreError
-from monitor.service.ingest import answers
+from monitor.service.ingest import Ingest, answers
+from monitor.service.instruments import Instruments
 from monitor.service.received import Received
+from monitor.service.recorder import Recorder
 from monitor.service.sqlite_file.held import HeldFile
+from monitor.service.stored import START
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
@@ -33,7 +38,7 @@ from tests.service.messages import (
     stream_of,
     together,
 )
-from tests.service.running import Client, OpenStream
+from tests.service.running import Client, OpenStream, settings_for
 
 
 def _refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
@@ -224,15 +229,80 @@ def test_what_comes_meanwhile_waits_to_be_stored_and_is_not_acknowledged_behind_
     assert client.metric("run_observations") == 4
 
 
-def test_nothing_behind_a_request_out_of_turn_is_stored_however_it_arrives(start: Callable[..., Client]) -> None:
-    # Each request is a batch of its own.
-    client = start(max_batch_items=1)
-    for number in range(20):
-        run = f"run-{number}"
-        client.register(registration(run))
-        requests = [*stream_of(run, [observed(1), observed(2)]), pb.ReportRequest(), pb.ReportRequest(item=observed(3))]
-        assert _refused(lambda: client.report(requests))[0] is grpc.StatusCode.INVALID_ARGUMENT  # noqa: B023
-        assert [response.item.sequence for response in client.history(run)] == [1, 2]
+class _InTurn(Recorder):
+    """Records a batch when it is let: each is named after its first item."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.asked: list[list[int]] = []
+        self.let: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def record(
+        self, attempt: Attempt, batch: Sequence[Received], heartbeat: pb.Heartbeat | None
+    ) -> list[Outcome]:
+        self.asked.append([received.item.sequence for received in batch])
+        await self.let[self.asked[-1][0]].wait()
+        return await super().record(attempt, batch, heartbeat)
+
+    async def is_asked(self, *batches: list[int]) -> None:
+        while self.asked != [*batches]:
+            await asyncio.sleep(0)
+
+
+class _Call:
+    """The part of a call that a stream is answered by."""
+
+    def __init__(self) -> None:
+        self.answers: list[pb.ReportResponse] = []
+
+    async def write(self, response: pb.ReportResponse) -> None:
+        self.answers.append(response)
+
+    async def abort(self, code: grpc.StatusCode, *_: object) -> None:
+        raise _AbortedError(code)
+
+
+class _AbortedError(Exception):
+    pass
+
+
+def test_nothing_behind_a_request_out_of_turn_is_stored_while_what_came_before_it_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings, instruments, call = settings_for(tmp_path / "store.db"), Instruments(), _Call()
+        recorder = _InTurn(settings, instruments)
+        await recorder.register(registration("run"))
+
+        async def requests() -> AsyncIterator[pb.ReportRequest]:
+            # When it is asked for more, what it gave has been read.
+            yield opening("run")
+            yield pb.ReportRequest(item=observed(1))
+            await recorder.is_asked([1])
+            yield pb.ReportRequest(item=observed(2))
+            await recorder.is_asked([1], [2])
+            yield pb.ReportRequest(item=observed(3))
+            yield pb.ReportRequest()
+            recorder.let[1].set()
+            await recorder.is_asked([1], [2], [3])
+            yield pb.ReportRequest(item=observed(4))
+            recorder.let[2].set()
+            # Far more turns of the loop than it takes to ask for the next.
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            recorder.let[3].set()
+            recorder.let[4].set()
+            await asyncio.Event().wait()
+
+        try:
+            with pytest.raises(_AbortedError, match="INVALID_ARGUMENT"):
+                await Ingest(settings, recorder, instruments).Report(requests(), cast(Any, call))
+            assert recorder.asked == [[1], [2], [3]]
+            assert _answers(call.answers) == [("acknowledgement", number) for number in (1, 2, 3)]
+            stored = await recorder.history("run", START, 10)
+            assert [each.position.sequence for each in stored] == [1, 2, 3]
+        finally:
+            await recorder.close()
+
+    asyncio.run(asyncio.wait_for(main(), timeout=60))
 
 
 def test_many_that_catch_up_at_once_take_turns(start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:

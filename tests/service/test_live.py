@@ -97,6 +97,15 @@ def test_times_of_a_run_whose_clock_is_apart_are_told_by_the_clock_of_the_servic
     assert recorded.run.clocks.ahead is None
 
 
+def test_a_run_whose_clock_is_set_forward_is_stalled_as_early_as_before(recorded: Recorded) -> None:
+    for step in range(1, 41):
+        now, ahead = NOW + 10 * step, 7200.0 * (step > 20) + 7200.0 * (step > 30)
+        recorded.add(observed(step, observed_at=now + ahead), now=now)
+        recorded.add(heartbeat=pb.Heartbeat(sent_at=now + ahead + 4.9), now=now + 5)
+    recorded.add(heartbeat=pb.Heartbeat(), now=NOW + 435)
+    assert recorded.run.state(NOW + 435, SETTINGS) is RunState.STALLED
+
+
 def test_nothing_is_told_to_have_happened_after_it_was_heard_of(recorded: Recorded) -> None:
     recorded.store.register(registration("run", 2, started_at=NOW + 30), NOW, 10)
     recorded.live.put(from_store(recorded.store.run("run")))

@@ -21,6 +21,7 @@ from monitor.commands.doctor.finding import are_fine
 from monitor.commands.doctor.way import way_to
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
+from monitor.service import background
 from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
 from monitor.service.errors import AccessSettingsError, LostStoreError, StoreError
@@ -34,6 +35,7 @@ from monitor.service.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, steps
+from tests.service.breaking import break_once
 from tests.service.messages import observed, opening, registration
 from tests.service.postgresql import Cluster, running_cluster
 from tests.service.running import Client, OpenStream, ServiceProcess, service_in_thread, settings_for
@@ -209,6 +211,17 @@ def test_one_that_lost_the_store_unnoticed_shows_and_takes_nothing_of_what_is_an
     eventually(lambda: serves(first.client))
     assert first.client.metric("run_step", run="run") == 3
     assert steps(first.client, "run") == [1, 2, 3]
+
+
+def test_one_that_stands_by_takes_over_also_after_an_error_of_its_own(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(background, "_AGAIN_SECONDS", 0.01)
+    looks = break_once(Recorder, "keep", monkeypatch)
+    with service_in_thread(url, standby=True) as client:
+        eventually(lambda: client.metric("background_errors_total", work="standby") == 1)
+        eventually(lambda: min(looks.values()) > 1)
+    assert "this service takes over from no other" in caplog.text
 
 
 def test_after_the_lock_is_lost_nothing_is_committed_whoever_has_it_since(url: str) -> None:

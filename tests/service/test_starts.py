@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from monitor.service.clocks import ClocksApart
 from monitor.service.errors import RunInUseError, RunTakenError
 from monitor.service.live import LiveRun, from_store
 from monitor.service.starts import check_start
@@ -45,8 +48,8 @@ def as_it_stands(*attempts: pb.Registration, **changes: Any) -> LiveRun:
     return replace(from_store(stored), **changes)
 
 
-def check(new: pb.Registration, run: LiveRun | None, up_since: float = 0.0) -> None:
-    check_start(new, run, up_since=up_since, now=NOW, settings=SETTINGS)
+def check(new: pb.Registration, run: LiveRun | None, up_since: float = 0.0, sent_at: float = 0.0) -> None:
+    check_start(new, sent_at, run, up_since=up_since, now=NOW, settings=SETTINGS)
 
 
 FIRST = registration(attempt=2, resumed_from_step=20, start=start("first"))
@@ -107,6 +110,73 @@ ACCEPTED = {
 @pytest.mark.parametrize(("new", "run"), ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_a_start_that_is_alone_is_accepted(new: pb.Registration, run: LiveRun | None) -> None:
     check(new, run)
+
+
+HOUR = 3600.0
+HEARD = NOW - 300
+"""When the service heard that the first start had gone to its end."""
+
+
+def trained_by(ahead: float, *, ended: float = HEARD, known: bool = True) -> LiveRun:
+    """A run that went to its end, on a machine whose clock is so far ahead of the service's; minus for behind.
+
+    Args:
+        ended: when, by the service's clock.
+        known: whether the service was there all the time, and heard how far the clock is ahead.
+    """
+    finish = pb.Finish(outcome=pb.Finish.OUTCOME_FINISHED, step=40, finished_at=ended + ahead)
+    clocks = ClocksApart((ahead - 0.1,) * 5) if known else ClocksApart()
+    return as_it_stands(FIRST, finish=finish, heard_at=HEARD, clocks=clocks)
+
+
+def sent_now(began: float, ahead: float, host: str = "second") -> tuple[pb.Registration, float]:
+    """A start that resumes from before the end, and when it says that it sends this; by a clock so far ahead."""
+    by = pb.Start(id="second", host=f"{host}.example", process_id=43)
+    return registration(attempt=3, resumed_from_step=20, start=by, started_at=began + ahead), NOW + ahead
+
+
+@pytest.mark.parametrize("second", [0.0, HOUR, -HOUR])
+@pytest.mark.parametrize("first", [0.0, HOUR, -HOUR])
+@pytest.mark.parametrize("host", ["second", "first"])
+def test_whether_a_start_began_beside_another_is_judged_by_one_clock(host: str, first: float, second: float) -> None:
+    """The clocks of two machines, or one that was set between the two attempts."""
+    new, sent_at = sent_now(HEARD + 10, second, host)
+    check(new, trained_by(first), sent_at=sent_at)
+    new, sent_at = sent_now(HEARD - 10, second, host)
+    with pytest.raises(RunTakenError, match=r"to its end at 2023-11-14 22:25:(00|01)\+00:00, and this training began"):
+        check(new, trained_by(first), sent_at=sent_at)
+
+
+@pytest.mark.parametrize("ahead", [0.0, HOUR])
+def test_a_start_is_judged_by_one_clock_where_nothing_was_heard_of_the_first_one_s(ahead: float) -> None:
+    """As after a start of the service: the end did not come after it was heard of."""
+    new, sent_at = sent_now(HEARD + 10, 0.0)
+    check(new, trained_by(ahead, known=False), sent_at=sent_at)
+
+
+@pytest.mark.parametrize("ahead", [0.0, HOUR, -HOUR])
+def test_two_starts_of_one_machine_are_judged_by_its_clock_where_both_are_delivered_late(ahead: float) -> None:
+    ended = HEARD - 24 * HOUR
+    for began, beside in ((ended + 10, False), (ended - 10, True)):
+        new, sent_at = sent_now(began, ahead, host="first")
+        with pytest.raises(RunTakenError) if beside else nullcontext():
+            check(new, trained_by(ahead, ended=ended, known=False), sent_at=sent_at)
+
+
+def test_a_service_whose_clock_was_set_back_judges_a_start_by_what_the_two_say() -> None:
+    run = replace(trained_by(-24 * HOUR), heard_at=NOW + 24 * HOUR)
+    for began in (HEARD - 24 * HOUR + 10, HEARD - 24 * HOUR - 10):
+        new, sent_at = sent_now(began, 0.0)
+        with pytest.raises(RunTakenError) if began < HEARD - 24 * HOUR else nullcontext():
+            check(new, run, sent_at=sent_at)
+
+
+@pytest.mark.parametrize("sent_at", [0.0, -1.0, math.inf, math.nan])
+def test_a_sender_that_does_not_say_when_it_sent_this_is_judged_by_what_the_two_say(sent_at: float) -> None:
+    for began in (HEARD + HOUR + 10, HEARD + HOUR - 10):
+        new, _sent_at = sent_now(began, 0.0)
+        with pytest.raises(RunTakenError) if began < HEARD + HOUR else nullcontext():
+            check(new, trained_by(HOUR), sent_at=sent_at)
 
 
 def test_a_silence_while_the_service_was_down_is_none() -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import pickle
 import threading
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,25 +14,16 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import GradientState
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer, TrainerCallback
 
 from monitor import MaskFile, SparsityCallback, UpdateMask
 from monitor.report.spool import AttemptKey, Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.processes import Processes
 from tests.tiny import common_arguments, plain_trainer, save_model
+from tests.training.events import InTheMiddle, call_every_event
 
 STEPS = 3
-EVENTS = (
-    "on_train_begin",
-    "on_step_begin",
-    "on_pre_optimizer_step",
-    "on_step_end",
-    "on_epoch_end",
-    "on_log",
-    "on_save",
-    "on_train_end",
-)
 
 
 def _by_pickle(given: Any) -> Any:
@@ -164,22 +153,6 @@ def test_a_callback_sent_to_a_worker_before_training_trains_there(
     assert _reported(tmp_path / "sparsity_monitor") == [FINISHED_RUN]
 
 
-def _call_every_event(callback: SparsityCallback, event: dict[str, Any]) -> None:
-    for name in EVENTS:
-        getattr(callback, name)(**event, logs={"loss": 1.0})
-
-
-class _InTheMiddle(TrainerCallback):
-    """Does something after the second step."""
-
-    def __init__(self, act: Callable[[dict[str, Any]], None]) -> None:
-        self._act = act
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step == 2:
-            self._act({"args": args, "state": state, "control": control, "model": kwargs["model"]})
-
-
 def _losses(trainer: Trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
@@ -194,11 +167,11 @@ def test_a_copy_made_while_training_does_nothing(
     def copy_and_call(event: dict[str, Any]) -> None:
         threads, files = threading.active_count(), set(tmp_path.rglob("*"))
         made.append(WAYS[way](given))
-        _call_every_event(made[0], event)
+        call_every_event(made[0], event)
         assert threading.active_count() == threads
         assert {file.name for file in set(tmp_path.rglob("*")) - files} <= {"spool.sqlite-journal"}
 
-    trainer = _trainer(model, tmp_path, [given, _InTheMiddle(copy_and_call)])
+    trainer = _trainer(model, tmp_path, [given, InTheMiddle(copy_and_call)])
     with caplog.at_level(logging.WARNING, "monitor"):
         trainer.train()
     (copied,) = made
@@ -211,7 +184,7 @@ def test_a_copy_made_while_training_does_nothing(
     bare.train()
     assert _losses(trainer) == _losses(bare)
     # A copy of a copy, after the end, too.
-    _call_every_event(_by_pickle(copied), {"args": trainer.args, "state": trainer.state, "control": trainer.control})
+    call_every_event(_by_pickle(copied), {"args": trainer.args, "state": trainer.state, "control": trainer.control})
 
 
 def test_a_copy_made_while_training_takes_no_weights_and_no_functions_along(model: Path, tmp_path: Path) -> None:
@@ -219,33 +192,43 @@ def test_a_copy_made_while_training_takes_no_weights_and_no_functions_along(mode
     base = _trainer(model, tmp_path, []).model.state_dict()
     given = SparsityCallback(None, base=base, on_dense=lambda *_, **__: None)
     sizes: list[int] = []
-    trainer = _trainer(model, tmp_path, [given, _InTheMiddle(lambda _: sizes.append(len(pickle.dumps(given))))])
+    trainer = _trainer(model, tmp_path, [given, InTheMiddle(lambda _: sizes.append(len(pickle.dumps(given))))])
     trainer.train()
     assert sizes[0] < 10_000
 
 
-def test_a_forked_child_leaves_the_run_alone(model: Path, tmp_path: Path) -> None:
-    given = SparsityCallback(None, strict=True)
-    statuses: list[int] = []
+_FORKS = """
+import os, pickle, warnings
+from monitor import SparsityCallback
+from tests.training.events import InTheMiddle, call_every_event
+from tests.training.trained import trainer
 
-    def fork_and_call(event: dict[str, Any]) -> None:
-        with warnings.catch_warnings():
-            # From Python 3.12 on, of a fork beside threads, which is what this is about.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                _call_every_event(given, event)
-                _call_every_event(_by_pickle(given), event)
-                status = 0
-            finally:
-                os._exit(status)
-        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+given = SparsityCallback(None, strict=True)
 
-    _trainer(model, tmp_path, [given, _InTheMiddle(fork_and_call)]).train()
-    assert statuses == [0]
-    assert _reported(given.directory) == [FINISHED_RUN]
+def fork_and_call(event):
+    with warnings.catch_warnings():
+        # From Python 3.12 on, of a fork beside threads, which is what this is about.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            call_every_event(given, event)
+            call_every_event(pickle.loads(pickle.dumps(given)), event)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+trainer(given, InTheMiddle(fork_and_call), max_steps=3).train()
+"""
+
+
+@pytest.mark.xdist_group("training processes")
+def test_a_forked_child_leaves_the_run_alone(processes: Processes, model: Path, tmp_path: Path) -> None:
+    ended = processes.run(_FORKS, MODEL=str(model), OUTPUT=str(tmp_path))
+    assert ended.status == 0, ended.written[-4000:]
+    assert _reported(tmp_path / "sparsity_monitor") == [FINISHED_RUN]
 
 
 # Started for each training: what it needs of the callback comes with the data.

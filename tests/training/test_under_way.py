@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +22,8 @@ from monitor.training.observed_run import ObservedRun
 from monitor.training.under_way import LEFT, Training, under_way
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
-from tests.spooled import spooled
+from tests.processes import Processes
+from tests.spooled import recorded_in, spooled
 from tests.tiny import common_arguments, plain_trainer, save_model
 
 
@@ -271,20 +271,34 @@ def test_a_loop_of_ones_own_is_ended_when_it_is_garbage(model: Path, tmp_path: P
     assert [item.finish.reason for item in items if item.HasField("finish")] == [LEFT]
 
 
-def test_a_forked_child_ends_nothing(model: Path, tmp_path: Path) -> None:
-    callback = SparsityCallback(None, "forks")
+_FORKS = """
+import os
+from monitor import SparsityCallback
+from monitor.training.under_way import under_way
+from tests.training.trained import At, trainer
 
-    def fork() -> None:
-        if (child := os.fork()) == 0:
-            # As where a child leaves by an exception that it catches.
-            callback._training_failed(RuntimeError("in the child"))
-            os._exit(len(under_way.reporters()))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+callback = SparsityCallback(None, "forks")
 
-    trainer = trainer_of(model, tmp_path, At(fork))
-    callback.attach(trainer)
-    trainer.train()
-    assert ends_of(callback) == [(pb.Finish.ENDING_COMPLETED, "")]
+def fork():
+    if (child := os.fork()) == 0:
+        # As where a child leaves by an exception that it catches.
+        callback._training_failed(RuntimeError("in the child"))
+        os._exit(len(under_way.reporters()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+trains = trainer(At(2, fork))
+callback.attach(trains)
+trains.train()
+"""
+
+
+@pytest.mark.xdist_group("training processes")
+def test_a_forked_child_ends_nothing(processes: Processes, model: Path, tmp_path: Path) -> None:
+    ended = processes.run(_FORKS, MODEL=str(model), OUTPUT=str(tmp_path))
+    assert ended.status == 0, ended.written[-4000:]
+    assert [(finish.ending, finish.reason) for finish in recorded_in(tmp_path, "finish")] == [
+        (pb.Finish.ENDING_COMPLETED, "")
+    ]
 
 
 class Notebook(ModuleType):

@@ -90,8 +90,8 @@ def _attempt(attempt: SpooledAttempt, directory: Path, target: str) -> Iterator[
             "spool",
             "warn",
             f"{_items(attempt.dropped)} of {who} lost to the service{refused}",
-            "They do not come back: the spool was full, the disk too slow, or the service refused them. The run's own "
-            "log says which.",
+            "They do not come back: the spool was full or damaged, the disk too slow or away, or the service refused "
+            "them. The run's own log says which.",
         )
 
 

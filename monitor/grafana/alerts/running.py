@@ -88,14 +88,18 @@ def _dropped(settings: AlertSettings) -> Alert:
         hold_seconds=0,
         panel=(RUN_UID, "Not delivered"),
         summary=f"{_RUN} dropped observations",
-        description="{{ .Value | humanize }} items were lost: the spool beside the run was full, its disk too slow, "
-        "or the service refused them. The run's history has a gap.",
+        description="{{ .Value | humanize }} items were lost: the spool beside the run was full or damaged, its disk "
+        "too slow or away, or the service refused them. The run's history has a gap.",
         meaning="The service was unreachable for so long that the spool reached its bound; or the disk did not keep "
-        "up with training; or items exceeded a limit of the service.",
+        "up with training, was full or away, or damaged the spool; or items exceeded a limit of the service.",
         actions=(
-            "Check `uploader.log` beside the run's spool, and the training log: they say which.",
-            "Restore the service, or the network to it: the uploader then sends what is left on its own.",
-            "Raise `spool_max_bytes`, or `every`, so that an outage of this length fits.",
+            "Check the training log: it says how many were lost in which way; and `uploader.log` beside the run's "
+            "spool.",
+            "Where the spool was full, restore the service, or the network to it: the uploader then sends what is left "
+            "on its own. Raise `spool_max_bytes`, or `every`, so that an outage of this length fits.",
+            "Where the disk failed or was too slow, make room on it, or give another one with `directory`; a damaged "
+            "spool was set aside there, and a new one is in its place.",
+            "Where the service refused them, the training log has the reason and the limit.",
         ),
     )
 

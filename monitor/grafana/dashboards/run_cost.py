@@ -59,8 +59,9 @@ def cost_panels(settings: AlertSettings) -> list[Any]:
         _steps(),
         lines(
             "Not delivered",
-            "Items in the spool beside the run that are not acknowledged yet, and items lost: spool full, disk too "
-            "slow, or refused. Metrics: sparsity_monitor_run_unsent_items, sparsity_monitor_run_dropped_items.",
+            "Items in the spool beside the run that are not acknowledged yet, and items lost: spool full or "
+            "damaged, disk too slow or away, or refused. Metrics: sparsity_monitor_run_unsent_items, "
+            "sparsity_monitor_run_dropped_items.",
             "none",
             Query(metric("run_unsent_items", ONE_RUN), "unsent"),
             Query(metric("run_dropped_items", ONE_RUN), "dropped"),

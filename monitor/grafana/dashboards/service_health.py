@@ -134,11 +134,13 @@ def _store() -> list[Any]:
         ),
         lines(
             "Commits and failures",
-            "Transactions per second, and calls to the store that failed. Metrics: "
-            "sparsity_monitor_store_commit_seconds, sparsity_monitor_store_errors_total.",
+            "Transactions per second, calls to the store that failed, and errors in what the service does beside: its "
+            "log says which. Metrics: sparsity_monitor_store_commit_seconds, sparsity_monitor_store_errors_total, "
+            "sparsity_monitor_background_errors_total.",
             PER_SECOND,
             Query(f"rate({metric('store_commit_seconds', INSTANCE, suffix='_count')}[{RATE}])", f"commits {_INSTANCE}"),
             Query(_per_second("store_errors_total"), f"failures {_INSTANCE}"),
+            Query(_per_second("background_errors_total"), f"{{{{work}}}} failed {_INSTANCE}"),
             width=8,
             no_data=_NOT_SCRAPED,
         ),

@@ -59,9 +59,14 @@ class Gate:
         """
         await self._refresh()
 
-    def watching(self) -> AbstractAsyncContextManager[None]:
+    def watching(self, count_failure: Callable[[], object]) -> AbstractAsyncContextManager[None]:
         """Follow what becomes of the tokens while the context is open."""
-        return in_background(self._watch)
+        return in_background(
+            self._watch,
+            "looking for tokens that were made or revoked",
+            meanwhile="those that were known last count, also one that has been revoked since",
+            count_failure=count_failure,
+        )
 
     async def admit(self, authorization: str | None, scope: Scope, host: str, what: str) -> bytes | None:
         """Let a caller in, and return by what it is known from now on; None where all are let in.

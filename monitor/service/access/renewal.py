@@ -61,9 +61,14 @@ class ServedCertificates:
         # would leave it without one where the two do not fit.
         context.sni_callback = choose
 
-    def watching(self) -> AbstractAsyncContextManager[None]:
+    def watching(self, count_failure: Callable[[], object]) -> AbstractAsyncContextManager[None]:
         """Follow what becomes of the files while the context is open."""
-        return in_background(self._watch)
+        return in_background(
+            self._watch,
+            "looking for a new certificate",
+            meanwhile="the one that was read last stays in use until it expires, and then nobody connects",
+            count_failure=count_failure,
+        )
 
     async def _watch(self) -> None:
         while True:

@@ -60,7 +60,12 @@ class Retention:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Sweep from time to time while the context is open."""
-        return in_background(self._run)
+        return in_background(
+            self._run,
+            "keeping the store within what it is to retain",
+            meanwhile="nothing is removed from it, and it grows",
+            count_failure=self._instruments.background_errors.labels("retention").inc,
+        )
 
     async def sweep(self) -> None:
         """Remove what is to go now.
@@ -92,8 +97,6 @@ class Retention:
                 pass
             except StoreError as error:
                 logger.warning("nothing is removed for now, and it is tried again in %g s: %s", _EVERY_SECONDS, error)
-            except Exception:
-                logger.exception("retention failed, and is tried again in %g seconds", _EVERY_SECONDS)
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def _make_room(self, most: int) -> None:

@@ -443,8 +443,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} dropped observations",
-        "5 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. The "
-        "run's history has a gap.",
+        "5 items were lost: the spool beside the run was full or damaged, its disk too slow or away, or the service "
+        "refused them. The run's history has a gap.",
         _DROPPED,
         {
             "finished": {**_DROPPED, **FINISHED},
@@ -459,8 +459,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} dropped observations",
-        "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. The "
-        "run's history has a gap.",
+        "3 items were lost: the spool beside the run was full or damaged, its disk too slow or away, or the service "
+        "refused them. The run's history has a gap.",
         {run("run_dropped_items"): "5x110 0x5 3x185"},
     ),
     Case(
@@ -468,8 +468,8 @@ CASES = [
         "warning",
         MEASURED_AS,
         f"{_RUN} dropped observations",
-        "3 items were lost: the spool beside the run was full, its disk too slow, or the service refused them. The "
-        "run's history has a gap.",
+        "3 items were lost: the spool beside the run was full or damaged, its disk too slow or away, or the service "
+        "refused them. The run's history has a gap.",
         # During an outage of the service.
         {run("run_dropped_items"): "5x60 stale _x50 8x189"},
     ),

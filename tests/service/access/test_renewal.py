@@ -20,6 +20,7 @@ import pytest
 from monitor.errors import ReportingError
 from monitor.notebook.interface import Interface
 from monitor.report.reporter import Reporter
+from monitor.service import background
 from monitor.service.access import renewal
 from monitor.service.access.expiry import expiry_of
 from monitor.service.access.renewal import ServedCertificates
@@ -31,6 +32,7 @@ from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, report_some, spooled
 from tests.service.access.closed import Certificates, list_runs, make_certificates, sign
+from tests.service.breaking import break_once
 from tests.service.running import Client, service_in_thread
 
 _DAY = 86400
@@ -99,7 +101,7 @@ def _metric(client: Client, ca: Path, name: str) -> float:
         with context.wrap_socket(plain, server_hostname="localhost") as connection:
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             text = connection.makefile("rb").read().decode()
-    (found,) = re.findall(rf"^sparsity_monitor_{name} (\S+)$", text, re.MULTILINE)
+    (found,) = re.findall(rf"^sparsity_monitor_{re.escape(name)} (\S+)$", text, re.MULTILINE)
     return float(found)
 
 
@@ -138,6 +140,18 @@ def test_clients_of_a_new_signer_are_let_in_and_those_of_the_old_one_no_more(
         (tmp_path / "new").replace(tmp_path / "ca.pem")
         eventually(lambda: lets_in(client, other) == (True, True))
         assert lets_in(client, certificates) == (False, False)
+
+
+def test_an_error_of_the_service_ends_no_renewal(
+    files: Files, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(background, "_AGAIN_SECONDS", 0.01)
+    looks = break_once(ServedCertificates, "look", monkeypatch)
+    with _service(files) as client:
+        name = 'background_errors_total{work="certificates"}'
+        eventually(lambda: _metric(client, certificates.ca, name) == 1)
+        eventually(lambda: min(looks.values()) > 1)
+    assert "the one that was read last stays in use until it expires, and then nobody connects" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["of another key", "no PEM", "not there"])

@@ -160,7 +160,7 @@ def test_one_that_is_resumed_while_it_is_thinned_is_thinned_when_it_has_ended_ag
         def resumed_after_a_page(store: Store, *arguments: Any) -> Any:
             nonlocal pages
             if (pages := pages + 1) == 2:
-                care.recorder._register(registration("run", attempt=2, resumed_from_step=600))
+                care.recorder._register(registration("run", attempt=2, resumed_from_step=600), 0.0)
             return thin_more(store, *arguments)
 
         monkeypatch.setattr(Store, "thin_more", resumed_after_a_page)
