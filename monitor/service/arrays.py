@@ -197,7 +197,9 @@ def sums_in_order(amounts: Amounts) -> list[float]:
     >>> sums_in_order(np.array([[0.1] * 10])) == [0.1 + 0.1 + 0.1 + 0.1 + 0.1 + 0.1 + 0.1 + 0.1 + 0.1 + 0.1]
     True
     """
-    sums: list[float] = np.add.accumulate(amounts, axis=-1)[:, -1].tolist()
+    with np.errstate(over="ignore"):
+        # Beyond what a double holds it is infinite, as it is in Python.
+        sums: list[float] = np.add.accumulate(amounts, axis=-1)[:, -1].tolist()
     return sums
 
 

@@ -20,6 +20,7 @@ CHANGES: list[dict[str, Any]] = [
     {},
     {"squared_norm": [0.1, 0.2, 0.3], "max_abs": [0.1, 2.5, 0.0]},
     {"squared_norm": [], "max_abs": []},
+    {"squared_norm": [1.7e308, 1.7e308, 0.0]},
     {"base_squared_norm": [0.7, 1e9, 0.1]},
     {"changed": [900, 30, 20], "touched": [1000, 100, 0]},
     {"step_changed": [1000, 600, 400]},
