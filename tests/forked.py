@@ -1,10 +1,12 @@
 """The command in processes of its own, each forked from one that has imported what it needs: it starts faster.
 
-For tests of what the command does. Those of how it starts, and of what it imports, start the installed program.
+For tests of what the command does. Those of how it starts, of what it imports, and of what Python takes apart after it,
+start the installed program.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -15,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -139,17 +141,40 @@ def _become(arguments: list[str], environment: dict[str, str], directory: str, d
     os.environ.update(environment)
     os.chdir(directory)
     sys.argv = ["sparsity-monitor", *arguments]
+    # Else its name would be that of a module that Python was told to run.
+    sys.modules["__main__"].__package__ = None
     # As in a terminal, whoever started the tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    main()
+    _end_with(main)
+
+
+def _end_with(program: Callable[[], object]) -> None:
+    """Run a program, and end this process as Python does, but for taking apart what is imported: that would copy it."""
+    status: int | None = None
+
+    def leave() -> None:
+        if status is not None:
+            sys.stdout.flush()
+            os._exit(status)
+
+    # Comes last of what is done at the end, and after what Python says of it.
+    atexit.register(leave)
+    try:
+        program()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
 
 
 if __name__ == "__main__":
     gc.disable()
     # Under the name that the installed program has it from.
-    from sparsity_monitor.cli import main
+    from sparsity_monitor.cli import Ending, app_of, main
 
+    # Every command is put together at each start, with what that imports.
+    app_of(Ending())
     for module in sys.argv[2:]:
         importlib.import_module(module)
     gc.enable()

@@ -1,12 +1,15 @@
-"""The command in a process of its own, as from a shell."""
+"""The command in a process of its own, as from a shell: forked, or the installed program where starts or ends count."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import cache
 
+from tests.forked import Nursery, Started
 from tests.service.running import COMMAND
 
 PLAIN = {"PATH": "/usr/bin:/bin", "COLUMNS": "80", "PYTHONUTF8": "1"}
@@ -22,8 +25,28 @@ main()
 """
 
 
+@cache
+def nursery() -> Nursery:
+    """Has imported what commands need; there until this Python ends."""
+    until_the_end = ExitStack()
+    atexit.register(until_the_end.close)
+    return until_the_end.enter_context(
+        Nursery("monitor.service.server", "monitor.notebook.load", "monitor.analysis.pairs", "monitor.commands.watch")
+    )
+
+
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """What the command says in a pipe of 80 columns."""
+    return nursery().run(arguments, env={**PLAIN, **environment})
+
+
+def started(*arguments: str) -> Started:
+    """The command under way, with its output in pipes."""
+    return nursery().start(arguments, env=PLAIN)
+
+
+def installed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the installed program says in a pipe of 80 columns."""
     return _run([COMMAND, *arguments], environment)
 
 

@@ -18,6 +18,9 @@ from tests.proxy import refusing_proxy
 from tests.service.messages import observed, registration
 from tests.service.running import Client
 
+# One worker forks them all.
+pytestmark = pytest.mark.xdist_group("commands")
+
 
 def _states(shown: str) -> dict[str, str]:
     """The state of each check."""

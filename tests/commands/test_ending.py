@@ -8,6 +8,9 @@ import pytest
 
 from tests.commands.running import WITHOUT_TYPER, command, command_after, shell
 
+# One worker forks them all.
+pytestmark = pytest.mark.xdist_group("commands")
+
 _BROKEN = "import monitor.service.listing as broken; broken.print_runs = lambda target: {}[target]"
 _INTERRUPTED = (
     "import monitor.service.listing as broken, os, signal; "

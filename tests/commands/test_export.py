@@ -17,6 +17,9 @@ from tests.grafana.binaries import binary, check
 from tests.service.messages import logged, observed, registration
 from tests.service.running import Client
 
+# One worker forks them all.
+pytestmark = pytest.mark.xdist_group("commands")
+
 # More than the interface gives in one answer, and with holes.
 _STEPS = (1, 2, 9_999, 10_000, 10_001, 20_000, 25_000, 123_456_788, 123_456_789)
 

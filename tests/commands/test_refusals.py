@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commands.every import every_command
-from tests.commands.running import PLAIN
-from tests.forked import Nursery
+from tests.commands.running import PLAIN, nursery
+
+# One worker forks them all.
+pytestmark = pytest.mark.xdist_group("commands")
 
 # Nobody listens there.
 _NOBODY = "127.0.0.1:1"
@@ -59,18 +60,9 @@ def test_every_command_is_tried() -> None:
     assert untried == [("doctor",)]
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery("monitor.service.server", "monitor.notebook.load", "monitor.analysis.pairs") as nursery:
-        yield nursery
-
-
-@pytest.mark.xdist_group("refusals")
 @pytest.mark.parametrize(("line", "said"), _CASES.items())
-def test_what_cannot_be_done_ends_a_process_with_a_sentence(
-    line: str, said: str, nursery: Nursery, tmp_path: Path
-) -> None:
-    done = nursery.run(line.split(), env=PLAIN, cwd=tmp_path)
+def test_what_cannot_be_done_ends_a_process_with_a_sentence(line: str, said: str, tmp_path: Path) -> None:
+    done = nursery().run(line.split(), env=PLAIN, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr

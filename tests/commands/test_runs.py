@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,13 @@ import pytest
 
 from monitor.commands.watch import print_lines, states_of
 from monitor.notebook.interface import Interface, NoSuchRunError, Parameters
-from tests.commands.running import command, in_terminal, shell
+from tests.commands.running import command, in_terminal, installed, shell, started
+from tests.forked import Started
 from tests.service.messages import finished, observed, registration
-from tests.service.running import COMMAND, Client
+from tests.service.running import Client
+
+# One worker forks them all.
+pytestmark = pytest.mark.xdist_group("commands")
 
 
 def test_runs_are_listed_with_their_sparsities_and_how_these_are_measured(url: str) -> None:
@@ -47,7 +50,7 @@ def test_a_run_is_shown_by_its_name_with_a_bar_for_each_layer(url: str) -> None:
 
 
 def test_a_terminal_without_such_characters_gets_others(url: str) -> None:
-    shown = command("runs", "show", "grpo-1", "--service-url", url, PYTHONUTF8="0", PYTHONIOENCODING="ascii").stdout
+    shown = installed("runs", "show", "grpo-1", "--service-url", url, PYTHONUTF8="0", PYTHONIOENCODING="ascii").stdout
     assert shown.splitlines()[-1].split() == ["01", "400", "20", "5.00", "%", "#" * 12]
 
 
@@ -116,13 +119,9 @@ def test_the_command_of_earlier_versions_lists_over_grpc(service: Client) -> Non
     assert "\ngrpo-1\tmy grpo\t" in listed
 
 
-def _watch(client: Client, run_id: str, *options: str) -> subprocess.Popen[str]:
-    arguments = [COMMAND, "runs", "watch", run_id, "--service-url", f"http://{client.listening.http_address}"]
-    env = {"PATH": "/usr/bin:/bin", "PYTHONUTF8": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [*arguments, "--every-seconds", "0.1", *options], stdout=pipe, stderr=pipe, text=True, env=env
-    )
+def _watch(client: Client, run_id: str, *options: str) -> Started:
+    url = f"http://{client.listening.http_address}"
+    return started("runs", "watch", run_id, "--service-url", url, "--every-seconds", "0.1", *options)
 
 
 def test_a_run_is_watched_until_it_ends(start: Callable[..., Client]) -> None:
@@ -130,7 +129,6 @@ def test_a_run_is_watched_until_it_ends(start: Callable[..., Client]) -> None:
     client.register(registration("watched"))
     client.send("watched", [observed(1)])
     watching = _watch(client, "watched")
-    assert watching.stdout is not None
     assert watching.stdout.readline() == (
         "step 1, running: cumulative sparsity 95.00 %, step sparsity 99.00 % (bits, bfloat16)\n"
     )
@@ -165,7 +163,6 @@ def test_who_has_watched_enough_ends_it_with_ctrl_c(start: Callable[..., Client]
     client = start()
     client.register(registration("watched"))
     watching = _watch(client, "watched", "--json")
-    assert watching.stdout is not None
     assert json.loads(watching.stdout.readline())["run_id"] == "watched"
     watching.send_signal(signal.SIGINT)
     assert watching.communicate(timeout=60) == ("", "")

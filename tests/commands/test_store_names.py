@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from monitor.service.care.facts import read
 from monitor.service.store import Store
 from tests.commands.running import command
 from tests.service.messages import finished, observed, registration
 from tests.service.running import service_in_thread
 from tests.service.storing import add
+
+# One worker forks them all.
+pytestmark = pytest.mark.xdist_group("commands")
 
 
 def _filled(directory: Path) -> str:
