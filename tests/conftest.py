@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -52,11 +53,8 @@ def pytest_collection_finish() -> None:
     gc.enable()
     gc.collect()
     gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    """Let libraries find nothing left at the end, which they would say."""
-    gc.unfreeze()
+    # Only at the very end, not in the searches of pytest before: libraries would say what they find left then.
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")
