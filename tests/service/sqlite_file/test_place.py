@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def looked_at_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens to the file, the service looks for tokens in the middle of it."""
-    monkeypatch.setattr(gate, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(gate, "_REFRESH_SECONDS", 0.02)
 
 
 @pytest.fixture
