@@ -20,7 +20,7 @@ KUSTOMIZATION = yaml.safe_load((DIRECTORY / "kustomization.yaml").read_text("utf
 MANIFESTS: list[dict[str, Any]] = [
     manifest
     for name in KUSTOMIZATION["resources"]
-    for manifest in yaml.safe_load_all((DIRECTORY / name).read_text("utf-8"))
+    for manifest in yaml.load_all((DIRECTORY / name).read_text("utf-8"), yaml.CSafeLoader)
 ]
 OF_THE_OPERATOR = {"ServiceMonitor", "PrometheusRule"}
 
