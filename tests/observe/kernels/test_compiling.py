@@ -46,6 +46,8 @@ def started(cache: Path | None, long: float) -> str:
     if cache is not None:
         environment["NUMBA_CACHE_DIR"] = str(cache)
     else:
+        # How fast the code is, is nothing to this test, and making it fast takes long.
+        environment["NUMBA_OPT"] = "0"
         program = "import numba.core.caching as c; c.FunctionCache._impl_class._locator_classes = []\n" + program
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
