@@ -13,10 +13,10 @@ from typing import Protocol
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from monitor.service.errors import StoreError
+from monitor.service.errors import ForeignStoreError, StoreError
 from monitor.service.sqlite_file.kind import check_kind
 from monitor.service.sqlite_file.network import warn_of_network
-from monitor.service.sqlite_file.owner import Owner
+from monitor.service.sqlite_file.owner import Owner, lock_of
 from monitor.service.sqlite_file.place import Key, Place
 from monitor.service.sqlite_file.reserve import keep_reserve
 
@@ -61,10 +61,21 @@ class HeldFile(Held):
             StoreInUseError: another process has it.
             OSError: it cannot be looked at, or nothing can be written beside it.
         """
-        check_kind(path, schema_table)
+        real = Path(os.path.realpath(path))
+        try:
+            check_kind(path, schema_table)
+        except ForeignStoreError:
+            if not lock_of(real).exists():
+                raise
+            # Of a file that another service is making, what is read meanwhile may be anything.
+            owner = Owner(real)
+            try:
+                check_kind(path, schema_table)
+            finally:
+                owner.close()
         warn_of_network(path)
         self._path = path
-        self._owner = Owner(Path(os.path.realpath(path)))
+        self._owner = Owner(real)
         self._place = Place(path)
 
     def opened(self, engine: Engine, touch: Callable[[], None]) -> None:

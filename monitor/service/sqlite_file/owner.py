@@ -18,6 +18,11 @@ from monitor.service.errors import StoreError, StoreInUseError
 _MAX_BYTES = 4096
 
 
+def lock_of(database: Path) -> Path:
+    """Return the file beside a store that is locked."""
+    return database.with_name(f"{database.name}.lock")
+
+
 class Owner:
     """Holds the lock on the store `database` until it is closed.
 
@@ -29,7 +34,7 @@ class Owner:
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._path = database.with_name(f"{database.name}.lock")
+        self._path = lock_of(database)
         self._shown: dict[str, str | int] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),

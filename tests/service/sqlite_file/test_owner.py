@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from monitor.service.errors import StoreError, StoreInUseError
+from monitor.service.errors import ForeignStoreError, StoreError, StoreInUseError
 from monitor.service.opening import open_engine
+from monitor.service.sqlite_file.owner import Owner, lock_of
 from monitor.service.store import Store
 from tests.forked import Nursery
 from tests.service.messages import observed, registration
@@ -90,6 +91,24 @@ def test_of_services_that_start_together_on_a_new_store_one_serves(
         assert process.returncode == (0 if line else 1)
         assert line or "is served already, by " in stderr
         assert "Traceback" not in stderr
+
+
+def test_what_is_read_of_a_store_while_another_service_makes_it_is_not_taken_for_another_programs(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "new.db"
+    path.write_bytes(b"half of it" * 100)
+    with pytest.raises(ForeignStoreError, match=r"new\.db is no store"):
+        Store(f"sqlite:///{path}")
+    making = Owner(path)
+    with pytest.raises(StoreInUseError, match="is served already, by process"):
+        Store(f"sqlite:///{path}")
+    making.close()
+    # What a killed service left says nothing of what is there.
+    lock_of(path).touch()
+    with pytest.raises(ForeignStoreError, match=r"new\.db is no store"):
+        Store(f"sqlite:///{path}")
+    assert path.read_bytes() == b"half of it" * 100
 
 
 def test_a_service_that_was_killed_leaves_nothing_in_the_way(spawn: Spawn, tmp_path: Path) -> None:
