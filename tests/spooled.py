@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from monitor import SparsityCallback
-from monitor.report.spool import DIRECTORY, Spool, SpooledAttempt
+from monitor.report.attempt import SpooledAttempt
+from monitor.report.elsewhere import DIRECTORY
+from monitor.report.spool import Spool
 from monitor.wire import monitor_pb2 as pb
 
 

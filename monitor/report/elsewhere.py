@@ -10,8 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from monitor.errors import SpoolError
-from monitor.report.spool import DIRECTORY, AttemptKey
+from monitor.report.attempt import AttemptKey
 from monitor.report.spool_file import SPOOL_FILE
+
+# The monitor's directory in a run's output directory, and in each checkpoint.
+DIRECTORY = "sparsity_monitor"
+# In the former, the update mask of the latest run.
+MASK_FILE = "update_mask.safetensors"
 
 # A file system in memory, on Linux: there is room where every disk is full.
 _IN_MEMORY = "/dev/shm"

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
+from monitor.report.attempt import AttemptKey
 from monitor.report.conversion import observation_message, training_log_message
 from monitor.report.damage import sound_spool
 from monitor.report.delivery_log import undelivered
@@ -26,7 +27,7 @@ from monitor.report.fitting import fit
 from monitor.report.home import Reported, lock_directory
 from monitor.report.shell import pushed, quoted
 from monitor.report.shell import shown as shown_path
-from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool
+from monitor.report.spool import DEFAULT_MAX_BYTES, Spool
 from monitor.report.target import check_target
 from monitor.report.trainer_log import TrainerLog
 from monitor.report.writer import SpoolWriter

@@ -7,29 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from monitor.errors import SpoolError
+from monitor.report.attempt import AttemptKey, Counts, SentRecord, SpooledAttempt
 from monitor.report.on_the_way import new_record
 from monitor.report.spool_file import SPOOL_FILE, unusable
-from monitor.report.spool_notes import SentRecord, SpoolNotes
+from monitor.report.spool_notes import SpoolNotes
 from monitor.report.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
 
-# The monitor's directory in a run's output directory, and in each checkpoint.
-DIRECTORY = "sparsity_monitor"
-# In the former, the update mask of the latest run.
-MASK_FILE = "update_mask.safetensors"
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
-# Exit status of an uploader that leaves something here because trying again would not help.
-EXIT_NOT_DELIVERED = 3
-# Of one that cannot read what is here, though its disk can be read.
-EXIT_DAMAGED = 4
-# In the problem of an attempt whose service does not answer at all, and of one whose service says that it takes
-# nothing; see monitor/wire/channel.py, which is not imported by the training process.
-UNREACHABLE = "cannot reach the service"
-NOTHING_TAKEN = "takes nothing now"
 
 _FORMAT_VERSION = 1
 # How a problem begins that trying again does not solve. In words, as earlier versions show it as it is.
@@ -62,63 +50,6 @@ _ATTEMPTS = (
     "(SELECT MIN(sequence) FROM items WHERE items.run_id = attempts.run_id AND items.attempt = attempts.attempt) "
     "FROM attempts"
 )
-
-
-@dataclass(frozen=True)
-class AttemptKey:
-    """Names one attempt of one run."""
-
-    run_id: str
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What is taken along of an attempt that goes on in another spool.
-
-    Attributes:
-        last_sequence: highest sequence number that was appended.
-        dropped: see SpooledAttempt.
-        sent: record of what was sent of it.
-    """
-
-    last_sequence: int
-    dropped: int
-    sent: SentRecord = field(default_factory=SentRecord)
-
-
-@dataclass(frozen=True)
-class SpooledAttempt:
-    """What the spool knows of an attempt.
-
-    Attributes:
-        registration: serialized Registration message.
-        finished: a Finish item was appended.
-        registered: the service accepted the attempt.
-        dropped: items that the service will never have: left out because the spool was full, never appended because the
-            disk was slow or away, lost with a spool that was damaged, or refused by the service. Of what is left out on
-            its way, this counts what is not known to have arrived yet.
-        last_sequence: highest sequence number that was appended.
-        unsent: items that are not acknowledged.
-        problem: why the uploader cannot deliver; empty if it can.
-        refused: trying again does not help while the problem lasts.
-        rejected: of the dropped ones, those that the service refused.
-        rejection: why it refused the last of them.
-        first_unsent: lowest sequence number that is not acknowledged; None where all are.
-    """
-
-    key: AttemptKey
-    registration: bytes
-    finished: bool
-    registered: bool
-    dropped: int
-    last_sequence: int
-    unsent: int
-    problem: str
-    refused: bool = False
-    rejected: int = 0
-    rejection: str = ""
-    first_unsent: int | None = None
 
 
 class Spool(SpoolNotes):

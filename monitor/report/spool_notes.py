@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from monitor.report.attempt import AttemptKey, SentRecord
 from monitor.report.on_the_way import noted
 from monitor.report.spool_file import SpoolFile
-
-if TYPE_CHECKING:
-    from monitor.report.spool import AttemptKey
 
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS on_the_way (
@@ -24,23 +20,6 @@ _TABLES = (
     )""",
     "CREATE TABLE IF NOT EXISTS refusing (address TEXT NOT NULL PRIMARY KEY, problem TEXT NOT NULL)",
 )
-
-
-@dataclass(frozen=True)
-class SentRecord:
-    """Where it is noted what was sent of an attempt over the latest connection.
-
-    Attributes:
-        path: of a file, from the spool's directory; an empty one where nothing is noted.
-        settled: the items up to this number are acknowledged or rejected, and counted so.
-    """
-
-    path: str = ""
-    settled: int = 0
-
-    def in_directory(self, directory: Path) -> SentRecord:
-        """Return the same as another spool knows it."""
-        return replace(self, path=str(directory / self.path)) if self.path else self
 
 
 class SpoolNotes(SpoolFile):

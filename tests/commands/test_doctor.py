@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.attempt import AttemptKey
+from monitor.report.spool import Spool
 from monitor.report.spool_file import SPOOL_FILE
 from tests.commands.running import WITHOUT_TYPER, command, command_after, shell
 from tests.proxy import refusing_proxy

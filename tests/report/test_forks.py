@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from monitor.report import forks
+from monitor.report.attempt import AttemptKey
 from monitor.report.forks import Undivided
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.service.running import Client

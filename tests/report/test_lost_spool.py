@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import SpoolError, SpoolInUseError
+from monitor.report.attempt import AttemptKey
 from monitor.report.elsewhere import goes_on_elsewhere, leave_link
 from monitor.report.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter, start_anywhere
-from monitor.report.spool import AttemptKey
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually

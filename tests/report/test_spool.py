@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import SpoolError
+from monitor.report.attempt import AttemptKey, Counts
 from monitor.report.on_the_way import OnTheWay, noted, remove_records
-from monitor.report.spool import AttemptKey, Counts, Spool
+from monitor.report.spool import Spool
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.wire import monitor_pb2 as pb
 

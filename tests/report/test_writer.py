@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from monitor.errors import SpoolError
+from monitor.report.attempt import AttemptKey
 from monitor.report.backlog import Backlog
 from monitor.report.elsewhere import Elsewhere
 from monitor.report.home import Home, Reported, lock_directory
-from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool
+from monitor.report.spool import DEFAULT_MAX_BYTES, Spool
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.report.writer import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
