@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from monitor.report.ending import reason_of
+from monitor.report.messages.ending import reason_of
 
 
 class ExitWatch:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from monitor.limits import legible
 from monitor.posix import fcntl
-from monitor.report.ending import Ending, failed, preempted
+from monitor.report.messages.ending import Ending, failed, preempted
 from monitor.report.signals import killed_by
 
 TRAINER_LOCK = "trainer.lock"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from monitor.errors import SpoolError
 from monitor.report.elsewhere import DIRECTORY
-from monitor.report.registration import new_run_id
+from monitor.report.messages.registration import new_run_id
 from monitor.report.spool import Spool
 from monitor.report.spool_file import SPOOL_FILE
 from monitor.training.directories import checkpoint_in

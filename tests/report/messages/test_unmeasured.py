@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from monitor.observe.observer import UpdateObserver
-from monitor.report.conversion import observation_message
-from monitor.report.registration import registration_message
+from monitor.report.messages.conversion import observation_message
+from monitor.report.messages.registration import registration_message
 from monitor.wire import monitor_pb2 as pb
 from tests.service.running import Client, service_in_thread
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monitor.report.ending import COMPLETED, Ending, failed, preempted, reason_of, stopped
+from monitor.report.messages.ending import COMPLETED, Ending, failed, preempted, reason_of, stopped
 from monitor.wire import monitor_pb2 as pb
 
 

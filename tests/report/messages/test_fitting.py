@@ -14,7 +14,7 @@ from monitor.errors import ConfigurationError
 from monitor.limits import Limits
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.observer import UpdateObserver
-from monitor.report.registration import registration_message
+from monitor.report.messages.registration import registration_message
 from monitor.report.reporter import Reporter
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from monitor.report.numbers import Coming, number_in, numbers_in
+from monitor.report.messages.numbers import Coming, number_in, numbers_in
 
 
 class Level(IntEnum):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from monitor.errors import name_some
 from monitor.limits import Limits, how_to_allow, importance, legible, shorten
-from monitor.report.numbers import Number, numbers_in
+from monitor.report.messages.numbers import Number, numbers_in
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from monitor.errors import ConfigurationError, shown
 from monitor.limits import MAX_INTEGER, Limits, check_identity, check_run_id, legible
-from monitor.report.conversion import criterion_message, group_messages, reference_messages
+from monitor.report.messages.conversion import criterion_message, group_messages, reference_messages
 from monitor.version import __version__
 from monitor.wire import monitor_pb2 as pb
 

@@ -12,8 +12,8 @@ from torch import nn
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.observation import Synchronisation
 from monitor.observe.observer import UpdateObserver
-from monitor.report.conversion import criterion_message, observation_message
-from monitor.report.registration import registration_message
+from monitor.report.messages.conversion import criterion_message, observation_message
+from monitor.report.messages.registration import registration_message
 from tests.processes import Processes
 from tests.report.attempts import ObservedModel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from monitor.report.numbers import Number
+from monitor.report.messages.numbers import Number
 from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:  # at run time the uploader imports this package, and must not load torch

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from monitor.report.trainer_log import TrainerLog
+from monitor.report.messages.trainer_log import TrainerLog
 
 
 def test_a_log_that_fits_is_reported_whole_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
