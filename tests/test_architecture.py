@@ -118,7 +118,7 @@ LIBRARIES = {
     "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
-    "sqlite3": "report.spool_file report.spool_notes service.sqlite_file",
+    "sqlite3": "report.spool.file report.spool.notes service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
     "grpc": "wire report.delivery report.failures report.in_turn report.uploader service commands cli",
     "sqlalchemy": "service",

@@ -5,7 +5,7 @@ The latter is committed, and kept here, too: its file may be deleted before it i
 
 from __future__ import annotations
 
-from monitor.report.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
+from monitor.report.spool.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
 
 # Some thousand observations of a large model.
 MAX_BYTES = 64 * 1024 * 1024

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from monitor.errors import DamagedSpoolError, SpoolError
 from monitor.report.shell import shown
-from monitor.report.spool import Spool
-from monitor.report.spool_file import SPOOL_FILE, damaged, unusable
+from monitor.report.spool.file import SPOOL_FILE, damaged, unusable
+from monitor.report.spool.items import Spool
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from monitor.report.attempt import SpooledAttempt
 from monitor.report.seldom import SELDOM_SECONDS
 from monitor.report.shell import quoted, shown
+from monitor.report.spool.attempt import SpooledAttempt
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monitor.errors import DamagedSpoolError, SpoolError, SpoolInUseError
-from monitor.report.attempt import AttemptKey, Counts, SentRecord, SpooledAttempt
 from monitor.report.backlog import Backlog
 from monitor.report.damage import set_aside
 from monitor.report.delivery_log import DeliveryLog
-from monitor.report.elsewhere import leave_link
 from monitor.report.locks import TRAINER_LOCK, ProcessLock
-from monitor.report.on_the_way import new_record
 from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
-from monitor.report.spool import Spool
-from monitor.report.spool_file import SPOOL_FILE, damaged, unusable
+from monitor.report.spool.attempt import AttemptKey, Counts, SentRecord, SpooledAttempt
+from monitor.report.spool.file import SPOOL_FILE, damaged, unusable
+from monitor.report.spool.items import Spool
+from monitor.report.spool.on_the_way import new_record
+from monitor.report.spool.places import leave_link
 from monitor.report.uploader_process import UploaderProcess
 
 logger = logging.getLogger(__name__)

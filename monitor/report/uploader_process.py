@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from monitor.report import interpreter
-from monitor.report.attempt import AttemptKey
 from monitor.report.exit_status import EXIT_DAMAGED, EXIT_NOT_DELIVERED
 from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
 from monitor.report.signals import as_arguments, note_signals
+from monitor.report.spool.attempt import AttemptKey
 from monitor.report.uploader_log import UPLOADER_LOG, keep_short
 
 logger = logging.getLogger(__name__)

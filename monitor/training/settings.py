@@ -22,7 +22,7 @@ from monitor.observe.criterion import Criterion, check_tolerances, dtype_name, p
 from monitor.observe.settings import MeasurementSettings
 from monitor.observe.weights.selection import check_patterns
 from monitor.report.messages.registration import checked_labels
-from monitor.report.spool import DEFAULT_MAX_BYTES
+from monitor.report.spool.items import DEFAULT_MAX_BYTES
 from monitor.report.target import check_target
 from monitor.training.base_source import BaseSource, check_base
 from monitor.training.on_dense import OnDense, check_on_dense

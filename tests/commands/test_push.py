@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report.attempt import AttemptKey
 from monitor.report.push import push
-from monitor.report.spool import Spool
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.items import Spool
 from tests.commands.running import WITHOUT_TYPER, command_after, in_terminal
 from tests.service.messages import observed, registration
 from tests.service.running import Client

@@ -12,7 +12,7 @@ import pytest
 from monitor.errors import DamagedSpoolError
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool.file import SPOOL_FILE
 from tests.eventually import eventually
 from tests.report.attempts import NOWHERE, ObservedModel, report_some, spooled, steps, uploader_of, wait_for_end
 from tests.service.running import Client

@@ -23,7 +23,7 @@ from monitor.report.exit_status import EXIT_NOT_DELIVERED
 from monitor.report.locks import UPLOADER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from monitor.report.uploader import Uploader
 from monitor.wire.monitor_pb2 import RegisterRunRequest, RegisterRunResponse, ReportRequest, ReportResponse
 from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer, add_MonitorServiceServicer_to_server

@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from monitor.report.attempt import AttemptKey, SpooledAttempt
 from monitor.report.delivery_log import DeliveryLog, undelivered
+from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.service.errors import StoreError
 from monitor.wire.channel import failure
 from tests.service.messages import registration

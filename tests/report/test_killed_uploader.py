@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report.attempt import AttemptKey
 from monitor.report.delivery import Delivery, ReportStream
-from monitor.report.spool import Spool
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.items import Spool
 from monitor.report.uploader import Uploader
 from tests.eventually import eventually
 from tests.service.messages import finished, logged, new_run_id, registration

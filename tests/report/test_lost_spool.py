@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import SpoolError, SpoolInUseError
-from monitor.report.attempt import AttemptKey
-from monitor.report.elsewhere import goes_on_elsewhere, leave_link
 from monitor.report.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter, start_anywhere
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.file import SPOOL_FILE
+from monitor.report.spool.places import goes_on_elsewhere, leave_link
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.mounts import fill, read_only, small_disk
@@ -101,7 +101,7 @@ def test_what_memory_had_no_room_for_is_counted_as_dropped(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 5000)
-    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("monitor.report.spool.file._BUSY_SECONDS", 0.0)
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 3)
     eventually(lambda: reporter._writer._backlog.last_committed == 3)
@@ -225,7 +225,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_push_of_the_directory_finds_what_went_on_elsewhere(
     observed: ObservedModel, directory: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.5)
+    monkeypatch.setattr("monitor.report.spool.file._BUSY_SECONDS", 0.5)
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 2)
     kept(reporter, 2)
@@ -364,7 +364,7 @@ def test_a_place_that_cannot_be_looked_at_does_not_end_reporting(
     observed: ObservedModel, directory: Path, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in memory").mkdir()
-    monkeypatch.setattr("monitor.report.elsewhere._IN_MEMORY", str(tmp_path / "in memory"))
+    monkeypatch.setattr("monitor.report.spool.places._IN_MEMORY", str(tmp_path / "in memory"))
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 2)
     kept(reporter, 2)

@@ -16,8 +16,8 @@ from monitor.errors import ConfigurationError, ReportingError, SpoolError
 from monitor.report.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.spool import Spool
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool.file import SPOOL_FILE
+from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.removal import remove_in_use
@@ -263,7 +263,7 @@ def test_two_processes_do_not_share_a_directory(
 def test_a_spool_that_cannot_be_written_is_one_clear_error_and_leaves_the_directory_free(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("monitor.report.spool.file._BUSY_SECONDS", 0.01)
     Spool(directory).close()
     other = sqlite3.connect(directory / SPOOL_FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -13,10 +13,10 @@ import pytest
 
 from monitor.errors import ReportingError
 from monitor.report import uploader
-from monitor.report.attempt import AttemptKey, SpooledAttempt
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.spool import Spool
+from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
+from monitor.report.spool.items import Spool
 from monitor.report.uploader import Uploader
 from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope

@@ -12,7 +12,7 @@ from monitor.report import uploader_process
 from monitor.report.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from monitor.report.uploader_log import UPLOADER_LOG
 from tests.eventually import eventually
 from tests.report.attempts import (

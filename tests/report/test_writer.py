@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from monitor.errors import SpoolError
-from monitor.report.attempt import AttemptKey
 from monitor.report.backlog import Backlog
-from monitor.report.elsewhere import Elsewhere
 from monitor.report.home import Home, Reported, lock_directory
-from monitor.report.spool import DEFAULT_MAX_BYTES, Spool
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.file import SPOOL_FILE
+from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
+from monitor.report.spool.places import Elsewhere
 from monitor.report.writer import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
@@ -75,7 +75,7 @@ def test_an_item_that_cannot_be_made_leaves_a_gap_and_nothing_more(tmp_path: Pat
 @pytest.fixture
 def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connection:
     """A connection that can keep everybody else from writing to the spool, as a disk without space does."""
-    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("monitor.report.spool.file._BUSY_SECONDS", 0.01)
     with closing(Spool(tmp_path)) as spool:
         spool.begin(KEY, b"registration")
     return sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None, check_same_thread=False)

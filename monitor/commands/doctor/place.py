@@ -11,10 +11,10 @@ from pathlib import Path
 
 from monitor.commands.doctor.finding import Finding
 from monitor.errors import DamagedSpoolError, SpoolError
-from monitor.report.attempt import SpooledAttempt
-from monitor.report.elsewhere import find_spool, linked_spools
 from monitor.report.shell import quoted
-from monitor.report.spool import DEFAULT_MAX_BYTES, Spool
+from monitor.report.spool.attempt import SpooledAttempt
+from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
+from monitor.report.spool.places import find_spool, linked_spools
 
 _MIB = 1024 * 1024
 _OTHER_USER = "Make it readable and writable for the user of the training, or give the training another one."

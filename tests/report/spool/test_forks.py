@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report import forks
-from monitor.report.attempt import AttemptKey
-from monitor.report.forks import Undivided
-from monitor.report.spool import Spool
+from monitor.report.spool import forks
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.forks import Undivided
+from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.service.running import Client
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 _FORK_IN_A_TRANSACTION = """
 import gc, os, sys, warnings
 from pathlib import Path
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool.items import AttemptKey, Spool
 
 warnings.simplefilter("ignore", DeprecationWarning)
 key = AttemptKey("run", 1)
@@ -63,7 +63,7 @@ def test_a_child_that_collects_garbage_or_ends_leaves_the_transaction_of_its_par
 
 def test_no_child_touches_the_run_of_its_parent_and_each_may_report_its_own(client: Client, tmp_path: Path) -> None:
     """Workers of a data loader, `os.fork`, fork and forkserver: as they end, are killed, and collect garbage."""
-    command = [sys.executable, "-W", "always::ResourceWarning", "-m", "tests.report.forking", str(tmp_path)]
+    command = [sys.executable, "-W", "always::ResourceWarning", "-m", "tests.report.spool.forking", str(tmp_path)]
     target = client.listening.grpc_address
     done = subprocess.run([*command, target], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
@@ -81,7 +81,7 @@ def test_no_child_touches_the_run_of_its_parent_and_each_may_report_its_own(clie
 _FORK_BESIDE_A_WRITER = """
 import os, sqlite3, sys, threading, time, warnings
 from pathlib import Path
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool.items import AttemptKey, Spool
 
 warnings.simplefilter("ignore", DeprecationWarning)
 key, is_over = AttemptKey("run", 1), threading.Event()

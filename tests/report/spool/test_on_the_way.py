@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report import on_the_way
-from monitor.report.on_the_way import OnTheWay, new_record, noted
+from monitor.report.spool import on_the_way
+from monitor.report.spool.on_the_way import OnTheWay, new_record, noted
 
 
 def test_what_was_sent_is_on_its_way_until_it_is_acknowledged_or_refused(tmp_path: Path) -> None:

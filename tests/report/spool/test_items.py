@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import SpoolError
-from monitor.report.attempt import AttemptKey, Counts
-from monitor.report.on_the_way import OnTheWay, noted, remove_records
-from monitor.report.spool import Spool
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool.attempt import AttemptKey, Counts
+from monitor.report.spool.file import SPOOL_FILE
+from monitor.report.spool.items import Spool
+from monitor.report.spool.on_the_way import OnTheWay, noted, remove_records
 from monitor.wire import monitor_pb2 as pb
 
 KEY = AttemptKey("run", 1)
@@ -64,7 +64,7 @@ def test_a_batch_is_committed_whole_or_not_at_all(spool: Spool) -> None:
 def test_a_commit_that_finds_the_file_locked_can_be_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.report.spool.file._BUSY_SECONDS", 0.05)
     spool = Spool(tmp_path)
     spool.begin(KEY, b"registration")
     reader = sqlite3.connect(tmp_path / SPOOL_FILE)
@@ -226,7 +226,7 @@ def test_a_spool_that_cannot_be_written_can_be_read(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool.append(KEY, [(1, b"a")])
-    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("monitor.report.spool.file._BUSY_SECONDS", 0.01)
     writer = sqlite3.connect(tmp_path / SPOOL_FILE, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     locked = Spool(tmp_path)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from monitor.report.thinning import Kept, kind_of, left_out
+from monitor.report.spool.thinning import Kept, kind_of, left_out
 from monitor.wire import monitor_pb2 as pb
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.errors import DamagedSpoolError, SpoolError
-from monitor.report.forks import Undivided
+from monitor.report.spool.forks import Undivided
 
 SPOOL_FILE = "spool.sqlite"
 # How long a connection waits while another one commits; one whose process is stopped meanwhile never ends. For so long,

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from monitor.errors import SpoolError
-from monitor.report.attempt import AttemptKey, Counts, SentRecord, SpooledAttempt
-from monitor.report.on_the_way import new_record
-from monitor.report.spool_file import SPOOL_FILE, unusable
-from monitor.report.spool_notes import SpoolNotes
-from monitor.report.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
+from monitor.report.spool.attempt import AttemptKey, Counts, SentRecord, SpooledAttempt
+from monitor.report.spool.file import SPOOL_FILE, unusable
+from monitor.report.spool.notes import SpoolNotes
+from monitor.report.spool.on_the_way import new_record
+from monitor.report.spool.thinning import FREED_AT_ONCE, Kept, kind_of, left_out
 
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 

@@ -1,4 +1,4 @@
-"""A training that forks in all the ways there are: `python -m tests.report.forking DIRECTORY TARGET`."""
+"""A training that forks in all the ways there are: `python -m tests.report.spool.forking DIRECTORY TARGET`."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from monitor.report.attempt import AttemptKey, SentRecord
-from monitor.report.on_the_way import noted
-from monitor.report.spool_file import SpoolFile
+from monitor.report.spool.attempt import AttemptKey, SentRecord
+from monitor.report.spool.file import SpoolFile
+from monitor.report.spool.on_the_way import noted
 
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS on_the_way (

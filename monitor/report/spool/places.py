@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from monitor.errors import SpoolError
-from monitor.report.attempt import AttemptKey
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.file import SPOOL_FILE
 
 # The monitor's directory in a run's output directory, and in each checkpoint.
 DIRECTORY = "sparsity_monitor"
