@@ -10,8 +10,8 @@ from typing import TypeAlias
 import grpc
 
 from monitor.errors import SpoolError
-from monitor.report.locks import TrainerWatch
 from monitor.report.packing import Packing
+from monitor.report.processes.locks import TrainerWatch
 from monitor.report.seldom import Seldom
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool

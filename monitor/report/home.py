@@ -12,7 +12,7 @@ from monitor.errors import DamagedSpoolError, SpoolError, SpoolInUseError
 from monitor.report.backlog import Backlog
 from monitor.report.damage import set_aside
 from monitor.report.delivery_log import DeliveryLog
-from monitor.report.locks import TRAINER_LOCK, ProcessLock
+from monitor.report.processes.locks import TRAINER_LOCK, ProcessLock
 from monitor.report.seldom import Seldom
 from monitor.report.shell import shown
 from monitor.report.spool.attempt import AttemptKey, Counts, SentRecord, SpooledAttempt

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from monitor.errors import DamagedSpoolError, ReportingError, SpoolError
-from monitor.report.locks import UPLOADER_LOCK, ProcessLock
+from monitor.report.processes.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.renaming import give_run_id
 from monitor.report.spool.items import Spool
 from monitor.report.spool.places import find_spool, linked_spools

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from monitor.errors import ConfigurationError, SpoolError
 from monitor.limits import Limits, check_run_id
-from monitor.report.locks import TrainerWatch
+from monitor.report.processes.locks import TrainerWatch
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb

@@ -1,7 +1,7 @@
 """The uploader: a process of its own that carries the spool's items to the service and removes what it acknowledged.
 
 It outlives the training process, so that what was observed arrives even when that one is killed. Started as
-report/interpreter.py says; `sparsity-monitor push` runs the same code.
+report/processes/interpreter.py says; `sparsity-monitor push` runs the same code.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import grpc
 
 from monitor.errors import ConfigurationError, DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
-from monitor.report.exit_status import EXIT_DAMAGED, EXIT_NOT_DELIVERED
 from monitor.report.failures import Failure, Lasts, failure_of
 from monitor.report.in_turn import InTurn
-from monitor.report.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
+from monitor.report.processes.exit_status import EXIT_DAMAGED, EXIT_NOT_DELIVERED
+from monitor.report.processes.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
+from monitor.report.processes.signals import from_arguments
 from monitor.report.seldom import Seldom
-from monitor.report.signals import from_arguments
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool
 from monitor.report.spool.on_the_way import OnTheWay, remove_records
@@ -303,7 +303,7 @@ def main() -> int:
     parser.add_argument("parent", type=int, help="process id of the training")
     parser.add_argument("run_id", help="of the training's attempt")
     parser.add_argument("attempt", type=int)
-    parser.add_argument("--signals", nargs="*", default=[], help="see monitor/report/signals.py")
+    parser.add_argument("--signals", nargs="*", default=[], help="see monitor/report/processes/signals.py")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     last = AttemptKey(arguments.run_id, arguments.attempt)

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.errors import SpoolError
-from monitor.report.locks import UPLOADER_LOCK
+from monitor.report.processes.locks import UPLOADER_LOCK
 from monitor.report.spool.file import SPOOL_FILE
 from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb

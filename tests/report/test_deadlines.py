@@ -19,8 +19,8 @@ import grpc
 import pytest
 
 from monitor.report import delivery, uploader
-from monitor.report.exit_status import EXIT_NOT_DELIVERED
-from monitor.report.locks import UPLOADER_LOCK
+from monitor.report.processes.exit_status import EXIT_NOT_DELIVERED
+from monitor.report.processes.locks import UPLOADER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool.items import Spool

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import SpoolError, SpoolInUseError
-from monitor.report.locks import TRAINER_LOCK
+from monitor.report.processes.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter, start_anywhere
 from monitor.report.spool.attempt import AttemptKey
@@ -280,7 +280,7 @@ def refuse_locks(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         lockf(descriptor, operation)
 
-    monkeypatch.setattr("monitor.report.locks.fcntl.lockf", lock)
+    monkeypatch.setattr("monitor.report.processes.locks.fcntl.lockf", lock)
 
 
 def link_to_itself(directory: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError
-from monitor.report.locks import TRAINER_LOCK
+from monitor.report.processes.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool.file import SPOOL_FILE
@@ -279,7 +279,7 @@ def test_a_spool_that_cannot_be_written_is_one_clear_error_and_leaves_the_direct
 def lock_is_held(directory: Path) -> bool:
     """Whether this process holds the lock of the directory, as another process sees it."""
     code = (
-        "import sys, pathlib; from monitor.report.locks import TrainerWatch; "
+        "import sys, pathlib; from monitor.report.processes.locks import TrainerWatch; "
         "sys.exit(TrainerWatch(pathlib.Path(sys.argv[1])).is_alive())"
     )
     return bool(subprocess.run([sys.executable, "-c", code, str(directory)], check=False).returncode)

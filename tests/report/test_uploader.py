@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from monitor.report import uploader_process
-from monitor.report.locks import UPLOADER_LOCK, ProcessLock
+from monitor.report.processes.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool.items import Spool

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report import interpreter
+from monitor.report.processes import interpreter
 from monitor.report.reporter import Reporter
 from monitor.report.uploader_log import UPLOADER_LOG, keep_short
 from tests.eventually import eventually

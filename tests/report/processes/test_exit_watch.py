@@ -9,7 +9,7 @@ from types import TracebackType
 
 import pytest
 
-from monitor.report.exit_watch import ExitWatch
+from monitor.report.processes.exit_watch import ExitWatch
 
 ERROR = RuntimeError("CUDA out of memory")
 

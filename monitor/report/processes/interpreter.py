@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-_ROOT = str(Path(__file__).parents[2])
+_ROOT = str(Path(__file__).parents[3])
 
 _START = """
 import json, runpy, sys

@@ -16,7 +16,7 @@ from pathlib import Path
 from monitor.limits import legible
 from monitor.posix import fcntl
 from monitor.report.messages.ending import Ending, failed, preempted
-from monitor.report.signals import killed_by
+from monitor.report.processes.signals import killed_by
 
 TRAINER_LOCK = "trainer.lock"
 UPLOADER_LOCK = "uploader.lock"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 _PROGRAM = """
 import faulthandler, os, signal, sys, time
-from monitor.report.signals import killed_by, note_signals
+from monitor.report.processes.signals import killed_by, note_signals
 # As in a terminal, whoever started the tests: in the background or by nohup, these are ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -106,7 +106,7 @@ def test_where_signals_cannot_be_noted_runs_are_reported_all_the_same(sandbox: s
     program = f"""
 import faulthandler, os, sys
 from pathlib import Path
-from monitor.report import signals
+from monitor.report.processes import signals
 def forbidden(*args, **kwargs): raise PermissionError(13, "Permission denied")
 {sandbox}
 print(dict(signals.note_signals()))

@@ -17,7 +17,7 @@ from tests.report.attempts import ObservedModel, report_some, steps
 from tests.service.messages import new_run_id, registration
 from tests.service.running import COMMAND, Client
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Ours, a library's, and the standard library's, of those that an uploader imports.
 NEIGHBOURS = ("monitor", "grpc", "types", "queue", "typing", "sqlite3", "sitecustomize")
 
