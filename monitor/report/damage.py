@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from monitor.errors import DamagedSpoolError, SpoolError
-from monitor.report.shell import shown
+from monitor.report.log.shell import shown
 from monitor.report.spool.file import SPOOL_FILE, damaged, unusable
 from monitor.report.spool.items import Spool
 

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import grpc
 
 from monitor.errors import SpoolError
+from monitor.report.log.seldom import Seldom
 from monitor.report.packing import Packing
 from monitor.report.processes.locks import TrainerWatch
-from monitor.report.seldom import Seldom
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool
 from monitor.report.spool.on_the_way import OnTheWay, remove_records

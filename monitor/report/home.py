@@ -11,10 +11,10 @@ from pathlib import Path
 from monitor.errors import DamagedSpoolError, SpoolError, SpoolInUseError
 from monitor.report.backlog import Backlog
 from monitor.report.damage import set_aside
-from monitor.report.delivery_log import DeliveryLog
+from monitor.report.log.delivery import DeliveryLog
+from monitor.report.log.seldom import Seldom
+from monitor.report.log.shell import shown
 from monitor.report.processes.locks import TRAINER_LOCK, ProcessLock
-from monitor.report.seldom import Seldom
-from monitor.report.shell import shown
 from monitor.report.spool.attempt import AttemptKey, Counts, SentRecord, SpooledAttempt
 from monitor.report.spool.file import SPOOL_FILE, damaged, unusable
 from monitor.report.spool.items import Spool

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Self
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
 from monitor.report.damage import sound_spool
-from monitor.report.delivery_log import undelivered
 from monitor.report.home import Reported, lock_directory
+from monitor.report.log.delivery import undelivered
+from monitor.report.log.shell import pushed, quoted
+from monitor.report.log.shell import shown as shown_path
 from monitor.report.messages.conversion import observation_message, training_log_message
 from monitor.report.messages.ending import COMPLETED, Ending, failed, reason_of
 from monitor.report.messages.fitting import fit
 from monitor.report.messages.trainer_log import TrainerLog
 from monitor.report.processes.exit_watch import ExitWatch
-from monitor.report.shell import pushed, quoted
-from monitor.report.shell import shown as shown_path
 from monitor.report.spool.attempt import AttemptKey
 from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
 from monitor.report.spool.places import Elsewhere

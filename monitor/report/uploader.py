@@ -25,14 +25,14 @@ from monitor.errors import ConfigurationError, DamagedSpoolError, SpoolError
 from monitor.report.delivery import Delivery
 from monitor.report.failures import Failure, Lasts, failure_of
 from monitor.report.in_turn import InTurn
+from monitor.report.log.seldom import Seldom
+from monitor.report.log.uploader import UPLOADER_LOG, keep_short
 from monitor.report.processes.exit_status import EXIT_DAMAGED, EXIT_NOT_DELIVERED
 from monitor.report.processes.locks import UPLOADER_LOCK, ProcessLock, TrainerWatch
 from monitor.report.processes.signals import from_arguments
-from monitor.report.seldom import Seldom
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool
 from monitor.report.spool.on_the_way import OnTheWay, remove_records
-from monitor.report.uploader_log import UPLOADER_LOG, keep_short
 from monitor.wire.credentials import call_metadata
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub
 

@@ -9,13 +9,13 @@ import threading
 import time
 from pathlib import Path
 
+from monitor.report.log.seldom import Seldom
+from monitor.report.log.shell import shown
+from monitor.report.log.uploader import UPLOADER_LOG, keep_short
 from monitor.report.processes import interpreter
 from monitor.report.processes.exit_status import EXIT_DAMAGED, EXIT_NOT_DELIVERED
 from monitor.report.processes.signals import as_arguments, note_signals
-from monitor.report.seldom import Seldom
-from monitor.report.shell import shown
 from monitor.report.spool.attempt import AttemptKey
-from monitor.report.uploader_log import UPLOADER_LOG, keep_short
 
 logger = logging.getLogger(__name__)
 

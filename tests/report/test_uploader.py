@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from monitor.report import uploader_process
+from monitor.report.log.uploader import UPLOADER_LOG
 from monitor.report.processes.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool.items import Spool
-from monitor.report.uploader_log import UPLOADER_LOG
 from tests.eventually import eventually
 from tests.report.attempts import (
     NOWHERE,

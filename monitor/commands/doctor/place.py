@@ -11,7 +11,7 @@ from pathlib import Path
 
 from monitor.commands.doctor.finding import Finding
 from monitor.errors import DamagedSpoolError, SpoolError
-from monitor.report.shell import quoted
+from monitor.report.log.shell import quoted
 from monitor.report.spool.attempt import SpooledAttempt
 from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
 from monitor.report.spool.places import find_spool, linked_spools

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from monitor.report.seldom import SELDOM_SECONDS
-from monitor.report.shell import quoted, shown
+from monitor.report.log.seldom import SELDOM_SECONDS
+from monitor.report.log.shell import quoted, shown
 from monitor.report.spool.attempt import SpooledAttempt
 
 logger = logging.getLogger(__name__)

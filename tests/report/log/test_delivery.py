@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from monitor.report.delivery_log import DeliveryLog, undelivered
+from monitor.report.log.delivery import DeliveryLog, undelivered
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.service.errors import StoreError
 from monitor.wire.channel import failure
@@ -65,7 +65,7 @@ def test_a_service_that_comes_and_goes_is_told_of_once_a_minute(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("monitor.report.delivery_log.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("monitor.report.log.delivery.time.monotonic", lambda: now[0])
     caplog.set_level(logging.INFO)
     log = DeliveryLog(tmp_path, "localhost:1")
     for second in range(0, 90, 10):

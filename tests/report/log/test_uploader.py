@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from monitor.report.log.uploader import UPLOADER_LOG, keep_short
 from monitor.report.processes import interpreter
 from monitor.report.reporter import Reporter
-from monitor.report.uploader_log import UPLOADER_LOG, keep_short
 from tests.eventually import eventually
 from tests.report.attempts import NOWHERE, ObservedModel, end_uploader, report_some, uploader_of
 
