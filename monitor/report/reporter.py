@@ -16,8 +16,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
-from monitor.report.damage import sound_spool
-from monitor.report.home import Reported, lock_directory
 from monitor.report.log.delivery import undelivered
 from monitor.report.log.shell import pushed, quoted
 from monitor.report.log.shell import shown as shown_path
@@ -30,7 +28,9 @@ from monitor.report.spool.attempt import AttemptKey
 from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
 from monitor.report.spool.places import Elsewhere
 from monitor.report.target import check_target
-from monitor.report.writer import SpoolWriter
+from monitor.report.writer.damage import sound_spool
+from monitor.report.writer.home import Reported, lock_directory
+from monitor.report.writer.thread import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:

@@ -191,7 +191,7 @@ def test_an_exception_that_ends_the_process_is_the_reason_of_failure(
 # Another thread closes, on a disk that takes a while, when the process ends.
 _CLOSED_BESIDE = """
 import threading, time
-from monitor.report.home import Home
+from monitor.report.writer.home import Home
 write, writing = Home.write, threading.Event()
 def slow(*args):
     writing.set()
@@ -390,7 +390,7 @@ def test_a_run_whose_reporting_broke_off_is_not_told_to_be_on_its_way(
     def write(*arguments: object) -> None:
         raise ValueError("a fault")
 
-    monkeypatch.setattr("monitor.report.home.Home.write", write)
+    monkeypatch.setattr("monitor.report.writer.home.Home.write", write)
     report_some(reporter, observed, 1)
     reporter.finish(2)
     assert not reporter.close(timeout=60)

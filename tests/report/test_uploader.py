@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report import uploader_process
 from monitor.report.log.uploader import UPLOADER_LOG
 from monitor.report.processes.locks import UPLOADER_LOCK, ProcessLock
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool.items import Spool
+from monitor.report.writer import uploader_process
 from tests.eventually import eventually
 from tests.report.attempts import (
     NOWHERE,
@@ -161,7 +161,7 @@ def _is_started_again(reporter: Reporter, killed: int) -> bool:
 def test_an_uploader_that_dies_again_and_again_is_always_started_again(
     client: Client, observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.report.uploader_process._FIRST_RESTART_SECONDS", 0.001)
+    monkeypatch.setattr("monitor.report.writer.uploader_process._FIRST_RESTART_SECONDS", 0.001)
     reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
     killed: list[int] = []
     for _ in range(8):

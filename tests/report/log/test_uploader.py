@@ -60,8 +60,8 @@ def test_uploaders_that_die_at_their_start_keep_the_log_short(
 ) -> None:
     crash = "import sys; sys.exit('cannot start: ' + 'x' * 400_000)"
     monkeypatch.setattr(interpreter, "command", lambda _module: [sys.executable, "-c", crash])
-    monkeypatch.setattr("monitor.report.uploader_process._LAST_RESTART_SECONDS", 0.05)
-    monkeypatch.setattr("monitor.report.uploader_process._FIRST_RESTART_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.report.writer.uploader_process._LAST_RESTART_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.report.writer.uploader_process._FIRST_RESTART_SECONDS", 0.05)
     reporter = Reporter(observed.registration(), directory, NOWHERE)
     started: set[int] = set()
     sizes = []

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from monitor.errors import SpoolError
-from monitor.report.backlog import Backlog
-from monitor.report.home import Home, Reported, lock_directory
 from monitor.report.spool.attempt import AttemptKey
 from monitor.report.spool.file import SPOOL_FILE
 from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
 from monitor.report.spool.places import Elsewhere
-from monitor.report.writer import SpoolWriter
+from monitor.report.writer.backlog import Backlog
+from monitor.report.writer.home import Home, Reported, lock_directory
+from monitor.report.writer.thread import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.report.attempts import NOWHERE
@@ -53,7 +53,7 @@ def test_an_uploader_that_cannot_be_started_loses_no_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "no python"))
-    monkeypatch.setattr("monitor.report.uploader_process._FIRST_RESTART_SECONDS", 0.0)
+    monkeypatch.setattr("monitor.report.writer.uploader_process._FIRST_RESTART_SECONDS", 0.0)
     writer = start(tmp_path, NOWHERE)
     writer.put(item)
     eventually(lambda: sequences(tmp_path) == [1])
@@ -99,7 +99,7 @@ def test_all_that_came_during_a_try_that_failed_late_makes_room_for_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where an uploader was stopped in the middle of a commit: each try waits for it."""
-    monkeypatch.setattr("monitor.report.writer._BATCH", 2)
+    monkeypatch.setattr("monitor.report.writer.thread._BATCH", 2)
     write, waiting, gate = Home.write, [], threading.Event()
 
     def write_late(home: Home, backlog: Backlog, before: Home | None = None) -> bool:
@@ -156,7 +156,7 @@ def test_where_nothing_can_be_written_anywhere_the_end_comes_all_the_same(
 def test_what_comes_after_the_writer_broke_off_costs_nothing_and_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("monitor.report.writer._QUEUE_SIZE", 2)
+    monkeypatch.setattr("monitor.report.writer.thread._QUEUE_SIZE", 2)
     caplog.set_level(logging.WARNING)
     writer = start(tmp_path)
     monkeypatch.setattr(Spool, "append", broken_append)
@@ -178,7 +178,7 @@ def broken_append(*arguments: object, **named: object) -> None:
 
 
 def test_a_close_that_waits_for_room_ends_with_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitor.report.writer._QUEUE_SIZE", 1)
+    monkeypatch.setattr("monitor.report.writer.thread._QUEUE_SIZE", 1)
     writes, may_break = threading.Event(), threading.Event()
 
     def append(*arguments: object, **named: object) -> None:
@@ -201,7 +201,7 @@ def test_a_close_that_waits_for_room_ends_with_the_writer(tmp_path: Path, monkey
 def test_a_disk_that_does_not_answer_keeps_no_one_waiting_and_what_is_lost_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("monitor.report.writer._QUEUE_SIZE", 10)
+    monkeypatch.setattr("monitor.report.writer.thread._QUEUE_SIZE", 10)
     writes, may_write = threading.Event(), threading.Event()
     append = Spool.append
 

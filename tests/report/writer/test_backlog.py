@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from monitor.report.backlog import Backlog
+from monitor.report.writer.backlog import Backlog
 
 
 def filled(sizes: int, max_bytes: int, *, committed: int = 0) -> Backlog:

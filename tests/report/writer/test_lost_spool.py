@@ -86,7 +86,7 @@ def test_what_was_committed_and_not_delivered_is_there_again(
 def test_what_memory_had_no_room_for_is_read_from_the_file_that_lost_its_name(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 1)
+    monkeypatch.setattr("monitor.report.writer.thread.MAX_BYTES", 1)
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 3)
     kept(reporter, 3)
@@ -100,7 +100,7 @@ def test_what_memory_had_no_room_for_is_read_from_the_file_that_lost_its_name(
 def test_what_memory_had_no_room_for_is_counted_as_dropped(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 5000)
+    monkeypatch.setattr("monitor.report.writer.thread.MAX_BYTES", 5000)
     monkeypatch.setattr("monitor.report.spool.file._BUSY_SECONDS", 0.0)
     reporter = Reporter(observed.registration(), directory, None)
     report_some(reporter, observed, 3)
@@ -127,7 +127,7 @@ def test_what_memory_had_no_room_for_is_counted_as_dropped(
 def test_what_is_lost_with_a_damaged_spool_is_not_blamed_on_a_full_one(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 2000)
+    monkeypatch.setattr("monitor.report.writer.thread.MAX_BYTES", 2000)
     reporter = Reporter(observed.registration(), directory, None)
     for step in range(1, 21):
         report_some(reporter, observed, 1)
@@ -147,7 +147,7 @@ def test_what_was_delivered_before_the_spool_was_lost_is_not_dropped(
     observed: ObservedModel, directory: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory had no room for all of it, and the training had not seen yet that the service took it."""
-    monkeypatch.setattr("monitor.report.writer.MAX_BYTES", 2000)
+    monkeypatch.setattr("monitor.report.writer.thread.MAX_BYTES", 2000)
     reporter = Reporter(observed.registration(), directory, None)
     for step in range(1, 21):
         report_some(reporter, observed, 1)
@@ -206,7 +206,7 @@ def test_a_training_that_is_killed_after_it_left_is_told_so(
     trainings: Trainings, directory: Path, client: Client
 ) -> None:
     end = """
-import monitor.report.writer as writer
+import monitor.report.writer.thread as writer
 from tests.removal import remove_in_use
 writer._PATIENCE_SECONDS = 0.0
 remove_in_use(reporter.directory.parent)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monitor.errors import DamagedSpoolError, SpoolError, SpoolInUseError
-from monitor.report.backlog import Backlog
-from monitor.report.damage import set_aside
 from monitor.report.log.delivery import DeliveryLog
 from monitor.report.log.seldom import Seldom
 from monitor.report.log.shell import shown
@@ -20,7 +18,9 @@ from monitor.report.spool.file import SPOOL_FILE, damaged, unusable
 from monitor.report.spool.items import Spool
 from monitor.report.spool.on_the_way import new_record
 from monitor.report.spool.places import leave_link
-from monitor.report.uploader_process import UploaderProcess
+from monitor.report.writer.backlog import Backlog
+from monitor.report.writer.damage import set_aside
+from monitor.report.writer.uploader_process import UploaderProcess
 
 logger = logging.getLogger(__name__)
 

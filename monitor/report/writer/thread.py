@@ -15,14 +15,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from monitor.report.backlog import MAX_BYTES, Backlog
-from monitor.report.home import Home, Reported
 from monitor.report.log.seldom import Seldom
 from monitor.report.log.shell import pushed, shown
 from monitor.report.messages.ending import reason_of
 from monitor.report.processes.locks import ProcessLock
 from monitor.report.spool.attempt import NOTHING_TAKEN, UNREACHABLE
 from monitor.report.spool.places import Elsewhere
+from monitor.report.writer.backlog import MAX_BYTES, Backlog
+from monitor.report.writer.home import Home, Reported
 from monitor.wire import monitor_pb2 as pb
 
 logger = logging.getLogger(__name__)
