@@ -120,7 +120,7 @@ LIBRARIES = {
     "triton": "observe.kernels",
     "sqlite3": "report.spool.file report.spool.notes service.sqlite_file",
     # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
-    "grpc": "wire report.delivery report.failures report.in_turn report.uploader service commands cli",
+    "grpc": "wire report.uploader service commands cli",
     "sqlalchemy": "service",
     "fastapi": "service",
     "grafana_api": "grafana.apply.client",
@@ -247,7 +247,7 @@ def test_no_arrow_runs_back_up(folder: str) -> None:
         ("service/http.py", "import monitor.observe.bits", r"http\.py:1: the arrow service → observe\.bits is wrong"),
         ("observe/bits.py", "from monitor.observe import kernels", r"observe/bits → observe/kernels.*may import chunk"),
         ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.fam"),
-        ("report/uploader.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
+        ("report/uploader/tries.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
         ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),
         ("training/start.py", "import monitor", "for users"),
         ("observe/observer.py", "from transformers import Trainer", "only callback, training, analysis, subnet"),

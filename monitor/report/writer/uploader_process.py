@@ -152,6 +152,7 @@ def _start(directory: Path, target: str, key: AttemptKey) -> subprocess.Popen[by
     keep_short(directory / UPLOADER_LOG)
     with (directory / UPLOADER_LOG).open("ab") as log, _starting:
         process = subprocess.Popen(
+            # The same name in every version: a training may start the uploader of one that was installed meanwhile.
             [*interpreter.command("monitor.report.uploader"), *arguments],
             stdin=subprocess.PIPE,
             pass_fds=tuple(signals.values()),

@@ -168,7 +168,7 @@ def test_the_callback_does_not_import_grpc(processes: Processes) -> None:
 
 
 def test_the_uploader_does_not_import_torch() -> None:
-    code = "import sys, monitor.report.uploader as _; print('torch' in sys.modules)"
+    code = "import sys, monitor.report.uploader.__main__ as _; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "False"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report.delivery import Delivery, ReportStream
 from monitor.report.spool.attempt import AttemptKey
 from monitor.report.spool.items import Spool
-from monitor.report.uploader import Uploader
+from monitor.report.uploader.delivery import Delivery, ReportStream
+from monitor.report.uploader.tries import Uploader
 from tests.eventually import eventually
 from tests.service.messages import finished, logged, new_run_id, registration
 from tests.service.running import Client

@@ -11,12 +11,12 @@ import grpc
 
 from monitor.errors import SpoolError
 from monitor.report.log.seldom import Seldom
-from monitor.report.packing import Packing
 from monitor.report.processes.locks import TrainerWatch
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool
 from monitor.report.spool.on_the_way import OnTheWay, remove_records
 from monitor.report.spool.places import goes_on_elsewhere
+from monitor.report.uploader.packing import Packing
 from monitor.terminal import printable
 from monitor.wire import PROTOCOL_VERSION, monitor_pb2_grpc
 from monitor.wire import monitor_pb2 as pb

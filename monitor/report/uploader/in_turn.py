@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from monitor.report.failures import Failure, Lasts
+from monitor.report.uploader.failures import Failure, Lasts
 from monitor.wire.addresses import each_of
 from monitor.wire.channel import Option, open_aio_channel
 

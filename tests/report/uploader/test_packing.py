@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from monitor.report.packing import Packing
 from monitor.report.push import push
 from monitor.report.spool.attempt import AttemptKey
 from monitor.report.spool.items import Spool
+from monitor.report.uploader.packing import Packing
 from monitor.service import ingest
 from monitor.service.received import Received, received_in
 from monitor.wire import monitor_pb2 as pb

@@ -10,9 +10,9 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from monitor.errors import ReportingError
-from monitor.report.failures import failure_of
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
+from monitor.report.uploader.failures import failure_of
 from tests.eventually import eventually
 from tests.report.attempts import NOWHERE, ObservedModel, end_uploader, report_some, spooled, steps
 from tests.service.messages import logged, registration

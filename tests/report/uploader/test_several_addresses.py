@@ -12,12 +12,11 @@ import grpc
 import pytest
 
 from monitor.errors import ReportingError
-from monitor.report import uploader
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool
-from monitor.report.uploader import Uploader
+from monitor.report.uploader.tries import Uploader
 from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
 from monitor.service.errors import ProtocolVersionError
@@ -153,7 +152,7 @@ def test_an_address_that_refuses_does_not_end_the_waiting_for_one_that_is_away(
     other_program: str, run_id: str, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = iter(range(3))
-    monkeypatch.setattr(uploader.random, "uniform", lambda *_: 0.0)
+    monkeypatch.setattr("monitor.report.uploader.tries.random.uniform", lambda *_: 0.0)
     monkeypatch.setattr(Uploader, "_has_given_up", lambda _, __: next(tries, None) is None)
     _deliver(directory, other_program, NOWHERE)
     assert next(tries, None) is None

@@ -18,13 +18,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from monitor.report import delivery, uploader
 from monitor.report.processes.exit_status import EXIT_NOT_DELIVERED
 from monitor.report.processes.locks import UPLOADER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.report.spool.items import Spool
-from monitor.report.uploader import Uploader
+from monitor.report.uploader import delivery
+from monitor.report.uploader.tries import Uploader
 from monitor.wire.monitor_pb2 import RegisterRunRequest, RegisterRunResponse, ReportRequest, ReportResponse
 from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer, add_MonitorServiceServicer_to_server
 from tests.eventually import eventually
@@ -130,7 +130,7 @@ def test_pauses_are_chosen_at_random_up_to_a_bound_that_doubles_and_the_trouble_
     left: Reporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bounds: list[tuple[float, float]] = []
-    monkeypatch.setattr(uploader.random, "uniform", lambda *bound: bounds.append(bound) or 0.0)
+    monkeypatch.setattr("monitor.report.uploader.tries.random.uniform", lambda *bound: bounds.append(bound) or 0.0)
     monkeypatch.setattr(Uploader, "_has_given_up", lambda _, __: len(bounds) == 8)
     asyncio.run(Uploader(left.directory, NOWHERE).run())
     assert bounds == [(0, bound) for bound in (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)]
@@ -142,7 +142,7 @@ def test_each_try_dials_however_many_failed_before(
 ) -> None:
     """gRPC by itself would soon pause for two minutes, and a service that is back would wait for as long."""
     tries = iter(range(10))
-    monkeypatch.setattr(uploader.random, "uniform", lambda *_: 0.0)
+    monkeypatch.setattr("monitor.report.uploader.tries.random.uniform", lambda *_: 0.0)
     monkeypatch.setattr(Uploader, "_has_given_up", lambda _, __: next(tries, None) is None)
     asyncio.run(Uploader(left.directory, resetting.address).run())
     assert resetting.connections == 11
@@ -160,7 +160,7 @@ def test_a_training_that_is_over_is_given_up_although_its_process_lives_on(
             spool._change("UPDATE attempts SET finished = ?", (len(deadlines) >= 4,))
             return len(deadlines) == 8
 
-        monkeypatch.setattr(uploader.random, "uniform", lambda *_: 0.0)
+        monkeypatch.setattr("monitor.report.uploader.tries.random.uniform", lambda *_: 0.0)
         monkeypatch.setattr(Uploader, "_has_given_up", has_given_up)
         spool._change("UPDATE attempts SET finished = ?", (False,))
         asyncio.run(Uploader(left.directory, NOWHERE, parent=os.getppid(), last=left.key).run())
@@ -168,9 +168,13 @@ def test_a_training_that_is_over_is_given_up_although_its_process_lives_on(
     assert set(deadlines[4:]) == {deadlines[3]}
 
 
-_SHORT = (
-    "import sys; from monitor.report import uploader; uploader._AFTER_SIGTERM_SECONDS = 0.2; sys.exit(uploader.main())"
-)
+_SHORT = """
+import sys
+from monitor.report.uploader import __main__ as uploader
+
+uploader._AFTER_SIGTERM_SECONDS = 0.2
+sys.exit(uploader.main())
+"""
 
 
 def test_an_uploader_that_is_told_to_end_does_so_in_time_and_leaves_the_rest_in_the_spool(left: Reporter) -> None:
@@ -217,7 +221,7 @@ class _Stub:
 def test_a_connection_that_breaks_in_both_directions_is_said_in_one_sentence(
     left: Reporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(uploader, "MonitorServiceStub", _Stub)
+    monkeypatch.setattr("monitor.report.uploader.tries.MonitorServiceStub", _Stub)
     (problem,) = asyncio.run(Uploader(left.directory, NOWHERE, linger_seconds=0.0).run())
     gc.collect()
     assert problem.endswith(f"cannot reach the service at {NOWHERE}: reset by peer")
