@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +12,6 @@ from monitor.observe.observation import Synchronisation
 from monitor.observe.observer import UpdateObserver
 from monitor.report.messages.conversion import criterion_message, observation_message
 from monitor.report.messages.registration import registration_message
-from tests.processes import Processes
 from tests.report.attempts import ObservedModel
 
 
@@ -152,25 +149,6 @@ def test_the_run_description_names_what_is_measured(observed: ObservedModel) -> 
     # Some builds say more than the package does, such as +cu130.
     assert torch.__version__.startswith(message.library_versions["torch"].partition("+")[0])
     assert message.resumed_from_step == 7
-
-
-def test_reporting_imports_neither_torch_nor_grpc() -> None:
-    # The uploader must stay small, and the training process must stay without gRPC's threads.
-    code = "import sys, monitor.report.reporter as _; print(sorted({'torch', 'grpc'} & set(sys.modules)))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "[]"
-
-
-@pytest.mark.xdist_group("training processes")
-def test_the_callback_does_not_import_grpc(processes: Processes) -> None:
-    code = "import sys; from monitor import SparsityCallback; print('grpc' in sys.modules)"
-    assert "False" in processes.run(code).written.splitlines()
-
-
-def test_the_uploader_does_not_import_torch() -> None:
-    code = "import sys, monitor.report.uploader.__main__ as _; print('torch' in sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "False"
 
 
 def test_how_the_base_is_kept_is_said() -> None:
