@@ -21,7 +21,7 @@ from monitor.errors import ConfigurationError, shown
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.ranks import join_ranks
-from monitor.report.ending import reason_of
+from monitor.report.messages.ending import reason_of
 from monitor.training.arguments import takes
 from monitor.training.asking import SERVED_EVERY, AskedEngine
 from monitor.training.attached import tell_of_failure

@@ -20,7 +20,7 @@ from monitor.errors import ConfigurationError
 from monitor.observe.arguments import check_model
 from monitor.observe.observation import Observation
 from monitor.observe.ranks import join_ranks
-from monitor.report.ending import COMPLETED, reason_of, stopped
+from monitor.report.messages.ending import COMPLETED, reason_of, stopped
 from monitor.training.arguments import takes
 from monitor.training.loop_settings import LoopSettings
 from monitor.training.on_dense import ON_DENSE

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from monitor import SparsityCallback
-from monitor.report.spool import DIRECTORY, Spool, SpooledAttempt
+from monitor.report.spool.attempt import SpooledAttempt
+from monitor.report.spool.items import Spool
+from monitor.report.spool.places import DIRECTORY
 from monitor.wire import monitor_pb2 as pb
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -90,6 +91,19 @@ OBSERVE = {
     "masks masks_of_model state settings comparison changes followed passes",
 }
 
+# The same of monitor/report/. `reporter` is the face of what runs in the training process, `push` of what uses gRPC.
+REPORT = {
+    "target": "",
+    "messages": "",
+    "spool": "",
+    "processes": "messages.ending",
+    "log": "spool.attempt",
+    "writer": "messages.ending spool processes log",
+    "uploader": "spool processes log",
+    "reporter": "target messages spool processes log writer",
+    "push": "target spool processes log uploader",
+}
+
 # The same of monitor/grafana/.
 GRAFANA = {
     "addresses": "",
@@ -102,7 +116,7 @@ GRAFANA = {
     "commands": "alerts files apply",
 }
 
-TABLES = {"": ROOMS, "observe": OBSERVE, "grafana": GRAFANA}
+TABLES = {"": ROOMS, "observe": OBSERVE, "report": REPORT, "grafana": GRAFANA}
 
 # A library → who may import it.
 LIBRARIES = {
@@ -118,13 +132,20 @@ LIBRARIES = {
     "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
-    "sqlite3": "report.spool_file report.spool_notes service.sqlite_file",
-    # Not what runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
-    "grpc": "wire report.delivery report.failures report.in_turn report.uploader service commands cli",
+    "sqlite3": "report.spool.file report.spool.notes service.sqlite_file",
+    "grpc": "wire report.uploader service commands cli",
     "sqlalchemy": "service",
     "fastapi": "service",
     "grafana_api": "grafana.apply.client",
     "grafana_foundation_sdk": "grafana.dashboards",
+}
+
+# A library → from where no chain of imports may lead to it, besides those of types.
+NEVER_LOADED = {
+    # What runs in the training process: a worker that is forked after gRPC has started its threads can deadlock.
+    "grpc": "callback loop training subnetwork report.reporter",
+    # What runs where torch is not.
+    "torch": "report.uploader report.push service",
 }
 
 
@@ -221,6 +242,33 @@ def wrong_library(each: Import) -> str | None:
     return f"{each.where}: {importer or 'monitor'} imports {library}; only {LIBRARIES[library].replace(' ', ', ')} may"
 
 
+def chains_to(library: str, rooms: str, imports: Iterable[Import]) -> list[str]:
+    """The chains of imports that lead from files in these rooms to a library: to each file on the way, one."""
+    imported_by: defaultdict[str, list[str]] = defaultdict(list)
+    for each in imports:
+        if not each.types_only:
+            imported_by[each.importer].append(each.imported)
+    chains = deque([module] for module in sorted(imported_by) if _is_in(module.removeprefix("monitor."), rooms))
+    met, found = {module for (module,) in chains}, []
+    while chains:
+        chain = chains.popleft()
+        for imported in imported_by[chain[-1]]:
+            if imported.split(".")[0] == library:
+                found.append(" → ".join([*chain, imported]))
+            for module in _with_folders(imported):
+                if module not in met:
+                    met.add(module)
+                    chains.append([*chain, module])
+    return found
+
+
+def _with_folders(module: str) -> Iterator[str]:
+    """A module, and what is imported with it: the `__init__.py` of each folder above it."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
+
+
 def wrong_in(root: Path) -> dict[Import, str]:
     """The imports below `root` that are wrong, with what is wrong about each."""
     found = {}
@@ -241,13 +289,38 @@ def test_no_arrow_runs_back_up(folder: str) -> None:
     TopologicalSorter(arrows).prepare()
 
 
+@pytest.mark.parametrize("library", NEVER_LOADED)
+def test_what_is_never_loaded_is_so_on_no_way(library: str) -> None:
+    assert not (chains := chains_to(library, NEVER_LOADED[library], imports_of(ROOT))), "\n".join(["", *chains])
+
+
+def test_a_chain_to_a_library_is_named_with_all_that_is_on_its_way(tmp_path: Path) -> None:
+    sources = {
+        "callback.py": "from monitor.report import reporter",
+        "report/reporter.py": "def f():\n    import monitor.wire.channel",
+        "report/types.py": "if TYPE_CHECKING:\n    import grpc",
+        "wire/__init__.py": "import monitor.wire.services",
+        "wire/services.py": "import grpc.aio",
+        "wire/channel.py": "import grpc",
+    }
+    for name, source in sources.items():
+        (tmp_path / "monitor" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "monitor" / name).write_text(source)
+    beginning = "monitor.report.reporter → monitor.wire"
+    assert chains_to("grpc", "report", imports_of(tmp_path)) == [
+        f"{beginning}.channel → grpc",
+        f"{beginning} → monitor.wire.services → grpc.aio",
+    ]
+
+
 @pytest.mark.parametrize(
     ("file", "source", "message"),
     [
         ("service/http.py", "import monitor.observe.bits", r"http\.py:1: the arrow service → observe\.bits is wrong"),
         ("observe/bits.py", "from monitor.observe import kernels", r"observe/bits → observe/kernels.*may import chunk"),
         ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.fam"),
-        ("report/uploader.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
+        ("report/writer/home.py", "import monitor.report.uploader.tries", r"report/writer → report/uploader\.tries is"),
+        ("report/uploader/tries.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
         ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),
         ("training/start.py", "import monitor", "for users"),
         ("observe/observer.py", "from transformers import Trainer", "only callback, training, analysis, subnet"),

@@ -17,7 +17,7 @@ import monitor
 from monitor import DenseThresholds, UpdateMask, UpdateObserver, Watch
 from monitor.errors import BaseMismatchError, ConfigurationError
 from monitor.loop import watch
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from monitor.training.resume import RunIdentity, Saved
 from monitor.wire import monitor_pb2 as pb
 from tests.observe.cuda_model import CudaModel

@@ -87,9 +87,8 @@ def test_the_users_own_comes_later_and_is_still_theirs(
     beside: Callable[[Path], None], installed: Path, tmp_path: Path
 ) -> None:
     beside(tmp_path)
-    ours = (
-        "from sparsity_monitor.report.spool import Spool\nassert Spool.__module__ == 'sparsity_monitor.report.spool'\n"
-    )
+    ours = "from sparsity_monitor.report.spool.items import Spool\n"
+    ours += "assert Spool.__module__ == 'sparsity_monitor.report.spool.items'\n"
     _run(installed, tmp_path / "script.py", ours + _USERS_OWN)
 
 
@@ -98,7 +97,7 @@ import sys
 import monitor, sparsity_monitor
 import monitor.report.reporter, sparsity_monitor.report.reporter, sparsity_monitor.wire.monitor_pb2
 assert sparsity_monitor is monitor
-for name in ("report", "report.reporter", "report.spool", "wire.monitor_pb2"):
+for name in ("report", "report.reporter", "report.spool.items", "wire.monitor_pb2"):
     assert sys.modules[f"monitor.{name}"].__name__ == f"monitor.{name}"
 for name in [name for name in sys.modules if name.startswith("sparsity_monitor.")]:
     assert sys.modules[name] is sys.modules[name.replace("sparsity_monitor", "monitor")]

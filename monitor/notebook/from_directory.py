@@ -17,8 +17,9 @@ from monitor.notebook.totals import (
     observation_row,
     reference_rows,
 )
-from monitor.report.elsewhere import find_spool, linked_spools
-from monitor.report.spool import MASK_FILE, AttemptKey, Spool, SpooledAttempt
+from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
+from monitor.report.spool.items import Spool
+from monitor.report.spool.places import MASK_FILE, find_spool, linked_spools
 from monitor.service.counts import Summation, total_weights
 from monitor.service.labels import criterion_label
 from monitor.service.run_state import ended

@@ -8,13 +8,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from monitor.errors import DamagedSpoolError, ReportingError, SpoolError
-from monitor.report.elsewhere import find_spool, linked_spools
-from monitor.report.locks import UPLOADER_LOCK, ProcessLock
-from monitor.report.renaming import give_run_id
-from monitor.report.spool import Spool
+from monitor.report.log.uploader import UPLOADER_LOG
+from monitor.report.processes.locks import UPLOADER_LOCK, ProcessLock
+from monitor.report.spool.items import Spool
+from monitor.report.spool.places import find_spool, linked_spools
 from monitor.report.target import check_target
-from monitor.report.uploader import Uploader
-from monitor.report.uploader_log import UPLOADER_LOG
+from monitor.report.uploader.renaming import give_run_id
+from monitor.report.uploader.tries import Uploader
 
 _TELLING_SECONDS = 1.0
 _OF_DAMAGED = (

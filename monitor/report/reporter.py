@@ -16,20 +16,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
-from monitor.report.conversion import observation_message, training_log_message
-from monitor.report.damage import sound_spool
-from monitor.report.delivery_log import undelivered
-from monitor.report.elsewhere import Elsewhere
-from monitor.report.ending import COMPLETED, Ending, failed, reason_of
-from monitor.report.exit_watch import ExitWatch
-from monitor.report.fitting import fit
-from monitor.report.home import Reported, lock_directory
-from monitor.report.shell import pushed, quoted
-from monitor.report.shell import shown as shown_path
-from monitor.report.spool import DEFAULT_MAX_BYTES, AttemptKey, Spool
+from monitor.report.log.delivery import undelivered
+from monitor.report.log.shell import pushed, quoted
+from monitor.report.log.shell import shown as shown_path
+from monitor.report.messages.conversion import observation_message, training_log_message
+from monitor.report.messages.ending import COMPLETED, Ending, failed, reason_of
+from monitor.report.messages.fitting import fit
+from monitor.report.messages.trainer_log import TrainerLog
+from monitor.report.processes.exit_watch import ExitWatch
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
+from monitor.report.spool.places import Elsewhere
 from monitor.report.target import check_target
-from monitor.report.trainer_log import TrainerLog
-from monitor.report.writer import SpoolWriter
+from monitor.report.writer.damage import sound_spool
+from monitor.report.writer.home import Reported, lock_directory
+from monitor.report.writer.thread import SpoolWriter
 from monitor.wire import monitor_pb2 as pb
 
 if TYPE_CHECKING:

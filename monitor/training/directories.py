@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monitor.report.spool import DIRECTORY
+from monitor.report.spool.places import DIRECTORY
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

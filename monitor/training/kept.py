@@ -11,7 +11,7 @@ import torch
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
-from monitor.report.shell import shown
+from monitor.report.log.shell import shown
 from monitor.training.saved_weights import SavedWeights
 
 logger = logging.getLogger(__name__)

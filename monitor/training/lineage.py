@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from monitor.errors import SpoolError
-from monitor.report.registration import new_run_id
-from monitor.report.spool import DIRECTORY, Spool
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.messages.registration import new_run_id
+from monitor.report.spool.file import SPOOL_FILE
+from monitor.report.spool.items import Spool
+from monitor.report.spool.places import DIRECTORY
 from monitor.training.directories import checkpoint_in
 from monitor.training.resume import RunIdentity, Saved, is_of_this_run
 from monitor.training.settings import RunSettings

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from monitor.observe.comparison import Comparison
 from monitor.observe.observer import UpdateObserver
-from monitor.report.elsewhere import Elsewhere
-from monitor.report.shell import quoted, shown
+from monitor.report.log.shell import quoted, shown
+from monitor.report.spool.places import Elsewhere
 from monitor.training.directories import touched_in
 
 logger = logging.getLogger(__name__)

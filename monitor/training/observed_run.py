@@ -15,11 +15,10 @@ from torch import nn
 from monitor.observe.comparison import Comparison
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
-from monitor.report.elsewhere import Elsewhere
-from monitor.report.ending import COMPLETED, Ending
-from monitor.report.numbers import numbers_in
+from monitor.report.messages.ending import COMPLETED, Ending
+from monitor.report.messages.numbers import numbers_in
 from monitor.report.reporter import Reporter
-from monitor.report.spool import MASK_FILE
+from monitor.report.spool.places import MASK_FILE, Elsewhere
 from monitor.training.directories import touched_in
 from monitor.training.earlier_mask import room_for_mask
 from monitor.training.kept import compare_saved, describe_final, describe_saved

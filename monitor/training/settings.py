@@ -21,8 +21,8 @@ from monitor.observe.base.mode import parse_base_mode
 from monitor.observe.criterion import Criterion, check_tolerances, dtype_name, parse_visible_dtype
 from monitor.observe.settings import MeasurementSettings
 from monitor.observe.weights.selection import check_patterns
-from monitor.report.registration import checked_labels
-from monitor.report.spool import DEFAULT_MAX_BYTES
+from monitor.report.messages.registration import checked_labels
+from monitor.report.spool.items import DEFAULT_MAX_BYTES
 from monitor.report.target import check_target
 from monitor.training.base_source import BaseSource, check_base
 from monitor.training.on_dense import OnDense, check_on_dense

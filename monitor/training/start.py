@@ -14,9 +14,9 @@ from monitor.observe.masks.references import ReferenceMask
 from monitor.observe.masks.structural import StructuralMask
 from monitor.observe.observer import UpdateObserver
 from monitor.observe.ranks import Ranks
-from monitor.report.registration import registration_message
+from monitor.report.messages.registration import registration_message
 from monitor.report.reporter import Reporter, start_anywhere
-from monitor.report.spool import AttemptKey
+from monitor.report.spool.attempt import AttemptKey
 from monitor.training.base_source import Base, find_base
 from monitor.training.lineage import (
     Experiment,

@@ -10,7 +10,7 @@ from types import FrameType
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-from monitor.report.ending import COMPLETED, Ending, preempted, stopped
+from monitor.report.messages.ending import COMPLETED, Ending, preempted, stopped
 from monitor.training.directories import checkpoint_directory
 from monitor.training.on_dense import ON_DENSE
 

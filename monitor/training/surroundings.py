@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monitor.report.spool import DIRECTORY
+from monitor.report.spool.places import DIRECTORY
 from monitor.training.resume import RunIdentity, Saved
 from monitor.training.synchronisation import Synchronisations
 from monitor.training.trials import Trial

@@ -11,8 +11,8 @@ from monitor.observe.base.mode import BaseMode
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.percent import percent
+from monitor.report.log.shell import pushed
 from monitor.report.reporter import Reporter
-from monitor.report.shell import pushed
 from monitor.terminal import printable
 from monitor.training.settings import RunSettings
 

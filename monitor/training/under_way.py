@@ -18,7 +18,7 @@ from itertools import islice, takewhile
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from monitor.report.ending import reason_of
+from monitor.report.messages.ending import reason_of
 from monitor.report.reporter import Reporter
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import psycopg
 
-from monitor.report.delivery import HEARTBEAT_SECONDS
+from monitor.report.uploader.delivery import HEARTBEAT_SECONDS
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from tests.benchmarks.service import _megabytes, _observation, _processor_seconds, _register

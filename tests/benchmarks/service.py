@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from monitor.report.packing import Packing
+from monitor.report.uploader.packing import Packing
 from monitor.wire import monitor_pb2 as pb
 from monitor.wire.channel import open_aio_channel, open_channel
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub

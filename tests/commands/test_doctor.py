@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from monitor.report.spool import AttemptKey, Spool
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.file import SPOOL_FILE
+from monitor.report.spool.items import Spool
 from tests.commands.running import WITHOUT_TYPER, command, command_after, shell
 from tests.proxy import refusing_proxy
 from tests.service.messages import observed, registration

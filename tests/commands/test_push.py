@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from monitor.report.push import push
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.items import Spool
 from tests.commands.running import WITHOUT_TYPER, command_after, in_terminal
 from tests.service.messages import observed, registration
 from tests.service.running import Client

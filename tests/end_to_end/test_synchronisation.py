@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monitor import SparsityCallback
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.service.running import service_in_thread
 from tests.tiny import common_arguments, grpo_trainer

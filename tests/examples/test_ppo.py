@@ -8,7 +8,7 @@ import torch
 from toy_command import Command
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from tests.eventually import eventually
 from tests.examples.arrivals import assert_the_run_arrived, even_length, logged
 from tests.service.running import Client

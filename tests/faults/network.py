@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from monitor.report.spool import UNREACHABLE
+from monitor.report.spool.attempt import UNREACHABLE
 from tests.faults.link import Fault, link_to
 from tests.faults.namespace import Wire, wire
 from tests.faults.services import LOST_SOON, running

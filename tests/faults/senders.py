@@ -21,8 +21,8 @@ def killed_uploaders(directory: Path, times: int) -> Outcome:
     """The uploader is killed while it delivers."""
     with (
         running(directory / "store.db") as service,
-        mock.patch("monitor.report.uploader_process._FIRST_RESTART_SECONDS", 0.001),
-        mock.patch("monitor.report.uploader_process._LAST_RESTART_SECONDS", 0.1),
+        mock.patch("monitor.report.writer.uploader_process._FIRST_RESTART_SECONDS", 0.001),
+        mock.patch("monitor.report.writer.uploader_process._LAST_RESTART_SECONDS", 0.1),
     ):
         training = Training(directory, service.client.listening.grpc_address)
         for _ in range(times):

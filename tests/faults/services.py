@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from monitor.report.spool import UNREACHABLE
+from monitor.report.spool.attempt import UNREACHABLE
 from monitor.service.access.by_hand import create, revoke
 from monitor.service.access.scopes import Scope
 from monitor.wire.credentials import TOKEN_FILE

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.report.reporter import Reporter
-from monitor.report.spool import DEFAULT_MAX_BYTES
+from monitor.report.spool.items import DEFAULT_MAX_BYTES
 from monitor.service.page import count
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, spooled

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from monitor import SparsityCallback
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from tests.eventually import eventually
 from tests.tiny import common_arguments, sft_trainer
 

@@ -21,9 +21,9 @@ from transformers import TrainerCallback
 
 from monitor import SparsityCallback, UpdateMask
 from monitor.errors import SpoolError
-from monitor.report.locks import UPLOADER_LOCK
-from monitor.report.spool import Spool
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.processes.locks import UPLOADER_LOCK
+from monitor.report.spool.file import SPOOL_FILE
+from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.matrix.runs import recording
@@ -84,7 +84,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("temporary", "memory"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr("monitor.report.elsewhere._IN_MEMORY", str(tmp_path / "memory"))
+    monkeypatch.setattr("monitor.report.spool.places._IN_MEMORY", str(tmp_path / "memory"))
     return tmp_path / "temporary"
 
 

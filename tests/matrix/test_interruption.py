@@ -15,7 +15,7 @@ from transformers import Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer_utils import get_last_checkpoint
 
 from monitor import Observation, SparsityCallback, UpdateMask
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from tests.counting import bfloat16_bits, changed_by_group
 from tests.eventually import eventually
 from tests.matrix.killed import SAVE_STEPS, STEPS, make_trainer

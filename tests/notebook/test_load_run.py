@@ -18,8 +18,9 @@ import pytest
 
 from monitor import load_run
 from monitor.errors import ConfigurationError, ReportingError, SpoolError
-from monitor.report.elsewhere import leave_link
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.items import Spool
+from monitor.report.spool.places import leave_link
 from tests.notebook.conftest import STEPS, Trained
 from tests.service.messages import logged, observed, registration
 from tests.service.running import Client

@@ -17,7 +17,8 @@ from matplotlib.image import imread
 from typer.testing import CliRunner, Result
 
 from monitor.notebook.commands import add_report
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.notebook.conftest import STEPS, Trained
 from tests.service.messages import changed, observed, registration

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.observer import UpdateObserver
-from monitor.report.elsewhere import Elsewhere
+from monitor.report.spool.places import Elsewhere
 from monitor.training.mask_writer import MaskWriter
 from tests.parallel.models import make_model, spread
 from tests.parallel.processes import run_together

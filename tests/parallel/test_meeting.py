@@ -15,7 +15,7 @@ import torch.distributed as dist
 from monitor.errors import ConfigurationError, SparsityMonitorError
 from monitor.observe import meeting, ranks
 from monitor.observe.observer import UpdateObserver
-from monitor.report.registration import registration_message
+from monitor.report.messages.registration import registration_message
 from monitor.report.reporter import Reporter
 from tests.parallel.models import make_model, train_step
 from tests.parallel.processes import run_together

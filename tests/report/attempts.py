@@ -12,9 +12,10 @@ from torch import nn
 
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
-from monitor.report.registration import new_run_id, registration_message
+from monitor.report.messages.registration import new_run_id, registration_message
 from monitor.report.reporter import Reporter
-from monitor.report.spool import Spool, SpooledAttempt
+from monitor.report.spool.attempt import SpooledAttempt
+from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.processes import Ended, Processes

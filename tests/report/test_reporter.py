@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError
-from monitor.report.locks import TRAINER_LOCK
+from monitor.report.processes.locks import TRAINER_LOCK
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
-from monitor.report.spool import Spool
-from monitor.report.spool_file import SPOOL_FILE
+from monitor.report.spool.file import SPOOL_FILE
+from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.removal import remove_in_use
@@ -191,7 +191,7 @@ def test_an_exception_that_ends_the_process_is_the_reason_of_failure(
 # Another thread closes, on a disk that takes a while, when the process ends.
 _CLOSED_BESIDE = """
 import threading, time
-from monitor.report.home import Home
+from monitor.report.writer.home import Home
 write, writing = Home.write, threading.Event()
 def slow(*args):
     writing.set()
@@ -263,7 +263,7 @@ def test_two_processes_do_not_share_a_directory(
 def test_a_spool_that_cannot_be_written_is_one_clear_error_and_leaves_the_directory_free(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.report.spool_file._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("monitor.report.spool.file._BUSY_SECONDS", 0.01)
     Spool(directory).close()
     other = sqlite3.connect(directory / SPOOL_FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -279,7 +279,7 @@ def test_a_spool_that_cannot_be_written_is_one_clear_error_and_leaves_the_direct
 def lock_is_held(directory: Path) -> bool:
     """Whether this process holds the lock of the directory, as another process sees it."""
     code = (
-        "import sys, pathlib; from monitor.report.locks import TrainerWatch; "
+        "import sys, pathlib; from monitor.report.processes.locks import TrainerWatch; "
         "sys.exit(TrainerWatch(pathlib.Path(sys.argv[1])).is_alive())"
     )
     return bool(subprocess.run([sys.executable, "-c", code, str(directory)], check=False).returncode)
@@ -390,7 +390,7 @@ def test_a_run_whose_reporting_broke_off_is_not_told_to_be_on_its_way(
     def write(*arguments: object) -> None:
         raise ValueError("a fault")
 
-    monkeypatch.setattr("monitor.report.home.Home.write", write)
+    monkeypatch.setattr("monitor.report.writer.home.Home.write", write)
     report_some(reporter, observed, 1)
     reporter.finish(2)
     assert not reporter.close(timeout=60)

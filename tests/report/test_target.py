@@ -12,10 +12,10 @@ import pytest
 
 from monitor import SparsityCallback
 from monitor.errors import ConfigurationError
-from monitor.report.failures import Failure, Lasts
-from monitor.report.in_turn import InTurn
 from monitor.report.reporter import Reporter
 from monitor.report.target import check_target
+from monitor.report.uploader.failures import Failure, Lasts
+from monitor.report.uploader.in_turn import InTurn
 from monitor.wire.channel import failure, open_channel
 from monitor.wire.monitor_pb2 import ListRunsRequest, ListRunsResponse
 from monitor.wire.monitor_pb2_grpc import (

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import pytest
 
 import monitor
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.items import Spool
 from monitor.service.settings import ServiceSettings
 from tests.service.messages import finished, new_run_id, observed, registration
 from tests.service.running import COMMAND, Client, ServiceProcess

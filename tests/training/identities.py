@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monitor.report.spool import DIRECTORY
+from monitor.report.spool.places import DIRECTORY
 
 STEP = 2
 SAME, BRANCH = "the same run", "a branch"

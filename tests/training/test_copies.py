@@ -17,7 +17,8 @@ from accelerate.state import GradientState
 from transformers import Trainer, TrainerCallback
 
 from monitor import MaskFile, SparsityCallback, UpdateMask
-from monitor.report.spool import AttemptKey, Spool
+from monitor.report.spool.attempt import AttemptKey
+from monitor.report.spool.items import Spool
 from monitor.wire import monitor_pb2 as pb
 from tests.processes import Processes
 from tests.tiny import common_arguments, plain_trainer, save_model

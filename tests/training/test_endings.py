@@ -21,7 +21,7 @@ PRELUDE = """
 import os, signal, sys, threading, time
 from contextlib import suppress
 from monitor import DenseThresholds
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from monitor.training.under_way import under_way
 from tests.eventually import eventually
 from tests.processes import Processes

@@ -9,7 +9,7 @@ import torch
 
 from monitor.observe.masks.file import MaskFile
 from monitor.observe.observer import UpdateObserver
-from monitor.report.elsewhere import Elsewhere
+from monitor.report.spool.places import Elsewhere
 from monitor.training.earlier_mask import room_for_mask
 from monitor.training.mask_writer import MaskWriter
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import Qwen2ForCausalLM, Trainer, TrainingArguments
 
 from monitor import SparsityCallback, UpdateMask
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from monitor.training.trials import Trial
 from monitor.wire import monitor_pb2 as pb
 from tests.processes import Processes

@@ -16,7 +16,7 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from monitor import SparsityCallback
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from monitor.training import under_way as module
 from monitor.training.observed_run import ObservedRun
 from monitor.training.under_way import LEFT, Training, under_way

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from monitor.commands.doctor.finding import Finding
 from monitor.errors import DamagedSpoolError, SpoolError
-from monitor.report.elsewhere import find_spool, linked_spools
-from monitor.report.shell import quoted
-from monitor.report.spool import DEFAULT_MAX_BYTES, Spool, SpooledAttempt
+from monitor.report.log.shell import pushed
+from monitor.report.spool.attempt import SpooledAttempt
+from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
+from monitor.report.spool.places import find_spool, linked_spools
 
 _MIB = 1024 * 1024
 _OTHER_USER = "Make it readable and writable for the user of the training, or give the training another one."
@@ -76,7 +77,7 @@ def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Find
 
 def _attempt(attempt: SpooledAttempt, directory: Path, target: str) -> Iterator[Finding]:
     who = f"attempt {attempt.key.attempt} of {attempt.key.run_id}"
-    push = f"sparsity-monitor push {quoted(directory)} --target {target}"
+    push = pushed(directory, target)
     if attempt.refused:
         found = f"{who} was refused for good, {_items(attempt.unsent)} not delivered: {attempt.problem}"
         yield Finding("spool", "fail", found, f"Once that is changed, and the training has ended: {push}")

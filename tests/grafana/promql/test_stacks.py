@@ -12,7 +12,7 @@ from monitor.grafana.alerts.settings import AlertSettings
 from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, Level, Reading, Recorded, WrittenOut
 from monitor.grafana.rules.prometheus_rules import prometheus_rules
 from monitor.observe.weights.groups import GroupTable
-from monitor.report.conversion import group_messages
+from monitor.report.messages.conversion import group_messages
 from monitor.service.labels import group_labels
 from tests.grafana.alerts.rule_cases import RUN, run
 from tests.grafana.binaries import binary, check

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from monitor.report.spool import Spool
+from monitor.report.spool.items import Spool
 from monitor.service.errors import ForeignStoreError
 from monitor.service.opening import open_engine
 from monitor.service.schema import SCHEMA_VERSION, schema_version
