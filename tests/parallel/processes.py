@@ -41,7 +41,7 @@ def preload() -> None:
             "pytest",
             "monitor.callback",
             "tests.parallel.models",
-            "tests.parallel.ready",
+            "tests.ready",
         ]
     )
 
