@@ -60,5 +60,5 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Runs trainings, see tests/training/trained.py. Importing what they need takes long: its tests are one group."""
-    with Processes(tmp_path_factory.mktemp("processes"), "tests.training.trained") as processes:
+    with Processes(tmp_path_factory.mktemp("processes"), "tests.training.trained", "tests.ready") as processes:
         yield processes

@@ -23,12 +23,12 @@ class Ended(NamedTuple):
 
 
 class Processes:
-    """Runs pieces of code as main programs, one at a time, with a module imported that they need."""
+    """Runs pieces of code as main programs, one at a time, with modules imported that they need."""
 
-    def __init__(self, directory: Path, needed: str) -> None:
+    def __init__(self, directory: Path, *needed: str) -> None:
         self._directory = directory
         self._number = 0
-        command = [sys.executable, "-m", "tests.processes", needed]
+        command = [sys.executable, "-m", "tests.processes", *needed]
         self._nursery = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:
@@ -68,7 +68,8 @@ def _become(code: str, written: str, environment: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     gc.disable()
-    importlib.import_module(sys.argv[1])
+    for needed in sys.argv[1:]:
+        importlib.import_module(needed)
     gc.enable()
     # What is imported is not looked through at the end of each child.
     gc.collect()

@@ -34,7 +34,15 @@ def run_together(
 def preload() -> None:
     """Let the server that forks the processes import the libraries, once: it takes longer than most tests."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(
-        ["torch", "transformers", "accelerate", "monitor.callback", "tests.parallel.models", "tests.parallel.frozen"]
+        [
+            "torch",
+            "transformers",
+            "accelerate",
+            "pytest",
+            "monitor.callback",
+            "tests.parallel.models",
+            "tests.ready",
+        ]
     )
 
 
