@@ -1,6 +1,6 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
-    callback, loop, training → report → observe        service → wire        grafana → service.families
+    callback, loop, training → report → observe        service → wire        grafana → service.quantities
     cli → commands, report, service, grafana, analysis, notebook        analysis → observe
     subnetwork → training, observe        notebook → report, analysis.html, the service's arithmetic
 
@@ -44,12 +44,11 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "loop": "errors verdict observe report training",
     "service": "errors limits served_metrics percent posix published service_url terminal thresholds version wire",
-    "grafana": "errors proxies published served_metrics service_url terminal thresholds service.families",
+    "grafana": "errors proxies published served_metrics service_url terminal thresholds service.quantities.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
     "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
-    "analysis.outputs analysis.printed analysis.progress service.counts service.curves.fields service.families "
-    "service.labels service.run_state published",
+    "analysis.outputs analysis.printed analysis.progress service.quantities published",
     "subnetwork": "errors percent observe training",
     "commands": "errors percent service_url terminal version wire report service notebook.interface notebook.whole",
     "cli": "errors terminal version wire report service grafana analysis notebook commands",
@@ -318,7 +317,7 @@ def test_a_chain_to_a_library_is_named_with_all_that_is_on_its_way(tmp_path: Pat
     [
         ("service/http.py", "import monitor.observe.bits", r"http\.py:1: the arrow service → observe\.bits is wrong"),
         ("observe/bits.py", "from monitor.observe import kernels", r"observe/bits → observe/kernels.*may import chunk"),
-        ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.fam"),
+        ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.q"),
         ("report/writer/home.py", "import monitor.report.uploader.tries", r"report/writer → report/uploader\.tries is"),
         ("report/uploader/tries.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
         ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, create_model
 
-from monitor.service.families import COUNTS
+from monitor.service.quantities.families import COUNTS
 
 
 def _finite(value: float | None) -> float | None:

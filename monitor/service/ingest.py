@@ -16,9 +16,9 @@ from monitor.service.budget import Budget
 from monitor.service.commits import Attempt, Outcome
 from monitor.service.instruments import Instruments
 from monitor.service.live import LiveRun
+from monitor.service.quantities.run_state import RunState
 from monitor.service.received import Received, received_in
 from monitor.service.recorder import Recorder
-from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION

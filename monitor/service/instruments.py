@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 
-from monitor.service.families import family
+from monitor.service.quantities.families import family
 from monitor.service.settings import LIMITS
 
 

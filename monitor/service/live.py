@@ -14,9 +14,9 @@ from typing import Any
 
 from monitor.served_metrics import NAMES
 from monitor.service.clocks import ClocksApart
-from monitor.service.counts import Totals, add_up, total_weights
 from monitor.service.pauses import Pauses
-from monitor.service.run_state import RunState, ended
+from monitor.service.quantities.counts import Totals, add_up, total_weights
+from monitor.service.quantities.run_state import RunState, ended
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import Position, StoredItem, StoredRun, Thinned
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Parent, Registration

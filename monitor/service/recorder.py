@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from monitor.service.access.tokens import Token
 from monitor.service.commits import Attempt, Commits, Outcome
-from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import (
     LimitError,
@@ -28,6 +27,7 @@ from monitor.service.errors import (
 from monitor.service.instruments import Instruments
 from monitor.service.judging import Judge
 from monitor.service.live import LiveRuns, from_store
+from monitor.service.quantities.fields import FIELDS
 from monitor.service.received import Received
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from monitor.service.counts import base_squares
-from monitor.service.families import COUNTS
 from monitor.service.live import LiveRun
+from monitor.service.quantities.counts import base_squares
+from monitor.service.quantities.families import COUNTS
 
 
 class GroupArray(NamedTuple):

@@ -19,13 +19,13 @@ from monitor.service.care import deletion, sizes, thinning
 from monitor.service.care.deletion import Removed, Returned
 from monitor.service.care.thinning import Progress, Thinning
 from monitor.service.curves import thinned
-from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.groups import items_at, last_observations
 from monitor.service.curves.rows import Rows
 from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.heard import AttemptMissingError, Heard, hear
 from monitor.service.opening import cannot_open, file_of, first_line, open_engine
+from monitor.service.quantities.fields import FIELDS
 from monitor.service.registration import check_agreement, when
 from monitor.service.remedies import remedy
 from monitor.service.rows import attempt_row, item_row

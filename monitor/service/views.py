@@ -21,10 +21,10 @@ from monitor.service.api import (
     VerdictJson,
     WholeSparsities,
 )
-from monitor.service.counts import Totals, add_up, base_squares, sparsity
-from monitor.service.families import COUNTS
-from monitor.service.labels import criterion_label, group_labels, metric_label_names
 from monitor.service.live import LiveRun
+from monitor.service.quantities.counts import Totals, add_up, base_squares, sparsity
+from monitor.service.quantities.families import COUNTS
+from monitor.service.quantities.labels import criterion_label, group_labels, metric_label_names
 from monitor.service.settings import ServiceSettings
 from monitor.service.stored import StoredItem
 from monitor.wire.monitor_pb2 import Observation, Registration

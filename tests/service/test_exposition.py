@@ -14,15 +14,15 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor import served_metrics
-from monitor.service.families import FAMILIES
 from monitor.service.negotiation import metrics_format
+from monitor.service.quantities.families import FAMILIES
 from monitor.wire import monitor_pb2 as pb
 from tests.end_to_end.prometheus import running_prometheus
 from tests.eventually import eventually
 from tests.grafana.binaries import binary
 from tests.service.messages import finished, logged, observed, registration
+from tests.service.quantities.test_families import SEEN_ELSEWHERE
 from tests.service.running import Client
-from tests.service.test_families import SEEN_ELSEWHERE
 
 TEXT = "text/plain; version=0.0.4"
 TEXT_1 = "text/plain; version=1.0.0"

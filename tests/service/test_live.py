@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.service.live import LiveRun, LiveRuns, from_store
-from monitor.service.run_state import RunState
+from monitor.service.quantities.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
 from monitor.wire import monitor_pb2 as pb

@@ -12,7 +12,7 @@ from monitor.service.care.thinning import Progress
 from monitor.service.errors import StoreError, StoreInUseError, shortened
 from monitor.service.live import from_store
 from monitor.service.opening import file_of
-from monitor.service.run_state import RunState
+from monitor.service.quantities.run_state import RunState
 from monitor.service.settings import ServiceSettings, hide_password
 from monitor.service.sqlite_file.reserve import make_room
 from monitor.service.store import Store

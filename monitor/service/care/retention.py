@@ -20,9 +20,9 @@ from monitor.service.care.thinning import Progress, Thinning
 from monitor.service.errors import StandingByError, StoreError
 from monitor.service.instruments import Instruments
 from monitor.service.live import LiveRun, from_store
+from monitor.service.quantities.run_state import RunState
 from monitor.service.recorder import Recorder
 from monitor.service.registration import when
-from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.store import Store
 

@@ -12,10 +12,10 @@ from sqlalchemy import Connection, Dialect, Table, insert
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from monitor.limits import MAX_INTEGER
-from monitor.service.arrays import Arrays
-from monitor.service.counts import Summation, Totals, sparsity
-from monitor.service.curves.fields import AT_TOLERANCE, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 from monitor.service.curves.tables import COUNT_COLUMNS
+from monitor.service.quantities.arrays import Arrays
+from monitor.service.quantities.counts import Summation, Totals, sparsity
+from monitor.service.quantities.fields import AT_TOLERANCE, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 from monitor.service.schema import curve_values, totals
 from monitor.wire.monitor_pb2 import Item, Observation, Registration
 

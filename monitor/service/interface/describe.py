@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from monitor.service.api import GroupJson
-from monitor.service.counts import Summation, sparsity
-from monitor.service.curves.fields import (
+from monitor.service.curves.thinned import Curve
+from monitor.service.interface.models import AttemptJson, CurveJson, FieldJson, GroupCurveJson, GroupsJson
+from monitor.service.live import LiveRun
+from monitor.service.quantities.counts import Summation, sparsity
+from monitor.service.quantities.families import COUNTS
+from monitor.service.quantities.fields import (
     AT_TOLERANCE,
     FIELDS,
     LOGGED,
@@ -16,11 +20,7 @@ from monitor.service.curves.fields import (
     OVERLAP_O2,
     Field,
 )
-from monitor.service.curves.thinned import Curve
-from monitor.service.families import COUNTS
-from monitor.service.interface.models import AttemptJson, CurveJson, FieldJson, GroupCurveJson, GroupsJson
-from monitor.service.labels import criterion_label, group_labels
-from monitor.service.live import LiveRun
+from monitor.service.quantities.labels import criterion_label, group_labels
 from monitor.service.stored import StoredItem
 from monitor.service.views import groups_json
 from monitor.wire.monitor_pb2 import Observation

@@ -19,7 +19,6 @@ from monitor.service.api import (
     TransferJson,
     VerdictJson,
 )
-from monitor.service.curves.fields import FIELDS
 from monitor.service.interface import tables
 from monitor.service.interface.models import (
     AttemptJson,
@@ -34,6 +33,7 @@ from monitor.service.interface.models import (
     RunsPageJson,
     RunV1Json,
 )
+from monitor.service.quantities.fields import FIELDS
 
 RUN_ID = "grpo-20261127-a1b2"
 _WEIGHTS = 2_097_152

@@ -40,10 +40,10 @@ from monitor.service.interface.models import (
     RunV1Json,
     problem,
 )
-from monitor.service.labels import criterion_label
 from monitor.service.live import LiveRun
+from monitor.service.quantities.labels import criterion_label
+from monitor.service.quantities.run_state import RunState
 from monitor.service.recorder import Recorder
-from monitor.service.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json, thinned_json
 

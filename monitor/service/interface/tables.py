@@ -9,8 +9,8 @@ from importlib import import_module
 
 from fastapi import HTTPException
 
-from monitor.service.curves.fields import LOGGED
 from monitor.service.curves.thinned import Curve
+from monitor.service.quantities.fields import LOGGED
 from monitor.service.stored import Thinned
 
 ARROW = "application/vnd.apache.arrow.stream"

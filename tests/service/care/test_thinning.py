@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import select
 
 from monitor.service.care.thinning import Progress
-from monitor.service.curves.fields import FIELDS
 from monitor.service.curves.thinned import Range
 from monitor.service.opening import open_engine
+from monitor.service.quantities.fields import FIELDS
 from monitor.service.schema import curve_values, totals
 from monitor.service.store import Store
 from monitor.service.stored import START

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.service.curves.fields import FIELDS
+from monitor.service.quantities.fields import FIELDS
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import Client, service_in_thread
 

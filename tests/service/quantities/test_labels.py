@@ -4,7 +4,13 @@ import re
 
 import pytest
 
-from monitor.service.labels import criterion_label, group_labels, measured_as, metric_label_names, metric_labels
+from monitor.service.quantities.labels import (
+    criterion_label,
+    group_labels,
+    measured_as,
+    metric_label_names,
+    metric_labels,
+)
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import registration
 

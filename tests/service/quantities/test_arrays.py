@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from monitor.service.arrays import Arrays, counts_of, exact_sums
-from monitor.service.counts import add_up
 from monitor.service.errors import UnstorableItemError
-from monitor.service.families import COUNTS
 from monitor.service.items import ItemCheck
+from monitor.service.quantities.arrays import Arrays, counts_of, exact_sums
+from monitor.service.quantities.counts import add_up
+from monitor.service.quantities.families import COUNTS
 from monitor.service.received import Received
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from monitor.service.families import COUNTS
+from monitor.service.quantities.families import COUNTS
 from monitor.wire.monitor_pb2 import Observation
 
 Counts: TypeAlias = "npt.NDArray[np.uint64]"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from monitor.service.families import FAMILIES, PREFIX, family
+from monitor.service.quantities.families import FAMILIES, PREFIX, family
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import Client

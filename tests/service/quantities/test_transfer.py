@@ -4,14 +4,14 @@ import random
 
 import pytest
 
-from monitor.service.arrays import Arrays
-from monitor.service.counts import add_up
 from monitor.service.errors import InvalidRegistrationError, UnstorableItemError
 from monitor.service.items import ItemCheck
+from monitor.service.quantities.arrays import Arrays
+from monitor.service.quantities.counts import add_up
+from monitor.service.quantities.transfer import Between, Transfer, TransferSizes
 from monitor.service.received import Received
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
-from monitor.service.transfer import Between, Transfer, TransferSizes
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import changed, observation, observed, registration
 from tests.service.running import Client

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monitor.service.arrays import Amounts, Arrays, Counts, counts_of, exact_sums, sums_in_order
-from monitor.service.transfer import Transfer, TransferSizes
+from monitor.service.quantities.arrays import Amounts, Arrays, Counts, counts_of, exact_sums, sums_in_order
+from monitor.service.quantities.transfer import Transfer, TransferSizes
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monitor.service.arrays import Arrays, Counts, counts_of, exact_sums
+from monitor.service.quantities.arrays import Arrays, Counts, counts_of, exact_sums
 from monitor.wire.monitor_pb2 import Registration
 
 # Of one visible weight; the formulas are of 16-bit values alone.

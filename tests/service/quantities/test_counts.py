@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from monitor.service.counts import ReferenceTotals, add_up, sparsity, total_weights
+from monitor.service.quantities.counts import ReferenceTotals, add_up, sparsity, total_weights
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import observation, registration
 
