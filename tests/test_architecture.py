@@ -131,7 +131,7 @@ LIBRARIES = {
     "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
-    "sqlite3": "report.spool.file report.spool.notes service.sqlite_file",
+    "sqlite3": "report.spool.file report.spool.notes service.storage.sqlite_file",
     "grpc": "wire report.uploader service commands cli",
     "sqlalchemy": "service",
     "fastapi": "service",

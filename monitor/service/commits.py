@@ -17,8 +17,8 @@ from monitor.service.instruments import Instruments
 from monitor.service.judging import Judge
 from monitor.service.live import LiveRuns, from_store
 from monitor.service.received import Received
-from monitor.service.store import Store
-from monitor.service.stored import Batch
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import Batch
 from monitor.wire.monitor_pb2 import Heartbeat
 
 _MOST_ITEMS = 1000

@@ -33,7 +33,7 @@ from monitor.service.quantities.labels import criterion_label
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.standing_by import requests_standing_by
-from monitor.service.stored import START, StoredItem, after_step
+from monitor.service.storage.stored import START, StoredItem, after_step
 from monitor.service.views import observation_json, run_detail_json, run_json
 from monitor.version import __version__
 

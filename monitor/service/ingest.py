@@ -20,7 +20,7 @@ from monitor.service.quantities.run_state import RunState
 from monitor.service.received import Received, received_in
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
-from monitor.service.stored import START, after_step
+from monitor.service.storage.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire.channel import ANSWERED
 from monitor.wire.monitor_pb2 import (

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from monitor.service.curves.rows import Index, Rows
 from monitor.service.errors import UnstorableItemError
 from monitor.service.items import ItemCheck
 from monitor.service.quantities.arrays import Arrays
 from monitor.service.received import Received
 from monitor.service.settings import ServiceSettings
-from monitor.service.stored import Storable
+from monitor.service.storage.stored import Storable
+from monitor.service.storage.tables.index_rows import Index, Rows
 from monitor.wire.monitor_pb2 import Registration
 
 

@@ -18,7 +18,7 @@ from monitor.service.pauses import Pauses
 from monitor.service.quantities.counts import Totals, add_up, total_weights
 from monitor.service.quantities.run_state import RunState, ended
 from monitor.service.settings import ServiceSettings
-from monitor.service.stored import Position, StoredItem, StoredRun, Thinned
+from monitor.service.storage.stored import Position, StoredItem, StoredRun, Thinned
 from monitor.wire.monitor_pb2 import Finish, Heartbeat, Item, Observation, Parent, Registration
 
 _MAX_TRAINING_METRICS = 1000

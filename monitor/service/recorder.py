@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from monitor.service.access.tokens import Token
 from monitor.service.commits import Attempt, Commits, Outcome
-from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import (
     LimitError,
     StandingByError,
@@ -32,9 +31,10 @@ from monitor.service.received import Received
 from monitor.service.registration import check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.service.starts import check_start
-from monitor.service.store import Store
-from monitor.service.stored import Position, StoredItem
-from monitor.service.waiting import Waiting
+from monitor.service.storage.queries.curves import Curve, Range
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import Position, StoredItem
+from monitor.service.storage.waiting import Waiting
 from monitor.wire.channel import STANDS_BY
 from monitor.wire.monitor_pb2 import Heartbeat, Registration
 

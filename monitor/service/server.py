@@ -28,13 +28,13 @@ from monitor.service.http import build_app
 from monitor.service.ingest import Ingest
 from monitor.service.instruments import Instruments
 from monitor.service.metrics import LiveMetrics
-from monitor.service.opening import file_of
 from monitor.service.readable import ReadableRequests
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
-from monitor.service.sqlite_file.reserve import make_room
 from monitor.service.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
-from monitor.service.store_identity import store_identity
+from monitor.service.storage.identity import store_identity
+from monitor.service.storage.opening import file_of
+from monitor.service.storage.sqlite_file.reserve import make_room
 from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from monitor.service.quantities.counts import Totals, add_up, base_squares, spar
 from monitor.service.quantities.families import COUNTS
 from monitor.service.quantities.labels import criterion_label, group_labels, metric_label_names
 from monitor.service.settings import ServiceSettings
-from monitor.service.stored import StoredItem
+from monitor.service.storage.stored import StoredItem
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 T = TypeVar("T")

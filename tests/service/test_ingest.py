@@ -21,8 +21,8 @@ from monitor.service.ingest import Ingest, answers
 from monitor.service.instruments import Instruments
 from monitor.service.received import Received
 from monitor.service.recorder import Recorder
-from monitor.service.sqlite_file.held import HeldFile
-from monitor.service.stored import START
+from monitor.service.storage.sqlite_file.held import HeldFile
+from monitor.service.storage.stored import START
 from monitor.wire import PROTOCOL_VERSION
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually

@@ -16,7 +16,7 @@ from monitor.service.exposition import Exposition
 from monitor.service.live import LiveRun, LiveRuns, from_store
 from monitor.service.metrics import LiveMetrics
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import Store
+from monitor.service.storage.store import Store
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import observed, registration
 from tests.service.running import Client, settings_for

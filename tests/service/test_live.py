@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from monitor.service.live import LiveRun, LiveRuns, from_store
 from monitor.service.quantities.run_state import RunState
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import Store
+from monitor.service.storage.store import Store
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import changed, finished, logged, observed, registration
 from tests.service.storing import add

@@ -29,9 +29,9 @@ from monitor.service.instruments import Instruments
 from monitor.service.listing import print_runs
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import Store
-from monitor.service.store_identity import store_identity
-from monitor.service.stored import START
+from monitor.service.storage.identity import store_identity
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, steps

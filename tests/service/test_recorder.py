@@ -14,7 +14,7 @@ from monitor.service.commits import Outcome
 from monitor.service.errors import StoreError, UnknownRunError
 from monitor.service.instruments import Instruments
 from monitor.service.recorder import Attempt, Recorder
-from monitor.service.stored import START
+from monitor.service.storage.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration
 from tests.service.running import settings_for
@@ -147,7 +147,7 @@ def test_what_was_stored_although_the_store_said_otherwise_is_shown_once(
             await recorder.register(registration(run))
         attempt, other = recorder.open("run", 1), recorder.open("other", 1)
         with monkeypatch.context() as patched:
-            patched.setattr("monitor.service.sqlite_file.held.HeldFile.confirm", _fail)
+            patched.setattr("monitor.service.storage.sqlite_file.held.HeldFile.confirm", _fail)
             with pytest.raises(StoreError):
                 await record(recorder, attempt, [observed(1)])
         # Several that wait bring more of the run, together.
@@ -165,11 +165,11 @@ def test_what_was_stored_and_could_not_be_read_back_is_shown_when_it_is_sent_aga
             await recorder.register(registration(run))
         attempt, other = recorder.open("run", 1), recorder.open("other", 1)
         with monkeypatch.context() as patched:
-            patched.setattr("monitor.service.sqlite_file.held.HeldFile.confirm", _fail)
+            patched.setattr("monitor.service.storage.sqlite_file.held.HeldFile.confirm", _fail)
             with pytest.raises(StoreError):
                 await record(recorder, attempt, [observed(1)])
         with monkeypatch.context() as patched:
-            patched.setattr("monitor.service.store.Store.run", _fail)
+            patched.setattr("monitor.service.storage.store.Store.run", _fail)
             with store_busy(recorder):
                 brought = [asyncio.create_task(record(recorder, each, [observed(2)])) for each in (attempt, other)]
                 await asyncio.sleep(0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from monitor.service.live import LiveRun, from_store
 from monitor.service.series import group_arrays, roll_up
-from monitor.service.stored import Position, StoredItem, StoredRun
+from monitor.service.storage.stored import Position, StoredItem, StoredRun
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import changed, observed, registration
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from monitor.service.curves.thinned import Curve
 from monitor.service.errors import StoreError
 from monitor.service.page.sparklines import sparkline
 from monitor.service.recorder import Recorder
+from monitor.service.storage.queries.curves import Curve
 from tests.service.messages import observed, registration
 from tests.service.running import Client
 

@@ -16,7 +16,7 @@ from monitor.service.clocks import ClocksApart
 from monitor.service.errors import RunInUseError, RunTakenError
 from monitor.service.live import LiveRun, from_store
 from monitor.service.starts import check_start
-from monitor.service.stored import StoredRun
+from monitor.service.storage.stored import StoredRun
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.service.messages import finished, heartbeat, new_run_id, observed, opening, registration

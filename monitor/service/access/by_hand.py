@@ -15,8 +15,8 @@ from monitor.service.access import table
 from monitor.service.access.scopes import Scope
 from monitor.service.access.tokens import Token, digest_of, new_secret
 from monitor.service.errors import AccessSettingsError, MissingStoreError, shortened
-from monitor.service.opening import cannot_open, first_line, open_beside, open_to_read
-from monitor.service.store import Store
+from monitor.service.storage.opening import cannot_open, first_line, open_beside, open_to_read
+from monitor.service.storage.store import Store
 
 _SPAN = re.compile(r"(\d{1,4})([mhdw])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from monitor.service.api import GroupJson
-from monitor.service.curves.thinned import Curve
 from monitor.service.interface.models import AttemptJson, CurveJson, FieldJson, GroupCurveJson, GroupsJson
 from monitor.service.live import LiveRun
 from monitor.service.quantities.counts import Summation, sparsity
@@ -21,7 +20,8 @@ from monitor.service.quantities.fields import (
     Field,
 )
 from monitor.service.quantities.labels import criterion_label, group_labels
-from monitor.service.stored import StoredItem
+from monitor.service.storage.queries.curves import Curve
+from monitor.service.storage.stored import StoredItem
 from monitor.service.views import groups_json
 from monitor.wire.monitor_pb2 import Observation
 

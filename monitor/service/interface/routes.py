@@ -14,7 +14,6 @@ from pydantic import WithJsonSchema
 
 from monitor.limits import MAX_INTEGER
 from monitor.service.api import ReferenceJson, VerdictJson
-from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import shortened
 from monitor.service.interface import examples, tables
 from monitor.service.interface.describe import (
@@ -45,6 +44,7 @@ from monitor.service.quantities.labels import criterion_label
 from monitor.service.quantities.run_state import RunState
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
+from monitor.service.storage.queries.curves import Curve, Range
 from monitor.service.views import run_detail_json, run_json, thinned_json
 
 PREFIX = "/api/v1"

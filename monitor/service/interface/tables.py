@@ -9,9 +9,9 @@ from importlib import import_module
 
 from fastapi import HTTPException
 
-from monitor.service.curves.thinned import Curve
 from monitor.service.quantities.fields import LOGGED
-from monitor.service.stored import Thinned
+from monitor.service.storage.queries.curves import Curve
+from monitor.service.storage.stored import Thinned
 
 ARROW = "application/vnd.apache.arrow.stream"
 COLUMNS = ("field", "step", "time", "min", "max", "last", "one_left_in")

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from monitor.percent import percent
-from monitor.service.curves.thinned import Curve, Range
 from monitor.service.errors import StoreError
 from monitor.service.live import LiveRun
 from monitor.service.recorder import Recorder
+from monitor.service.storage.queries.curves import Curve, Range
 
 FIELDS = ("cumulative_sparsity", "step_sparsity")
 WIDTH, HEIGHT = 120, 24

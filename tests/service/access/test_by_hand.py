@@ -13,7 +13,7 @@ from monitor.service.access.commands import token_commands
 from monitor.service.access.scopes import Scope
 from monitor.service.access.tokens import digest_of
 from monitor.service.errors import AccessSettingsError
-from monitor.service.store import Store
+from monitor.service.storage.store import Store
 
 
 def test_a_store_keeps_tokens_beside_the_service_that_has_it(store_url: str) -> None:

@@ -12,14 +12,14 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from monitor.service.care.thinning import Progress
-from monitor.service.curves.thinned import Range
 from monitor.service.errors import TooManyRunsError
 from monitor.service.instruments import Instruments
 from monitor.service.interface.events import Watchers
 from monitor.service.recorder import Recorder
-from monitor.service.store import Store
-from monitor.service.stored import Thinned
+from monitor.service.storage.queries.curves import Range
+from monitor.service.storage.queries.thinning import Progress
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import Thinned
 from tests.service.messages import finished, observed, registration
 from tests.service.running import service_in_thread, settings_for
 from tests.service.storing import add, record

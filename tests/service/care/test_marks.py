@@ -14,8 +14,8 @@ from monitor.notebook.from_service import ServiceSource
 from monitor.notebook.interface import Interface
 from monitor.service import listing
 from monitor.service.care.by_hand import delete_runs, thin_runs
-from monitor.service.store import Store
-from monitor.service.stored import Thinned
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import Thinned
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import service_in_thread
 from tests.service.storing import add
