@@ -330,7 +330,7 @@ def test_a_chain_to_a_library_is_named_with_all_that_is_on_its_way(tmp_path: Pat
 def test_a_wrong_import_is_named_with_its_line_and_its_rule(
     file: str, source: str, message: str, tmp_path: Path
 ) -> None:
-    for name in ("observe/kernels/__init__.py", "service/live.py", file):
+    for name in ("observe/kernels/__init__.py", "service/live/runs.py", file):
         (tmp_path / "monitor" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "monitor" / name).touch()
     (tmp_path / "monitor" / file).write_text(source)

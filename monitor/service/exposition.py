@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.service.metrics import LiveMetrics, group_metrics
 from monitor.service.series import GroupArray, group_arrays
 

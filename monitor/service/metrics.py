@@ -9,7 +9,7 @@ from typing import NamedTuple
 from prometheus_client.core import Metric
 
 from monitor.served_metrics import NAMES
-from monitor.service.live import LiveRun, LiveRuns
+from monitor.service.live.runs import LiveRun, LiveRuns
 from monitor.service.quantities.families import FAMILIES, PREFIX
 from monitor.service.quantities.labels import criterion_label, group_labels, metric_labels
 from monitor.service.quantities.run_state import RunState

@@ -25,7 +25,7 @@ from monitor.service.errors import (
 )
 from monitor.service.instruments import Instruments
 from monitor.service.judging import Judge
-from monitor.service.live import LiveRuns, from_store
+from monitor.service.live.runs import LiveRuns, from_store
 from monitor.service.quantities.fields import FIELDS
 from monitor.service.received import Received
 from monitor.service.registration import check_registration

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.service.quantities.counts import base_squares
 from monitor.service.quantities.families import COUNTS
 

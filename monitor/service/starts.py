@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from monitor.service.errors import RunInUseError, RunTakenError
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.service.registration import HOW_TO_TELL_APART, when, who_has
 from monitor.service.settings import ServiceSettings
 from monitor.wire.monitor_pb2 import Finish, Registration

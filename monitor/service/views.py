@@ -21,7 +21,7 @@ from monitor.service.api import (
     VerdictJson,
     WholeSparsities,
 )
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.service.quantities.counts import Totals, add_up, base_squares, sparsity
 from monitor.service.quantities.families import COUNTS
 from monitor.service.quantities.labels import criterion_label, group_labels, metric_label_names

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from monitor.errors import name_some
 from monitor.service.care.facts import RunFacts, read
 from monitor.service.errors import StoreError, StoreInUseError, shortened
-from monitor.service.live import from_store
+from monitor.service.live.runs import from_store
 from monitor.service.quantities.run_state import RunState
 from monitor.service.settings import ServiceSettings, hide_password
 from monitor.service.storage.opening import file_of

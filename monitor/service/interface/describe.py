@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from monitor.service.api import GroupJson
 from monitor.service.interface.models import AttemptJson, CurveJson, FieldJson, GroupCurveJson, GroupsJson
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.service.quantities.counts import Summation, sparsity
 from monitor.service.quantities.families import COUNTS
 from monitor.service.quantities.fields import (

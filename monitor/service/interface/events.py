@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
-from monitor.service.live import LiveRun, LiveRuns
+from monitor.service.live.runs import LiveRun, LiveRuns
 from monitor.service.negotiation import is_head
 from monitor.service.settings import ServiceSettings
 

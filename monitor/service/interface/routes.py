@@ -39,7 +39,7 @@ from monitor.service.interface.models import (
     RunV1Json,
     problem,
 )
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.service.quantities.labels import criterion_label
 from monitor.service.quantities.run_state import RunState
 from monitor.service.recorder import Recorder

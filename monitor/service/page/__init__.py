@@ -19,7 +19,7 @@ from monitor.percent import percent
 from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
 from monitor.service.api import RunJson
 from monitor.service.interface.describe import attempts_of, fields_of, incomparable
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.service.page.assets import Assets
 from monitor.service.page.overlaps import matrix, reasons
 from monitor.service.page.runbook import packaged_runbook

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.wire.monitor_pb2 import Reference
 
 

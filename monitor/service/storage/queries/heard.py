@@ -1,7 +1,7 @@
 """When attempts were last heard of, as the store knows it: what a service that starts takes up from.
 
 Seldom enough that it costs little: a row of an attempt holds its registration, and is written anew as a whole. What is
-shown of a run that reports is in memory, see live.py.
+shown of a run that reports is in memory, see live/runs.py.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from monitor.service.live import LiveRun
+from monitor.service.live.runs import LiveRun
 from monitor.service.storage.tables.schema import curve_values, items, totals
 
 # Of a row with its entries in the indexes, without the run's id, which is in each of them; an item takes a tenth more

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from monitor.service.live import LiveRun, from_store
+from monitor.service.live.runs import LiveRun, from_store
 from monitor.service.storage.opening import open_engine
 from monitor.service.storage.queries.sizes import RunSizes
 from monitor.service.storage.store import Store

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.service.live import LiveRun, LiveRuns, from_store
+from monitor.service.live.runs import LiveRun, LiveRuns, from_store
 from monitor.service.quantities.run_state import RunState
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.store import Store

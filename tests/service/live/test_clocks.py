@@ -5,7 +5,7 @@ from functools import reduce
 
 import pytest
 
-from monitor.service.clocks import ClocksApart
+from monitor.service.live.clocks import ClocksApart
 
 
 def ahead(*seconds: float) -> float | None:

@@ -13,8 +13,8 @@ from itertools import count
 from typing import Any
 
 from monitor.served_metrics import NAMES
-from monitor.service.clocks import ClocksApart
-from monitor.service.pauses import Pauses
+from monitor.service.live.clocks import ClocksApart
+from monitor.service.live.pauses import Pauses
 from monitor.service.quantities.counts import Totals, add_up, total_weights
 from monitor.service.quantities.run_state import RunState, ended
 from monitor.service.settings import ServiceSettings

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import pytest
 
-from monitor.service.pauses import Pauses
+from monitor.service.live.pauses import Pauses
 
 
 def stalled_after(*pauses: float) -> float:
