@@ -25,10 +25,10 @@ from monitor.grafana.alerts.catalogue import all_alerts
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.service.access.gate import Gate
 from monitor.service.access.tokens import Token
-from monitor.service.exposition import Exposition
 from monitor.service.http import build_app
-from monitor.service.instruments import Instruments
-from monitor.service.metrics import LiveMetrics
+from monitor.service.metrics.exposition import Exposition
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.metrics.runs import LiveMetrics
 from monitor.service.quantities.families import FAMILIES
 from monitor.service.recorder import Recorder
 from monitor.wire import monitor_pb2

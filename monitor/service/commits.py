@@ -13,9 +13,9 @@ from itertools import chain
 from typing import TypeAlias
 
 from monitor.service.errors import StandingByError, StoreError
-from monitor.service.instruments import Instruments
 from monitor.service.judging import Judge
 from monitor.service.live.runs import LiveRuns, from_store
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.received import Received
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import Batch

@@ -22,11 +22,11 @@ from monitor.service.access.requests import Answer, RequestsAtTheGate
 from monitor.service.access.sessions import Sessions
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
-from monitor.service.exposition import Exposition
 from monitor.service.interface.examples import add_examples
 from monitor.service.interface.models import PROBLEM, ProblemJson
 from monitor.service.interface.routes import PREFIX, add_interface
 from monitor.service.live.runs import LiveRun, LiveRuns
+from monitor.service.metrics.exposition import Exposition
 from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format, prefers_page
 from monitor.service.page import Pages
 from monitor.service.quantities.labels import criterion_label

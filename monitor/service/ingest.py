@@ -14,8 +14,8 @@ from monitor.service import errors
 from monitor.service.arrivals import Arrivals
 from monitor.service.budget import Budget
 from monitor.service.commits import Attempt, Outcome
-from monitor.service.instruments import Instruments
 from monitor.service.live.runs import LiveRun
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.quantities.run_state import RunState
 from monitor.service.received import Received, received_in
 from monitor.service.recorder import Recorder

@@ -23,9 +23,9 @@ from monitor.service.errors import (
     UnknownRunError,
     shortened,
 )
-from monitor.service.instruments import Instruments
 from monitor.service.judging import Judge
 from monitor.service.live.runs import LiveRuns, from_store
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.quantities.fields import FIELDS
 from monitor.service.received import Received
 from monitor.service.registration import check_registration

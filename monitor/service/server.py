@@ -23,11 +23,11 @@ from monitor.service.access.renewal import ServedCertificates
 from monitor.service.access.tls import certificates_of
 from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
-from monitor.service.exposition import Exposition
 from monitor.service.http import build_app
 from monitor.service.ingest import Ingest
-from monitor.service.instruments import Instruments
-from monitor.service.metrics import LiveMetrics
+from monitor.service.metrics.exposition import Exposition
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.metrics.runs import LiveMetrics
 from monitor.service.readable import ReadableRequests
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, event
 from monitor.service.commits import Attempt, Commits, Outcome
 from monitor.service.errors import StoreError
 from monitor.service.ingest import Ingest, answers
-from monitor.service.instruments import Instruments
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.received import Received
 from monitor.service.recorder import Recorder
 from monitor.service.storage.sqlite_file.held import HeldFile

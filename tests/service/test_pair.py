@@ -25,8 +25,8 @@ from monitor.service import background
 from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
 from monitor.service.errors import AccessSettingsError, LostStoreError, StoreError
-from monitor.service.instruments import Instruments
 from monitor.service.listing import print_runs
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.identity import store_identity

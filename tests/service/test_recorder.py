@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, event
 
 from monitor.service.commits import Outcome
 from monitor.service.errors import StoreError, UnknownRunError
-from monitor.service.instruments import Instruments
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.recorder import Attempt, Recorder
 from monitor.service.storage.stored import START
 from monitor.wire import monitor_pb2 as pb

@@ -15,8 +15,8 @@ from typing import TypeVar
 from monitor.service.background import in_background
 from monitor.service.care.clock import ClockWatch, since_boot
 from monitor.service.errors import StandingByError, StoreError
-from monitor.service.instruments import Instruments
 from monitor.service.live.runs import LiveRun, from_store
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.quantities.run_state import RunState
 from monitor.service.recorder import Recorder
 from monitor.service.registration import when

@@ -15,7 +15,7 @@ from monitor.service.care import retention as module
 from monitor.service.care.clock import ClockWatch
 from monitor.service.care.retention import KEPT_OBSERVATIONS, Retention
 from monitor.service.errors import StoreError
-from monitor.service.instruments import Instruments
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.store import Store

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from monitor.service.care.commands import store_commands
 from monitor.service.care.retention import Retention
 from monitor.service.errors import StoreError
-from monitor.service.instruments import Instruments
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.recorder import Recorder
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import START, StoredItem

@@ -12,7 +12,7 @@ import pytest
 
 from monitor.service.commits import Outcome
 from monitor.service.errors import StoreError
-from monitor.service.instruments import Instruments
+from monitor.service.metrics.instruments import Instruments
 from monitor.service.recorder import Recorder
 from monitor.service.storage.remedies import remedy
 from monitor.service.storage.store import Store

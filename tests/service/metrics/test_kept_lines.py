@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from monitor.service.exposition import Exposition
 from monitor.service.live.runs import LiveRun, LiveRuns, from_store
-from monitor.service.metrics import LiveMetrics
+from monitor.service.metrics.exposition import Exposition
+from monitor.service.metrics.runs import LiveMetrics
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.store import Store
 from monitor.wire import monitor_pb2 as pb

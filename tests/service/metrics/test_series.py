@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from monitor.service.live.runs import LiveRun, from_store
-from monitor.service.series import group_arrays, roll_up
+from monitor.service.metrics.series import group_arrays, roll_up
 from monitor.service.storage.stored import Position, StoredItem, StoredRun
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import changed, observed, registration

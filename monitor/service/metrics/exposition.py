@@ -14,8 +14,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from monitor.service.live.runs import LiveRun
-from monitor.service.metrics import LiveMetrics, group_metrics
-from monitor.service.series import GroupArray, group_arrays
+from monitor.service.metrics.runs import LiveMetrics, group_metrics
+from monitor.service.metrics.series import GroupArray, group_arrays
 
 Encode = Callable[[Collector], bytes]
 

@@ -10,11 +10,11 @@ from prometheus_client.core import Metric
 
 from monitor.served_metrics import NAMES
 from monitor.service.live.runs import LiveRun, LiveRuns
+from monitor.service.metrics.series import GroupArray, roll_up
 from monitor.service.quantities.families import FAMILIES, PREFIX
 from monitor.service.quantities.labels import criterion_label, group_labels, metric_labels
 from monitor.service.quantities.run_state import RunState
 from monitor.service.quantities.transfer import Transfer
-from monitor.service.series import GroupArray, roll_up
 from monitor.service.settings import ServiceSettings
 from monitor.version import __version__
 from monitor.wire import PROTOCOL_VERSION
