@@ -30,7 +30,7 @@ from monitor.service.metrics.exposition import Exposition
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.metrics.runs import LiveMetrics
 from monitor.service.quantities.families import FAMILIES
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.wire import monitor_pb2
 from tests.service.running import settings_for
 

@@ -30,7 +30,7 @@ from monitor.service.metrics.exposition import Exposition
 from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format, prefers_page
 from monitor.service.page import Pages
 from monitor.service.quantities.labels import criterion_label
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.standing_by import requests_standing_by
 from monitor.service.storage.stored import START, StoredItem, after_step

@@ -13,12 +13,12 @@ from grpc.aio import ServicerContext
 from monitor.service import errors
 from monitor.service.arrivals import Arrivals
 from monitor.service.budget import Budget
-from monitor.service.commits import Attempt, Outcome
 from monitor.service.live.runs import LiveRun
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.quantities.run_state import RunState
-from monitor.service.received import Received, received_in
-from monitor.service.recorder import Recorder
+from monitor.service.recording.commits import Attempt, Outcome
+from monitor.service.recording.received import Received, received_in
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.stored import START, after_step
 from monitor.wire import PROTOCOL_VERSION

@@ -29,7 +29,7 @@ from monitor.service.metrics.exposition import Exposition
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.metrics.runs import LiveMetrics
 from monitor.service.readable import ReadableRequests
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
 from monitor.service.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
 from monitor.service.storage.identity import store_identity

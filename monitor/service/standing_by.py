@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2
 from monitor.service.access.requests import Answer
 from monitor.service.background import in_background
 from monitor.service.handlers import Continue, Handler, prepared
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.wire.channel import ANSWERED
 from monitor.wire.monitor_pb2 import DESCRIPTOR
 

@@ -15,12 +15,12 @@ import grpc
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from monitor.service.commits import Attempt, Commits, Outcome
 from monitor.service.errors import StoreError
 from monitor.service.ingest import Ingest, answers
 from monitor.service.metrics.instruments import Instruments
-from monitor.service.received import Received
-from monitor.service.recorder import Recorder
+from monitor.service.recording.commits import Attempt, Commits, Outcome
+from monitor.service.recording.received import Received
+from monitor.service.recording.recorder import Recorder
 from monitor.service.storage.sqlite_file.held import HeldFile
 from monitor.service.storage.stored import START
 from monitor.wire import PROTOCOL_VERSION

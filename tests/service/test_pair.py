@@ -27,7 +27,7 @@ from monitor.service.access.scopes import Scope
 from monitor.service.errors import AccessSettingsError, LostStoreError, StoreError
 from monitor.service.listing import print_runs
 from monitor.service.metrics.instruments import Instruments
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.identity import store_identity
 from monitor.service.storage.store import Store

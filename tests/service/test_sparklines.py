@@ -9,7 +9,7 @@ import pytest
 
 from monitor.service.errors import StoreError
 from monitor.service.page.sparklines import sparkline
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.storage.queries.curves import Curve
 from tests.service.messages import observed, registration
 from tests.service.running import Client

@@ -20,7 +20,7 @@ from monitor.service.errors import (
     StoreError,
     TooManyFailuresError,
 )
-from monitor.service.registration import when
+from monitor.service.recording.registration import when
 
 logger = logging.getLogger("monitor.service.access")
 

@@ -14,7 +14,7 @@ import grpc
 from monitor.service.access.tls import Certificates, Loaded
 from monitor.service.background import in_background
 from monitor.service.errors import AccessSettingsError
-from monitor.service.registration import when
+from monitor.service.recording.registration import when
 
 logger = logging.getLogger("monitor.service.access")
 

@@ -18,8 +18,8 @@ from monitor.service.errors import StandingByError, StoreError
 from monitor.service.live.runs import LiveRun, from_store
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.quantities.run_state import RunState
-from monitor.service.recorder import Recorder
-from monitor.service.registration import when
+from monitor.service.recording.recorder import Recorder
+from monitor.service.recording.registration import when
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.queries.deletion import Removed
 from monitor.service.storage.queries.sizes import RunSizes

@@ -42,7 +42,7 @@ from monitor.service.interface.models import (
 from monitor.service.live.runs import LiveRun
 from monitor.service.quantities.labels import criterion_label
 from monitor.service.quantities.run_state import RunState
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.queries.curves import Curve, Range
 from monitor.service.views import run_detail_json, run_json, thinned_json

@@ -26,7 +26,7 @@ from monitor.service.page.runbook import packaged_runbook
 from monitor.service.page.sparklines import HEIGHT, WIDTH, Sparkline, Sparklines
 from monitor.service.quantities.fields import LOGGED
 from monitor.service.quantities.labels import measured_as
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.views import run_detail_json, run_json
 from monitor.thresholds import CUMULATIVE_CRITICAL, CUMULATIVE_LOW, STEP_COLLAPSED

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from monitor.percent import percent
 from monitor.service.errors import StoreError
 from monitor.service.live.runs import LiveRun
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.storage.queries.curves import Curve, Range
 
 FIELDS = ("cumulative_sparsity", "step_sparsity")

@@ -1,4 +1,4 @@
-"""The store: every item that was acknowledged, in SQLite or PostgreSQL. One thread uses it, see recorder.py."""
+"""The store in one place, by whatever keeps it. One thread uses it, see recording/recorder.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monitor.service.access import table as tokens_table
 from monitor.service.access.tokens import Token
 from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.quantities.fields import FIELDS
-from monitor.service.registration import check_agreement, when
+from monitor.service.recording.registration import check_agreement, when
 from monitor.service.settings import hide_password
 from monitor.service.storage.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.storage.queries import curves, deletion, history, sizes, thinning

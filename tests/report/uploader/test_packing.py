@@ -14,7 +14,7 @@ from monitor.report.spool.attempt import AttemptKey
 from monitor.report.spool.items import Spool
 from monitor.report.uploader.packing import Packing
 from monitor.service import ingest
-from monitor.service.received import Received, received_in
+from monitor.service.recording.received import Received, received_in
 from monitor.wire import monitor_pb2 as pb
 from tests.report.attempts import steps
 from tests.service.messages import finished, new_run_id, observed, registration

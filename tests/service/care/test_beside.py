@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from monitor.service.errors import TooManyRunsError
 from monitor.service.interface.events import Watchers
 from monitor.service.metrics.instruments import Instruments
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.storage.queries.curves import Range
 from monitor.service.storage.queries.thinning import Progress
 from monitor.service.storage.store import Store

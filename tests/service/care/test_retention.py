@@ -16,7 +16,7 @@ from monitor.service.care.clock import ClockWatch
 from monitor.service.care.retention import KEPT_OBSERVATIONS, Retention
 from monitor.service.errors import StoreError
 from monitor.service.metrics.instruments import Instruments
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import START, Thinned

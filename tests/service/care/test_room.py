@@ -16,7 +16,7 @@ from monitor.service.care.commands import store_commands
 from monitor.service.care.retention import Retention
 from monitor.service.errors import StoreError
 from monitor.service.metrics.instruments import Instruments
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import START, StoredItem
 from tests.mounts import fill, small_disk

@@ -5,11 +5,11 @@ import random
 import pytest
 
 from monitor.service.errors import UnstorableItemError
-from monitor.service.items import ItemCheck
 from monitor.service.quantities.arrays import Arrays, counts_of, exact_sums
 from monitor.service.quantities.counts import add_up
 from monitor.service.quantities.families import COUNTS
-from monitor.service.received import Received
+from monitor.service.recording.items import ItemCheck
+from monitor.service.recording.received import Received
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import observation, observed, registration

@@ -5,12 +5,12 @@ import random
 import pytest
 
 from monitor.service.errors import InvalidRegistrationError, UnstorableItemError
-from monitor.service.items import ItemCheck
 from monitor.service.quantities.arrays import Arrays
 from monitor.service.quantities.counts import add_up
 from monitor.service.quantities.transfer import Between, Transfer, TransferSizes
-from monitor.service.received import Received
-from monitor.service.registration import check_registration
+from monitor.service.recording.items import ItemCheck
+from monitor.service.recording.received import Received
+from monitor.service.recording.registration import check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import changed, observation, observed, registration

@@ -10,10 +10,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from monitor.service.commits import Outcome
 from monitor.service.errors import StoreError
 from monitor.service.metrics.instruments import Instruments
-from monitor.service.recorder import Recorder
+from monitor.service.recording.commits import Outcome
+from monitor.service.recording.recorder import Recorder
 from monitor.service.storage.remedies import remedy
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import START

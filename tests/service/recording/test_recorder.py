@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from monitor.service.commits import Outcome
 from monitor.service.errors import StoreError, UnknownRunError
 from monitor.service.metrics.instruments import Instruments
-from monitor.service.recorder import Attempt, Recorder
+from monitor.service.recording.commits import Outcome
+from monitor.service.recording.recorder import Attempt, Recorder
 from monitor.service.storage.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration

@@ -10,7 +10,7 @@ from monitor.service.errors import (
     InvalidRegistrationError,
     LimitError,
 )
-from monitor.service.registration import check_agreement, check_registration
+from monitor.service.recording.registration import check_agreement, check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import groups, registration

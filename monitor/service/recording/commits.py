@@ -13,10 +13,10 @@ from itertools import chain
 from typing import TypeAlias
 
 from monitor.service.errors import StandingByError, StoreError
-from monitor.service.judging import Judge
 from monitor.service.live.runs import LiveRuns, from_store
 from monitor.service.metrics.instruments import Instruments
-from monitor.service.received import Received
+from monitor.service.recording.judging import Judge
+from monitor.service.recording.received import Received
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import Batch
 from monitor.wire.monitor_pb2 import Heartbeat

@@ -5,8 +5,8 @@ from typing import Any, cast
 import pytest
 
 from monitor.service.errors import UnstorableItemError
-from monitor.service.items import ItemCheck
-from monitor.service.received import Received
+from monitor.service.recording.items import ItemCheck
+from monitor.service.recording.received import Received
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TypeVar
 
 from monitor.service.access.tokens import Token
-from monitor.service.commits import Attempt, Commits, Outcome
 from monitor.service.errors import (
     LimitError,
     StandingByError,
@@ -23,14 +22,15 @@ from monitor.service.errors import (
     UnknownRunError,
     shortened,
 )
-from monitor.service.judging import Judge
 from monitor.service.live.runs import LiveRuns, from_store
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.quantities.fields import FIELDS
-from monitor.service.received import Received
-from monitor.service.registration import check_registration
+from monitor.service.recording.commits import Attempt, Commits, Outcome
+from monitor.service.recording.judging import Judge
+from monitor.service.recording.received import Received
+from monitor.service.recording.registration import check_registration
+from monitor.service.recording.starts import check_start
 from monitor.service.settings import ServiceSettings
-from monitor.service.starts import check_start
 from monitor.service.storage.queries.curves import Curve, Range
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import Position, StoredItem

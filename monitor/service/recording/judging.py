@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from monitor.service.errors import UnstorableItemError
-from monitor.service.items import ItemCheck
 from monitor.service.quantities.arrays import Arrays
-from monitor.service.received import Received
+from monitor.service.recording.items import ItemCheck
+from monitor.service.recording.received import Received
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.stored import Storable
 from monitor.service.storage.tables.index_rows import Index, Rows

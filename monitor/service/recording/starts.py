@@ -6,7 +6,7 @@ import math
 
 from monitor.service.errors import RunInUseError, RunTakenError
 from monitor.service.live.runs import LiveRun
-from monitor.service.registration import HOW_TO_TELL_APART, when, who_has
+from monitor.service.recording.registration import HOW_TO_TELL_APART, when, who_has
 from monitor.service.settings import ServiceSettings
 from monitor.wire.monitor_pb2 import Finish, Registration
 

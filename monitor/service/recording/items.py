@@ -9,7 +9,7 @@ import numpy as np
 from monitor.limits import MAX_INTEGER, importance
 from monitor.service.errors import UnstorableItemError, how_to_raise
 from monitor.service.quantities.arrays import Amounts, Arrays, Counts, counts_of
-from monitor.service.received import Received
+from monitor.service.recording.received import Received
 from monitor.service.settings import ServiceSettings
 from monitor.wire.monitor_pb2 import Finish, Registration, TrainingLog
 

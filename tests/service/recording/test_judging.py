@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.service.judging import Judge
-from monitor.service.received import Received
+from monitor.service.recording.judging import Judge
+from monitor.service.recording.received import Received
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration

@@ -15,7 +15,7 @@ import pytest
 from monitor.service.errors import RunInUseError, RunTakenError
 from monitor.service.live.clocks import ClocksApart
 from monitor.service.live.runs import LiveRun, from_store
-from monitor.service.starts import check_start
+from monitor.service.recording.starts import check_start
 from monitor.service.storage.stored import StoredRun
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
