@@ -22,6 +22,7 @@ from monitor.service.access.requests import Answer, RequestsAtTheGate
 from monitor.service.access.sessions import Sessions
 from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
+from monitor.service.ingest.standing_by import requests_standing_by
 from monitor.service.interface.examples import add_examples
 from monitor.service.interface.models import PROBLEM, ProblemJson
 from monitor.service.interface.routes import PREFIX, add_interface
@@ -32,7 +33,6 @@ from monitor.service.page import Pages
 from monitor.service.quantities.labels import criterion_label
 from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
-from monitor.service.standing_by import requests_standing_by
 from monitor.service.storage.stored import START, StoredItem, after_step
 from monitor.service.views import observation_json, run_detail_json, run_json
 from monitor.version import __version__

@@ -24,14 +24,14 @@ from monitor.service.access.tls import certificates_of
 from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
 from monitor.service.http import build_app
-from monitor.service.ingest import Ingest
+from monitor.service.ingest.calls import Ingest
+from monitor.service.ingest.readable import ReadableRequests
+from monitor.service.ingest.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
 from monitor.service.metrics.exposition import Exposition
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.metrics.runs import LiveMetrics
-from monitor.service.readable import ReadableRequests
 from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
-from monitor.service.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
 from monitor.service.storage.identity import store_identity
 from monitor.service.storage.opening import file_of
 from monitor.service.storage.sqlite_file.reserve import make_room

@@ -20,7 +20,7 @@ from monitor.report.uploader.tries import Uploader
 from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
 from monitor.service.errors import ProtocolVersionError
-from monitor.service.ingest import _check_protocol, _status
+from monitor.service.ingest.calls import _check_protocol, _status
 from monitor.wire.monitor_pb2 import RegisterRunRequest, RegisterRunResponse
 from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer, add_MonitorServiceServicer_to_server
 from tests.report.attempts import NOWHERE, ObservedModel, report_some, steps

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import pytest
 
-from monitor.service.arrivals import Arrivals
-from monitor.service.budget import Budget
+from monitor.service.ingest.arrivals import Arrivals
+from monitor.service.ingest.budget import Budget
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import observed, opening, together
 

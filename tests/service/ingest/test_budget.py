@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from monitor.service.budget import Budget
+from monitor.service.ingest.budget import Budget
 
 
 def _with_budget(use: Callable[[Budget, list[int]], Awaitable[None]]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from monitor.service.errors import StoreError
-from monitor.service.ingest import Ingest, answers
+from monitor.service.ingest.calls import Ingest, answers
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.recording.commits import Attempt, Commits, Outcome
 from monitor.service.recording.received import Received
@@ -306,7 +306,7 @@ def test_nothing_behind_a_request_out_of_turn_is_stored_while_what_came_before_i
 
 
 def test_many_that_catch_up_at_once_take_turns(start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitor.service.ingest._MOST_BYTES", 4 * observed(1).ByteSize())
+    monkeypatch.setattr("monitor.service.ingest.calls._MOST_BYTES", 4 * observed(1).ByteSize())
     client = start(max_batch_items=4)
     runs = [f"run-{number}" for number in range(12)]
     for run in runs:

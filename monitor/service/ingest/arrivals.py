@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from monitor.service.budget import Budget
+from monitor.service.ingest.budget import Budget
 from monitor.wire.monitor_pb2 import ReportRequest
 
 

@@ -11,8 +11,8 @@ import grpc
 from grpc.aio import ServicerContext
 
 from monitor.service import errors
-from monitor.service.arrivals import Arrivals
-from monitor.service.budget import Budget
+from monitor.service.ingest.arrivals import Arrivals
+from monitor.service.ingest.budget import Budget
 from monitor.service.live.runs import LiveRun
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.quantities.run_state import RunState
