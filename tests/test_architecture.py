@@ -315,7 +315,7 @@ def test_a_chain_to_a_library_is_named_with_all_that_is_on_its_way(tmp_path: Pat
 @pytest.mark.parametrize(
     ("file", "source", "message"),
     [
-        ("service/http.py", "import monitor.observe.bits", r"http\.py:1: the arrow service → observe\.bits is wrong"),
+        ("service/server.py", "import monitor.observe.bits", r"er\.py:1: the arrow service → observe\.bits is wrong"),
         ("observe/bits.py", "from monitor.observe import kernels", r"observe/bits → observe/kernels.*may import chunk"),
         ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.q"),
         ("report/writer/home.py", "import monitor.report.uploader.tries", r"report/writer → report/uploader\.tries is"),
@@ -323,7 +323,7 @@ def test_a_chain_to_a_library_is_named_with_all_that_is_on_its_way(tmp_path: Pat
         ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),
         ("training/start.py", "import monitor", "for users"),
         ("observe/observer.py", "from transformers import Trainer", "only callback, training, analysis, subnet"),
-        ("service/page/__init__.py", "if TYPE_CHECKING:\n    import torch", r"service\.page imports torch"),
+        ("service/web/page/__init__.py", "if TYPE_CHECKING:\n    import torch", r"service\.web\.page imports torch"),
         ("attic.py", "import monitor.errors", "attic is in no table"),
     ],
 )

@@ -9,8 +9,8 @@ import grpc
 from rich.console import Console
 from rich.text import Text
 
-from monitor.service.page import when
 from monitor.service.quantities.labels import measured_as
+from monitor.service.web.page import when
 from monitor.terminal import printable
 from monitor.wire.addresses import each_of
 from monitor.wire.channel import open_channel

@@ -23,7 +23,6 @@ from monitor.service.access.renewal import ServedCertificates
 from monitor.service.access.tls import certificates_of
 from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
-from monitor.service.http import build_app
 from monitor.service.ingest.calls import Ingest
 from monitor.service.ingest.readable import ReadableRequests
 from monitor.service.ingest.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
@@ -35,6 +34,7 @@ from monitor.service.settings import ServiceSettings, hide_password, split_addre
 from monitor.service.storage.identity import store_identity
 from monitor.service.storage.opening import file_of
 from monitor.service.storage.sqlite_file.reserve import make_room
+from monitor.service.web.app import build_app
 from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 
 logger = logging.getLogger(__name__)

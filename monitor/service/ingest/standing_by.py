@@ -16,10 +16,10 @@ from fastapi import Request, Response
 from grpc.aio import ServerInterceptor, ServicerContext
 from grpc_health.v1 import health, health_pb2
 
-from monitor.service.access.requests import Answer
 from monitor.service.background import in_background
 from monitor.service.handlers import Continue, Handler, prepared
 from monitor.service.recording.recorder import Recorder
+from monitor.service.web.requests import Answer
 from monitor.wire.channel import ANSWERED
 from monitor.wire.monitor_pb2 import DESCRIPTOR
 

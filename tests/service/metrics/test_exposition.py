@@ -14,8 +14,8 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor import served_metrics
-from monitor.service.negotiation import metrics_format
 from monitor.service.quantities.families import FAMILIES
+from monitor.service.web.negotiation import metrics_format
 from monitor.wire import monitor_pb2 as pb
 from tests.end_to_end.prometheus import running_prometheus
 from tests.eventually import eventually

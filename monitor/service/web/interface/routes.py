@@ -1,4 +1,4 @@
-"""The addresses of /api/v1. What cannot be answered is a problem as in RFC 9457, see http.py."""
+"""The addresses of /api/v1. What cannot be answered is a problem as in RFC 9457, see web/app.py."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Requ
 from pydantic import WithJsonSchema
 
 from monitor.limits import MAX_INTEGER
-from monitor.service.api import ReferenceJson, VerdictJson
 from monitor.service.errors import shortened
-from monitor.service.interface import examples, tables
-from monitor.service.interface.describe import (
+from monitor.service.live.runs import LiveRun
+from monitor.service.quantities.labels import criterion_label
+from monitor.service.quantities.run_state import RunState
+from monitor.service.recording.recorder import Recorder
+from monitor.service.settings import ServiceSettings
+from monitor.service.storage.queries.curves import Curve, Range
+from monitor.service.web.api import ReferenceJson, VerdictJson
+from monitor.service.web.interface import examples, tables
+from monitor.service.web.interface.describe import (
     GROUP_FIELDS,
     PATTERN,
     GroupCurves,
@@ -27,8 +33,8 @@ from monitor.service.interface.describe import (
     incomparable,
     is_field,
 )
-from monitor.service.interface.events import Watchers, add_events
-from monitor.service.interface.models import (
+from monitor.service.web.interface.events import Watchers, add_events
+from monitor.service.web.interface.models import (
     PROBLEMS,
     ComparedRunJson,
     ComparisonJson,
@@ -39,13 +45,7 @@ from monitor.service.interface.models import (
     RunV1Json,
     problem,
 )
-from monitor.service.live.runs import LiveRun
-from monitor.service.quantities.labels import criterion_label
-from monitor.service.quantities.run_state import RunState
-from monitor.service.recording.recorder import Recorder
-from monitor.service.settings import ServiceSettings
-from monitor.service.storage.queries.curves import Curve, Range
-from monitor.service.views import run_detail_json, run_json, thinned_json
+from monitor.service.web.views import run_detail_json, run_json, thinned_json
 
 PREFIX = "/api/v1"
 # Versions of runs are of one process.

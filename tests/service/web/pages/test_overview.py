@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.service.messages import finished, observed, registration
-from tests.service.pages.browsing import in_a_browser, opened, until
 from tests.service.running import Client, service_in_thread
+from tests.service.web.pages.browsing import in_a_browser, opened, until
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 pytestmark = in_a_browser

@@ -6,7 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from monitor.service.api import (
+from monitor.service.live.runs import LiveRun
+from monitor.service.quantities.counts import Totals, add_up, base_squares, sparsity
+from monitor.service.quantities.families import COUNTS
+from monitor.service.quantities.labels import criterion_label, group_labels, metric_label_names
+from monitor.service.settings import ServiceSettings
+from monitor.service.storage.stored import StoredItem
+from monitor.service.web.api import (
     Counts,
     GroupJson,
     ObservationJson,
@@ -21,12 +27,6 @@ from monitor.service.api import (
     VerdictJson,
     WholeSparsities,
 )
-from monitor.service.live.runs import LiveRun
-from monitor.service.quantities.counts import Totals, add_up, base_squares, sparsity
-from monitor.service.quantities.families import COUNTS
-from monitor.service.quantities.labels import criterion_label, group_labels, metric_label_names
-from monitor.service.settings import ServiceSettings
-from monitor.service.storage.stored import StoredItem
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 T = TypeVar("T")

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from monitor.service.errors import StoreError
-from monitor.service.page.sparklines import sparkline
 from monitor.service.recording.recorder import Recorder
 from monitor.service.storage.queries.curves import Curve
+from monitor.service.web.page.sparklines import sparkline
 from tests.service.messages import observed, registration
 from tests.service.running import Client
 
@@ -41,7 +41,7 @@ def test_a_run_without_anything_new_is_not_read_again(
         return await curves(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Recorder, "curves", counted)
-    monkeypatch.setattr("monitor.service.page.sparklines._REST", 0)
+    monkeypatch.setattr("monitor.service.web.page.sparklines._REST", 0)
     client = start()
     client.register(registration())
     client.send("run", [observed(1), observed(2)])
@@ -72,7 +72,7 @@ def test_a_store_that_fails_leaves_the_numbers_in_sight(
 def test_what_takes_too_long_is_left_for_the_next_answer(
     start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.service.page.sparklines._AT_MOST_SECONDS", 0)
+    monkeypatch.setattr("monitor.service.web.page.sparklines._AT_MOST_SECONDS", 0)
     client = start()
     for run_id in ("one", "other"):
         client.register(registration(run_id))

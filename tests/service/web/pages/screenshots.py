@@ -1,7 +1,7 @@
 """Pictures of the pages in both themes and on a phone, to be looked at: of made-up runs, in a real service.
 
-python -m tests.service.pages.screenshots DIRECTORY
-python -m tests.service.pages.screenshots --for-readme   those of the README: what a window shows
+python -m tests.service.web.pages.screenshots DIRECTORY
+python -m tests.service.web.pages.screenshots --for-readme   those of the README: what a window shows
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from playwright.sync_api import Browser
 
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
-from tests.service.pages.browsing import chromium, opened
 from tests.service.running import Client, service_in_thread
+from tests.service.web.pages.browsing import chromium, opened
 
 LAYERS, MODULES, WEIGHTS = 12, ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"), 100_000
 GROUPS = [pb.Group(layer=layer, module=module, weights=WEIGHTS) for layer in range(LAYERS) for module in MODULES]
@@ -33,7 +33,7 @@ SIGHTS: dict[str, dict[str, Any]] = {
 }
 # Small enough for a README, and as large as the text in it needs.
 WINDOW = {"viewport": {"width": 1000, "height": 640}}
-OF_README = Path(__file__).parents[3] / "examples" / "screenshots"
+OF_README = Path(__file__).parents[4] / "examples" / "screenshots"
 
 
 class Shot(NamedTuple):

@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from tests.faults.services import LOST_SOON, running
 from tests.faults.training import Training
 from tests.report.attempts import uploader_of
-from tests.service.pages.browsing import in_a_browser, opened, until
+from tests.service.web.pages.browsing import in_a_browser, opened, until
 
 pytestmark = in_a_browser
 

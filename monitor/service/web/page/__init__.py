@@ -17,18 +17,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from monitor.percent import percent
 from monitor.published import RL_CUMULATIVE, SFT_CUMULATIVE
-from monitor.service.api import RunJson
-from monitor.service.interface.describe import attempts_of, fields_of, incomparable
 from monitor.service.live.runs import LiveRun
-from monitor.service.page.assets import Assets
-from monitor.service.page.overlaps import matrix, reasons
-from monitor.service.page.runbook import packaged_runbook
-from monitor.service.page.sparklines import HEIGHT, WIDTH, Sparkline, Sparklines
 from monitor.service.quantities.fields import LOGGED
 from monitor.service.quantities.labels import measured_as
 from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
-from monitor.service.views import run_detail_json, run_json
+from monitor.service.web.api import RunJson
+from monitor.service.web.interface.describe import attempts_of, fields_of, incomparable
+from monitor.service.web.page.assets import Assets
+from monitor.service.web.page.overlaps import matrix, reasons
+from monitor.service.web.page.runbook import packaged_runbook
+from monitor.service.web.page.sparklines import HEIGHT, WIDTH, Sparkline, Sparklines
+from monitor.service.web.views import run_detail_json, run_json
 from monitor.thresholds import CUMULATIVE_CRITICAL, CUMULATIVE_LOW, STEP_COLLAPSED
 
 # What the published figures were measured by.

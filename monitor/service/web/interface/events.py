@@ -11,8 +11,8 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from monitor.service.live.runs import LiveRun, LiveRuns
-from monitor.service.negotiation import is_head
 from monitor.service.settings import ServiceSettings
+from monitor.service.web.negotiation import is_head
 
 MAX_WATCHERS = 200
 """Connections that stay open at once. Each looks into memory twice a second, and never into the store."""

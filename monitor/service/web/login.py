@@ -10,11 +10,11 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from monitor.service.access.gate import Gate
-from monitor.service.access.requests import host_of, refusal_of
 from monitor.service.access.scopes import Scope
-from monitor.service.access.sessions import COOKIE, SECONDS, Sessions
 from monitor.service.errors import NoAccessError
-from monitor.service.page import Pages
+from monitor.service.web.page import Pages
+from monitor.service.web.requests import host_of, refusal_of
+from monitor.service.web.sessions import COOKIE, SECONDS, Sessions
 
 _MOST_BYTES = 16_384
 # An address of this service: a browser takes // and /\ for the beginning of another host.

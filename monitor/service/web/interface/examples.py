@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from monitor.service.api import (
+from monitor.service.quantities.fields import FIELDS
+from monitor.service.web.api import (
     Counts,
     GroupJson,
     ReferenceJson,
@@ -19,8 +20,8 @@ from monitor.service.api import (
     TransferJson,
     VerdictJson,
 )
-from monitor.service.interface import tables
-from monitor.service.interface.models import (
+from monitor.service.web.interface import tables
+from monitor.service.web.interface.models import (
     AttemptJson,
     ComparedRunJson,
     ComparisonJson,
@@ -33,7 +34,6 @@ from monitor.service.interface.models import (
     RunsPageJson,
     RunV1Json,
 )
-from monitor.service.quantities.fields import FIELDS
 
 RUN_ID = "grpo-20261127-a1b2"
 _WEIGHTS = 2_097_152

@@ -10,7 +10,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 
-from monitor.service.interface.models import PROBLEM, PROBLEMS
+from monitor.service.web.interface.models import PROBLEM, PROBLEMS
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import Client, service_in_thread
 
@@ -80,7 +80,7 @@ def test_what_nobody_expected_is_a_problem_too(described: Client, monkeypatch: p
     def broken(*_: object) -> NoReturn:
         raise RuntimeError("a secret of the service")
 
-    monkeypatch.setattr("monitor.service.interface.routes.run_json", broken)
+    monkeypatch.setattr("monitor.service.web.interface.routes.run_json", broken)
     answer = described.http.get("/api/v1/runs")
     assert answer.headers["Content-Type"] == PROBLEM
     assert (answer.status_code, answer.json()["status"], answer.json()["title"]) == (500, 500, "Internal Server Error")

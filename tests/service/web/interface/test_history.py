@@ -86,7 +86,7 @@ def test_arrow_without_its_library_is_refused_in_words(service: Client, monkeypa
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("monitor.service.interface.tables.import_module", missing)
+    monkeypatch.setattr("monitor.service.web.interface.tables.import_module", missing)
     response = service.http.get(HISTORY, params={"format": "arrow"})
     assert response.status_code == 406
     assert "ask for csv, or json" in response.json()["detail"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.service.pages.browsing import browsing, chromium
+from tests.service.web.pages.browsing import browsing, chromium
 
 
 @pytest.fixture(scope="package")

@@ -11,8 +11,8 @@ from playwright.sync_api import Page
 
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, logged, observed, registration
-from tests.service.pages.browsing import in_a_browser, opened, until
 from tests.service.running import Client, service_in_thread
+from tests.service.web.pages.browsing import in_a_browser, opened, until
 
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PAGES = {

@@ -14,9 +14,9 @@ from starlette.types import Scope as AsgiScope
 from monitor.service.access.gate import Gate
 from monitor.service.access.refusals import SECONDS
 from monitor.service.access.scopes import Scope, scope_of_path
-from monitor.service.access.sessions import COOKIE, Sessions
 from monitor.service.errors import MissingScopeError, NoAccessError, TooManyFailuresError
-from monitor.service.negotiation import prefers_page
+from monitor.service.web.negotiation import prefers_page
+from monitor.service.web.sessions import COOKIE, Sessions
 
 Answer = Callable[[Request, int, str, Mapping[str, str]], Response]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from monitor.service.api import GroupJson
-from monitor.service.interface.models import AttemptJson, CurveJson, FieldJson, GroupCurveJson, GroupsJson
 from monitor.service.live.runs import LiveRun
 from monitor.service.quantities.counts import Summation, sparsity
 from monitor.service.quantities.families import COUNTS
@@ -22,7 +20,9 @@ from monitor.service.quantities.fields import (
 from monitor.service.quantities.labels import criterion_label, group_labels
 from monitor.service.storage.queries.curves import Curve
 from monitor.service.storage.stored import StoredItem
-from monitor.service.views import groups_json
+from monitor.service.web.api import GroupJson
+from monitor.service.web.interface.models import AttemptJson, CurveJson, FieldJson, GroupCurveJson, GroupsJson
+from monitor.service.web.views import groups_json
 from monitor.wire.monitor_pb2 import Observation
 
 GROUP_FIELDS = ("cumulative_sparsity", "step_sparsity", *COUNTS)

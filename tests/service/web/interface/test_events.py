@@ -41,7 +41,7 @@ def test_events_end_when_the_service_does(spawn: Callable[..., ServiceProcess]) 
 def test_no_more_pages_watch_than_the_service_bears(
     start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.service.interface.events.MAX_WATCHERS", 1)
+    monkeypatch.setattr("monitor.service.web.interface.events.MAX_WATCHERS", 1)
     client = start()
     client.register(registration())
     path = "/api/v1/runs/run/events"

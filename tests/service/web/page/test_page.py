@@ -9,8 +9,8 @@ import pytest
 from monitor.grafana.alerts.catalogue import all_alerts
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.percent import percent
-from monitor.service.page import count, when
-from monitor.service.page.runbook import rendered
+from monitor.service.web.page import count, when
+from monitor.service.web.page.runbook import rendered
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration, stacked_groups
 from tests.service.running import Client

@@ -10,8 +10,8 @@ from playwright.sync_api import Page
 
 from monitor.service.care.by_hand import thin_runs
 from tests.service.messages import finished, logged, observed, registration
-from tests.service.pages.browsing import in_a_browser, opened, until
 from tests.service.running import Client, service_in_thread
+from tests.service.web.pages.browsing import in_a_browser, opened, until
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 pytestmark = in_a_browser

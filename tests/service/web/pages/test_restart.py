@@ -7,9 +7,9 @@ from pathlib import Path
 from playwright.sync_api import Browser
 
 from tests.service.messages import observed, registration
-from tests.service.pages.browsing import browsing, in_a_browser, until
-from tests.service.pages.relay import relay
 from tests.service.running import service_in_thread
+from tests.service.web.pages.browsing import browsing, in_a_browser, until
+from tests.service.web.pages.relay import relay
 
 pytestmark = in_a_browser
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from monitor.service.api import GroupJson, Number, RunDetailJson, RunJson, ThinnedJson
+from monitor.service.web.api import GroupJson, Number, RunDetailJson, RunJson, ThinnedJson
 
 
 class _Json(BaseModel):

@@ -17,24 +17,24 @@ from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from monitor.service.access.gate import Gate
-from monitor.service.access.login import add_login
-from monitor.service.access.requests import Answer, RequestsAtTheGate
-from monitor.service.access.sessions import Sessions
-from monitor.service.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
 from monitor.service.errors import StoreError, shortened
 from monitor.service.ingest.standing_by import requests_standing_by
-from monitor.service.interface.examples import add_examples
-from monitor.service.interface.models import PROBLEM, ProblemJson
-from monitor.service.interface.routes import PREFIX, add_interface
 from monitor.service.live.runs import LiveRun, LiveRuns
 from monitor.service.metrics.exposition import Exposition
-from monitor.service.negotiation import HeadIsGet, accepts_gzip, metrics_format, prefers_page
-from monitor.service.page import Pages
 from monitor.service.quantities.labels import criterion_label
 from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.stored import START, StoredItem, after_step
-from monitor.service.views import observation_json, run_detail_json, run_json
+from monitor.service.web.api import HistoryJson, ObservationJson, RunDetailJson, RunsJson
+from monitor.service.web.interface.examples import add_examples
+from monitor.service.web.interface.models import PROBLEM, ProblemJson
+from monitor.service.web.interface.routes import PREFIX, add_interface
+from monitor.service.web.login import add_login
+from monitor.service.web.negotiation import HeadIsGet, accepts_gzip, metrics_format, prefers_page
+from monitor.service.web.page import Pages
+from monitor.service.web.requests import Answer, RequestsAtTheGate
+from monitor.service.web.sessions import Sessions
+from monitor.service.web.views import observation_json, run_detail_json, run_json
 from monitor.version import __version__
 
 _DESCRIPTION = """What training runs report of how sparse their weight updates are, to be read by programs.
