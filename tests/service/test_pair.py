@@ -22,8 +22,8 @@ from monitor.commands.doctor.way import way_to
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.service import background
-from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
+from monitor.service.care.tokens import create
 from monitor.service.errors import AccessSettingsError, LostStoreError, StoreError
 from monitor.service.listing import print_runs
 from monitor.service.metrics.instruments import Instruments

@@ -47,7 +47,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a token and show it, this once: the store keeps only its hash. A service that runs soon knows it."""
-    from monitor.service.access.by_hand import create
+    from monitor.service.care.tokens import create
 
     with explained():
         secret, token = create(checked(store_url), name, scope, expires)
@@ -62,7 +62,7 @@ def create(
 @token_commands.command("list", epilog="Example: sparsity-monitor token list --json")
 def list_tokens(store_url: StoreUrl = DEFAULT_URL, *, as_json: Json = False) -> None:
     """List the tokens that there are and were: for people in a terminal, with tabs between the fields in a pipe."""
-    from monitor.service.access.by_hand import tokens
+    from monitor.service.care.tokens import tokens
 
     with explained():
         found = tokens(checked(store_url))
@@ -85,7 +85,7 @@ def list_tokens(store_url: StoreUrl = DEFAULT_URL, *, as_json: Json = False) -> 
 @token_commands.command(epilog="Example: sparsity-monitor token revoke trainers")
 def revoke(name: _Name, store_url: StoreUrl = DEFAULT_URL, *, as_json: Json = False) -> None:
     """Let a token open nothing any more; a service that runs soon knows, and ends streams that were opened with it."""
-    from monitor.service.access.by_hand import revoke
+    from monitor.service.care.tokens import revoke
 
     with explained():
         left = revoke(checked(store_url), name)

@@ -8,31 +8,31 @@ import time
 import pytest
 import typer.testing
 
-from monitor.service.access import by_hand
-from monitor.service.access.commands import token_commands
 from monitor.service.access.scopes import Scope
 from monitor.service.access.tokens import digest_of
+from monitor.service.care.token_commands import token_commands
+from monitor.service.care.tokens import create, expiry, revoke, tokens
 from monitor.service.errors import AccessSettingsError
 from monitor.service.storage.store import Store
 
 
 def test_a_store_keeps_tokens_beside_the_service_that_has_it(store_url: str) -> None:
-    first, _ = by_hand.create(store_url, "first", [Scope.WRITE], None)
+    first, _ = create(store_url, "first", [Scope.WRITE], None)
     store = Store(store_url)
     try:
-        second, _ = by_hand.create(store_url, "second", [Scope.READ, Scope.WRITE], "2h")
-        assert [token.digest for token in by_hand.tokens(store_url)] == [digest_of(first), digest_of(second)]
-        assert by_hand.revoke(store_url, "first") == [by_hand.tokens(store_url)[1]]
-        revoked, good = by_hand.tokens(store_url)
+        second, _ = create(store_url, "second", [Scope.READ, Scope.WRITE], "2h")
+        assert [token.digest for token in tokens(store_url)] == [digest_of(first), digest_of(second)]
+        assert revoke(store_url, "first") == [tokens(store_url)[1]]
+        revoked, good = tokens(store_url)
         assert revoked.revoked_at is not None
         assert good.scopes == {Scope.READ, Scope.WRITE}
         assert 7100 < (good.expires_at or 0) - time.time() < 7201
         # The name is free again.
-        by_hand.create(store_url, "first", [Scope.WRITE], None)
+        create(store_url, "first", [Scope.WRITE], None)
         with pytest.raises(AccessSettingsError, match="good token called 'first' already"):
-            by_hand.create(store_url, "first", [Scope.WRITE], None)
+            create(store_url, "first", [Scope.WRITE], None)
         with pytest.raises(AccessSettingsError, match="no good token is called 'third': second, first"):
-            by_hand.revoke(store_url, "third")
+            revoke(store_url, "third")
     finally:
         store.close()
 
@@ -40,7 +40,7 @@ def test_a_store_keeps_tokens_beside_the_service_that_has_it(store_url: str) -> 
 @pytest.mark.parametrize("text", ["", "yesterday", "0d", "2020-01-01", "-3d", "9" * 400])
 def test_a_time_that_is_none_or_over_is_refused(text: str) -> None:
     with pytest.raises(AccessSettingsError, match=r"^--expires: .*expected a span such as 12h"):
-        by_hand.expiry(text, now=1.8e9)
+        expiry(text, now=1.8e9)
 
 
 def _run(*arguments: str) -> typer.testing.Result:
