@@ -93,8 +93,8 @@ def runs(
         return
     import grpc
 
+    from monitor.commands.listing import print_runs
     from monitor.report.target import check_target
-    from monitor.service.listing import print_runs
     from monitor.wire.channel import failure
 
     with failing_in_words():

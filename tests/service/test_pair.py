@@ -19,13 +19,13 @@ from pydantic import ValidationError
 
 from monitor.commands.doctor.finding import are_fine
 from monitor.commands.doctor.way import way_to
+from monitor.commands.listing import print_runs
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.service import background
 from monitor.service.access.scopes import Scope
 from monitor.service.care.tokens import create
 from monitor.service.errors import AccessSettingsError, LostStoreError, StoreError
-from monitor.service.listing import print_runs
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
