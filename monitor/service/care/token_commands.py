@@ -120,6 +120,6 @@ def _state(token: Token) -> str:
 
 
 def _when(seconds: float | None) -> str:
-    from monitor.service.recording.registration import when
+    from monitor.service.errors import when
 
     return "" if seconds is None else when(seconds)

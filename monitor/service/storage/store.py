@@ -14,10 +14,10 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from monitor.service.access import table as tokens_table
 from monitor.service.access.tokens import Token
-from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
+from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise, when
 from monitor.service.quantities.fields import FIELDS
-from monitor.service.recording.registration import check_agreement, when
 from monitor.service.settings import hide_password
+from monitor.service.storage.agreement import check_agreement
 from monitor.service.storage.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.storage.queries import curves, deletion, history, sizes, thinning
 from monitor.service.storage.queries.curves import Curve, Range
