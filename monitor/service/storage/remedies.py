@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-DEFAULT_STORE = "sparsity-monitor.db"
-"""The file of a store for which nobody has said where it is, in the current directory."""
+from monitor.service.settings import DEFAULT_STORE
 
 _REMEDIES = (
     (("is full", "no space left"), "its disk is full: make room there"),
