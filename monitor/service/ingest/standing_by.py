@@ -1,4 +1,4 @@
-"""While another service has the store: calls, requests and health checks are answered with that.
+"""While another service has the store: calls and health checks are answered with that.
 
 One that stands by shows nothing of the runs: what it would show is not their present.
 """
@@ -6,30 +6,23 @@ One that stands by shows nothing of the runs: what it would show is not their pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from http import HTTPStatus
 from typing import Any
 
 import grpc
-from fastapi import Request, Response
 from grpc.aio import ServerInterceptor, ServicerContext
 from grpc_health.v1 import health, health_pb2
 
 from monitor.service.background import in_background
 from monitor.service.handlers import Continue, Handler, prepared
 from monitor.service.recording.recorder import Recorder
-from monitor.service.web.requests import Answer
 from monitor.wire.channel import ANSWERED
 from monitor.wire.monitor_pb2 import DESCRIPTOR
 
 SERVICE_NAME = DESCRIPTOR.services_by_name["MonitorService"].full_name
 
 _LOOK_EVERY_SECONDS = 0.5
-# What is the same whoever serves, or says itself that another does.
-_ANSWERED_ALWAYS = frozenset(
-    {"/healthz", "/readyz", "/metrics", "/login", "/logout", "/runbook", "/style.css", "/icon.svg", "/favicon.ico"}
-)
 
 
 class CallsStandingBy(ServerInterceptor):
@@ -52,19 +45,6 @@ class CallsStandingBy(ServerInterceptor):
             return request
 
         return prepared(handler, handler.request_deserializer, prepare)
-
-
-def requests_standing_by(
-    recorder: Recorder, answer: Answer
-) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    """Return a middleware that does the same for requests over HTTP."""
-
-    async def pass_or_say(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        if recorder.stands_by and request.url.path not in _ANSWERED_ALWAYS:
-            return answer(request, HTTPStatus.SERVICE_UNAVAILABLE, recorder.stands_by, {"Retry-After": "1"})
-        return await go_on(request)
-
-    return pass_or_say
 
 
 def watching(

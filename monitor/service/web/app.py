@@ -18,7 +18,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from monitor.service.access.gate import Gate
 from monitor.service.errors import StoreError, shortened
-from monitor.service.ingest.standing_by import requests_standing_by
 from monitor.service.live.runs import LiveRun, LiveRuns
 from monitor.service.metrics.exposition import Exposition
 from monitor.service.quantities.labels import criterion_label
@@ -34,6 +33,7 @@ from monitor.service.web.negotiation import HeadIsGet, accepts_gzip, metrics_for
 from monitor.service.web.page import Pages
 from monitor.service.web.requests import Answer, RequestsAtTheGate
 from monitor.service.web.sessions import Sessions
+from monitor.service.web.standing_by import requests_standing_by
 from monitor.service.web.views import observation_json, run_detail_json, run_json
 from monitor.version import __version__
 
