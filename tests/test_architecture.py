@@ -103,6 +103,52 @@ REPORT = {
     "push": "target spool processes log uploader",
 }
 
+# The same of monitor/service/. From what needs no service, along the way of an observation, to what runs it all.
+SERVICE = {
+    "quantities": "",
+    "errors": "",
+    "settings": "",
+    "background": "",
+    "handlers": "",
+    "access": "errors settings background handlers",
+    "storage": "quantities errors settings access.table access.tokens",
+    "live": "quantities settings storage.stored",
+    "metrics": "quantities settings live",
+    "recording": "quantities errors settings access.tokens storage live metrics.instruments",
+    "ingest": "quantities errors settings background handlers storage.stored live metrics.instruments recording",
+    "web": "quantities errors settings access storage.stored storage.queries.curves live metrics.exposition recording",
+    "care": "quantities errors settings background access storage live metrics.instruments recording",
+    "server": "errors settings access storage metrics recording ingest web care",
+}
+
+# The same of monitor/service/storage/. `store` is its face.
+STORAGE = {
+    "tables": "",
+    "stored": "tables",
+    "queries": "tables stored",
+    "remedies": "",
+    "sqlite_file": "remedies",
+    "opening": "tables remedies sqlite_file",
+    "identity": "opening",
+    "waiting": "opening",
+    "agreement": "",
+    "store": "tables stored queries remedies sqlite_file opening agreement",
+}
+
+# The same of monitor/service/web/. `app` is its face.
+WEB = {
+    "negotiation": "",
+    "sessions": "",
+    "requests": "negotiation sessions",
+    "standing_by": "requests",
+    "api": "",
+    "views": "api",
+    "interface": "negotiation api views",
+    "page": "api views interface",
+    "login": "sessions requests page",
+    "app": "negotiation sessions requests standing_by api views interface page login",
+}
+
 # The same of monitor/grafana/.
 GRAFANA = {
     "addresses": "",
@@ -115,7 +161,15 @@ GRAFANA = {
     "commands": "alerts files apply",
 }
 
-TABLES = {"": ROOMS, "observe": OBSERVE, "report": REPORT, "grafana": GRAFANA}
+TABLES = {
+    "": ROOMS,
+    "observe": OBSERVE,
+    "report": REPORT,
+    "service": SERVICE,
+    "service.storage": STORAGE,
+    "service.web": WEB,
+    "grafana": GRAFANA,
+}
 
 # A library → who may import it.
 LIBRARIES = {
@@ -132,9 +186,9 @@ LIBRARIES = {
     "numba": "observe.kernels",
     "triton": "observe.kernels",
     "sqlite3": "report.spool.file report.spool.notes service.storage.sqlite_file",
-    "grpc": "wire report.uploader service commands cli",
-    "sqlalchemy": "service",
-    "fastapi": "service",
+    "grpc": "wire report.uploader service.handlers service.access service.ingest service.server commands cli",
+    "sqlalchemy": "service.settings service.access.table service.storage service.care",
+    "fastapi": "service.web service.server",
     "grafana_api": "grafana.apply.client",
     "grafana_foundation_sdk": "grafana.dashboards",
 }
@@ -145,6 +199,9 @@ NEVER_LOADED = {
     "grpc": "callback loop training subnetwork report.reporter",
     # What runs where torch is not.
     "torch": "report.uploader report.push service",
+    # What reads of a service, and shows it, where none can run.
+    "sqlalchemy": "grafana notebook",
+    "fastapi": "grafana notebook",
 }
 
 
@@ -214,7 +271,7 @@ def wrong_arrow(each: Import) -> str | None:
             return None
         importer, imported = (name.partition(".")[2] for name in (importer, imported))
     table = TABLES[folder]
-    above = f"{folder}/" if folder else ""
+    above = f"{folder.replace('.', '/')}/" if folder else ""
     if room not in table:
         return f"{each.where}: {above}{room} is in no table. Say there what it may import, and who may import it"
     if not _is_in(imported, table[room]):
@@ -319,6 +376,9 @@ def test_a_chain_to_a_library_is_named_with_all_that_is_on_its_way(tmp_path: Pat
         ("observe/bits.py", "from monitor.observe import kernels", r"observe/bits → observe/kernels.*may import chunk"),
         ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.q"),
         ("report/writer/home.py", "import monitor.report.uploader.tries", r"report/writer → report/uploader\.tries is"),
+        ("service/live/runs.py", "import monitor.service.web.api", r"service/live → service/web\.api is wrong"),
+        ("service/web/page/__init__.py", "import monitor.service.web.app", r"service/web/page → service/web/app is"),
+        ("service/recording/items.py", "import grpc", r"recording\.items imports grpc; only .*service\.ing"),
         ("report/uploader/tries.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
         ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),
         ("training/start.py", "import monitor", "for users"),
