@@ -205,7 +205,7 @@ def _add_store(app: "typer.Typer") -> None:
 
 
 def _add_token(app: "typer.Typer") -> None:
-    from monitor.service.access.commands import token_commands
+    from monitor.service.care.token_commands import token_commands
 
     app.add_typer(token_commands, name="token")
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from monitor.service import families
+from monitor.service.quantities import families
 from tests.matrix import support
 from tests.training import endings, identities
 

@@ -1,6 +1,6 @@
 """The architecture: which room of the package may import which. The tables below are all of it.
 
-    callback, loop, training → report → observe        service → wire        grafana → service.families
+    callback, loop, training → report → observe        service → wire        grafana → service.quantities
     cli → commands, report, service, grafana, analysis, notebook        analysis → observe
     subnetwork → training, observe        notebook → report, analysis.html, the service's arithmetic
 
@@ -44,12 +44,11 @@ ROOMS = {
     "callback": "errors verdict observe report training",
     "loop": "errors verdict observe report training",
     "service": "errors limits served_metrics percent posix published service_url terminal thresholds version wire",
-    "grafana": "errors proxies published served_metrics service_url terminal thresholds service.families",
+    "grafana": "errors proxies published served_metrics service_url terminal thresholds service.quantities.families",
     "analysis": "errors limits percent posix terminal verdict version observe",
     # Of the service what adds up and names, so that there is one arithmetic; none of it needs what the service needs.
     "notebook": "errors percent proxies service_url terminal wire observe report analysis.html analysis.in_words "
-    "analysis.outputs analysis.printed analysis.progress service.counts service.curves.fields service.families "
-    "service.labels service.run_state published",
+    "analysis.outputs analysis.printed analysis.progress service.quantities published",
     "subnetwork": "errors percent observe training",
     "commands": "errors percent service_url terminal version wire report service notebook.interface notebook.whole",
     "cli": "errors terminal version wire report service grafana analysis notebook commands",
@@ -104,6 +103,52 @@ REPORT = {
     "push": "target spool processes log uploader",
 }
 
+# The same of monitor/service/. From what needs no service, along the way of an observation, to what runs it all.
+SERVICE = {
+    "quantities": "",
+    "errors": "",
+    "settings": "",
+    "background": "",
+    "handlers": "",
+    "access": "errors settings background handlers",
+    "storage": "quantities errors settings access.table access.tokens",
+    "live": "quantities settings storage.stored",
+    "metrics": "quantities settings live",
+    "recording": "quantities errors settings access.tokens storage live metrics.instruments",
+    "ingest": "quantities errors settings background handlers storage.stored live metrics.instruments recording",
+    "web": "quantities errors settings access storage.stored storage.queries.curves live metrics.exposition recording",
+    "care": "quantities errors settings background access storage live metrics.instruments recording",
+    "server": "errors settings access storage metrics recording ingest web care",
+}
+
+# The same of monitor/service/storage/. `store` is its face.
+STORAGE = {
+    "tables": "",
+    "stored": "tables",
+    "queries": "tables stored",
+    "remedies": "",
+    "sqlite_file": "remedies",
+    "opening": "tables remedies sqlite_file",
+    "identity": "opening",
+    "waiting": "opening",
+    "agreement": "",
+    "store": "tables stored queries remedies sqlite_file opening agreement",
+}
+
+# The same of monitor/service/web/. `app` is its face.
+WEB = {
+    "negotiation": "",
+    "sessions": "",
+    "requests": "negotiation sessions",
+    "standing_by": "requests",
+    "api": "",
+    "views": "api",
+    "interface": "negotiation api views",
+    "page": "api views interface",
+    "login": "sessions requests page",
+    "app": "negotiation sessions requests standing_by api views interface page login",
+}
+
 # The same of monitor/grafana/.
 GRAFANA = {
     "addresses": "",
@@ -116,7 +161,15 @@ GRAFANA = {
     "commands": "alerts files apply",
 }
 
-TABLES = {"": ROOMS, "observe": OBSERVE, "report": REPORT, "grafana": GRAFANA}
+TABLES = {
+    "": ROOMS,
+    "observe": OBSERVE,
+    "report": REPORT,
+    "service": SERVICE,
+    "service.storage": STORAGE,
+    "service.web": WEB,
+    "grafana": GRAFANA,
+}
 
 # A library → who may import it.
 LIBRARIES = {
@@ -132,10 +185,10 @@ LIBRARIES = {
     "zstandard": "analysis.delta",
     "numba": "observe.kernels",
     "triton": "observe.kernels",
-    "sqlite3": "report.spool.file report.spool.notes service.sqlite_file",
-    "grpc": "wire report.uploader service commands cli",
-    "sqlalchemy": "service",
-    "fastapi": "service",
+    "sqlite3": "report.spool.file report.spool.notes service.storage.sqlite_file",
+    "grpc": "wire report.uploader service.handlers service.access service.ingest service.server commands cli",
+    "sqlalchemy": "service.settings service.access.table service.storage service.care",
+    "fastapi": "service.web service.server",
     "grafana_api": "grafana.apply.client",
     "grafana_foundation_sdk": "grafana.dashboards",
 }
@@ -146,6 +199,9 @@ NEVER_LOADED = {
     "grpc": "callback loop training subnetwork report.reporter",
     # What runs where torch is not.
     "torch": "report.uploader report.push service",
+    # What reads of a service, and shows it, where none can run.
+    "sqlalchemy": "grafana notebook",
+    "fastapi": "grafana notebook",
 }
 
 
@@ -215,7 +271,7 @@ def wrong_arrow(each: Import) -> str | None:
             return None
         importer, imported = (name.partition(".")[2] for name in (importer, imported))
     table = TABLES[folder]
-    above = f"{folder}/" if folder else ""
+    above = f"{folder.replace('.', '/')}/" if folder else ""
     if room not in table:
         return f"{each.where}: {above}{room} is in no table. Say there what it may import, and who may import it"
     if not _is_in(imported, table[room]):
@@ -316,22 +372,25 @@ def test_a_chain_to_a_library_is_named_with_all_that_is_on_its_way(tmp_path: Pat
 @pytest.mark.parametrize(
     ("file", "source", "message"),
     [
-        ("service/http.py", "import monitor.observe.bits", r"http\.py:1: the arrow service → observe\.bits is wrong"),
+        ("service/server.py", "import monitor.observe.bits", r"er\.py:1: the arrow service → observe\.bits is wrong"),
         ("observe/bits.py", "from monitor.observe import kernels", r"observe/bits → observe/kernels.*may import chunk"),
-        ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.fam"),
+        ("grafana/promql/metric.py", "def f():\n    from monitor.service import live", r"metric\.py:2: .*service\.q"),
         ("report/writer/home.py", "import monitor.report.uploader.tries", r"report/writer → report/uploader\.tries is"),
+        ("service/live/runs.py", "import monitor.service.web.api", r"service/live → service/web\.api is wrong"),
+        ("service/web/page/__init__.py", "import monitor.service.web.app", r"service/web/page → service/web/app is"),
+        ("service/recording/items.py", "import grpc", r"recording\.items imports grpc; only .*service\.ing"),
         ("report/uploader/tries.py", "from monitor.observe.observer import UpdateObserver", "for types only"),
         ("observe/state.py", "from monitor.errors import x\nfrom monitor import UpdateMask", r":2: .*for users"),
         ("training/start.py", "import monitor", "for users"),
         ("observe/observer.py", "from transformers import Trainer", "only callback, training, analysis, subnet"),
-        ("service/page/__init__.py", "if TYPE_CHECKING:\n    import torch", r"service\.page imports torch"),
+        ("service/web/page/__init__.py", "if TYPE_CHECKING:\n    import torch", r"service\.web\.page imports torch"),
         ("attic.py", "import monitor.errors", "attic is in no table"),
     ],
 )
 def test_a_wrong_import_is_named_with_its_line_and_its_rule(
     file: str, source: str, message: str, tmp_path: Path
 ) -> None:
-    for name in ("observe/kernels/__init__.py", "service/live.py", file):
+    for name in ("observe/kernels/__init__.py", "service/live/runs.py", file):
         (tmp_path / "monitor" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "monitor" / name).touch()
     (tmp_path / "monitor" / file).write_text(source)

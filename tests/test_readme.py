@@ -19,7 +19,7 @@ DOCUMENTS = (
     "monitor/service/SCALE.md",
     "monitor/service/STORE.md",
     "tests/benchmarks/README.md",
-    "monitor/service/page/runbook.md",
+    "monitor/service/web/page/runbook.md",
     "monitor/training/ENVIRONMENT.md",
     "monitor/training/RUNS.md",
     "tests/matrix/README.md",

@@ -25,12 +25,12 @@ from monitor.grafana.alerts.catalogue import all_alerts
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.service.access.gate import Gate
 from monitor.service.access.tokens import Token
-from monitor.service.exposition import Exposition
-from monitor.service.families import FAMILIES
-from monitor.service.http import build_app
-from monitor.service.instruments import Instruments
-from monitor.service.metrics import LiveMetrics
-from monitor.service.recorder import Recorder
+from monitor.service.metrics.exposition import Exposition
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.metrics.runs import LiveMetrics
+from monitor.service.quantities.families import FAMILIES
+from monitor.service.recording.recorder import Recorder
+from monitor.service.web.app import build_app
 from monitor.wire import monitor_pb2
 from tests.service.running import settings_for
 

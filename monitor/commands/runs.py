@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from monitor.commands.training_side import DEFAULT_TARGET, JSON_HELP, TARGET_HELP
 from monitor.errors import SparsityMonitorError
 from monitor.service.care.commands import delete
-from monitor.service.run_state import RunState
+from monitor.service.quantities.run_state import RunState
 from monitor.service_url import DEFAULT_SERVICE_URL
 from monitor.terminal import printable, printable_lines
 
@@ -93,8 +93,8 @@ def runs(
         return
     import grpc
 
+    from monitor.commands.listing import print_runs
     from monitor.report.target import check_target
-    from monitor.service.listing import print_runs
     from monitor.wire.channel import failure
 
     with failing_in_words():

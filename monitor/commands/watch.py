@@ -17,7 +17,7 @@ from monitor.commands.run_tables import layers, measured_as, of_trained, plain, 
 from monitor.errors import ReportingError
 from monitor.notebook.interface import Interface, Json, NoSuchRunError
 from monitor.percent import percent
-from monitor.service.run_state import ENDED
+from monitor.service.quantities.run_state import ENDED
 from monitor.terminal import printable
 
 _SPARSITIES = ("cumulative_sparsity", "step_sparsity")

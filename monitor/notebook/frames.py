@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from monitor.errors import MissingLibraryError
 from monitor.notebook.described import Columns
-from monitor.service.curves.fields import FIELDS
+from monitor.service.quantities.fields import FIELDS
 
 if TYPE_CHECKING:
     import pandas as pd

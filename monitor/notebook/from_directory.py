@@ -20,9 +20,9 @@ from monitor.notebook.totals import (
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool
 from monitor.report.spool.places import MASK_FILE, find_spool, linked_spools
-from monitor.service.counts import Summation, total_weights
-from monitor.service.labels import criterion_label
-from monitor.service.run_state import ended
+from monitor.service.quantities.counts import Summation, total_weights
+from monitor.service.quantities.labels import criterion_label
+from monitor.service.quantities.run_state import ended
 from monitor.wire.monitor_pb2 import Finish, Item, Observation, Registration, TrainingLog
 
 _ROWS_AT_A_TIME = 256

@@ -8,8 +8,8 @@ from monitor.notebook.described import Columns, Described
 from monitor.notebook.interface import Interface, Json, what_went
 from monitor.notebook.totals import GROUP_COLUMNS, RATIOS, REFERENCE_COLUMNS
 from monitor.notebook.whole import GROUP_POINTS, POINTS, whole
-from monitor.service.curves.fields import AT_TOLERANCE, FIELDS, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
-from monitor.service.families import COUNTS
+from monitor.service.quantities.families import COUNTS
+from monitor.service.quantities.fields import AT_TOLERANCE, FIELDS, LOGGED, OVERLAP_LIFT, OVERLAP_O1, OVERLAP_O2
 
 # So that an address does not become too long.
 _FIELDS_AT_A_TIME = 30

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monitor.service.counts import Summation, Totals, sparsity, total_weights
-from monitor.service.curves.fields import AT_TOLERANCE, FIELDS
-from monitor.service.families import COUNTS
-from monitor.service.labels import group_labels
+from monitor.service.quantities.counts import Summation, Totals, sparsity, total_weights
+from monitor.service.quantities.families import COUNTS
+from monitor.service.quantities.fields import AT_TOLERANCE, FIELDS
+from monitor.service.quantities.labels import group_labels
 from monitor.wire.monitor_pb2 import Observation, Registration
 
 Row = dict[str, object]

@@ -23,18 +23,18 @@ from monitor.service.access.renewal import ServedCertificates
 from monitor.service.access.tls import certificates_of
 from monitor.service.care.retention import Retention
 from monitor.service.errors import AddressUnavailableError
-from monitor.service.exposition import Exposition
-from monitor.service.http import build_app
-from monitor.service.ingest import Ingest
-from monitor.service.instruments import Instruments
-from monitor.service.metrics import LiveMetrics
-from monitor.service.opening import file_of
-from monitor.service.readable import ReadableRequests
-from monitor.service.recorder import Recorder
+from monitor.service.ingest.calls import Ingest
+from monitor.service.ingest.readable import ReadableRequests
+from monitor.service.ingest.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
+from monitor.service.metrics.exposition import Exposition
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.metrics.runs import LiveMetrics
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings, hide_password, split_address
-from monitor.service.sqlite_file.reserve import make_room
-from monitor.service.standing_by import SERVICE_NAME, CallsStandingBy, tell_health, watching
-from monitor.service.store_identity import store_identity
+from monitor.service.storage.identity import store_identity
+from monitor.service.storage.opening import file_of
+from monitor.service.storage.sqlite_file.reserve import make_room
+from monitor.service.web.app import build_app
 from monitor.wire.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 
 logger = logging.getLogger(__name__)

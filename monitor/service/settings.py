@@ -9,8 +9,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from monitor.limits import Limits
-from monitor.service.remedies import DEFAULT_STORE
 from monitor.service_url import checked_service_url
+
+DEFAULT_STORE = "sparsity-monitor.db"
+"""The file of a store for which nobody has said where it is, in the current directory."""
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(?P<port>\d{1,5})")
 

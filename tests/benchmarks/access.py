@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import httpx
 
-from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
+from monitor.service.care.tokens import create
 from monitor.wire import monitor_pb2 as pb
 from monitor.wire.channel import open_channel
 from monitor.wire.credentials import CA

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import CDPSession, Page, sync_playwright
 
-from monitor.service.store import Store
+from monitor.service.storage.store import Store
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.service.messages import registration

@@ -11,9 +11,9 @@ from tests.commands.running import WITHOUT_TYPER, command, command_after, shell
 # One worker forks them all.
 pytestmark = pytest.mark.xdist_group("commands")
 
-_BROKEN = "import monitor.service.listing as broken; broken.print_runs = lambda target: {}[target]"
+_BROKEN = "import monitor.commands.listing as broken; broken.print_runs = lambda target: {}[target]"
 _INTERRUPTED = (
-    "import monitor.service.listing as broken, os, signal; "
+    "import monitor.commands.listing as broken, os, signal; "
     "broken.print_runs = lambda target: os.kill(os.getpid(), signal.SIGINT)"
 )
 

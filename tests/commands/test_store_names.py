@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from monitor.service.care.facts import read
-from monitor.service.store import Store
+from monitor.service.storage.store import Store
 from tests.commands.running import command
 from tests.service.messages import finished, observed, registration
 from tests.service.running import service_in_thread

@@ -13,8 +13,8 @@ from typing import Any
 from unittest import mock
 
 from monitor.report.spool.attempt import UNREACHABLE
-from monitor.service.access.by_hand import create, revoke
 from monitor.service.access.scopes import Scope
+from monitor.service.care.tokens import create, revoke
 from monitor.wire.credentials import TOKEN_FILE
 from tests.faults.mutated import send_described, send_mutated
 from tests.faults.training import Outcome, Training

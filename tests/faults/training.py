@@ -14,7 +14,7 @@ from typing import Any
 
 from monitor.report.reporter import Reporter
 from monitor.report.spool.items import DEFAULT_MAX_BYTES
-from monitor.service.page import count
+from monitor.service.web.page import count
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, spooled
 from tests.service.running import Client

@@ -50,8 +50,8 @@ def environment(request: pytest.FixtureRequest) -> Environment:
 def test_the_service_trainings_and_kernels_work(environment: Environment) -> None:
     """In one process of pytest: starting it takes as long as most of the tests in it."""
     service = (
-        "tests/service/test_http.py",
-        "tests/service/test_page.py",
+        "tests/service/web/test_app.py",
+        "tests/service/web/page/test_page.py",
         "tests/service/test_cli.py::test_every_setting_has_an_option_and_a_variable",
     )
     training = (

@@ -6,12 +6,12 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from monitor.service.commits import Attempt, Outcome
-from monitor.service.curves.rows import Index
-from monitor.service.received import Received
-from monitor.service.recorder import Recorder
-from monitor.service.store import Store
-from monitor.service.stored import Batch, Storable
+from monitor.service.recording.commits import Attempt, Outcome
+from monitor.service.recording.received import Received
+from monitor.service.recording.recorder import Recorder
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import Batch, Storable
+from monitor.service.storage.tables.index_rows import Index
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import registration
 

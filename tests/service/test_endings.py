@@ -7,7 +7,7 @@ import re
 import pytest
 from rich.console import Console
 
-from monitor.service.listing import print_paragraphs, print_rows
+from monitor.commands.listing import print_paragraphs, print_rows
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import observed, registration
 from tests.service.running import Client

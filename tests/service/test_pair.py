@@ -19,19 +19,19 @@ from pydantic import ValidationError
 
 from monitor.commands.doctor.finding import are_fine
 from monitor.commands.doctor.way import way_to
+from monitor.commands.listing import print_runs
 from monitor.report.push import push
 from monitor.report.reporter import Reporter
 from monitor.service import background
-from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
+from monitor.service.care.tokens import create
 from monitor.service.errors import AccessSettingsError, LostStoreError, StoreError
-from monitor.service.instruments import Instruments
-from monitor.service.listing import print_runs
-from monitor.service.recorder import Recorder
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import Store
-from monitor.service.store_identity import store_identity
-from monitor.service.stored import START
+from monitor.service.storage.identity import store_identity
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, steps

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.service.recorder import Recorder
+from monitor.service.recording.recorder import Recorder
 from tests.service import running
 from tests.service.running import service_in_thread
 

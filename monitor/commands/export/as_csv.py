@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from monitor.commands.export.series import Series
 from monitor.notebook.interface import Json
-from monitor.service.curves.fields import LOGGED
+from monitor.service.quantities.fields import LOGGED
 
 COLUMNS = ("run", "criterion", "visible_dtype", "field", "unit", "step", "time", "value", "one_left_in")
 _COUNTED = ("weights", "bytes", "steps")

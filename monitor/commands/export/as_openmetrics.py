@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from monitor.commands.export.series import Point, Series
 from monitor.notebook.interface import Json
-from monitor.service.families import COUNTS, family
+from monitor.service.quantities.families import COUNTS, family
 
 LOGGED = "metric:"
 # The end of the year 9999, beyond which no time series database goes.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from monitor.service.families import family
+from monitor.service.quantities.families import family
 
 Matchers = Mapping[str, str]
 """Label → operator and value, such as {"run": '="7f"'}."""

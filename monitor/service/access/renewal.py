@@ -13,8 +13,7 @@ import grpc
 
 from monitor.service.access.tls import Certificates, Loaded
 from monitor.service.background import in_background
-from monitor.service.errors import AccessSettingsError
-from monitor.service.registration import when
+from monitor.service.errors import AccessSettingsError, when
 
 logger = logging.getLogger("monitor.service.access")
 

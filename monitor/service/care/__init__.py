@@ -1,1 +1,1 @@
-"""Care of a store: what leaves it, how it is copied, and the commands `sparsity-monitor store …`."""
+"""Care of a store: what leaves it, how it is copied, its tokens, and the commands `sparsity-monitor store|token …`."""

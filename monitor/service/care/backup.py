@@ -7,10 +7,10 @@ from pathlib import Path
 from shlex import quote
 
 from monitor.service.errors import StoreError
-from monitor.service.opening import file_of
-from monitor.service.schema import schema_version
 from monitor.service.settings import ServiceSettings, hide_password
-from monitor.service.sqlite_file.backup import Backup, back_up_as
+from monitor.service.storage.opening import file_of
+from monitor.service.storage.sqlite_file.backup import Backup, back_up_as
+from monitor.service.storage.tables.schema import schema_version
 
 
 def back_up_to(url: str, to: Path) -> Backup:

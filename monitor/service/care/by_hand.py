@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 from monitor.errors import name_some
 from monitor.service.care.facts import RunFacts, read
-from monitor.service.care.thinning import Progress
 from monitor.service.errors import StoreError, StoreInUseError, shortened
-from monitor.service.live import from_store
-from monitor.service.opening import file_of
-from monitor.service.run_state import RunState
+from monitor.service.live.runs import from_store
+from monitor.service.quantities.run_state import RunState
 from monitor.service.settings import ServiceSettings, hide_password
-from monitor.service.sqlite_file.reserve import make_room
-from monitor.service.store import Store
+from monitor.service.storage.opening import file_of
+from monitor.service.storage.queries.thinning import Progress
+from monitor.service.storage.sqlite_file.reserve import make_room
+from monitor.service.storage.store import Store
 
 
 def chosen(url: str, run_ids: Sequence[str]) -> list[RunFacts]:

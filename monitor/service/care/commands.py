@@ -161,7 +161,7 @@ def print_json(facts: object) -> None:
 
 
 def _print_runs(runs: Sequence[RunFacts]) -> None:
-    from monitor.service.registration import when
+    from monitor.service.errors import when
 
     rows = [
         (

@@ -9,10 +9,10 @@ from decimal import Decimal
 from sqlalchemy import Connection, case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from monitor.service.care import deletion, sizes, thinning
-from monitor.service.opening import cannot_open, first_line, open_to_read
-from monitor.service.schema import attempts, items
-from monitor.service.stored import Thinned
+from monitor.service.storage.opening import cannot_open, first_line, open_to_read
+from monitor.service.storage.queries import deletion, sizes, thinning
+from monitor.service.storage.stored import Thinned
+from monitor.service.storage.tables.schema import attempts, items
 
 
 @dataclass(frozen=True, slots=True)

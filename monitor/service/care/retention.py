@@ -14,17 +14,16 @@ from typing import TypeVar
 
 from monitor.service.background import in_background
 from monitor.service.care.clock import ClockWatch, since_boot
-from monitor.service.care.deletion import Removed
 from monitor.service.care.sizes import RunSizes
-from monitor.service.care.thinning import Progress, Thinning
-from monitor.service.errors import StandingByError, StoreError
-from monitor.service.instruments import Instruments
-from monitor.service.live import LiveRun, from_store
-from monitor.service.recorder import Recorder
-from monitor.service.registration import when
-from monitor.service.run_state import RunState
+from monitor.service.errors import StandingByError, StoreError, when
+from monitor.service.live.runs import LiveRun, from_store
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.quantities.run_state import RunState
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import Store
+from monitor.service.storage.queries.deletion import Removed
+from monitor.service.storage.queries.thinning import Progress, Thinning
+from monitor.service.storage.store import Store
 
 logger = logging.getLogger(__name__)
 

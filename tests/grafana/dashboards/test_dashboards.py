@@ -19,8 +19,8 @@ from monitor.grafana.files.lint_exceptions import lint_exceptions
 from monitor.grafana.promql.metric import metric, told_apart
 from monitor.grafana.promql.ratios import RECORDED
 from monitor.published import RL_CUMULATIVE, RL_STEP, SFT_CUMULATIVE, SFT_STEP, Band
-from monitor.service.families import FAMILIES
-from monitor.service.run_state import RunState
+from monitor.service.quantities.families import FAMILIES
+from monitor.service.quantities.run_state import RunState
 
 DASHBOARDS = {board["title"]: board for board in all_dashboards(AlertSettings()).values()}
 EXCEPTIONS = lint_exceptions(AlertSettings())["exclusions"]

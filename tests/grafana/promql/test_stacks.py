@@ -13,7 +13,7 @@ from monitor.grafana.promql.ratios import CUMULATIVE_SPARSITY, Level, Reading, R
 from monitor.grafana.rules.prometheus_rules import prometheus_rules
 from monitor.observe.weights.groups import GroupTable
 from monitor.report.messages.conversion import group_messages
-from monitor.service.labels import group_labels
+from monitor.service.quantities.labels import group_labels
 from tests.grafana.alerts.rule_cases import RUN, run
 from tests.grafana.binaries import binary, check
 

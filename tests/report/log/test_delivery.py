@@ -39,7 +39,7 @@ def test_what_a_service_says_of_itself_is_told_after_a_connection_that_broke(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a store that fails: the stream breaks first, and why is known with the next try."""
-    monkeypatch.setattr("monitor.service.sqlite_file.held.HeldFile.confirm", _fail)
+    monkeypatch.setattr("monitor.service.storage.sqlite_file.held.HeldFile.confirm", _fail)
     with service_in_thread(tmp_path / "store.db") as client:
         target = client.listening.grpc_address
         problem = _problem(client, target)

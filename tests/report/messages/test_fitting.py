@@ -16,7 +16,7 @@ from monitor.observe.masks.mask import UpdateMask
 from monitor.observe.observer import UpdateObserver
 from monitor.report.messages.registration import registration_message
 from monitor.report.reporter import Reporter
-from monitor.service.registration import check_registration
+from monitor.service.recording.registration import check_registration
 from monitor.service.settings import ServiceSettings
 from monitor.wire import monitor_pb2 as pb
 from tests.report.attempts import ObservedModel

@@ -13,8 +13,8 @@ from monitor.report.push import push
 from monitor.report.spool.attempt import AttemptKey
 from monitor.report.spool.items import Spool
 from monitor.report.uploader.packing import Packing
-from monitor.service import ingest
-from monitor.service.received import Received, received_in
+from monitor.service.ingest import calls
+from monitor.service.recording.received import Received, received_in
 from monitor.wire import monitor_pb2 as pb
 from tests.report.attempts import steps
 from tests.service.messages import finished, new_run_id, observed, registration
@@ -74,7 +74,7 @@ def _deliver(client: Client, directory: Path, monkeypatch: pytest.MonkeyPatch) -
         kinds.append(str(request.WhichOneof("kind")))
         return received_in(request, most)
 
-    monkeypatch.setattr(ingest, "received_in", noting)
+    monkeypatch.setattr(calls, "received_in", noting)
     assert push(directory, client.listening.grpc_address, patience_seconds=60) == len(items)
     assert steps(client, run_id) == list(range(1, ITEMS + 1))
     assert [entry.item for entry in client.history(run_id)][:ITEMS] == items[:ITEMS]
@@ -94,5 +94,5 @@ def test_an_earlier_service_gets_what_it_knows(
         assert max_request_items > 1
         return pb.RegisterRunResponse(**fields)
 
-    monkeypatch.setattr(ingest, "RegisterRunResponse", of_earlier_service)
+    monkeypatch.setattr(calls, "RegisterRunResponse", of_earlier_service)
     assert _deliver(client, directory, monkeypatch) == ["item"] * (ITEMS + 1)

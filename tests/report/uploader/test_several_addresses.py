@@ -17,10 +17,10 @@ from monitor.report.reporter import Reporter
 from monitor.report.spool.attempt import AttemptKey, SpooledAttempt
 from monitor.report.spool.items import Spool
 from monitor.report.uploader.tries import Uploader
-from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
+from monitor.service.care.tokens import create
 from monitor.service.errors import ProtocolVersionError
-from monitor.service.ingest import _check_protocol, _status
+from monitor.service.ingest.calls import _check_protocol, _status
 from monitor.wire.monitor_pb2 import RegisterRunRequest, RegisterRunResponse
 from monitor.wire.monitor_pb2_grpc import MonitorServiceServicer, add_MonitorServiceServicer_to_server
 from tests.report.attempts import NOWHERE, ObservedModel, report_some, steps

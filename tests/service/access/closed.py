@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import create_engine
 
 from monitor.service.access import table
-from monitor.service.access.by_hand import create, revoke
 from monitor.service.access.scopes import Scope
 from monitor.service.access.tokens import Token, digest_of, new_secret
+from monitor.service.care.tokens import create, revoke
 from monitor.wire.channel import open_channel
 from monitor.wire.monitor_pb2 import ListRunsRequest
 from monitor.wire.monitor_pb2_grpc import MonitorServiceStub

@@ -11,9 +11,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from monitor.service.access.by_hand import create, revoke
 from monitor.service.access.refusals import PER_MINUTE
 from monitor.service.access.scopes import Scope
+from monitor.service.care.tokens import create, revoke
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.service.access.closed import EXPIRED, REVOKED, UNKNOWN, Closed, closed_service

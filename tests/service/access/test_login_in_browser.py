@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.eventually import eventually
 from tests.service.access.closed import Closed
 from tests.service.messages import observed, register_request, registration, stream_of
-from tests.service.pages.browsing import browsing, chromium, in_a_browser
+from tests.service.web.pages.browsing import browsing, chromium, in_a_browser
 
 pytestmark = in_a_browser
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from monitor.service.access.by_hand import create
 from monitor.service.access.network import check_network, reaches_others
 from monitor.service.access.scopes import Scope
 from monitor.service.access.tokens import tokens_in
+from monitor.service.care.tokens import create
 from monitor.service.errors import AccessSettingsError
 from monitor.service.settings import ServiceSettings
 from tests.service.running import service_in_thread

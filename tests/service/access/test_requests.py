@@ -13,9 +13,9 @@ import pytest
 
 from monitor.errors import ReportingError
 from monitor.notebook.interface import Interface
-from monitor.service.access.by_hand import create, revoke
 from monitor.service.access.scopes import Scope
-from monitor.service.access.sessions import COOKIE, SECONDS, Sessions
+from monitor.service.care.tokens import create, revoke
+from monitor.service.web.sessions import COOKIE, SECONDS, Sessions
 from monitor.wire.credentials import TOKEN, TOKEN_FILE
 from tests.end_to_end.prometheus import running_prometheus
 from tests.eventually import eventually

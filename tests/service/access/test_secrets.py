@@ -8,8 +8,8 @@ from pathlib import Path
 
 import grpc
 
-from monitor.service.access.by_hand import create
 from monitor.service.access.scopes import Scope
+from monitor.service.care.tokens import create
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import observed, register_request, registration, stream_of
 from tests.service.running import ServiceProcess

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from monitor.service.care.backup import back_up_to
 from monitor.service.care.commands import store_commands
 from monitor.service.errors import ForeignStoreError, StoreError
-from monitor.service.store import Store
-from monitor.service.stored import START
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import START
 from monitor.wire import monitor_pb2 as pb
 from tests.mounts import small_disk
 from tests.service.messages import observed, opening, registration

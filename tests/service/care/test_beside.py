@@ -12,14 +12,14 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from monitor.service.care.thinning import Progress
-from monitor.service.curves.thinned import Range
 from monitor.service.errors import TooManyRunsError
-from monitor.service.instruments import Instruments
-from monitor.service.interface.events import Watchers
-from monitor.service.recorder import Recorder
-from monitor.service.store import Store
-from monitor.service.stored import Thinned
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.recording.recorder import Recorder
+from monitor.service.storage.queries.curves import Range
+from monitor.service.storage.queries.thinning import Progress
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import Thinned
+from monitor.service.web.interface.events import Watchers
 from tests.service.messages import finished, observed, registration
 from tests.service.running import service_in_thread, settings_for
 from tests.service.storing import add, record
@@ -164,6 +164,6 @@ def test_the_events_of_a_run_end_when_it_is_deleted_and_come_when_it_is_thinned(
         recorder.live.forget("run")
         assert [event async for event in events] == []
 
-    monkeypatch.setattr("monitor.service.interface.events._LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("monitor.service.web.interface.events._LOOK_EVERY_SECONDS", 0.01)
     _fill(tmp_path, 5, "run")
     _with_recorder(tmp_path, use)

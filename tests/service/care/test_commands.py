@@ -15,8 +15,8 @@ from monitor.service.care.by_hand import delete_runs, thin_runs
 from monitor.service.care.commands import store_commands
 from monitor.service.care.facts import read
 from monitor.service.errors import StoreError, StoreInUseError, StoreVersionError
-from monitor.service.store import Store
-from monitor.service.stored import Thinned
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import Thinned
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import service_in_thread
 from tests.service.storing import add

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from monitor.commands import run_tables
+from monitor.commands import listing, run_tables
 from monitor.commands.export.export import export
 from monitor.notebook.from_service import ServiceSource
 from monitor.notebook.interface import Interface
-from monitor.service import listing
 from monitor.service.care.by_hand import delete_runs, thin_runs
-from monitor.service.store import Store
-from monitor.service.stored import Thinned
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import Thinned
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import service_in_thread
 from tests.service.storing import add

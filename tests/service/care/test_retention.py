@@ -15,11 +15,11 @@ from monitor.service.care import retention as module
 from monitor.service.care.clock import ClockWatch
 from monitor.service.care.retention import KEPT_OBSERVATIONS, Retention
 from monitor.service.errors import StoreError
-from monitor.service.instruments import Instruments
-from monitor.service.recorder import Recorder
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
-from monitor.service.store import Store
-from monitor.service.stored import START, Thinned
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import START, Thinned
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import finished, observed, registration
 from tests.service.running import settings_for
@@ -268,7 +268,7 @@ def test_where_the_store_fails_the_run_is_there_or_gone_as_a_whole(
 ) -> None:
     async def use(care: Care) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("monitor.service.care.deletion.begin", _fail)
+            patched.setattr("monitor.service.storage.queries.deletion.begin", _fail)
             with pytest.raises(StoreError):
                 await care.retention.sweep()
         assert care.runs == ["run"]

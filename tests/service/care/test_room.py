@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from monitor.service.care.commands import store_commands
 from monitor.service.care.retention import Retention
 from monitor.service.errors import StoreError
-from monitor.service.instruments import Instruments
-from monitor.service.recorder import Recorder
-from monitor.service.store import Store
-from monitor.service.stored import START, StoredItem
+from monitor.service.metrics.instruments import Instruments
+from monitor.service.recording.recorder import Recorder
+from monitor.service.storage.store import Store
+from monitor.service.storage.stored import START, StoredItem
 from tests.mounts import fill, small_disk
 from tests.service.messages import finished, logged, observed, registration
 from tests.service.running import service_in_thread, settings_for

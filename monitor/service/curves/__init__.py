@@ -1,1 +1,0 @@
-"""The curves of a run over its steps: an index beside the items, and what is read from it."""

@@ -1,0 +1,1 @@
+"""The service over gRPC: streams of items in, acknowledgements and history out."""

@@ -1,0 +1,1 @@
+"""The tables of the store, what their rows hold, and how older ones are brought up to date."""
