@@ -16,6 +16,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
+from sqlalchemy import event
 
 from monitor.commands.doctor.finding import are_fine
 from monitor.commands.doctor.way import way_to
@@ -32,6 +33,7 @@ from monitor.service.settings import ServiceSettings
 from monitor.service.storage.identity import store_identity
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import START
+from monitor.service.storage.waiting import Waiting
 from monitor.wire import monitor_pb2 as pb
 from tests.eventually import eventually
 from tests.report.attempts import ObservedModel, steps
@@ -150,6 +152,17 @@ def test_of_two_that_start_at_once_one_serves_also_when_both_start_again(url: st
         asyncio.run(serving.register(registration()))
         for each in recorders:
             asyncio.run(each.close())
+
+
+def test_one_that_is_closed_gives_the_store_back_before_its_connection_ends(url: str) -> None:
+    """The server may notice late that a connection ended, and whoever starts until then would stand by."""
+    store, waiting = Store(url), Waiting(url)
+    assert waiting.holder()
+    at_the_end: list[str | None] = []
+    event.listen(store._engine, "close", lambda *_of_connection: at_the_end.append(waiting.holder()))
+    store.close()
+    waiting.close()
+    assert at_the_end == [None]
 
 
 def test_killed_under_load_the_other_takes_over_and_every_observation_is_there_once(
