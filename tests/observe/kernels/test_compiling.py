@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -105,7 +106,8 @@ def test_compiling_is_no_cost_of_a_step(compiler_seconds: list[float], caplog: p
     model["late"].requires_grad_(False)
     observer = UpdateObserver(model)
     assert len(compiler_seconds) == 1
-    assert "has compiled what measures on the CPU, once, in 1000 s" in caplog.text
+    # And the seconds that it does take where nobody has compiled it before.
+    assert re.search("has compiled what measures on the CPU, once, in 10[0-9][0-9] s", caplog.text)
     assert train(model, observer, 1) < 100
     # In another dtype, so that it is compiled for once more.
     model["late"].requires_grad_(True)
