@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
-import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
-_UNREACHABLE = re.compile(r"NewConnectionError|ConnectTimeoutError|ReadTimeoutError|ProxyError|name resolution")
+from tests.installing import ROOT, clean_environment, uv
 
 
 def build_wheel(directory: Path) -> Path:
     """Build the wheel of this checkout."""
-    pip("wheel", "--no-deps", "--wheel-dir", directory, ROOT)
+    uv("build", "--wheel", "--out-dir", directory, ROOT)
     (wheel,) = directory.glob("*.whl")
     return wheel
 
@@ -48,8 +44,7 @@ class Environment:
     def install(self, wheel: Path, extras: str = "") -> set[str]:
         """Install the wheel, and return the names of what that brought."""
         constraints = ROOT / "examples" / "constraints.txt"
-        # Python compiles what is imported; pip would compile thousands of files that are not.
-        pip("--python", self.python, "install", "--no-compile", "--constraint", constraints, f"{wheel}{extras}")
+        uv("pip", "install", "--python", self.python, "--constraint", constraints, f"{wheel}{extras}")
         return {canonicalize_name(found.name) for found in Distribution.discover(path=[str(self._packages)])}
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -63,20 +58,6 @@ class Environment:
             check=False,
             timeout=300,
         )
-
-
-def pip(*arguments: str | Path) -> None:
-    """Run pip, and skip the test where no package index can be reached."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "1", *arguments]
-    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=False)
-    if done.returncode != 0 and (failure := _UNREACHABLE.search(done.stderr)):
-        pytest.skip(f"the package index that pip is set up with cannot be reached ({failure[0]})")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def clean_environment() -> dict[str, str]:
-    """Return the environment variables, without what would let the checkout be imported."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def _with_requirements(names: tuple[str, ...]) -> list[Distribution]:

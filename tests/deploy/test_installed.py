@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from monitor.version import __version__
-from tests.deploy.installed import ROOT, Environment, build_wheel, clean_environment
+from tests.deploy.installed import Environment, build_wheel
 from tests.eventually import eventually
+from tests.installing import ROOT, clean_environment
 from tests.service.messages import new_run_id, registration
 from tests.service.running import ServiceProcess
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from filelock import FileLock
-from uv import find_uv_bin
 
-ROOT = Path(__file__).parents[2]
+from tests.installing import ROOT, clean_environment, uv
+
 _HERE = Path(__file__).parent
-_UNREACHABLE = re.compile(r"error sending request|dns error|tcp connect error|operation timed out", re.IGNORECASE)
 # What belongs to the distribution alone: its requirements are in the list of the environment.
 _TORCH = """
 import importlib.metadata, json
@@ -63,7 +59,7 @@ class Environment:
         done = subprocess.run(
             [self.python, "-m", "pytest", *options, *tests],
             cwd=ROOT,
-            env=_environment(NUMBA_CACHE_DIR=str(self.python.parents[1] / "numba")),
+            env=clean_environment(NUMBA_CACHE_DIR=str(self.python.parents[1] / "numba")),
             capture_output=True,
             text=True,
             check=False,
@@ -73,24 +69,13 @@ class Environment:
 
 
 def _make(directory: Path, base: str, requirements: Path, lent: list[Path]) -> None:
-    _uv("venv", "--relocatable", "--python", base, directory)
+    uv("venv", "--relocatable", "--python", base, directory)
     python = directory / "bin" / "python"
-    _uv("pip", "install", "--python", python, "--no-deps", "--only-binary", ":all:", "--requirements", requirements)
-    _uv("pip", "install", "--python", python, "--no-deps", "--editable", ROOT)
+    uv("pip", "install", "--python", python, "--no-deps", "--only-binary", ":all:", "--requirements", requirements)
+    uv("pip", "install", "--python", python, "--no-deps", "--editable", ROOT)
     (packages,) = directory.glob("lib/python*/site-packages")
     for path in lent:
         (packages / path.name).symlink_to(path)
-
-
-def _uv(*arguments: str | Path) -> None:
-    """Run uv, and skip the test where no package index can be reached."""
-    environment = _environment(UV_PYTHON_DOWNLOADS="never")
-    done = subprocess.run(
-        [find_uv_bin(), "--quiet", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0 and (failure := _UNREACHABLE.search(done.stderr)):
-        pytest.skip(f"the environment is not there yet, and the package index cannot be reached ({failure[0]})")
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _printed(python: str, code: str) -> str:
@@ -99,9 +84,3 @@ def _printed(python: str, code: str) -> str:
 
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
-
-
-def _environment(**changes: str) -> dict[str, str]:
-    """Return the environment variables without those of the tests that run, and of their environment."""
-    foreign = ("PYTEST_", "VIRTUAL_ENV", "PYTHONPATH", "UV_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | changes

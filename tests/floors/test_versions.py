@@ -12,8 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.floors.environments import ROOT, Environment
+from tests.floors.environments import Environment
 from tests.floors.pythons import at_least
+from tests.installing import ROOT
 
 # One worker makes an environment and uses it.
 pytestmark = pytest.mark.xdist_group("floors")
