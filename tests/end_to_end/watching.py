@@ -145,6 +145,6 @@ def _running_alertmanager(directory: Path, webhook_url: str) -> Iterator[str]:
 
 def _is_ready(address: str) -> bool:
     try:
-        return httpx.get(f"http://{address}/-/ready", trust_env=False).status_code == 200
+        return httpx.get(f"http://{address}/-/ready", trust_env=False, verify=False).status_code == 200
     except httpx.TransportError:
         return False

@@ -101,7 +101,8 @@ def test_prometheus_scrapes_with_a_token_of_its_own(closed: Closed, tmp_path: Pa
 
 @pytest.fixture
 def browser(closed: Closed) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=closed.client.http.base_url, headers=PAGE, trust_env=False, timeout=60) as client:
+    url = closed.client.http.base_url
+    with httpx.Client(base_url=url, headers=PAGE, trust_env=False, verify=False, timeout=60) as client:
         yield client
 
 
