@@ -1,4 +1,7 @@
-"""What a token allows, and what is asked of whoever calls. What is in no table here needs the scope of everything."""
+"""What a token allows, and what is asked of whoever calls.
+
+A call that is in no table here needs the scope of everything, an address the scope to read.
+"""
 
 from __future__ import annotations
 
