@@ -26,6 +26,9 @@ def uv(*arguments: str | Path) -> None:
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """Return the environment variables without those of the tests that run, and of their environment."""
-    foreign = ("PYTEST_", "VIRTUAL_ENV", "PYTHONPATH", "UV_")
+    """Return the environment variables without those of the tests that run, and of their environment.
+
+    What says where packages are, and how to get there, stays.
+    """
+    foreign = ("PYTEST_", "VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT", "UV_PYTHON", "UV_SYSTEM_PYTHON")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | changes

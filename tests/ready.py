@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from contextlib import suppress
 
 import torch
@@ -25,3 +26,4 @@ with suppress(ImportError):
 
 gc.collect()
 gc.freeze()
+assert threading.active_count() == 1

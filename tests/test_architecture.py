@@ -128,9 +128,10 @@ STORAGE = {
     "queries": "tables stored",
     "remedies": "",
     "sqlite_file": "remedies",
-    "opening": "tables remedies sqlite_file",
+    "lock": "",
+    "opening": "tables remedies sqlite_file lock",
     "identity": "opening",
-    "waiting": "opening",
+    "waiting": "lock opening",
     "agreement": "",
     "store": "tables stored queries remedies sqlite_file opening agreement",
 }

@@ -147,6 +147,8 @@ def _stacks() -> str:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
         threads = file.read()
+    # What is frozen is in no list of objects.
+    gc.unfreeze()
     frames = [each.cr_frame for each in gc.get_objects() if inspect.iscoroutine(each) and each.cr_suspended]
     return "\n".join([threads, "Waiting:", *(f"  {frame.f_code.co_filename}:{frame.f_lineno}" for frame in frames)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import threading
@@ -30,6 +31,7 @@ from monitor.service.errors import AccessSettingsError, LostStoreError, StoreErr
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
+from monitor.service.storage import lock
 from monitor.service.storage.identity import store_identity
 from monitor.service.storage.store import Store
 from monitor.service.storage.stored import START
@@ -165,6 +167,23 @@ def test_one_that_is_closed_gives_the_store_back_before_its_connection_ends(url:
     assert at_the_end == [None]
 
 
+def test_one_that_is_closed_does_not_wait_for_a_server_that_does_not_answer(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.1)
+    store, waiting = Store(url), Waiting(url)
+    with store._engine.connect() as connection:
+        backend = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        store.close()
+        assert waiting.holder()
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    eventually(lambda: waiting.holder() is None)
+    waiting.close()
+
+
 def test_killed_under_load_the_other_takes_over_and_every_observation_is_there_once(
     url: str, spawn: Callable[..., ServiceProcess], start_beside: Callable[[str], Client], tmp_path: Path
 ) -> None:
@@ -255,8 +274,9 @@ def test_after_the_lock_is_lost_nothing_is_committed_whoever_has_it_since(url: s
         assert [each.item.sequence for each in other.history("run", START, 10)] == [1]
         other.close()
         other = Store(url)
-    other.close()
     lost.close()
+    assert other.is_held()
+    other.close()
 
 
 def test_both_find_the_store_again_after_the_database_was_restarted(tmp_path: Path) -> None:

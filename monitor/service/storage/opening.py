@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +14,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from monitor.service.errors import LostStoreError, MissingStoreError, StoreError, StoreInUseError, StoreVersionError
+from monitor.service.errors import MissingStoreError, StoreError, StoreVersionError
 from monitor.service.settings import hide_password
+from monitor.service.storage.lock import lock_with
 from monitor.service.storage.remedies import no_store_at, remedy
 from monitor.service.storage.sqlite_file.backup import back_up
 from monitor.service.storage.sqlite_file.kind import check_kind, check_tables
@@ -27,22 +28,12 @@ from monitor.service.storage.tables.schema import SCHEMA_VERSION, metadata, sche
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 10
-_LOCK_WAIT_SECONDS = 3
 
 # What is said on a full disk; SQLite calls it an I/O error where there is no room for the index of its log.
 _WITHOUT_ROOM = ("is full", "no space left", "i/o error", "unable to open")
 
 # PostgreSQL cuts off longer ones.
 _MAX_NAME = 63
-# A store is a schema of a database.
-_LOCK = "1936748915, hashtext(current_schema())"
-_HOLDER = """
-    SELECT activity.application_name, activity.client_addr, date_trunc('second', activity.backend_start)
-    FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)
-    WHERE locktype = 'advisory' AND granted AND classid = 1936748915
-        AND objid = (hashtext(current_schema())::bigint & 4294967295)::oid
-        AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
 
 
 def open_engine(url: str, *, again: bool = False) -> Engine:
@@ -107,30 +98,6 @@ def waiting_engine(url: str) -> Engine:
         )
     except (ImportError, NoSuchModuleError) as error:
         raise _no_driver(url, error) from error
-
-
-def give_back(engine: Engine) -> None:
-    """Let the next service have the store of a database server at once, not when the server notices that this one went.
-
-    The store is not written to afterwards.
-    """
-    if engine.dialect.name != "postgresql":
-        return
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK})")
-    except (SQLAlchemyError, LostStoreError):
-        logger.debug("the connection to the database was lost before, and with it the lock on the store", exc_info=True)
-
-
-def holder(connection: Connection) -> str | None:
-    """Return which service has the store, in words; None where none has it."""
-    found = connection.exec_driver_sql(_HOLDER).first()
-    return None if found is None else _described(found)
-
-
-def _described(holder: Sequence[object]) -> str:
-    return f"{holder[0]} (connected from {holder[1] or 'there'} since {holder[2]})"
 
 
 def _open_beside(url: str, engine_of: Callable[[URL, Path | None], Engine]) -> Engine:
@@ -276,9 +243,7 @@ def _engine(url: URL) -> Engine:
             max_overflow=0,
             connect_args=arguments,
         )
-        lock = _Lock()
-        event.listen(engine, "do_connect", lock.before)
-        event.listen(engine, "connect", lock.take)
+        lock_with(engine)
         return engine
     engine = create_engine(
         url.set(drivername="sqlite"), pool_size=1, max_overflow=0, connect_args={"timeout": _WAIT_SECONDS}
@@ -307,61 +272,6 @@ def _reading_engine(url: URL, path: Path | None) -> Engine:
     engine = create_engine(f"sqlite:///file:{quote(str(path.resolve()))}?mode=rw&uri=true")
     event.listen(engine, "connect", lambda connection, _record: connection.execute("PRAGMA query_only=ON"))
     return engine
-
-
-class _Lock:
-    """The lock that belongs to the store: whoever has the connection that writes has it, and only so long.
-
-    It is taken once. After the connection was lost, another service may have had the store, so that nothing that is
-    known of it holds any more: there is no second connection.
-    """
-
-    def __init__(self) -> None:
-        self._taken = False
-
-    def before(self, *_of_connection: object) -> None:
-        """Refuse another connection.
-
-        Raises:
-            LostStoreError: there was one.
-        """
-        if self._taken:
-            raise LostStoreError(
-                "the connection to the database was lost, and with it the lock on the store. Nothing of this was "
-                "stored; senders try again by themselves"
-            )
-
-    def take(self, connection: Any, _record: object) -> None:
-        """Take the lock.
-
-        Raises:
-            StoreInUseError: another service has it.
-        """
-        _lock_database(connection)
-        self._taken = True
-
-
-def _lock_database(connection: Any) -> None:
-    from psycopg.errors import LockNotAvailable
-
-    cursor = connection.cursor()
-    try:
-        # A service that was killed just now is still being noticed.
-        cursor.execute(f"SET LOCAL lock_timeout = {_LOCK_WAIT_SECONDS * 1000}")
-        cursor.execute(f"SELECT pg_advisory_lock({_LOCK})")
-        connection.commit()
-    except LockNotAvailable as error:
-        connection.rollback()
-        cursor.execute(_HOLDER)
-        found = cursor.fetchone()
-        who = "another service" if found is None else _described(found)
-        connection.close()
-        raise StoreInUseError(
-            f"the store in this database is served already, by {who}. Report to that service, stop it, have this one "
-            "take over when that ends with --standby, or give another place with --store-url"
-        ) from error
-    finally:
-        cursor.close()
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

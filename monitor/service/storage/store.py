@@ -18,7 +18,7 @@ from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise, w
 from monitor.service.quantities.fields import FIELDS
 from monitor.service.settings import hide_password
 from monitor.service.storage.agreement import check_agreement
-from monitor.service.storage.opening import cannot_open, file_of, first_line, give_back, open_engine
+from monitor.service.storage.opening import cannot_open, file_of, first_line, open_engine
 from monitor.service.storage.queries import curves, deletion, history, sizes, thinning
 from monitor.service.storage.queries.curves import Curve, Range
 from monitor.service.storage.queries.deletion import Removed, Returned
@@ -92,7 +92,6 @@ class Store:
                 step()
             except StoreError as error:
                 logger.error("at the end: %s", error)  # noqa: TRY400 - its words are for people
-        give_back(self._engine)
         self._engine.dispose()
         self._held.close()
 

@@ -10,7 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.service.access import table as tokens_table
 from monitor.service.access.tokens import Token
-from monitor.service.storage.opening import cannot_open, first_line, holder, waiting_engine
+from monitor.service.storage.lock import holder
+from monitor.service.storage.opening import cannot_open, first_line, waiting_engine
 
 T = TypeVar("T")
 

@@ -106,8 +106,10 @@ def test_compiling_is_no_cost_of_a_step(compiler_seconds: list[float], caplog: p
     model["late"].requires_grad_(False)
     observer = UpdateObserver(model)
     assert len(compiler_seconds) == 1
-    # And the seconds that it does take where nobody has compiled it before.
-    assert re.search("has compiled what measures on the CPU, once, in 10[0-9][0-9] s", caplog.text)
+    told = re.search("has compiled what measures on the CPU, once, in ([0-9]+) s", caplog.text)
+    # And as long as it does take where nobody has compiled it before.
+    assert told is not None
+    assert int(told[1]) >= 1000
     assert train(model, observer, 1) < 100
     # In another dtype, so that it is compiled for once more.
     model["late"].requires_grad_(True)

@@ -1,1 +1,1 @@
-"""What is read from the tables, and what is taken out of them: each within a transaction that the caller has begun."""
+"""What is read from the tables, and what is changed in them: each within a transaction that the caller has begun."""
