@@ -107,17 +107,19 @@ REPORT = {
 SERVICE = {
     "quantities": "",
     "errors": "",
+    "times": "",
     "settings": "",
     "background": "",
     "handlers": "",
-    "access": "errors settings background handlers",
-    "storage": "quantities errors settings access.table access.tokens",
+    "access": "errors times settings background handlers",
+    "storage": "quantities errors times settings access.table access.tokens",
     "live": "quantities settings storage.stored",
     "metrics": "quantities settings live",
-    "recording": "quantities errors settings access.tokens storage live metrics.instruments",
+    "recording": "quantities errors times settings access.tokens storage live metrics.instruments",
     "ingest": "quantities errors settings background handlers storage.stored live metrics.instruments recording",
-    "web": "quantities errors settings access storage.stored storage.queries.curves live metrics.exposition recording",
-    "care": "quantities errors settings background access storage live metrics.instruments recording",
+    "web": "quantities errors times settings access storage.stored storage.queries.curves live metrics.exposition "
+    "recording",
+    "care": "quantities errors times settings background access storage live metrics.instruments recording",
     "server": "errors settings access storage metrics recording ingest web care",
 }
 

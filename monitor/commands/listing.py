@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from monitor.service.quantities.labels import measured_as
-from monitor.service.web.page import when
+from monitor.service.times import when
 from monitor.terminal import printable
 from monitor.wire.addresses import each_of
 from monitor.wire.channel import open_channel

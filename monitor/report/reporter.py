@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from monitor.errors import ConfigurationError, ReportingError, SpoolError, SpoolInUseError, shown
 from monitor.report.log.delivery import undelivered
-from monitor.report.log.shell import pushed, quoted
+from monitor.report.log.shell import push_command, quoted
 from monitor.report.log.shell import shown as shown_path
 from monitor.report.messages.conversion import observation_message, training_log_message
 from monitor.report.messages.ending import COMPLETED, Ending, failed, reason_of
@@ -218,7 +218,7 @@ class Reporter:
         if self.broke_off:
             return (
                 f"reporting broke off because of an error ({self.broke_off}), and nothing that came after it is kept "
-                f"or delivered. For what was kept before: {pushed(self.directory, self._target)}"
+                f"or delivered. For what was kept before: {push_command(self.directory, self._target)}"
             )
         if self._target is None:
             return f"there is no target; deliver with: sparsity-monitor push {quoted(self.directory)}"
@@ -252,7 +252,7 @@ def start_anywhere(
                     "What is left after the training is delivered with: %s",
                     error,
                     shown_path(folder),
-                    pushed(folder, target),
+                    push_command(folder, target),
                 )
                 return reporter
         raise

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from monitor.errors import SparsityMonitorError
 
 _SHOWN_CHARACTERS = 80
@@ -143,11 +141,3 @@ def shortened(value: object) -> str:
     """Return a value for a message, on one line and not too long."""
     text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
-
-
-def when(seconds: float) -> str:
-    """Return a time in seconds since 1970-01-01 UTC, for messages."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds} s after 1970-01-01 UTC"

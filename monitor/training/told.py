@@ -11,7 +11,7 @@ from monitor.observe.base.mode import BaseMode
 from monitor.observe.observation import Observation
 from monitor.observe.observer import UpdateObserver
 from monitor.percent import percent
-from monitor.report.log.shell import pushed
+from monitor.report.log.shell import push_command
 from monitor.report.reporter import Reporter
 from monitor.terminal import printable
 from monitor.training.settings import RunSettings
@@ -102,7 +102,7 @@ def _where_to_look(target: str | None, reporter: Reporter) -> str:
 
 
 def _push(reporter: Reporter) -> str:
-    return pushed(reporter.directory, None)
+    return push_command(reporter.directory, None)
 
 
 def _measured_as(settings: RunSettings) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from monitor.commands.doctor.finding import Finding
 from monitor.errors import DamagedSpoolError, SpoolError
-from monitor.report.log.shell import pushed
+from monitor.report.log.shell import push_command
 from monitor.report.spool.attempt import SpooledAttempt
 from monitor.report.spool.items import DEFAULT_MAX_BYTES, Spool
 from monitor.report.spool.places import find_spool, linked_spools
@@ -77,7 +77,7 @@ def _spool(spool_directory: Path, directory: Path, target: str) -> Iterator[Find
 
 def _attempt(attempt: SpooledAttempt, directory: Path, target: str) -> Iterator[Finding]:
     who = f"attempt {attempt.key.attempt} of {attempt.key.run_id}"
-    push = pushed(directory, target)
+    push = push_command(directory, target)
     if attempt.refused:
         found = f"{who} was refused for good, {_items(attempt.unsent)} not delivered: {attempt.problem}"
         yield Finding("spool", "fail", found, f"Once that is changed, and the training has ended: {push}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from monitor.report.log.seldom import SELDOM_SECONDS
-from monitor.report.log.shell import pushed, shown
+from monitor.report.log.shell import push_command, shown
 from monitor.report.spool.attempt import SpooledAttempt
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _kind(problem: str) -> str:
 def undelivered(attempt: SpooledAttempt, directory: Path, target: str) -> str:
     """Return why not everything of a run that has ended is with the service, and what to do about it."""
     place = shown(directory)
-    push = pushed(directory, target)
+    push = push_command(directory, target)
     if attempt.refused:
         return (
             f"{attempt.problem.rstrip('.')}. The observations are kept in {place}. Once that is changed, they can "

@@ -38,10 +38,10 @@ def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
-def pushed(directory: Path, target: str | None) -> str:
+def push_command(directory: Path, target: str | None) -> str:
     """Return the command that delivers a spool.
 
-    >>> pushed(Path("/tmp/a b"), "localhost:50051")
+    >>> push_command(Path("/tmp/a b"), "localhost:50051")
     "sparsity-monitor push '/tmp/a b' --target localhost:50051"
     """
     return f"sparsity-monitor push {quoted(directory)} --target {target or 'HOST:PORT'}"

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from monitor.report.log.seldom import Seldom
-from monitor.report.log.shell import pushed, shown
+from monitor.report.log.shell import push_command, shown
 from monitor.report.messages.ending import reason_of
 from monitor.report.processes.locks import ProcessLock
 from monitor.report.spool.attempt import NOTHING_TAKEN, UNREACHABLE
@@ -226,7 +226,7 @@ class SpoolWriter:
                 "after the training is delivered with: %s",
                 reason,
                 shown(folder),
-                pushed(folder, self._reported.target),
+                push_command(folder, self._reported.target),
             )
             return True
         return False
@@ -242,7 +242,7 @@ class SpoolWriter:
                 "are kept in %s. What is left after the training is delivered with: %s",
                 error,
                 shown(self.directory),
-                pushed(self.directory, self._reported.target),
+                push_command(self.directory, self._reported.target),
             )
 
     def _end(self) -> None:

@@ -19,8 +19,8 @@ from monitor.service.errors import (
     NoAccessError,
     StoreError,
     TooManyFailuresError,
-    when,
 )
+from monitor.service.times import when
 
 logger = logging.getLogger("monitor.service.access")
 

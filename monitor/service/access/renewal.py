@@ -13,7 +13,8 @@ import grpc
 
 from monitor.service.access.tls import Certificates, Loaded
 from monitor.service.background import in_background
-from monitor.service.errors import AccessSettingsError, when
+from monitor.service.errors import AccessSettingsError
+from monitor.service.times import when
 
 logger = logging.getLogger("monitor.service.access")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monitor.service.times import when
 from monitor.terminal import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -161,11 +162,15 @@ def print_json(facts: object) -> None:
 
 
 def _print_runs(runs: Sequence[RunFacts]) -> None:
-    from monitor.service.errors import when
-
     rows = [
         (
-            *(run.run_id, str(run.observations), str(run.items), str(run.bytes), when(run.heard_at).split("+")[0]),
+            *(
+                run.run_id,
+                str(run.observations),
+                str(run.items),
+                str(run.bytes),
+                when(run.heard_at).removesuffix(" UTC"),
+            ),
             str(run.thinned.every if run.thinned else 1),
         )
         for run in runs

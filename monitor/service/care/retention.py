@@ -15,7 +15,7 @@ from typing import TypeVar
 from monitor.service.background import in_background
 from monitor.service.care.clock import ClockWatch, since_boot
 from monitor.service.care.sizes import RunSizes
-from monitor.service.errors import StandingByError, StoreError, when
+from monitor.service.errors import StandingByError, StoreError
 from monitor.service.live.runs import LiveRun, from_store
 from monitor.service.metrics.instruments import Instruments
 from monitor.service.quantities.run_state import RunState
@@ -24,6 +24,7 @@ from monitor.service.settings import ServiceSettings
 from monitor.service.storage.queries.deletion import Removed
 from monitor.service.storage.queries.thinning import Progress, Thinning
 from monitor.service.storage.store import Store
+from monitor.service.times import when
 
 logger = logging.getLogger(__name__)
 

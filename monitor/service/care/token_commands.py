@@ -10,6 +10,7 @@ import typer
 
 from monitor.service.access.scopes import Scope
 from monitor.service.care.commands import DEFAULT_URL, Json, StoreUrl, checked, explained, print_json
+from monitor.service.times import when
 from monitor.terminal import printable
 
 if TYPE_CHECKING:
@@ -78,7 +79,12 @@ def list_tokens(store_url: StoreUrl = DEFAULT_URL, *, as_json: Json = False) -> 
     print("\t".join(("name", "scopes", "state", "created", "expires", "revoked")))
     for token in found:
         times = (token.created_at, token.expires_at, token.revoked_at)
-        fields = (token.name, " ".join(sorted(token.scopes)), _state(token), *map(_when, times))
+        fields = (
+            token.name,
+            " ".join(sorted(token.scopes)),
+            _state(token),
+            *("" if each is None else when(each) for each in times),
+        )
         print("\t".join(map(printable, fields)))
 
 
@@ -98,7 +104,7 @@ def revoke(name: _Name, store_url: StoreUrl = DEFAULT_URL, *, as_json: Json = Fa
 
 
 def _described(token: Token) -> str:
-    expires = "" if token.expires_at is None else f", expires at {_when(token.expires_at)}"
+    expires = "" if token.expires_at is None else f", expires at {when(token.expires_at)}"
     return f"{token.name}: {_state(token)}, {', '.join(sorted(token.scopes))}{expires}"
 
 
@@ -117,9 +123,3 @@ def _state(token: Token) -> str:
     if token.revoked_at is not None:
         return "revoked"
     return "good" if token.is_good(time.time()) else "expired"
-
-
-def _when(seconds: float | None) -> str:
-    from monitor.service.errors import when
-
-    return "" if seconds is None else when(seconds)

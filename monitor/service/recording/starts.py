@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from monitor.service.errors import RunInUseError, RunTakenError, when
+from monitor.service.errors import RunInUseError, RunTakenError
 from monitor.service.live.runs import LiveRun
 from monitor.service.settings import ServiceSettings
 from monitor.service.storage.agreement import HOW_TO_TELL_APART, who_has
+from monitor.service.times import when
 from monitor.wire.monitor_pb2 import Finish, Registration
 
 

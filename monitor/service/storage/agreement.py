@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from monitor.service.errors import ContradictingRegistrationError, IncomparableAttemptError, shortened, when
+from monitor.service.errors import ContradictingRegistrationError, IncomparableAttemptError, shortened
+from monitor.service.times import when
 from monitor.wire.monitor_pb2 import Registration
 
 # What makes the counts of two attempts comparable.
@@ -42,7 +43,7 @@ def who_has(registration: Registration) -> str:
     """Return which process reported an attempt, and since when.
 
     >>> who_has(Registration(started_at=0, start={"id": "1", "host": "gpu7", "process_id": 42}))
-    'process 42 on gpu7 (since 1970-01-01 00:00:00+00:00)'
+    'process 42 on gpu7 (since 1970-01-01 00:00:00 UTC)'
     """
     start = registration.start
     process = f"process {start.process_id} on {start.host}" if start.id else "a process"

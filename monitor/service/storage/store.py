@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from monitor.service.access import table as tokens_table
 from monitor.service.access.tokens import Token
-from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise, when
+from monitor.service.errors import StoreError, TooManyRunsError, how_to_raise
 from monitor.service.quantities.fields import FIELDS
 from monitor.service.settings import hide_password
 from monitor.service.storage.agreement import check_agreement
@@ -41,6 +41,7 @@ from monitor.service.storage.tables.schema import (
     thinned_runs,
     totals,
 )
+from monitor.service.times import when
 from monitor.wire.monitor_pb2 import Registration
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ Where a browser runs scripts, pages draw, sort and go on with the runs; without 
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from monitor.service.quantities.fields import LOGGED
 from monitor.service.quantities.labels import measured_as
 from monitor.service.recording.recorder import Recorder
 from monitor.service.settings import ServiceSettings
+from monitor.service.times import when
 from monitor.service.web.api import RunJson
 from monitor.service.web.interface.describe import attempts_of, fields_of, incomparable
 from monitor.service.web.page.assets import Assets
@@ -219,13 +219,3 @@ def count(weights: float | None) -> str:
     '1 234 567'
     """
     return "not measured" if weights is None else f"{weights:,.0f}".replace(",", " ")
-
-
-def when(seconds: float | None) -> str:
-    """Return a time in seconds since 1970-01-01 UTC for people."""
-    if seconds is None:
-        return "never"
-    try:
-        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds:.0f} s since 1970"

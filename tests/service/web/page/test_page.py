@@ -9,7 +9,8 @@ import pytest
 from monitor.grafana.alerts.catalogue import all_alerts
 from monitor.grafana.alerts.settings import AlertSettings
 from monitor.percent import percent
-from monitor.service.web.page import count, when
+from monitor.service.times import when
+from monitor.service.web.page import count
 from monitor.service.web.page.runbook import rendered
 from monitor.wire import monitor_pb2 as pb
 from tests.service.messages import logged, observed, registration, stacked_groups
@@ -256,4 +257,4 @@ def test_numbers_and_times_are_written_for_people() -> None:
     assert count(7_615_616_512) == "7 615 616 512"
     assert when(None) == "never"
     assert when(0) == "1970-01-01 00:00:00 UTC"
-    assert when(1e300).endswith("s since 1970")
+    assert when(1e300).endswith("s after 1970-01-01 UTC")
