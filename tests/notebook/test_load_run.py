@@ -52,7 +52,7 @@ def test_the_frames_of_a_directory_have_what_the_training_spooled(trained: Train
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_service_gives_the_same_frames_as_the_directory(trained: Trained, name: str) -> None:
-    here, there = load_run(trained.output), load_run(trained.url)
+    here, there = load_run(trained.output), load_run(trained.url, trained.run_id)
     expected, found = getattr(here, name), getattr(there, name)
     assert len(expected)
     # Shares are worked out in the database, and there as floats of the same 64 bits.
