@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import faulthandler
 import gc
-import inspect
 import queue
 import re
 import subprocess
@@ -16,6 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import CoroutineType
 from typing import Any
 
 import httpx
@@ -149,7 +149,9 @@ def _stacks() -> str:
         threads = file.read()
     # What is frozen is in no list of objects.
     gc.unfreeze()
-    frames = [each.cr_frame for each in gc.get_objects() if inspect.iscoroutine(each) and each.cr_suspended]
+    # By its type, not by `isinstance`, which asks the object itself, and some libraries have one that does a lot then.
+    coroutines = [each for each in gc.get_objects() if type(each) is CoroutineType]
+    frames = [each.cr_frame for each in coroutines if each.cr_suspended]
     return "\n".join([threads, "Waiting:", *(f"  {frame.f_code.co_filename}:{frame.f_lineno}" for frame in frames)])
 
 
