@@ -13,7 +13,7 @@ declare -A packages=(
     [prometheus-alertmanager]=prometheus-alertmanager
     [amtool]=prometheus-alertmanager
     [psql]=postgresql
-    [chromium]=chromium
+    [chromium-headless-shell]=chromium-headless-shell
     [nft]=nftables
     [g++]=g++ # torch.compile compiles on the CPU
 )

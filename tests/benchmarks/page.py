@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from tests.eventually import eventually
 from tests.service.messages import registration
 from tests.service.running import Client, ServiceProcess
 from tests.service.storing import add
+from tests.service.web.pages.browsing import CHROMIUM
 
 LAYERS, MODULES, WEIGHTS = 50, ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"), 1_000_000
 GROUPS = LAYERS * len(MODULES)
@@ -101,7 +101,7 @@ def _timed(client: Client, path: str) -> tuple[float, int]:
 
 def _watch(client: Client, updates: int, every: float) -> None:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         began = time.perf_counter()
         page.goto(f"http://{client.listening.http_address}/runs/run")
