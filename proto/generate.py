@@ -21,7 +21,17 @@ def install_compiler(directory: Path) -> None:
     """Install the pinned compiler into `directory`, unless it is there."""
     if (directory / "grpc_tools").exists():
         return
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(directory), GRPCIO_TOOLS]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--target",
+        str(directory),
+        GRPCIO_TOOLS,
+    ]
     subprocess.run(command, check=True)
 
 
