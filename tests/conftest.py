@@ -15,6 +15,9 @@ from tests.processes import Processes
 # What is imported stays: looking for garbage in between takes a seventh of the time.
 gc.disable()
 
+# To import it is to do what it does, which is not for workers.
+collect_ignore = ["ready.py"]
+
 # Images of containers often forbid it; then each of hundreds of processes would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -35,7 +38,7 @@ os.environ.update(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have the Triton kernel interpreted where there is no GPU, before any test or doctest imports it.
+    """Have the Triton kernel interpreted where there is no GPU, and loops compiled once, before a test imports them.
 
     Without torch, only the service's tests can run; see tests/floors. Who only hands tests to others needs none.
     """
@@ -44,8 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     import torch
 
+    from tests.compiling import compile_one_at_a_time
+
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+    compile_one_at_a_time()
 
 
 # As many modules are frozen, see below, and as many more may be imported until they are, too.

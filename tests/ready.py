@@ -15,10 +15,12 @@ from contextlib import suppress
 import torch
 
 from monitor.observe.kernels.cpu import compile_loops
+from tests.compiling import compile_one_at_a_time
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 with suppress(ImportError):
     import deepspeed  # noqa: F401
+compile_one_at_a_time()
 with suppress(ImportError):
     from monitor.observe.kernels import numba_loops
 
