@@ -23,7 +23,7 @@ def compile_one_at_a_time() -> None:
 
     @wraps(compile_or_load)
     def alone(dispatcher: Dispatcher, signature: Any) -> Any:
-        # Again by what it calls.
+        # It is held again for each function that this one calls.
         with _LOCK:
             return compile_or_load(dispatcher, signature)
 

@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     compile_one_at_a_time()
 
 
-# As many modules are frozen, see below, and as many more may be imported until they are, too.
+# How many modules were imported when `_freeze` ran last, and after how many more it runs again.
 _frozen_modules = 0
 _MODULES_AT_A_TIME = 50
 
