@@ -270,9 +270,11 @@ class SpoolWriter:
             if not is_hopeless and any(words in self._problem() for words in (UNREACHABLE, NOTHING_TAKEN)):
                 is_hopeless, until = True, min(until, now + _DELIVER_SECONDS_WITH_PROBLEM)
             left = until - now
-            if self._home.uploader.wait(min(max(left, 0.0), _LOOK_SECONDS)):
-                return True
-            if left <= 0 or self._home.uploader.has_ended() or self.uploader_pid is None:
+            # One look: one that ends between two has delivered nothing by the first, and has ended by the second.
+            is_delivered = self._home.uploader.wait(min(max(left, 0.0), _LOOK_SECONDS))
+            if is_delivered is not None:
+                return is_delivered
+            if left <= 0:
                 return False
 
     def _problem(self) -> str:

@@ -89,14 +89,14 @@ class UploaderProcess:
         except BrokenPipeError:
             logger.info("the uploader ended; the next commit starts it again if it is needed")
 
-    def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for its end, and return whether it delivered everything."""
+    def wait(self, timeout: float) -> bool | None:
+        """Wait up to `timeout` seconds for its end, and return whether it delivered everything; None while it runs."""
         if self._process is None:
             return False
         try:
             return self._process.wait(timeout) == 0
         except subprocess.TimeoutExpired:
-            return False
+            return None
 
     def stop(self) -> None:
         """End it: what it delivers from was lost or left. What is not acknowledged is sent again from elsewhere."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -74,3 +75,23 @@ def _fork_and_end() -> None:
     if (child := os.fork()) == 0:
         os._exit(0)
     os.waitpid(child, 0)
+
+
+def test_one_that_ends_just_after_it_was_looked_at_has_delivered(
+    client: Client, observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, looks = subprocess.Popen.wait, []
+
+    def ends_just_after(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if not looks and "monitor.report.uploader" in map(str, process.args):
+            looks.append(process.pid)
+            wait(process, 60)
+            raise subprocess.TimeoutExpired(process.args, timeout or 0.0)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", ends_just_after)
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    report_some(reporter, observed, 1)
+    reporter.finish(1)
+    assert reporter.close(timeout=60)
+    assert looks == [reporter.uploader_pid]
