@@ -19,6 +19,7 @@ from monitor.errors import ConfigurationError, ReportingError, SpoolError, Spool
 from monitor.report.log.delivery import undelivered
 from monitor.report.log.shell import push_command, quoted
 from monitor.report.log.shell import shown as shown_path
+from monitor.report.log.uploader import UPLOADER_LOG
 from monitor.report.messages.conversion import observation_message, training_log_message
 from monitor.report.messages.ending import COMPLETED, Ending, failed, reason_of
 from monitor.report.messages.fitting import fit
@@ -222,6 +223,11 @@ class Reporter:
             )
         if self._target is None:
             return f"there is no target; deliver with: sparsity-monitor push {quoted(self.directory)}"
+        if self._writer.uploader_has_died():
+            return (
+                f"the uploader died, see {shown_path(self.directory / UPLOADER_LOG)}. The observations are kept in "
+                f"{shown_path(self.directory)}; deliver with: {push_command(self.directory, self._target)}"
+            )
         try:
             with closing(Spool(self.directory)) as spool:
                 return undelivered(spool.attempt(self.key), self.directory, self._target)

@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_until_after_the_end(
         assert_few_words(caplog, 3)
         (output / "filling").unlink()
         # What is left there does not tell of another end, whoever delivers it.
-        push_command(output, client)
+        pushed(output, client)
         assert_told_truthfully(client, trained, healthy)
 
 
@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_together_with_that_of_temporary_files(
         assert trained.mask() == healthy.mask()
 
 
-def push_command(directory: Path, client: Client) -> str:
+def pushed(directory: Path, client: Client) -> str:
     command = [COMMAND, "push", str(directory), "--target", client.listening.grpc_address]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -89,6 +89,10 @@ class SpoolWriter:
         """Return whether an uploader was started and runs no more."""
         return self._home.uploader.has_ended()
 
+    def uploader_has_died(self) -> bool:
+        """Return whether the uploader ended otherwise than by itself, and none was started in its place."""
+        return self._home.uploader.has_died()
+
     def put(self, make_item: MakeItem) -> None:
         """Hand an item over without waiting. Its sequence number is set when it is written."""
         self._sequence += 1
@@ -270,10 +274,14 @@ class SpoolWriter:
             if not is_hopeless and any(words in self._problem() for words in (UNREACHABLE, NOTHING_TAKEN)):
                 is_hopeless, until = True, min(until, now + _DELIVER_SECONDS_WITH_PROBLEM)
             left = until - now
+            pause = min(max(left, 0.0), _LOOK_SECONDS)
             # One look: one that ends between two has delivered nothing by the first, and has ended by the second.
-            is_delivered = self._home.uploader.wait(min(max(left, 0.0), _LOOK_SECONDS))
+            is_delivered = self._home.uploader.wait(pause)
             if is_delivered is not None:
                 return is_delivered
+            if self._home.uploader.has_died():
+                time.sleep(pause)
+                self._keep_uploader()
             if left <= 0:
                 return False
 

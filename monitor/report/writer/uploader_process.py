@@ -54,6 +54,10 @@ class UploaderProcess:
         process = self._process
         return process is not None and process.poll() is not None
 
+    def has_died(self) -> bool:
+        """Return whether it ended otherwise than an uploader ends by itself, and none was started in its place."""
+        return self._process is not None and self._process.poll() not in (None, 0, EXIT_NOT_DELIVERED, EXIT_DAMAGED)
+
     def has_found_damage(self) -> bool:
         """Return whether it ended because the spool's file is damaged."""
         return self._process is not None and self._process.poll() == EXIT_DAMAGED
@@ -90,13 +94,17 @@ class UploaderProcess:
             logger.info("the uploader ended; the next commit starts it again if it is needed")
 
     def wait(self, timeout: float) -> bool | None:
-        """Wait up to `timeout` seconds for its end, and return whether it delivered everything; None while it runs."""
+        """Wait up to `timeout` seconds for its end, and return whether it delivered everything.
+
+        None while it runs, or if it died: started again, it goes on.
+        """
         if self._process is None:
             return False
         try:
-            return self._process.wait(timeout) == 0
+            status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+        return None if self.has_died() else status == 0
 
     def stop(self) -> None:
         """End it: what it delivers from was lost or left. What is not acknowledged is sent again from elsewhere."""

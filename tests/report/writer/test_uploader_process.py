@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -95,3 +97,47 @@ def test_one_that_ends_just_after_it_was_looked_at_has_delivered(
     reporter.finish(1)
     assert reporter.close(timeout=60)
     assert looks == [reporter.uploader_pid]
+
+
+def _dies_when_waited_for(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Kill uploaders as soon as the end of a training waits for them, and return which."""
+    wait = subprocess.Popen.wait
+    killed: list[int] = []
+
+    def killing(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if len(killed) < times and process.pid not in killed and "monitor.report.uploader" in map(str, process.args):
+            killed.append(process.pid)
+            process.kill()
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", killing)
+    return killed
+
+
+def test_one_that_dies_while_the_end_waits_for_it_is_started_again(
+    client: Client, observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Reporter(observed.registration(), directory, client.listening.grpc_address)
+    # Nothing is delivered before it is waited for.
+    os.kill(uploader_of(reporter), signal.SIGSTOP)
+    report_some(reporter, observed, 2)
+    reporter.finish(2)
+    killed = _dies_when_waited_for(monkeypatch, times=1)
+    assert reporter.close(timeout=60)
+    assert reporter.uploader_pid not in killed
+    assert steps(client, reporter.key.run_id) == [1, 2]
+
+
+def test_of_one_that_always_dies_it_is_said_that_nobody_goes_on(
+    observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Reporter(observed.registration(), directory, NOWHERE)
+    report_some(reporter, observed, 1)
+    reporter.finish(1)
+    killed = _dies_when_waited_for(monkeypatch, times=100)
+    assert not reporter.close(timeout=0.5)
+    assert killed
+    assert re.search(
+        r"the uploader died, see .*uploader.log.* kept in .*; deliver with: sparsity-monitor push",
+        reporter.why_undelivered(),
+    )
