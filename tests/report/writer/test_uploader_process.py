@@ -108,6 +108,7 @@ def _dies_when_waited_for(monkeypatch: pytest.MonkeyPatch, times: int) -> list[i
         if len(killed) < times and process.pid not in killed and "monitor.report.uploader" in map(str, process.args):
             killed.append(process.pid)
             process.kill()
+            wait(process, 60)
         return wait(process, timeout)
 
     monkeypatch.setattr(subprocess.Popen, "wait", killing)
@@ -131,6 +132,8 @@ def test_one_that_dies_while_the_end_waits_for_it_is_started_again(
 def test_of_one_that_always_dies_it_is_said_that_nobody_goes_on(
     observed: ObservedModel, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Only the first one that dies is replaced at once.
+    monkeypatch.setattr("monitor.report.writer.uploader_process._FIRST_RESTART_SECONDS", 600.0)
     reporter = Reporter(observed.registration(), directory, NOWHERE)
     report_some(reporter, observed, 1)
     reporter.finish(1)
